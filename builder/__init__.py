@@ -1,0 +1,1 @@
+"""Builds, reads and checks letterbox-standardized datasets."""

@@ -1,0 +1,61 @@
+"""Every error a user can cause, each with the exit code the command gives it.
+
+Messages name the file, episode or view, what was got, what was expected and what to do.
+"""
+
+from __future__ import annotations
+
+
+class LettersetError(Exception):
+    """Base of all errors that are not our own bugs."""
+
+    exit_code = 1
+
+
+class SourceError(LettersetError):
+    """One source cannot be built; it is listed as a failure and the others go on."""
+
+    stage = "open"
+
+
+class DecodeError(SourceError):
+    """A video is damaged, truncated or of a kind that is refused."""
+
+    stage = "decode"
+
+
+class TrackingError(SourceError):
+    """A tracker could not track one episode."""
+
+    stage = "track"
+
+
+class ConfigError(LettersetError):
+    """A config or a command line that cannot be followed; raised before any work."""
+
+    exit_code = 2
+
+
+class MissingExtraError(ConfigError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, module: str, extra: str) -> None:
+        super().__init__(
+            f"this needs the package {module!r}, which is not installed; "
+            f"install it with: pip install 'letterset[{extra}]'"
+        )
+        self.module, self.extra = module, extra
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        # Errors travel from worker processes; the default would replay the message alone.
+        return type(self), (self.module, self.extra)
+
+
+class DatasetError(LettersetError):
+    """A dataset, or one of its episodes, is not what it should be."""
+
+
+class OutputError(LettersetError):
+    """The output folder cannot be used: read-only, full, locked, newer format."""
+
+    exit_code = 4

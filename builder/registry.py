@@ -1,0 +1,109 @@
+"""Backends by kind: imported when used, extensible through entry points.
+
+Another package adds a backend with an entry point in the group ``letterset.<part>``, for
+example ``[project.entry-points."letterset.trackers"] mine = "my_package:MyTracker"``.
+A backend class has a ``Config`` model (a ``schemas.base.Record``) for its own settings.
+"""
+
+from __future__ import annotations
+
+import difflib
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+from pydantic import ValidationError
+
+from builder.errors import ConfigError, MissingExtraError
+from schemas.config import Part
+
+BUILTIN: dict[str, dict[str, str]] = {
+    "sources": {
+        "video": "builder.sources.video_files:VideoFiles",
+    },
+    "trackers": {
+        "dis": "builder.trackers.dis:DisTracker",
+    },
+    "stores": {
+        "hdf5": "builder.stores.hdf5:Hdf5Store",
+    },
+    "executors": {
+        "serial": "builder.executors.processes:Serial",
+        "processes": "builder.executors.processes:Processes",
+    },
+}
+
+# Which extra brings an optional module.
+EXTRA_OF = {"av": "build", "cv2": "build", "pebble": "build", "rich": "build", "hdf5plugin": "build",
+            "zarr": "zarr", "torch": "torch", "ray": "ray", "rerun": "rerun"}  # fmt: skip
+
+
+def kinds(part: str) -> list[str]:
+    """List the kinds there are of ``sources``, ``trackers``, ``stores`` or ``executors``."""
+    return sorted({*BUILTIN[part], *(entry.name for entry in _entry_points(part))})
+
+
+def backend(part: str, kind: str) -> Any:
+    """Import and return the class of one backend.
+
+    Raises ConfigError for an unknown kind and MissingExtraError for a missing package.
+    """
+    target = BUILTIN[part].get(kind)
+    try:
+        if target is not None:
+            module, _, name = target.partition(":")
+            return getattr(import_module(module), name)
+        for entry in _entry_points(part):
+            if entry.name == kind:
+                return entry.load()
+    except ModuleNotFoundError as error:
+        raise_missing_extra(error)
+    raise ConfigError(
+        f"unknown {part[:-1]} kind {kind!r}{near(kind, kinds(part))}; "
+        f"there are {', '.join(kinds(part))}"
+    )
+
+
+def configure(part: str, envelope: Part) -> tuple[Any, Any]:
+    """Return a backend's class and its validated own config for an envelope.
+
+    Raises ConfigError naming the key.
+    """
+    found = backend(part, envelope.kind)
+    try:
+        return found, found.Config.model_validate(envelope.settings)
+    except ValidationError as error:
+        known = [*type(envelope).model_fields, *found.Config.model_fields]
+        raise ConfigError(explain(error, prefix=part[:-1], known=known)) from None
+
+
+def raise_missing_extra(error: ModuleNotFoundError) -> None:
+    """Turn a missing optional package into an error that names the extra; else re-raise."""
+    module = (error.name or "").partition(".")[0]
+    if module in EXTRA_OF:
+        raise MissingExtraError(module, EXTRA_OF[module]) from None
+    raise error
+
+
+def explain(error: ValidationError, prefix: str = "", known: list[str] | None = None) -> str:
+    """Put a validation error into sentences: where, what was got, what was expected."""
+    lines = []
+    for item in error.errors(include_url=False):
+        where = ".".join(str(part) for part in (*((prefix,) if prefix else ()), *item["loc"]))
+        if item["type"] == "extra_forbidden":
+            key = str(item["loc"][-1])
+            lines.append(f"{where}: unknown key{near(key, known or [])}")
+        else:
+            message = item["msg"].removeprefix("Value error, ")
+            lines.append(f"{where}: {message[0].lower()}{message[1:]}, got {item['input']!r:.200}")
+    return "; ".join(lines)
+
+
+def near(word: str, known: list[str]) -> str:
+    """Suggest the nearest known word, as the tail of a sentence; empty when none is near."""
+    matches = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f", did you mean {matches[0]!r}?" if matches else ""
+
+
+def _entry_points(part: str) -> Any:
+    return entry_points(group=f"letterset.{part}")

@@ -1,0 +1,103 @@
+"""What a source is: it lists episodes cheaply and opens them one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from schemas.dataset import ColorInfo, Fingerprint
+from schemas.geometry import Orientation, oriented_shape
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True)
+class EpisodeRef:
+    """An episode that exists; small, picklable, made without decoding anything.
+
+    ``id`` depends on the source path alone.  ``path`` is relative to the source's root, odd
+    bytes percent-encoded, for people and metadata; ``locator`` is whatever the source needs
+    to find the episode again.
+    """
+
+    id: str
+    path: str
+    locator: Any = None
+    task: str | None = None
+    group: str | None = None
+
+
+@dataclass(frozen=True)
+class StreamInfo:
+    """What is known of a view before its frames are decoded.
+
+    ``coded_shape`` (H, W) is the stored pixel grid; ``orientation`` turns it upright;
+    ``sample_aspect_ratio`` (width, height of a pixel) applies after orientation.
+    ``num_frames`` is the exact number of frames the stream is going to yield.
+    """
+
+    coded_shape: tuple[int, int]
+    num_frames: int
+    orientation: Orientation = "none"
+    sample_aspect_ratio: tuple[int, int] = (1, 1)
+    fps: float | None = None
+    color: ColorInfo | None = None
+    codec: str | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def source_shape(self) -> tuple[int, int]:
+        """Shape (H, W) after orientation."""
+        return oriented_shape(self.orientation, self.coded_shape)
+
+
+class Frame(NamedTuple):
+    """One frame as it comes: not yet oriented, not yet scaled.
+
+    ``image`` is an ``av.VideoFrame``, or an array (H, W, 3) uint8 RGB of the coded shape.
+    """
+
+    image: Any
+    seconds: float
+
+
+class FrameStream(Protocol):
+    """The frames of one view; iterating again starts again."""
+
+    @property
+    def info(self) -> StreamInfo:
+        """What is known before decoding."""
+        ...
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Yield frames in presentation order, exactly ``info.num_frames`` of them.
+
+        Raises DecodeError when the stream turns out damaged, short or of changing size.
+        """
+        ...
+
+
+@dataclass
+class Episode:
+    """An open episode: frame streams by view name and arrays that pass through unchanged."""
+
+    views: Mapping[str, FrameStream]
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+    files: Mapping[str, Fingerprint] = field(default_factory=dict)
+    text: str | None = None
+    licence: str | None = None
+
+
+class Source(Protocol):
+    """Episodes of one kind.  Constructed as ``Source(path, config)``; picklable."""
+
+    def refs(self) -> Iterator[EpisodeRef]:
+        """List episodes in a stable order, cheaply.  Raises SourceError if there is no source."""
+        ...
+
+    def open(self, ref: EpisodeRef) -> AbstractContextManager[Episode]:
+        """Open one episode.  Raises SourceError (or DecodeError) naming what is wrong."""
+        ...

@@ -1,0 +1,90 @@
+"""What a store is: it writes an episode whole or not at all, and reads it lazily."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from schemas.dataset import ArrayMeta, EpisodeMeta
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """An array about to be written: full shape, dtype name and codec."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    codec: str = "raw"
+    quality: int = 95
+
+
+class EpisodeWriter(Protocol):
+    """One episode being written.  Leaving the context without commit leaves nothing."""
+
+    def write(self, view: str | None, name: str, at: int, block: np.ndarray) -> None:
+        """Write ``block`` at row ``at`` of array ``name`` of ``view`` (None: the root).
+
+        Blocks of one array come in order, without gaps; raises ValueError otherwise.
+        """
+        ...
+
+    def digests(self) -> dict[str | None, dict[str, ArrayMeta]]:
+        """Describe all arrays written, by view (None: the root).  All must be complete."""
+        ...
+
+    def commit(self, meta: EpisodeMeta) -> None:
+        """Make the episode exist: fsync, rename, fsync folder."""
+        ...
+
+
+class EpisodeReader(Protocol):
+    """One stored episode, read lazily; close it or use it as a context manager."""
+
+    meta: EpisodeMeta
+
+    def array(self, view: str | None, name: str) -> Any:
+        """Return a lazily read array: supports ``.shape``, ``.dtype`` and slicing.
+
+        Arrays come back in their logical form whatever codec they are stored with: frames
+        (T, H, W, 3) uint8, tracks float32.  Raises KeyError naming what there is.
+        """
+        ...
+
+    def stored_bytes(self, view: str | None, name: str) -> Iterator[bytes]:
+        """Yield, in bounded pieces, the bytes that ``ArrayMeta.sha256`` is taken over."""
+        ...
+
+    def problems(self) -> list[str]:
+        """List what disagrees between the metadata and its informational copies."""
+        ...
+
+    def close(self) -> None:
+        """Release files."""
+        ...
+
+
+class Store(Protocol):
+    """A place for episodes.  Constructed as ``Store(folder)``; picklable."""
+
+    def begin(
+        self, episode_id: str, layout: Mapping[str | None, Mapping[str, ArraySpec]]
+    ) -> AbstractContextManager[EpisodeWriter]:
+        """Start an episode with the given arrays by view (None: the root)."""
+        ...
+
+    def open(self, episode_id: str) -> EpisodeReader:
+        """Open a committed episode.  Raises DatasetError naming the file."""
+        ...
+
+    def has(self, episode_id: str) -> bool:
+        """Tell whether a committed episode is there; does not verify it."""
+        ...
+
+    def ids(self) -> Iterator[str]:
+        """Yield the ids of all committed episodes, sorted; temporaries never."""
+        ...

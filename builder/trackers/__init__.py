@@ -1,0 +1,1 @@
+"""Backends: base.py is the protocol, every other file one backend."""

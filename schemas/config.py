@@ -1,0 +1,113 @@
+"""The build config: what to read, how to place it, what to track, where to write.
+
+Each part is an envelope ``{kind, ...}``: the common keys are checked here, a backend's own
+keys by the model that sits beside the backend (see ``builder.registry``).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import ConfigDict, Field
+
+from schemas.base import Record, Shape, Side
+from schemas.dataset import QuerySpec
+
+
+class Part(Record):
+    """An envelope: ``kind`` names the backend, unknown keys are kept for its own model."""
+
+    model_config = ConfigDict(extra="allow")
+    kind: str
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The keys that belong to the backend alone."""
+        return dict(self.model_extra or {})
+
+
+class SourcePart(Part):
+    """Where episodes come from."""
+
+    kind: str = "video"
+    path: str = Field(description="folder or file to read")
+
+
+class ShortSide(Record):
+    """Frames scaled until the short side has this many pixels."""
+
+    short_side: Annotated[int, Field(ge=16, le=8192)]
+
+
+class TrackerPart(Part):
+    """How points are tracked."""
+
+    kind: str = "dis"
+    horizon: Side = Field(default=16, description="steps per window")
+    start_every: Side = Field(default=1, description="a window starts at every n-th frame")
+    mode: Literal["reinit", "episode"] = "reinit"
+    input: Literal["content", "source"] | ShortSide = "content"
+
+
+class FrameStorage(Record):
+    """How frames are kept."""
+
+    codec: Literal["raw", "lz4", "jpeg", "none"] = "raw"
+    quality: Annotated[int, Field(ge=1, le=100)] = Field(default=95, description="jpeg only")
+
+
+class TrackStorage(Record):
+    """How tracks are kept."""
+
+    dtype: Literal["f32", "u16"] = "f32"
+
+
+class StorePart(Part):
+    """Where and how the dataset is written."""
+
+    kind: str = "hdf5"
+    path: str = Field(description="output folder")
+    frames: FrameStorage = FrameStorage()
+    tracks: TrackStorage = TrackStorage()
+
+
+class ExecutorPart(Part):
+    """Who does the work."""
+
+    kind: str = "processes"
+    workers: Side | None = Field(default=None, description="default: one per core")
+
+
+class Limits(Record):
+    """What one source may cost before it is refused."""
+
+    max_pixels: Annotated[int, Field(ge=1)] = Field(
+        default=64_000_000, description="of one source frame"
+    )
+    max_frames: Annotated[int, Field(ge=1)] = Field(default=10_000_000, description="of one view")
+    stall_seconds: Annotated[float, Field(gt=0)] = Field(
+        default=120.0, description="without a finished frame before a worker is stopped"
+    )
+
+
+class BuildConfig(Record):
+    """One build."""
+
+    img_shape: Shape = Field(description="(H, W) every frame is letterboxed to")
+    geometry: Literal["letterbox"] = "letterbox"
+    source: SourcePart
+    queries: QuerySpec = QuerySpec()
+    tracker: TrackerPart = TrackerPart()
+    store: StorePart
+    executor: ExecutorPart = ExecutorPart()
+    limits: Limits = Limits()
+
+    # Where things lie and who does the work cannot change what is written.
+    _LOCATION_KEYS: ClassVar[dict[str, set[str]]] = {"source": {"path"}, "store": {"path", "kind"}}
+
+    def content(self) -> dict[str, Any]:
+        """Return the settings that affect what is written, as JSON data."""
+        data = self.model_dump(mode="json", exclude={"executor", "limits"})
+        for part, keys in self._LOCATION_KEYS.items():
+            data[part] = {key: value for key, value in data[part].items() if key not in keys}
+        return data
