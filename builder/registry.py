@@ -34,8 +34,10 @@ BUILTIN: dict[str, dict[str, str]] = {
 }
 
 # Which extra brings an optional module.
-EXTRA_OF = {"av": "build", "cv2": "build", "pebble": "build", "rich": "build", "hdf5plugin": "build",
-            "zarr": "zarr", "torch": "torch", "ray": "ray", "rerun": "rerun"}  # fmt: skip
+EXTRA_OF = {
+    **dict.fromkeys(("av", "cv2", "hdf5plugin", "pebble", "rich"), "build"),
+    **{name: name for name in ("zarr", "torch", "ray", "rerun")},
+}
 
 
 def kinds(part: str) -> list[str]:

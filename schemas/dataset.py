@@ -64,7 +64,7 @@ class TrackerInfo(Record):
     name: str
     version: str
     licence: str
-    settings: dict[str, JsonValue] = {}
+    settings: dict[str, JsonValue] = Field(default_factory=dict)
     visibility: VisibilityRule
     weights_sha256: SHA256 | None = None
     weights_url: str | None = None
@@ -138,7 +138,9 @@ class SourceInfo(Record):
 
     kind: str
     path: str = Field(description="relative to the source's root, odd bytes percent-encoded")
-    files: dict[str, Fingerprint] = Field(default={}, description="relative path to fingerprint")
+    files: dict[str, Fingerprint] = Field(
+        default_factory=dict, description="relative path to fingerprint"
+    )
     licence: str | None = None
 
 
@@ -156,7 +158,9 @@ class EpisodeMeta(Sealed):
     group: str | None = None
     text: str | None = None
     views: tuple[ViewMeta, ...] = Field(strict=False, min_length=1)
-    arrays: dict[str, ArrayMeta] = Field(default={}, description="pass-through arrays of the root")
+    arrays: dict[str, ArrayMeta] = Field(
+        default_factory=dict, description="pass-through arrays of the root"
+    )
 
     @model_validator(mode="after")
     def _views_differ(self) -> EpisodeMeta:
