@@ -42,7 +42,8 @@ def in_content(spec: QuerySpec, geometry: Letterbox | Stretch) -> np.ndarray:
 def checked_queries(shape: tuple[int, int], queries_xy: np.ndarray) -> np.ndarray:
     """Return ``queries_xy`` as a float32 copy (N, 2) if all lie in a frame of ``shape`` (H, W).
 
-    The frame's edges count as inside, and so does rounding within EDGE_PX of them.  Raises TrackingError naming the first bad point.
+    The frame's edges count as inside, and so does rounding within EDGE_PX of them.  Raises
+    TrackingError naming the first bad point.
     """
     queries = np.array(queries_xy, dtype=np.float32)
     if queries.ndim != 2 or queries.shape[1] != 2:
