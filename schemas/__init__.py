@@ -1,5 +1,6 @@
 """Schemas of letterset: geometry, dataset and config.  Needs pydantic, nothing heavier."""
 
+from schemas.affine import AffineBatch, AxisAffine, normalize, swap_xy, unnormalize
 from schemas.config import BuildConfig
 from schemas.dataset import (
     FORMAT_VERSION,
@@ -9,15 +10,7 @@ from schemas.dataset import (
     TrackerInfo,
     ViewMeta,
 )
-from schemas.geometry import (
-    AffineBatch,
-    AxisAffine,
-    Letterbox,
-    Stretch,
-    normalize,
-    swap_xy,
-    unnormalize,
-)
+from schemas.geometry import Letterbox, Stretch
 
 __all__ = [
     "FORMAT_VERSION",

@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Any
+import operator
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    model_validator,
+)
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 SHA256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -28,8 +39,13 @@ def _tuple_from_list(value: Any) -> Any:
 
 
 def _int_from_index(value: Any) -> Any:
-    # numpy's integers are honest integers; floats, strings and booleans are not.
-    return value.__index__() if hasattr(value, "__index__") and type(value) is not bool else value
+    # numpy's integers are honest integers; floats, strings, booleans and arrays are not.
+    if isinstance(value, bool):
+        return value
+    try:
+        return operator.index(value)
+    except TypeError:
+        return value
 
 
 Side = Annotated[int, BeforeValidator(_int_from_index), Field(ge=1, le=1_000_000)]
@@ -68,22 +84,22 @@ class Sealed(Record):
     digest: SHA256
 
     @classmethod
-    def seal(cls, **fields: Any) -> Any:
-        """Build the record from all its other fields and compute its digest."""
-        draft = cls.model_construct(digest="0" * 64, **fields)
-        payload = draft.model_dump(mode="json", exclude={"digest"}, warnings=False)
-        # A second pass through validation: defaults filled in, types checked, digest compared.
-        filled = cls.model_validate_json(
-            json.dumps({**payload, "digest": _UNSEALED}), context={"unsealed": True}
-        )
-        payload = filled.model_dump(mode="json", exclude={"digest"})
-        return cls.model_validate_json(json.dumps({**payload, "digest": json_sha256(payload)}))
+    def seal(cls, **fields: Any) -> Self:
+        """Build the record from its other fields and compute its digest.
+
+        Raises pydantic.ValidationError (a ValueError) for missing, unknown or wrong fields.
+        """
+        draft = cls.model_validate({**fields, "digest": _UNSEALED}, context={"unsealed": True})
+        return draft.model_copy(update={"digest": draft._content_sha256()})
+
+    def _content_sha256(self) -> str:
+        return json_sha256(self.model_dump(mode="json", exclude={"digest"}))
 
     @model_validator(mode="after")
-    def _digest_fits(self, info: Any) -> Any:
+    def _digest_fits(self, info: ValidationInfo) -> Self:
         if info.context and info.context.get("unsealed"):
             return self
-        actual = json_sha256(self.model_dump(mode="json", exclude={"digest"}))
+        actual = self._content_sha256()
         if actual != self.digest:
             raise ValueError(
                 f"the record was changed after it was written: its digest says "

@@ -10,8 +10,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, JsonValue, model_validator
 
+from schemas.affine import AxisAffine, Orientation, Points, oriented_shape
 from schemas.base import SHA256, Record, Sealed, Shape, Side
-from schemas.geometry import Geometry, Orientation, oriented_shape
+from schemas.geometry import Geometry
 
 FORMAT_VERSION = 1
 
@@ -114,6 +115,10 @@ class ViewMeta(Record):
     arrays: dict[str, ArrayMeta]
     motion: MotionSummary | None = None
     notes: tuple[str, ...] = Field(default=(), strict=False)
+
+    def to_coded(self, source_xy: Points) -> Points:
+        """Map upright source pixels (..., 2) (x, y) to pixels as stored in the file."""
+        return (~AxisAffine.orient(self.orientation, self.coded_shape))(source_xy)
 
     @model_validator(mode="after")
     def _orientation_fits(self) -> ViewMeta:

@@ -3,206 +3,48 @@
 Coordinates are *continuous image coordinates*: points are (x, y), the origin is the outer
 top-left corner of the top-left pixel, pixel (row i, column j) covers [j, j+1) x [i, i+1) and
 its centre is (j + 0.5, i + 0.5).  An H x W image spans [0, W] x [0, H].  In these coordinates
-a letterbox is exactly ``p_img = scale_xy * p_source + pad_xy``.
+a letterbox is exactly ``p_img = scale_xy * p_source + pad_xy``.  Shapes are (H, W).
 
-Shapes are (H, W).  Points are ``(..., 2)`` numpy arrays or torch tensors whose last axis is
-(x, y); a plain ``(x, y)`` tuple works too and gives a tuple.  The maths never clips, rounds,
-mutates or downcasts; NaN passes through; integers become float64.
-
+The rules for points (dtype, NaN, tuples) are those of ``schemas.affine``.
 This module imports pydantic and nothing heavier.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from abc import abstractmethod
 from functools import cached_property
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
-from schemas.base import Pair, Ratio, Record, Shape
+from schemas.affine import (
+    AffineBatch,
+    AxisAffine,
+    Orientation,
+    Points,
+    as_float_points,
+    normalize,
+    oriented_shape,
+    swap_xy,
+    unnormalize,
+)
+from schemas.base import Ratio, Record, Shape
 
-Points = TypeVar("Points")
-"""numpy array, torch tensor (..., 2), or a tuple of two numbers."""
-
-Orientation = Literal[
-    "none", "hflip", "vflip", "rot90", "rot180", "rot270", "transpose", "antitranspose"
+__all__ = [
+    "AffineBatch",
+    "AxisAffine",
+    "Geometry",
+    "Letterbox",
+    "Orientation",
+    "Pad",
+    "Points",
+    "Stretch",
+    "as_float_points",
+    "normalize",
+    "oriented_shape",
+    "swap_xy",
+    "unnormalize",
 ]
-"""How stored pixels are turned to be seen upright; rotations are clockwise."""
-
-QUARTER_TURNED: frozenset[str] = frozenset({"rot90", "rot270", "transpose", "antitranspose"})
-
-
-def as_float_points(points: Any, axes: int = 2) -> Any:
-    """Return a floating-point copy of ``points`` (..., axes), same library and dtype.
-
-    Integer arrays become float64.  Raises TypeError for lists and other non-arrays (their
-    dtype would be a guess) and for booleans and complex numbers, ValueError for a wrong
-    last axis.
-    """
-    if not (hasattr(points, "shape") and hasattr(points, "dtype")):
-        raise TypeError(
-            f"points must be a numpy array or torch tensor (..., {axes}), got "
-            f"{type(points).__name__}; convert it first, for example with numpy.asarray"
-        )
-    if len(points.shape) == 0 or points.shape[-1] != axes:
-        raise ValueError(f"points must have shape (..., {axes}), got {tuple(points.shape)}")
-    if hasattr(points, "is_floating_point"):  # torch
-        if points.is_floating_point():
-            return points * 1.0
-        if points.is_complex() or str(points.dtype) == "torch.bool":
-            raise TypeError(f"points must be real numbers, got {points.dtype}")
-        return points.double()
-    kind = points.dtype.kind
-    if kind == "f":
-        return points * 1.0
-    if kind not in "iu":
-        raise TypeError(f"points must be real numbers, got dtype {points.dtype}")
-    return points.astype("float64")
-
-
-def swap_xy(points: Points) -> Points:
-    """Swap the two components of every point: (x, y) <-> (row, col).
-
-    The only place where the order changes.  ``points`` is (..., 2) or a pair; returns a view
-    or copy of the same kind and dtype.
-    """
-    if isinstance(points, tuple):
-        first, second = points
-        return (second, first)  # type: ignore[return-value]
-    array: Any = points
-    if not hasattr(array, "shape") or len(array.shape) == 0 or array.shape[-1] != 2:
-        raise ValueError(f"points must have shape (..., 2), got {getattr(array, 'shape', array)}")
-    return array[..., [1, 0]]
-
-
-class AxisAffine(Record):
-    """An invertible map ``out = scale_xy * p + offset_xy``, per axis.
-
-    With ``transpose`` the input's x and y are swapped first, which makes quarter turns and
-    mirrors members of the family.  ``b @ a`` applies ``a`` first; ``~a`` is the inverse.
-    """
-
-    scale_xy: Pair = (1.0, 1.0)
-    offset_xy: Pair = (0.0, 0.0)
-    transpose: bool = False
-
-    @model_validator(mode="after")
-    def _invertible(self) -> AxisAffine:
-        if 0.0 in self.scale_xy:
-            raise ValueError(f"scale_xy must not contain 0, got {self.scale_xy}")
-        return self
-
-    def __call__(self, points: Points) -> Points:
-        """Map points (..., 2) or one (x, y) tuple; see the module's rules."""
-        return self._map(points, self.offset_xy)
-
-    def displacements(self, vectors: Points) -> Points:
-        """Map displacement vectors (..., 2): scaled and turned, never shifted."""
-        return self._map(vectors, (0.0, 0.0))
-
-    def boxes(self, boxes: Any) -> Any:
-        """Map axis-aligned boxes (..., 4) as (x0, y0, x1, y1); x0 <= x1, y0 <= y1 stay so."""
-        out = as_float_points(boxes, axes=4)
-        low, high = self(boxes[..., :2]), self(boxes[..., 2:])
-        for axis in (0, 1):
-            # A mirrored axis swaps the roles of its two ends.
-            first, second = (low, high) if self.scale_xy[axis] > 0 else (high, low)
-            out[..., axis] = first[..., axis]
-            out[..., axis + 2] = second[..., axis]
-        return out
-
-    def __matmul__(self, first: AxisAffine) -> AxisAffine:
-        """Compose: ``(self @ first)(p) == self(first(p))``."""
-        if not isinstance(first, AxisAffine):
-            return NotImplemented
-        inner = (first.scale_xy, first.offset_xy)
-        if self.transpose:
-            inner = (swap_xy(inner[0]), swap_xy(inner[1]))
-        (in_sx, in_sy), (in_ox, in_oy) = inner
-        sx, sy = self.scale_xy
-        ox, oy = self.offset_xy
-        return AxisAffine(
-            scale_xy=(sx * in_sx, sy * in_sy),
-            offset_xy=(sx * in_ox + ox, sy * in_oy + oy),
-            transpose=self.transpose != first.transpose,
-        )
-
-    def __invert__(self) -> AxisAffine:
-        """Return the inverse map."""
-        sx, sy = self.scale_xy
-        ox, oy = self.offset_xy
-        scale, offset = (1.0 / sx, 1.0 / sy), (-ox / sx, -oy / sy)
-        if self.transpose:
-            scale, offset = swap_xy(scale), swap_xy(offset)
-        return AxisAffine(scale_xy=scale, offset_xy=offset, transpose=self.transpose)
-
-    def _map(self, points: Any, offset_xy: tuple[float, float]) -> Any:
-        if isinstance(points, tuple):
-            x, y = swap_xy(points) if self.transpose else points
-            return (
-                float(x) * self.scale_xy[0] + offset_xy[0],
-                float(y) * self.scale_xy[1] + offset_xy[1],
-            )
-        out = as_float_points(swap_xy(points) if self.transpose else points)
-        # Strided, in place: keeps dtype and gradients and beats two broadcast passes.
-        for axis in (0, 1):
-            out[..., axis] *= self.scale_xy[axis]
-            if offset_xy[axis] != 0.0:
-                out[..., axis] += offset_xy[axis]
-        return out
-
-    @classmethod
-    def normalization(cls, shape: tuple[int, int]) -> AxisAffine:
-        """Pixels of an (H, W) image to [-1, 1]: ``n = 2 p / size - 1`` (AMPLIFY's)."""
-        height, width = shape
-        return cls(scale_xy=(2.0 / width, 2.0 / height), offset_xy=(-1.0, -1.0))
-
-    @classmethod
-    def crop(cls, *, top: int, left: int) -> AxisAffine:
-        """Coordinates inside a crop whose corner is at (left, top) of the full image."""
-        return cls(offset_xy=(-float(left), -float(top)))
-
-    @classmethod
-    def orient(cls, orientation: Orientation, shape: tuple[int, int]) -> AxisAffine:
-        """Coordinates after an image of ``shape`` (H, W) was turned or mirrored."""
-        height, width = (float(side) for side in shape)
-        flip_x, flip_y, transpose = _ORIENTATIONS[orientation]
-        if transpose:
-            height, width = width, height
-        return cls(
-            scale_xy=(-1.0 if flip_x else 1.0, -1.0 if flip_y else 1.0),
-            offset_xy=(width if flip_x else 0.0, height if flip_y else 0.0),
-            transpose=transpose,
-        )
-
-
-# (mirror x, mirror y, transpose first): out = mirror(transpose(p)); rotations are clockwise.
-_ORIENTATIONS: dict[str, tuple[bool, bool, bool]] = {
-    "none": (False, False, False),
-    "hflip": (True, False, False),
-    "vflip": (False, True, False),
-    "rot180": (True, True, False),
-    "rot90": (True, False, True),
-    "rot270": (False, True, True),
-    "transpose": (False, False, True),
-    "antitranspose": (True, True, True),
-}
-
-
-def oriented_shape(orientation: Orientation, shape: tuple[int, int]) -> tuple[int, int]:
-    """Shape (H, W) of an image of ``shape`` after turning it."""
-    return swap_xy(shape) if orientation in QUARTER_TURNED else shape
-
-
-def normalize(img_xy: Points, shape: tuple[int, int]) -> Points:
-    """Map (x, y) pixels of an (H, W) image to [-1, 1] per axis; not clipped."""
-    return AxisAffine.normalization(shape)(img_xy)
-
-
-def unnormalize(norm_xy: Points, shape: tuple[int, int]) -> Points:
-    """Map [-1, 1] back to (x, y) pixels of an (H, W) image; the inverse of normalize."""
-    return (~AxisAffine.normalization(shape))(norm_xy)
 
 
 class Pad(Record):
@@ -222,9 +64,9 @@ class _Geometry(Record):
     pixel_origin: Literal["corner"] = "corner"
 
     @property
+    @abstractmethod
     def affine(self) -> AxisAffine:
         """The map from source pixels to img pixels."""
-        raise TypeError(f"{type(self).__name__} has no affine map")
 
     @property
     def content_box(self) -> tuple[int, int, int, int]:
@@ -358,6 +200,7 @@ class Letterbox(_Geometry):
 
 
 class _FitInput(Record):
+    model_config = ConfigDict(title="Letterbox.fit")
     source_shape: Shape
     img_shape: Shape
     sample_aspect_ratio: Ratio
@@ -400,63 +243,3 @@ class Stretch(_Geometry):
 
 
 Geometry = Annotated[Letterbox | Stretch, Field(discriminator="kind")]
-
-
-@dataclass(frozen=True)
-class AffineBatch:
-    """One map per leading item, for batches that mix sources.
-
-    ``scale_xy`` and ``offset_xy`` are (B, 2) arrays of one library and dtype.  Calling it maps
-    points (B, ..., 2); ``~`` inverts all maps.
-    """
-
-    scale_xy: Any
-    offset_xy: Any
-    transpose: bool = False
-
-    def __post_init__(self) -> None:
-        shapes = (tuple(self.scale_xy.shape), tuple(self.offset_xy.shape))
-        if shapes[0] != shapes[1] or len(shapes[0]) != 2 or shapes[0][1] != 2:
-            raise ValueError(
-                f"scale_xy and offset_xy must both be (B, 2), got {shapes[0]} and {shapes[1]}"
-            )
-
-    @classmethod
-    def stack(cls, affines: list[AxisAffine], asarray: Any) -> AffineBatch:
-        """Stack maps; ``asarray`` is numpy.asarray, torch.tensor or alike.
-
-        Raises ValueError when the list is empty or mixes transposed and upright maps.
-        """
-        turns = {affine.transpose for affine in affines}
-        if len(turns) != 1:
-            raise ValueError(
-                "cannot stack an empty list of maps"
-                if not turns
-                else "cannot stack transposed and upright maps in one batch; split it by .transpose"
-            )
-        return cls(
-            asarray([list(affine.scale_xy) for affine in affines]),
-            asarray([list(affine.offset_xy) for affine in affines]),
-            turns.pop(),
-        )
-
-    def __call__(self, points: Points) -> Points:
-        """Map points (B, ..., 2), item b through map b; dtype and gradients are kept."""
-        out = as_float_points(swap_xy(points) if self.transpose else points)
-        if out.shape[0] != self.scale_xy.shape[0]:
-            raise ValueError(
-                f"{self.scale_xy.shape[0]} maps cannot be applied to points of shape "
-                f"{tuple(out.shape)}: the leading axes must agree"
-            )
-        column = (-1,) + (1,) * (len(out.shape) - 2)
-        for axis in (0, 1):
-            out[..., axis] *= self.scale_xy[:, axis].reshape(column)
-            out[..., axis] += self.offset_xy[:, axis].reshape(column)
-        return out
-
-    def __invert__(self) -> AffineBatch:
-        """Return the batch of inverse maps."""
-        scale, offset = 1.0 / self.scale_xy, -self.offset_xy / self.scale_xy
-        if self.transpose:
-            scale, offset = swap_xy(scale), swap_xy(offset)
-        return AffineBatch(scale, offset, self.transpose)
