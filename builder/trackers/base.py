@@ -37,7 +37,14 @@ class Session(Protocol):
 
 
 class Tracker(Protocol):
-    """A tracking method.  Constructed as ``Tracker(config)``; picklable before first use."""
+    """A tracking method.  Constructed as ``Tracker(config)``; picklable before first use.
+
+    ``gives_conf`` tells whether windows carry ``conf``.  ``notice`` is one sentence a user
+    should read before trusting the tracks, or None.
+    """
+
+    gives_conf: bool
+    notice: str | None
 
     @property
     def info(self) -> TrackerInfo:

@@ -1,0 +1,142 @@
+"""Build a dataset from videos: letterbox every frame, track points, store both.
+
+Settings come from a YAML config, from options, or from key=value pairs laid over either
+(for example tracker.horizon=8 store.frames.codec=jpeg). Running the same command again
+finishes what is missing; nothing that is done is done twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from builder.cli.common import add_json, say, size
+from builder.errors import ConfigError
+from builder.settings import check_backends, load_config
+from schemas.config import BuildConfig
+
+if TYPE_CHECKING:
+    from builder.pipeline import Summary
+    from builder.plan import Plan
+
+HELP = "build a dataset from videos"
+EXAMPLE = """\
+  letterset build --source videos --out dataset --img-shape 256 256
+  letterset build cfg/quickstart.yaml store.frames.codec=jpeg
+  letterset build cfg/quickstart.yaml --dry-run
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's options."""
+    parser.add_argument("config", nargs="?", metavar="CONFIG.yaml", help="build config")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
+    parser.add_argument("--source", metavar="DIR", help="folder of videos, or one video")
+    parser.add_argument("--out", metavar="DIR", help="dataset folder to create or to finish")
+    parser.add_argument(
+        "--img-shape", nargs=2, metavar=("H", "W"), help="height and width of every frame"
+    )
+    parser.add_argument("--workers", metavar="N", help="videos built at a time (default: cores)")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="probe a few episodes; print bytes, space, hours"
+    )
+    parser.add_argument(
+        "--retry-failed", action="store_true", help="try sources that failed before again"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress, only the summary")
+    add_json(parser)
+
+
+def read_config(args: argparse.Namespace) -> BuildConfig:
+    """Make the config that config file, options and overrides describe; raises ConfigError."""
+    overrides, path = list(args.overrides), args.config
+    if path is not None and "=" in path and not Path(path).exists():
+        overrides.insert(0, path)
+        path = None
+    options: dict[str, Any] = {
+        "source.path": args.source,
+        "store.path": args.out,
+        "img_shape": [_integer(side) for side in args.img_shape] if args.img_shape else None,
+        "executor.workers": _integer(args.workers) if args.workers else None,
+    }
+    given = {key: value for key, value in options.items() if value is not None}
+    if (
+        path is None
+        and not overrides
+        and not {"source.path", "store.path", "img_shape"} <= {*given}
+    ):
+        raise ConfigError(
+            "give a config file, or --source DIR --out DIR --img-shape H W; "
+            "for example: letterset build --source videos --out dataset --img-shape 256 256"
+        )
+    return load_config(Path(path) if path else None, overrides, given)
+
+
+def _integer(text: str) -> Any:
+    # What is no integer goes on as it is, for the schema to refuse by name.
+    try:
+        return int(text)
+    except ValueError:
+        return text
+
+
+def run(args: argparse.Namespace) -> int:
+    """Build, showing progress; returns the exit code."""
+    config = read_config(args)
+    check_backends(config)
+    from builder.pipeline import build
+    from builder.plan import plan, refuse_if_full
+    from builder.progress import Progress
+
+    if args.dry_run:
+        found = plan(config)
+        say(json.dumps(found.as_json(), indent=2) if args.json else _plan_text(found))
+        return 0
+    refuse_if_full(config)
+    with Progress(quiet=args.quiet or args.json) as progress:
+        summary = build(
+            config,
+            on_start=progress.start,
+            on_event=progress.event,
+            on_notice=progress.note,
+            retry_failed=args.retry_failed,
+        )
+    say(
+        json.dumps(summary.as_json(), indent=2)
+        if args.json
+        else _summary_text(summary, config.store.path)
+    )
+    return summary.exit_code
+
+
+def _summary_text(summary: Summary, out: str) -> str:
+    lines = [f"FAILED {line.path} ({line.stage}): {line.reason}" for line in summary.failures]
+    rate = summary.frames / summary.seconds if summary.seconds else 0.0
+    lines.append(
+        f"{out}: {summary.built} episodes built ({summary.frames} frames in "
+        f"{summary.seconds:.1f} s, {rate:.0f} frames/s), {summary.skipped} already there, "
+        f"{len(summary.failures)} failed"
+    )
+    if summary.failures:
+        lines.append("Mend or remove what failed, then run the same command with --retry-failed.")
+    return "\n".join(lines)
+
+
+def _plan_text(found: Plan) -> str:
+    lines = [
+        f"episodes   {found.episodes}  (probed {found.probed})",
+        f"frames     about {found.frames}",
+        f"time       about {found.hours:.2f} h with {found.workers} workers",
+        f"free       {size(found.free_bytes)}",
+        *(
+            f"{'bytes' if codec == found.codec else '  or':10} about {size(count)} "
+            f"with store.frames.codec={codec}"
+            for codec, count in found.bytes_by_codec.items()
+        ),
+        *(f"unreadable {path}: {reason}" for path, reason in found.unreadable.items()),
+    ]
+    if found.bytes_by_codec[found.codec] > found.free_bytes:
+        lines.append("This does not fit: free some space, or store frames smaller.")
+    return "\n".join(lines)

@@ -1,0 +1,27 @@
+"""What the verbs share: printing, and options that mean the same everywhere."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+
+def say(text: str) -> None:
+    """Print to standard output; odd characters in file names never stop the command."""
+    encoding = sys.stdout.encoding or "utf-8"
+    safe = text.encode(encoding, "backslashreplace").decode(encoding)
+    sys.stdout.write(safe if safe.endswith("\n") else safe + "\n")
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Add --json, for machines."""
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+
+
+def size(count: float) -> str:
+    """Write a number of bytes for people, in decimal units."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} PB"

@@ -1,0 +1,92 @@
+"""Decode predicted points back to source pixels.
+
+Points come from a .npy, .npz, .csv or .json file, or from standard input as JSON or CSV, and
+are (..., 2). The geometry is a JSON file (a Letterbox, a Stretch, or an episode's metadata), or
+a dataset folder together with --episode. Results are (x, y) source pixels.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from builder.errors import ConfigError
+
+HELP = "map predicted points back to source pixels"
+EXAMPLE = """\
+  letterset decode prediction.npy --geometry dataset --episode bikes-1a2b3c4d \\
+      --order rc --space norm --out pixels.npy
+  echo '[[0.0, 0.0]]' | letterset decode - --geometry box.json --order xy --space norm
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's options."""
+    parser.add_argument("points", metavar="POINTS", help="npy, npz, csv or json; - for stdin")
+    parser.add_argument(
+        "--geometry", required=True, metavar="PATH", help="geometry JSON, or a dataset folder"
+    )
+    parser.add_argument("--episode", metavar="ID", help="episode of the dataset")
+    parser.add_argument("--view", metavar="NAME", help="view of the episode; default: its only one")
+    parser.add_argument(
+        "--order", required=True, choices=("xy", "rc"), help="of each input point: x y, or row col"
+    )
+    parser.add_argument(
+        "--space",
+        required=True,
+        choices=("norm", "img"),
+        help="input range: norm is [-1, 1], img is pixels of img_shape",
+    )
+    parser.add_argument(
+        "--pixels",
+        choices=("oriented", "coded"),
+        default="oriented",
+        help="upright source pixels, or pixels as stored in a rotated file (needs the metadata)",
+    )
+    parser.add_argument("--out", metavar="FILE", help="npy, npz, csv or json; default: stdout")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Decode the points; returns the exit code."""
+    from builder.points import read_points, write_points
+    from schemas.geometry import swap_xy
+
+    geometry, to_coded = _geometry(args)
+    points, form = read_points(args.points)
+    points_xy = swap_xy(points) if args.order == "rc" else points
+    source_xy = (
+        geometry.decode(points_xy) if args.space == "norm" else geometry.to_source(points_xy)
+    )
+    write_points(to_coded(source_xy) if to_coded else source_xy, args.out, form)
+    return 0
+
+
+def _geometry(args: argparse.Namespace) -> tuple[Any, Any]:
+    """Return the geometry, and the map to coded pixels when it was asked for."""
+    from builder.points import read_geometry
+
+    path = Path(args.geometry)
+    if path.is_dir():
+        from builder.dataset import open_dataset
+
+        dataset = open_dataset(path)
+        if args.episode is None:
+            raise ConfigError(
+                f"{path} is a dataset: say which episode with --episode; the first is "
+                f"{next(iter(dataset.ids), 'missing, it is empty')}"
+            )
+        found: Any = dataset[args.episode].meta
+    else:
+        found = read_geometry(path)
+    if not hasattr(found, "views"):
+        if args.pixels == "coded":
+            raise ConfigError(f"{path} holds no orientation: --pixels coded needs episode metadata")
+        return found, None
+    names = [view.name for view in found.views]
+    if args.view is None and len(names) > 1:
+        raise ConfigError(f"{found.id} has several views, choose one with --view: {names}")
+    if args.view is not None and args.view not in names:
+        raise ConfigError(f"no view {args.view!r} in {found.id}; there are {names}")
+    view = found.view(args.view or names[0])
+    return view.geometry, view.to_coded if args.pixels == "coded" else None

@@ -1,0 +1,104 @@
+"""The parser and the way errors become sentences and exit codes.
+
+Exit codes: 0 good; 1 finished, but inputs failed or problems were found (each listed); 2 bad
+usage or config, before any work; 3 nothing could be built; 4 output unusable; 130 or 143
+interrupted; 70 a bug of ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.metadata import version
+from typing import Any
+
+from builder.errors import LettersetError
+from builder.registry import raise_missing_extra
+
+# One verb is one module in builder.cli with HELP, EXAMPLE, arguments(parser) and run(args).
+VERBS = ("preview", "build", "validate", "inspect", "decode", "schema")
+
+INTRO = """\
+Build letterbox-standardized datasets of point tracks from robot videos.
+
+  letterset preview VIDEOS                      look before you build
+  letterset build --source VIDEOS --out DATASET --img-shape 256 256
+  letterset validate DATASET                    prove that it is whole
+  letterset inspect DATASET                     what is in it
+  letterset decode POINTS --geometry META --space norm --order rc
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        self.exit(2, f"{self.prog}: {message}\nTry: {self.prog} --help\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Build the whole command-line parser, one subparser per verb."""
+    root = _Parser(
+        prog="letterset", description=INTRO, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    root.add_argument("--version", action="version", version=f"letterset {version('letterset')}")
+    verbs = root.add_subparsers(dest="verb", metavar="VERB", title="verbs")
+    for name in VERBS:
+        module = import_module(f"builder.cli.{name}")
+        verb = verbs.add_parser(
+            name,
+            help=module.HELP,
+            description=(module.__doc__ or "").strip(),
+            epilog="example:\n" + module.EXAMPLE,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.arguments(verb)
+        verb.set_defaults(run=module.run)
+    return root
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command with ``argv`` (default: the process's); returns its exit code."""
+    args = parser().parse_args(argv)
+    if args.verb is None:
+        parser().print_help()
+        return 0
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        return _run(args)
+    except LettersetError as error:
+        sys.stderr.write(f"letterset {args.verb}: {error}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("letterset: interrupted; run the same command again to go on\n")
+        return 130
+    except _Terminated:
+        sys.stderr.write("letterset: terminated; run the same command again to go on\n")
+        return 143
+    except BrokenPipeError:
+        # The reader of our output went away; that is its right.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception:
+        traceback.print_exc()
+        sys.stderr.write("letterset: this is a bug in letterset; please report the lines above\n")
+        return 70
+
+
+def _run(args: argparse.Namespace) -> int:
+    try:
+        return int(args.run(args))
+    except ModuleNotFoundError as error:
+        raise_missing_extra(error)
+        raise
+
+
+class _Terminated(BaseException):
+    """SIGTERM, as an exception, so that everything open is closed on the way out."""
+
+
+def _terminated(signum: int, frame: Any) -> None:
+    raise _Terminated

@@ -1,0 +1,46 @@
+"""Look before you build: a page that shows how a few episodes would be letterboxed.
+
+Bars, query grid, tracks and the other ways up each video could be are drawn for up to six
+episodes of different shapes. Wrong orientation is the expensive mistake; catch it here.
+Writes one page (or a .png) and no dataset.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from builder.cli.common import say
+
+HELP = "draw how a source would be built, writing no dataset"
+EXAMPLE = """\
+  letterset preview videos --img-shape 256 256 --out preview.html
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's options."""
+    parser.add_argument("source", metavar="SOURCE", help="folder of videos, or one video")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
+    parser.add_argument(
+        "--img-shape", nargs=2, type=int, default=(256, 256), metavar=("H", "W"),
+        help="height and width of every frame (default: 256 256)",
+    )  # fmt: skip
+    parser.add_argument("--out", default="preview.html", help="page or .png to write")
+    parser.add_argument("--count", type=int, default=6, metavar="N", help="episodes to draw")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Draw the preview; returns 1 when an episode could not be shown."""
+    from builder.report.preview import preview
+    from builder.settings import check_backends, load_config
+
+    out = Path(args.out)
+    defaults = {"source.path": args.source, "img_shape": list(args.img_shape), "store.path": "-"}
+    config = load_config(None, args.overrides, defaults)
+    check_backends(config)
+    failures = preview(config, out, count=args.count)
+    for failure in failures:
+        say(f"FAILED {failure}")
+    say(f"wrote {out}; open it and check that every picture is the right way up")
+    return 1 if failures else 0

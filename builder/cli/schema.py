@@ -1,0 +1,53 @@
+"""Print the JSON Schema of a stored record, or list the records there are."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from builder.cli.common import say
+from builder.errors import ConfigError
+from builder.registry import near
+
+HELP = "print the JSON Schema of a stored record"
+EXAMPLE = """\
+  letterset schema EpisodeMeta > episode.schema.json
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's options."""
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="its name; omit it for the list")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print one schema, or the names of all; returns the exit code."""
+    from schemas import config, dataset, geometry
+
+    models = {
+        model.__name__: model
+        for model in (
+            geometry.Letterbox,
+            geometry.Stretch,
+            geometry.AxisAffine,
+            dataset.DatasetMeta,
+            dataset.EpisodeMeta,
+            dataset.ViewMeta,
+            dataset.QuerySpec,
+            dataset.TrackerInfo,
+            dataset.IndexLine,
+            dataset.FailureLine,
+            config.BuildConfig,
+        )
+    }
+    if args.model is None:
+        for name, model in models.items():
+            say(f"{name:14} {(model.__doc__ or '').splitlines()[0]}")
+        return 0
+    if args.model not in models:
+        raise ConfigError(
+            f"no model {args.model!r}{near(args.model, list(models))}; "
+            f"there are {', '.join(models)}"
+        )
+    say(json.dumps(models[args.model].model_json_schema(), indent=2))
+    return 0

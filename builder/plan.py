@@ -1,0 +1,175 @@
+"""What a build is going to cost, from a probe of a few of its episodes."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from builder.catalog import Catalog
+from builder.errors import OutputError, SourceError
+from builder.letterbox import Letterboxer
+from builder.pipeline import open_source, open_tracker
+from builder.sources.base import EpisodeRef, FrameStream, Source
+from builder.tracking import ViewTracker
+from schemas.config import BuildConfig
+from schemas.geometry import Letterbox
+
+PROBED_EPISODES = 3
+PROBED_FRAMES = 32
+
+# Share of the raw size that LZ4 leaves of letterboxed video frames (measured on real clips).
+LZ4_SHARE = 0.52
+
+# Metadata and file structure of one episode.
+ENVELOPE_BYTES = 16_384
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A build, extrapolated from ``probed`` episodes to all of them."""
+
+    episodes: int
+    probed: int
+    frames: int
+    bytes_by_codec: dict[str, int]
+    codec: str
+    free_bytes: int
+    worker_hours: float
+    workers: int
+    unreadable: dict[str, str]
+
+    @property
+    def hours(self) -> float:
+        """Wall hours with all workers busy."""
+        return self.worker_hours / self.workers
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the plan as JSON data."""
+        return {**asdict(self), "hours": self.hours}
+
+
+def plan(config: BuildConfig) -> Plan:
+    """Decode and track the first frames of a few episodes and extrapolate; writes nothing.
+
+    Raises SourceError when the source has no episodes at all, ConfigError.
+    """
+    source, tracker = open_source(config), open_tracker(config)
+    refs = list(source.refs())
+    unreadable: dict[str, str] = {}
+    frames = seconds = jpeg = counted = 0.0
+    for ref in _spread(refs, PROBED_EPISODES):
+        try:
+            for stream in _streams(source, ref):
+                length = stream.info.num_frames
+                begun = time.perf_counter()
+                done, jpeg_bytes = _probe(config, tracker, stream)
+                seconds += (time.perf_counter() - begun) * length / done
+                jpeg += jpeg_bytes * length / done
+                frames += length
+            counted += 1
+        except SourceError as error:
+            unreadable[ref.path] = str(error)
+    share = len(refs) / max(1.0, counted)
+    raw = frames * 3 * config.img_shape[0] * config.img_shape[1]
+    other = frames * _track_bytes(config) + ENVELOPE_BYTES * counted
+    sizes = {"raw": raw, "lz4": raw * LZ4_SHARE, "jpeg": jpeg, "none": 0.0}
+    return Plan(
+        episodes=len(refs),
+        probed=int(counted),
+        frames=round(frames * share),
+        bytes_by_codec={name: round((value + other) * share) for name, value in sizes.items()},
+        codec=config.store.frames.codec,
+        free_bytes=free_bytes(Path(config.store.path)),
+        worker_hours=seconds * share / 3600,
+        workers=config.executor.workers or cpu_count(),
+        unreadable=unreadable,
+    )
+
+
+def refuse_if_full(config: BuildConfig) -> None:
+    """Raise OutputError before any work when the episodes still to build cannot fit.
+
+    Reads headers only; what cannot be opened is left for the build to report.
+    """
+    source = open_source(config)
+    have = Catalog.listed(Path(config.store.path))
+    todo = [ref for ref in source.refs() if ref.id not in have]
+    frames = probed = 0
+    for ref in _spread(todo, PROBED_EPISODES):
+        try:
+            frames += sum(stream.info.num_frames for stream in _streams(source, ref))
+            probed += 1
+        except SourceError:
+            continue
+    per_frame = _track_bytes(config)
+    if config.store.frames.codec == "raw":
+        per_frame += 3 * config.img_shape[0] * config.img_shape[1]
+    need = frames * per_frame * len(todo) / max(1, probed)
+    free = free_bytes(Path(config.store.path))
+    if need > free:
+        raise OutputError(
+            f"{config.store.path}: about {need / 1e9:.1f} GB are needed for {len(todo)} episodes, "
+            f"{free / 1e9:.1f} GB are free; free some space, choose another --out, or store "
+            "frames smaller with store.frames.codec=jpeg"
+        )
+
+
+def cpu_count() -> int:
+    """Count the cores this process may use."""
+    import os
+
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def free_bytes(path: Path) -> int:
+    """Free bytes on the filesystem that holds ``path``, or is going to."""
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+def _streams(source: Source, ref: EpisodeRef) -> Iterator[FrameStream]:
+    with source.open(ref) as episode:
+        yield from episode.views.values()
+
+
+def _spread(refs: list[EpisodeRef], count: int) -> list[EpisodeRef]:
+    """Pick at most ``count`` refs, evenly over the list."""
+    picks = np.linspace(0, len(refs) - 1, min(count, len(refs))).round().astype(int)
+    return [refs[pick] for pick in dict.fromkeys(picks.tolist())]
+
+
+def _track_bytes(config: BuildConfig) -> float:
+    """Bytes of tracks and visibility per source frame."""
+    part = config.tracker
+    windows = 1.0 if part.mode == "episode" else part.horizon / part.start_every
+    per_coordinate = 2 if config.store.tracks.dtype == "u16" else 4
+    return windows * config.queries.num_points * (2 * per_coordinate + 1)
+
+
+def _probe(config: BuildConfig, tracker: Any, stream: FrameStream) -> tuple[int, float]:
+    """Build the first frames of a view into nowhere; returns their number and JPEG bytes."""
+    info = stream.info
+    box = Letterbox.fit(info.source_shape, config.img_shape, info.sample_aspect_ratio)
+    length = min(PROBED_FRAMES, info.num_frames)
+    tracks = ViewTracker(tracker, box, config.queries, config.tracker, length)
+    boxer = Letterboxer(box, info.orientation)
+    canvas = np.zeros((*config.img_shape, 3), np.uint8)
+    quality = [cv2.IMWRITE_JPEG_QUALITY, config.store.frames.quality]
+    done, jpeg = 0, 0.0
+    for frame in islice(stream, length):
+        content = boxer.content(frame.image)
+        boxer.paste(content, canvas)
+        tracks.push(content)
+        jpeg += len(cv2.imencode(".jpg", canvas, quality)[1])
+        done += 1
+    return max(1, done), jpeg

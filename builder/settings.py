@@ -1,0 +1,91 @@
+"""Reading build configs: safe YAML, ``key=value`` overrides, errors in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from builder.errors import ConfigError
+from builder.registry import configure, explain
+from schemas.config import BuildConfig
+
+
+def load_config(
+    path: Path | None = None,
+    overrides: Sequence[str] = (),
+    defaults: Mapping[str, Any] | None = None,
+) -> BuildConfig:
+    """Read a config file, lay ``defaults`` and then ``key=value`` overrides over it, validate.
+
+    Relative paths inside a config are relative to the working directory, like those on the
+    command line.  Raises ConfigError naming the file or key, what was got and what was expected.
+    """
+    data: dict[str, Any] = _read_yaml(path) if path is not None else {}
+    for key, value in (defaults or {}).items():
+        _assign(data, key, value)
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"an override is key=value, got {override!r}; e.g. tracker.horizon=8")
+        _assign(data, key, _yaml(text, f"the override {override!r}"))
+    try:
+        config = BuildConfig.model_validate(data)
+    except ValidationError as error:
+        where = f"{path}: " if path is not None else ""
+        raise ConfigError(where + explain(error, known=list(_keys(BuildConfig)))) from None
+    return config
+
+
+def check_backends(config: BuildConfig) -> None:
+    """Validate every part against its backend's own model, before any work.
+
+    Raises ConfigError, MissingExtraError.
+    """
+    configure("sources", config.source)
+    configure("trackers", config.tracker)
+    configure("stores", config.store)
+    configure("executors", config.executor)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the config {path}: {error}") from None
+    data = _yaml(text, str(path))
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: a config is a mapping of keys, got a {type(data).__name__}")
+    return data
+
+
+def _yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        sentence = " ".join(str(error).split())
+        raise ConfigError(
+            f"{where} is not plain YAML (tags that build objects are refused): {sentence}"
+        ) from None
+
+
+def _assign(data: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, last = dotted.split(".")
+    for parent in parents:
+        inner = data.setdefault(parent, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"cannot set {dotted}: {parent} is {inner!r}, not a group of keys")
+        data = inner
+    data[last] = value
+
+
+def _keys(model: type[BaseModel]) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        yield name
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _keys(field.annotation)

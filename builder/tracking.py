@@ -1,0 +1,101 @@
+"""From content frames to tracks on the canvas: which points, in which coordinates."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from builder.queries import query_points
+from builder.trackers.base import Session, Tracker, Window
+from builder.windows import window_starts
+from schemas.config import ShortSide, TrackerPart
+from schemas.dataset import QuerySpec
+from schemas.geometry import AxisAffine, Letterbox
+
+
+class TrackingPlan(NamedTuple):
+    """What a tracker is shown and how its points get onto the canvas."""
+
+    input_box: Letterbox
+    """Its content is what the tracker sees: never bars, never a stretched picture."""
+    to_img: AxisAffine
+    """From pixels of that content to pixels of the canvas."""
+
+
+def tracking_plan(box: Letterbox, tracker: TrackerPart) -> TrackingPlan:
+    """Choose the frames a tracker is shown, from ``tracker.input``."""
+    if tracker.input == "content":
+        return TrackingPlan(box, box.content_to_img)
+    height, width = box.source_shape
+    numerator, denominator = box.sample_aspect_ratio
+    # The displayed size: the longer pixel side keeps its count, the other grows to match.
+    shown = (height, max(1, round(width * numerator / denominator)))
+    if isinstance(tracker.input, ShortSide):
+        short = tracker.input.short_side
+        ratio = short / min(shown)
+        shown = (max(1, round(shown[0] * ratio)), max(1, round(shown[1] * ratio)))
+    input_box = Letterbox.fit(box.source_shape, shown, box.sample_aspect_ratio)
+    to_content = ~input_box.content_to_img @ input_box.affine
+    return TrackingPlan(input_box, box.affine @ ~to_content)
+
+
+class ViewTracker:
+    """Tracks one view: content frames in, windows in canvas pixels out, in order.
+
+    Points outside the content (region ``canvas``) are not tracked: they stay where they are
+    with visibility 0.
+    """
+
+    def __init__(
+        self,
+        tracker: Tracker,
+        box: Letterbox,
+        queries: QuerySpec,
+        part: TrackerPart,
+        length: int,
+    ) -> None:
+        """Open a session for a view of ``length`` frames; raises TrackingError."""
+        self.queries_xy = query_points(queries, box)
+        self.horizon = length if part.mode == "episode" else part.horizon
+        self.start_every = length if part.mode == "episode" else part.start_every
+        self.plan = tracking_plan(box, part)
+        self._tracked = box.inside(self.queries_xy)
+        self._untracked_starts = list(window_starts(length, self.start_every))
+        self._session: Session | None = None
+        if self._tracked.any():
+            inner_xy = (~self.plan.to_img)(self.queries_xy[self._tracked].astype(np.float64))
+            self._session = tracker.open(
+                self.plan.input_box.content_shape,
+                inner_xy.astype(np.float32),
+                self.horizon,
+                self.start_every,
+            )
+
+    def push(self, frame_rgb: np.ndarray) -> list[Window]:
+        """Take the next frame, ``plan.input_box``'s content; return the windows it finished."""
+        if self._session is None:
+            return []
+        return [self._on_canvas(window) for window in self._session.push(frame_rgb)]
+
+    def finish(self) -> list[Window]:
+        """Return the windows that are still open."""
+        if self._session is not None:
+            return [self._on_canvas(window) for window in self._session.finish()]
+        return [self._untracked(int(start)) for start in self._untracked_starts]
+
+    def _on_canvas(self, window: Window) -> Window:
+        out = self._untracked(window.start)
+        out.tracks_xy[:, self._tracked] = self.plan.to_img(window.tracks_xy.astype(np.float64))
+        # Exactly the stored queries, not their round trip through float32.
+        out.tracks_xy[0] = self.queries_xy
+        out.vis[:, self._tracked] = window.vis
+        if window.conf is None:
+            return out
+        conf = np.zeros(out.vis.shape, np.float32)
+        conf[:, self._tracked] = window.conf
+        return out._replace(conf=conf)
+
+    def _untracked(self, start: int) -> Window:
+        tracks_xy = np.repeat(self.queries_xy[None], self.horizon, axis=0)
+        return Window(start, tracks_xy, np.zeros(tracks_xy.shape[:2], np.uint8))
