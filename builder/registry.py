@@ -36,6 +36,7 @@ BUILTIN: dict[str, dict[str, str]] = {
 # Which extra brings an optional module.
 EXTRA_OF = {
     **dict.fromkeys(("av", "cv2", "hdf5plugin", "pebble", "rich"), "build"),
+    "scipy": "torch",
     **{name: name for name in ("zarr", "torch", "ray", "rerun")},
 }
 

@@ -1,0 +1,1 @@
+"""For training: windows, AMPLIFY-compatible normalization, metrics.  Importing it loads no torch."""
