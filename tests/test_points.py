@@ -1,0 +1,105 @@
+"""``letterset decode``: points in and out as files, through a stored geometry."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from builder.cli import main
+from schemas import Letterbox, swap_xy
+
+BOX = Letterbox.fit(source_shape=(480, 854), img_shape=(180, 320), sample_aspect_ratio=(4, 3))
+POINTS_XY = np.array([[[0.0, 0.0], [853.25, 12.5]], [[400.0, 479.0], [1.0, -2.0]]])
+
+
+@pytest.fixture
+def geometry(tmp_path):
+    path = tmp_path / "box.json"
+    path.write_text(BOX.model_dump_json())
+    return str(path)
+
+
+def save(path, points):
+    if path.suffix == ".npy":
+        np.save(path, points)
+    elif path.suffix == ".npz":
+        np.savez(path, points=points)
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(points.tolist()))
+    else:
+        np.savetxt(path, points.reshape(-1, 2), delimiter=",", header="x,y", comments="")
+    return str(path)
+
+
+def load(path):
+    if path.suffix == ".npy":
+        return np.load(path)
+    if path.suffix == ".npz":
+        return np.load(path)["points"]
+    if path.suffix == ".json":
+        return np.array(json.loads(path.read_text()))
+    return np.loadtxt(path, delimiter=",", skiprows=1)
+
+
+@pytest.mark.parametrize("form", ["npy", "npz", "json", "csv"])
+@pytest.mark.parametrize("order", ["xy", "rc"])
+@pytest.mark.parametrize("space", ["norm", "img"])
+def test_every_form_order_and_space(tmp_path, geometry, form, order, space):
+    encoded = BOX.encode(POINTS_XY) if space == "norm" else BOX.to_img(POINTS_XY)
+    points = save(tmp_path / f"in.{form}", swap_xy(encoded) if order == "rc" else encoded)
+    out = tmp_path / f"out.{form}"
+    argv = ["decode", points, "--geometry", geometry, "--order", order, "--space", space]
+    assert main([*argv, "--out", str(out)]) == 0
+    expected = POINTS_XY.reshape(-1, 2) if form == "csv" else POINTS_XY
+    np.testing.assert_allclose(load(out), expected, atol=1e-9)
+
+
+def test_standard_input_and_output(monkeypatch, capsysbinary, geometry):
+    stdin = io.TextIOWrapper(io.BytesIO(b"[[-1.0, -1.0], [1.0, 1.0]]"))
+    monkeypatch.setattr(sys, "stdin", stdin)
+    argv = ["decode", "-", "--geometry", geometry, "--order", "xy", "--space", "norm"]
+    assert main(argv) == 0
+    got = np.array(json.loads(capsysbinary.readouterr().out))
+    np.testing.assert_allclose(got, BOX.decode(np.array([[-1.0, -1.0], [1.0, 1.0]])))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.json", b"[[1, 2, 3]]", "shape"),
+        ("a.json", b"{not json", "as json"),
+        ("a.txt", b"", "are kept as"),
+        ("a.npy", b"\x93NUMPY broken", "as npy"),
+        ("a.csv", b"x,y\none,two\n", "as csv"),
+        ("a.json", b'["a"]', "as json"),
+    ],
+)
+def test_bad_points_are_named(tmp_path, capsys, geometry, name, content, words):
+    path = tmp_path / name
+    path.write_bytes(content)
+    argv = ["decode", str(path), "--geometry", geometry, "--order", "xy", "--space", "norm"]
+    assert main(argv) == 2
+    message = capsys.readouterr().err
+    assert name in message
+    assert words in message
+
+
+def test_pickled_arrays_are_refused(tmp_path, capsys, geometry):
+    path = tmp_path / "evil.npy"
+    np.save(path, np.array([{"x": 1}], dtype=object), allow_pickle=True)
+    argv = ["decode", str(path), "--geometry", geometry, "--order", "xy", "--space", "norm"]
+    assert main(argv) == 2
+    assert "evil.npy" in capsys.readouterr().err
+
+
+def test_a_tampered_geometry_is_refused(tmp_path, capsys):
+    path = tmp_path / "box.json"
+    path.write_text(BOX.model_dump_json().replace('"left":0', '"left":3'))
+    points = save(tmp_path / "in.json", POINTS_XY)
+    argv = ["decode", points, "--geometry", str(path), "--order", "xy", "--space", "norm"]
+    assert main(argv) == 2
+    assert "box.json" in capsys.readouterr().err

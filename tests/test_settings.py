@@ -1,0 +1,76 @@
+"""Configs: safe, strict, and errors that say what to do."""
+
+from __future__ import annotations
+
+import pytest
+
+from builder.errors import ConfigError
+from builder.settings import check_backends, load_config
+
+MINIMAL = "img_shape: [240, 320]\nsource: {path: videos}\nstore: {path: out}\n"
+
+
+def write(tmp_path, text):
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_file_options_and_overrides_in_that_order(tmp_path):
+    config = load_config(
+        write(tmp_path, MINIMAL + "tracker: {horizon: 4}\n"),
+        ["tracker.horizon=8", "store.frames.codec=jpeg"],
+        {"tracker.horizon": 6, "source.path": "elsewhere"},
+    )
+    assert config.img_shape == (240, 320)
+    assert config.tracker.horizon == 8
+    assert config.store.frames.codec == "jpeg"
+    assert config.source.path == "elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (MINIMAL + "tracker: {horzon: 4}\n", ["horzon", "did you mean 'horizon'"]),
+        (MINIMAL + "qeries: {}\n", ["qeries", "did you mean 'queries'"]),
+        ("img_shape: [0, 5]\n", ["img_shape.0", "greater than or equal to 1", "got 0"]),
+        ("img_shape: [-3, 5]\n", ["img_shape.0", "got -3"]),
+        ("img_shape: [2.5, 5]\n", ["img_shape.0", "integer", "got 2.5"]),
+        ("img_shape: ['4', 5]\n", ["img_shape.0", "integer", "got '4'"]),
+        ("img_shape: 256\n", ["img_shape", "tuple", "got 256"]),
+        ("img_shape: !!python/object/apply:os.getcwd []\n", ["not plain YAML", "refused"]),
+        ("- a list\n", ["mapping", "list"]),
+        ("img_shape: [1, 2\n", ["not plain YAML"]),
+    ],
+)
+def test_bad_configs_are_named(tmp_path, text, words):
+    path = write(tmp_path, text)
+    with pytest.raises(ConfigError) as caught:
+        check_backends(load_config(path))
+    for word in [*words, *([] if "horzon" in text else ["config.yaml"])]:
+        assert word in str(caught.value)
+
+
+def test_missing_config_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
+        load_config(tmp_path / "nowhere.yaml")
+
+
+@pytest.mark.parametrize("override", ["horizon", "=4", "img_shape.0.1=4"])
+def test_bad_overrides_are_named(tmp_path, override):
+    with pytest.raises(ConfigError, match=r"key=value|not a group|horizon"):
+        load_config(write(tmp_path, MINIMAL), [override])
+
+
+def test_unknown_kind_names_the_near_one(tmp_path):
+    config = load_config(write(tmp_path, MINIMAL), ["tracker.kind=diss"])
+    with pytest.raises(ConfigError, match=r"unknown tracker kind 'diss', did you mean 'dis'\?"):
+        check_backends(config)
+
+
+def test_content_leaves_out_where_things_lie_and_who_works(tmp_path):
+    path = write(tmp_path, MINIMAL)
+    one = load_config(path, ["executor.workers=1"])
+    two = load_config(path, ["executor.workers=2", "source.path=a", "store.path=b"])
+    assert one.content() == two.content()
+    assert load_config(path, ["tracker.horizon=3"]).content() != one.content()
