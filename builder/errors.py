@@ -15,6 +15,8 @@ class LettersetError(Exception):
 class SourceError(LettersetError):
     """One source cannot be built; it is listed as a failure and the others go on."""
 
+    # Of a whole command: there was nothing that could be built.
+    exit_code = 3
     stage = "open"
 
 
@@ -28,6 +30,12 @@ class TrackingError(SourceError):
     """A tracker could not track one episode."""
 
     stage = "track"
+
+
+class WorkerError(SourceError):
+    """A worker process died or stalled, or a task or its result could not be passed on."""
+
+    stage = "worker"
 
 
 class ConfigError(LettersetError):

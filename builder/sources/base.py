@@ -92,7 +92,7 @@ class Episode:
 
 
 class Source(Protocol):
-    """Episodes of one kind.  Constructed as ``Source(path, config)``; picklable."""
+    """Episodes of one kind.  Constructed as ``Source(path, config, limits)``; picklable."""
 
     def refs(self) -> Iterator[EpisodeRef]:
         """List episodes in a stable order, cheaply.  Raises SourceError if there is no source."""
