@@ -1,0 +1,65 @@
+"""Episode ids and printable paths: functions of a path alone, safe for any file name."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import PurePath
+
+_MAX_COMPONENT = 80
+_MAX_FOLDERS = 800
+_RESERVED = re.compile(r"^(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
+_HASH_TAIL = re.compile(r"-[0-9a-f]{8}$")
+
+
+def episode_id(relative_path: bytes | str | PurePath) -> str:
+    """Return the id of the episode at a path relative to its source's root.
+
+    Slashes make folders, every component becomes a slug of ``[A-Za-z0-9._-]``, and the last
+    one loses its suffix and ends in 8 hex digits of the SHA-256 of the raw path bytes.  Hence
+    names that differ only in suffix, case, Unicode form or odd bytes give different ids, even
+    on file systems that fold case, and no id leaves the folder it is joined to.
+    """
+    raw = _raw(relative_path)
+    *folders, name = [part for part in raw.split(b"/") if part] or [b""]
+    stem = re.sub(rb"(?<=.)\.[A-Za-z][A-Za-z0-9]{0,4}$", b"", name)
+    digest = hashlib.sha256(raw).hexdigest()[:8]
+    slugs: list[str] = []
+    for slug in map(_folder_slug, reversed(folders)):
+        # Very deep paths keep the folders nearest to the file; the hash tells them apart.
+        if sum(map(len, slugs)) + len(slugs) + len(slug) > _MAX_FOLDERS:
+            break
+        slugs.insert(0, slug)
+    return "/".join([*slugs, f"{_slug(stem)}-{digest}"])
+
+
+def printable_path(path: bytes | str | PurePath) -> str:
+    """Return a path as plain text, odd bytes percent-encoded.
+
+    Invalid UTF-8, control and other unprintable characters, and the percent sign itself
+    become ``%XX``, so ``urllib.parse.unquote_to_bytes`` gives the raw bytes back.
+    """
+    text = _raw(path).decode("utf-8", "surrogateescape")
+    return "".join(c if c.isprintable() and c != "%" else _percent(c) for c in text)
+
+
+def _raw(path: bytes | str | PurePath) -> bytes:
+    if isinstance(path, PurePath):
+        path = path.as_posix()
+    return path if isinstance(path, bytes) else path.encode("utf-8", "surrogateescape")
+
+
+def _percent(char: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in char.encode("utf-8", "surrogateescape"))
+
+
+def _slug(component: bytes) -> str:
+    text = re.sub(rb"[^A-Za-z0-9._-]+", b"_", component).decode("ascii")
+    text = text[:_MAX_COMPONENT].lstrip(".-").rstrip(".") or "_"
+    return f"_{text}" if _RESERVED.match(text) else text
+
+
+def _folder_slug(component: bytes) -> str:
+    slug = _slug(component)
+    # No folder may look like an episode: in some stores an episode is a folder.
+    return f"{slug}_" if _HASH_TAIL.search(slug) else slug
