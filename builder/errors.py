@@ -32,6 +32,12 @@ class TrackingError(SourceError):
     stage = "track"
 
 
+class StoreError(SourceError):
+    """What was built of one source cannot be stored the way it was asked for."""
+
+    stage = "store"
+
+
 class WorkerError(SourceError):
     """A worker process died or stalled, or a task or its result could not be passed on."""
 

@@ -35,7 +35,7 @@ BUILTIN: dict[str, dict[str, str]] = {
 
 # Which extra brings an optional module.
 EXTRA_OF = {
-    **dict.fromkeys(("av", "cv2", "hdf5plugin", "pebble", "rich"), "build"),
+    **dict.fromkeys(("av", "cv2", "hdf5plugin", "rich"), "build"),
     "scipy": "torch",
     **{name: name for name in ("zarr", "torch", "ray", "rerun")},
 }

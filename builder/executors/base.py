@@ -28,7 +28,8 @@ class Progress:
 class Executor(Protocol):
     """Runs ``function(task, report)`` for many tasks; nothing a task does can end the run.
 
-    Constructed as ``Executor(config, stall_seconds)``.
+    Constructed as ``Executor(config, workers, stall_seconds)``: its own settings, how many
+    children work at a time (None: one per core it may use) and the patience with a silent one.
     """
 
     def run(
@@ -39,8 +40,16 @@ class Executor(Protocol):
         """Yield progress as it is reported and one Outcome per task, in any order.
 
         ``function`` is picklable and is called as ``function(task, report)`` in a child
-        process; it calls ``report(frames_done, frames_total)`` now and then.  A child that
-        crashes, or shows no progress for ``stall_seconds``, costs that task alone.  Closing
-        the iterator ends the children.
+        process; it calls ``report(frames_done, frames_total)`` as often as it likes.  Tasks
+        are pulled as workers get free, never many ahead.
+
+        An exception raised by ``function`` is the outcome's error, as itself if it can be
+        pickled, else as a WorkerError that keeps its text; it is not tried again.  A child
+        that dies costs its task alone: the task is tried once more, then its error is a
+        WorkerError with the signal or exit code.  A child without a report for
+        ``stall_seconds`` is ended and its task's error is a WorkerError that says so.
+
+        Closing the iterator ends the children within seconds: do so, for example with
+        ``contextlib.closing``, also when an exception ends the loop early.
         """
         ...
