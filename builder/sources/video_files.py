@@ -1,0 +1,132 @@
+"""Plain video files: a folder of them, or one; each is an episode with one view."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import Field
+
+from builder.errors import SourceError
+from builder.ids import episode_id, printable_path
+from builder.sources.base import Episode, EpisodeRef
+from builder.video import VideoStream, fingerprint
+from schemas.base import Record, Side
+from schemas.config import Limits
+from schemas.dataset import Name
+from schemas.geometry import Orientation
+
+SUFFIXES = tuple(
+    ".mp4 .m4v .mov .3gp .mkv .webm .avi .ts .mts .m2ts .mpg .mpeg .flv .wmv .asf .ogv"
+    " .gif .apng".split()
+)
+
+
+class VideoFilesConfig(Record):
+    """Settings of the ``video`` source.
+
+    Globs match the path relative to the source's root, slashes included (``*`` crosses them).
+    """
+
+    view: Name = "main"
+    include: tuple[str, ...] = Field(
+        default=(), strict=False, description="globs of files to read; default: by suffix"
+    )
+    exclude: tuple[str, ...] = Field(
+        default=(), strict=False, description="globs of files to leave out"
+    )
+    orientation: Orientation | None = Field(
+        default=None, description="how frames are turned upright; default: what each file says"
+    )
+    frame_step: Side = Field(default=1, description="keep every n-th frame")
+
+
+class VideoFiles:
+    """Video files below a folder, recursively and sorted by name, or one file.
+
+    Hidden files are left out; links are followed.  What cannot be read fails in ``open``.
+    """
+
+    Config: ClassVar = VideoFilesConfig
+
+    def __init__(
+        self, path: Path, config: VideoFilesConfig | None = None, limits: Limits | None = None
+    ) -> None:
+        self.path = Path(path)
+        self._config = config or VideoFilesConfig()
+        self._limits = limits or Limits()
+
+    def refs(self) -> Iterator[EpisodeRef]:
+        """List the files, sorted folder by folder.
+
+        Raises SourceError when there is nothing at the path, or no file that fits.
+        """
+        if not os.path.lexists(self.path):
+            raise SourceError(
+                f"{printable_path(self.path)}: there is no such file or folder; "
+                f"source.path must be a video file or a folder of them"
+            )
+        if not self.path.is_dir():
+            yield self._ref(self.path.name)
+            return
+        empty = True
+        for relative in _walk(self.path, "", ()):
+            if self._wanted(relative):
+                empty = False
+                yield self._ref(relative)
+        if empty:
+            looked_for = self._config.include or SUFFIXES
+            raise SourceError(
+                f"{printable_path(self.path)}: no video found; looked for "
+                f"{', '.join(looked_for)} here and in all folders below"
+            )
+
+    @contextmanager
+    def open(self, ref: EpisodeRef) -> Iterator[Episode]:
+        """Open one file.  Raises DecodeError naming what is wrong with it."""
+        path = self.path / ref.locator if self.path.is_dir() else self.path
+        config = self._config
+        stream = VideoStream(
+            path,
+            limits=self._limits,
+            orientation=config.orientation,
+            frame_step=config.frame_step,
+        )
+        yield Episode(views={config.view: stream}, files={ref.path: fingerprint(path)})
+
+    def _ref(self, relative: str) -> EpisodeRef:
+        raw = os.fsencode(relative)
+        return EpisodeRef(id=episode_id(raw), path=printable_path(raw), locator=relative)
+
+    def _wanted(self, relative: str) -> bool:
+        config = self._config
+        if any(fnmatchcase(relative, glob) for glob in config.exclude):
+            return False
+        if config.include:
+            return any(fnmatchcase(relative, glob) for glob in config.include)
+        return relative.lower().endswith(SUFFIXES)
+
+
+def _walk(root: Path, below: str, trail: tuple[tuple[int, int], ...]) -> Iterator[str]:
+    """Yield relative paths of all entries that are not folders; ``trail`` stops link loops."""
+    folder = root / below
+    status = os.stat(folder)
+    here = (status.st_dev, status.st_ino)
+    if here in trail:
+        return
+    with os.scandir(folder) as entries:
+        found = sorted((e for e in entries if not e.name.startswith(".")), key=_by_name)
+    for entry in found:
+        relative = f"{below}/{entry.name}" if below else entry.name
+        if entry.is_dir():
+            yield from _walk(root, relative, (*trail, here))
+        else:
+            yield relative
+
+
+def _by_name(entry: os.DirEntry[str]) -> bytes:
+    return os.fsencode(entry.name)
