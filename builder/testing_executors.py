@@ -60,7 +60,7 @@ def progress_names_its_task(make_executor: MakeExecutor) -> None:
 def errors_come_back(make_executor: MakeExecutor) -> None:
     """Check that an exception comes back as itself, or as its text, and is not tried again."""
     with tempfile.TemporaryDirectory() as folder:
-        tasks = [(folder, kind) for kind in ("plain", "unpicklable", "result", "good")]
+        tasks: list[Any] = [(folder, kind) for kind in ("plain", "unpicklable", "result", "good")]
         tasks.append((folder, _local_function()))
         outcomes = _outcomes(make_executor(1, PATIENT), _fail, tasks)
         _require(len(outcomes) == 5, f"5 tasks gave {len(outcomes)} outcomes")

@@ -1,0 +1,193 @@
+"""Showing how a build goes: a bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, Protocol, TextIO
+
+from builder.executors.base import Outcome
+from builder.executors.base import Progress as Sign
+
+LINE_SECONDS = 10.0
+
+
+class Tally:
+    """What has been done so far."""
+
+    def __init__(self, todo: int) -> None:
+        self.todo, self.done, self.failed = todo, 0, 0
+        self._frames = 0
+        self._running: dict[str, tuple[int, int]] = {}
+
+    def count(self, event: Outcome | Sign) -> None:
+        """Take an executor's event into account."""
+        name = label(event.task)
+        if isinstance(event, Sign):
+            # A task that is tried again starts again from 0, and so does its share here.
+            self._running[name] = (event.frames_done, event.frames_total)
+            return
+        frames, _ = self._running.pop(name, (0, 0))
+        self._frames += frames
+        self.done += 1
+        self.failed += event.error is not None
+
+    @property
+    def frames(self) -> int:
+        """Frames finished, those of running episodes included."""
+        return self._frames + sum(done for done, _ in self._running.values())
+
+    @property
+    def episodes(self) -> float:
+        """Episodes finished, running ones by their share."""
+        return self.done + sum(done / max(1, total) for done, total in self._running.values())
+
+
+class Progress:
+    """Shows a build; a context manager.
+
+    Its methods are what ``builder.pipeline.build`` calls: ``start``, ``event`` and ``note``.
+    ``stream`` (default: standard error) decides between a bar and lines; quiet shows nothing.
+    """
+
+    def __init__(
+        self,
+        quiet: bool = False,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        stream = stream or sys.stderr
+        self._view: _View = _Nothing()
+        if not quiet:
+            self._view = _Bar(stream) if stream.isatty() else _Lines(stream, clock)
+        self._tally = Tally(0)
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._view.close()
+
+    def start(self, todo: int, done: int) -> None:
+        """Begin: ``todo`` episodes to build, ``done`` already there."""
+        self._tally = Tally(todo)
+        there = f"; {done} already there" if done else ""
+        self._view.line(f"{todo} {'episode' if todo == 1 else 'episodes'} to build{there}")
+        self._view.start(self._tally)
+
+    def event(self, event: Outcome | Sign) -> None:
+        """Show an executor's event."""
+        self._tally.count(event)
+        if isinstance(event, Outcome) and event.error is not None:
+            self._view.line(f"FAILED {label(event.task)}: {event.error}")
+        self._view.update(self._tally)
+
+    def note(self, sentence: str) -> None:
+        """Show a sentence that is worth knowing."""
+        self._view.line(sentence)
+
+
+def label(task: Any) -> str:
+    """Name a task for people: its episode's path, where it has one."""
+    return str(getattr(getattr(task, "ref", None), "path", task))
+
+
+class _View(Protocol):
+    def line(self, text: str) -> None: ...
+    def start(self, tally: Tally) -> None: ...
+    def update(self, tally: Tally) -> None: ...
+    def close(self) -> None: ...
+
+
+class _Nothing:
+    def line(self, text: str) -> None:
+        return
+
+    def start(self, tally: Tally) -> None:
+        return
+
+    def update(self, tally: Tally) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
+
+class _Lines(_Nothing):
+    """For log files: one line at most every LINE_SECONDS, and what is noteworthy."""
+
+    def __init__(self, stream: TextIO, clock: Callable[[], float]) -> None:
+        self._stream, self._clock = stream, clock
+        self._began = self._last = clock()
+
+    def line(self, text: str) -> None:
+        encoding = self._stream.encoding or "utf-8"
+        self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+        self._stream.flush()
+
+    def start(self, tally: Tally) -> None:
+        self._began = self._last = self._clock()
+
+    def update(self, tally: Tally) -> None:
+        now = self._clock()
+        if now - self._last < LINE_SECONDS:
+            return
+        self._last = now
+        elapsed = now - self._began
+        left = elapsed * (tally.todo / tally.episodes - 1) if tally.episodes else 0.0
+        self.line(
+            f"{tally.done}/{tally.todo} episodes, {tally.frames} frames, "
+            f"{tally.frames / elapsed:.0f} frames/s, about {_duration(left)} left, "
+            f"{tally.failed} failed"
+        )
+
+
+class _Bar(_Nothing):
+    """For terminals."""
+
+    def __init__(self, stream: TextIO) -> None:
+        from rich import progress
+        from rich.console import Console
+
+        self._began = time.monotonic()
+        self._bar = progress.Progress(
+            progress.BarColumn(bar_width=None),
+            progress.TextColumn("{task.fields[done]}/{task.total:.0f} episodes"),
+            progress.TextColumn("{task.fields[speed]:.0f} frames/s"),
+            progress.TextColumn("{task.fields[failed]} failed"),
+            progress.TimeRemainingColumn(),
+            progress.TextColumn("left"),
+            console=Console(file=stream),
+            expand=True,
+        )
+        self._task: Any = None
+
+    def line(self, text: str) -> None:
+        self._bar.console.print(text, markup=False, highlight=False)
+
+    def start(self, tally: Tally) -> None:
+        self._began = time.monotonic()
+        self._task = self._bar.add_task("", total=tally.todo, done=0, speed=0.0, failed=0)
+        self._bar.start()
+
+    def update(self, tally: Tally) -> None:
+        self._bar.update(
+            self._task,
+            completed=tally.episodes,
+            done=tally.done,
+            failed=tally.failed,
+            speed=tally.frames / max(1e-3, time.monotonic() - self._began),
+        )
+
+    def close(self) -> None:
+        self._bar.stop()
+
+
+def _duration(seconds: float) -> str:
+    """Write a duration with its two largest units."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"

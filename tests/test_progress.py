@@ -1,0 +1,84 @@
+"""Progress: what is counted, what is written where, and that nothing odd stops it."""
+
+import io
+import os
+import pty
+from types import SimpleNamespace
+
+import pytest
+
+from builder.errors import WorkerError
+from builder.executors.base import Outcome
+from builder.executors.base import Progress as Sign
+from builder.progress import Progress, Tally
+
+
+def job(name):
+    return SimpleNamespace(ref=SimpleNamespace(path=name))
+
+
+def test_tally_counts_shares_and_frames():
+    tally = Tally(4)
+    tally.count(Sign(job("a"), 5, 20))
+    tally.count(Sign(job("b"), 9, 10))
+    assert (tally.done, tally.frames, tally.episodes) == (0, 14, 0.25 + 0.9)
+    tally.count(Sign(job("b"), 1, 10))  # its worker died and it is tried again
+    assert tally.frames == 6
+    tally.count(Sign(job("a"), 20, 20))
+    tally.count(Outcome(job("a")))
+    tally.count(Outcome(job("b"), error=WorkerError("no")))
+    tally.count(Outcome(job("never reported")))
+    assert (tally.done, tally.failed, tally.frames, tally.episodes) == (3, 1, 21, 3)
+
+
+def run(progress):
+    with progress:
+        progress.note("a [sentence] with brackets")
+        progress.start(3, 2)
+        for name in ("a.mp4", "b.mp4", "odd-\udcff.mp4"):
+            for done in range(1, 25):
+                progress.event(Sign(job(name), done, 24))
+            error = None if name == "a.mp4" else WorkerError("cut [bold]short")
+            progress.event(Outcome(job(name), error=error))
+
+
+def test_lines_come_now_and_then_and_for_each_failure():
+    seconds = iter(range(10_000))
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    run(Progress(stream=stream, clock=lambda: next(seconds)))
+    stream.seek(0)
+    lines = stream.read().splitlines()
+    assert lines[:2] == ["a [sentence] with brackets", "3 episodes to build; 2 already there"]
+    assert "FAILED b.mp4: cut [bold]short" in lines
+    assert "FAILED odd-\\udcff.mp4: cut [bold]short" in lines
+    # 75 events, one second each, a line every ten.
+    regular = [line for line in lines if "frames/s" in line]
+    assert len(regular) == 7
+    assert regular[0] == "0/3 episodes, 10 frames, 1 frames/s, about 1 min 2 s left, 0 failed"
+
+
+def test_a_terminal_gets_a_bar(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    reader, writer = pty.openpty()
+    with os.fdopen(writer, "w", encoding="utf-8", errors="backslashreplace") as terminal:
+        run(Progress(stream=terminal))
+        shown = os.read(reader, 1 << 16).decode()
+    os.close(reader)
+    assert "3/3 episodes" in shown
+    assert "2 failed" in shown
+    assert "FAILED b.mp4: cut [bold]short" in shown
+    assert "a [sentence] with brackets" in shown
+
+
+def test_quiet_writes_nothing(capfd):
+    run(Progress(quiet=True))
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("todo", "text"), [(1, "1 episode to build\n"), (0, "0 episodes")])
+def test_first_line(todo, text):
+    stream = io.StringIO()
+    with Progress(stream=stream) as progress:
+        progress.start(todo, 0)
+    assert stream.getvalue().startswith(text)
