@@ -1,0 +1,65 @@
+"""Format version 1 as it was written down: golden files are read for ever."""
+
+import json
+
+import pytest
+from golden_examples import EXAMPLES, FOLDER, MODELS, text_of
+
+import schemas
+from schemas.base import Record, Sealed
+
+pytestmark = pytest.mark.core
+
+RECORDS = sorted(FOLDER.glob("*.json"))
+SCHEMAS = sorted((FOLDER / "schema").glob("*.json"))
+
+
+def test_every_example_and_every_model_has_its_file():
+    # An empty or partial collection cannot pass.
+    assert [path.stem for path in RECORDS] == sorted(EXAMPLES)
+    assert [path.stem for path in SCHEMAS] == sorted(MODELS)
+    assert (len(RECORDS), len(SCHEMAS)) == (19, 11)
+
+
+def test_every_exported_record_is_covered():
+    exported = [getattr(schemas, name) for name in schemas.__all__]
+    models = {each for each in exported if isinstance(each, type) and issubclass(each, Record)}
+    assert models <= set(MODELS.values())
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
+def test_a_golden_record_is_parsed_and_written_alike(path):
+    text = path.read_text(encoding="ascii")
+    record = MODELS[path.stem.partition(".")[0]].model_validate_json(text)
+    assert record == EXAMPLES[path.stem]
+    assert text_of(record.model_dump(mode="json")) == text
+
+
+@pytest.mark.parametrize("path", SCHEMAS, ids=lambda path: path.stem)
+def test_the_json_schema_has_not_drifted(path):
+    assert text_of(MODELS[path.stem].model_json_schema()) == path.read_text(encoding="ascii")
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
+def test_a_golden_record_with_one_thing_wrong_is_refused(path):
+    model = MODELS[path.stem.partition(".")[0]]
+    good = json.loads(path.read_text(encoding="ascii"))
+    for name in good:
+        if not model.model_fields[name].is_required():
+            continue
+        with pytest.raises(ValueError, match=name):
+            model.model_validate_json(json.dumps({k: v for k, v in good.items() if k != name}))
+    with pytest.raises(ValueError, match=r"surprise|digest"):
+        model.model_validate_json(json.dumps({**good, "surprise": 1}))
+
+
+SEALED = [path for path in RECORDS if issubclass(MODELS[path.stem.partition(".")[0]], Sealed)]
+
+
+@pytest.mark.parametrize("path", SEALED, ids=lambda path: path.stem)
+def test_a_sealed_golden_record_notices_any_change(path):
+    model = MODELS[path.stem.partition(".")[0]]
+    good = json.loads(path.read_text(encoding="ascii"))
+    for change in ({"horizon": 17}, {"start_every": 9}, {"digest": "f" * 64}):
+        with pytest.raises(ValueError, match="changed after it was written"):
+            model.model_validate_json(json.dumps({**good, **change}))
