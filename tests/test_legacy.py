@@ -1,9 +1,17 @@
 """Older datasets: what their attributes may say, and reading them as they lie."""
 
+import logging
+from pathlib import Path
+
+import h5py
 import numpy as np
 import pytest
+from legacy_fixtures import amplify_folder, grid_queries, write_amplify, write_atm
 
-from schemas import Stretch
+from builder.errors import DatasetError
+from builder.legacy import is_legacy, open_legacy
+from builder.training.normalize import clip_traj, normalize_traj
+from schemas import Stretch, swap_xy
 from schemas.legacy import (
     check_queries,
     implied_geometry,
@@ -63,3 +71,228 @@ def test_without_attributes_tracks_count_as_img_pixels():
     assert "a/x, a/y, b/x and 2 more" in note
     assert "(477, 470)" in note
     assert "letterset doctor" in note
+
+
+IMG = (477, 470)
+
+
+def by_hand(tracks_xy, tracked, img=IMG):
+    """The older loader's arithmetic, from stored (x, y) to normalized (row, col)."""
+    rc = tracks_xy[..., [1, 0]].copy()
+    if tracked is not None:
+        rc[..., 0] = rc[..., 0] * (img[0] / tracked[0])
+        rc[..., 1] = rc[..., 1] * (img[1] / tracked[1])
+    rc[..., 0] = (rc[..., 0] - img[0] / 2) / (img[0] / 2)
+    rc[..., 1] = (rc[..., 1] - img[1] / 2) / (img[1] / 2)
+    return np.clip(rc, -1, 1)
+
+
+def traj(view):
+    return clip_traj(normalize_traj(swap_xy(view.tracks[:]), IMG))
+
+
+def test_reads_per_view_sizes_bit_equal_to_the_older_route(tmp_path):
+    stored = amplify_folder(tmp_path, demos=11)
+    dataset = open_legacy(tmp_path, IMG)
+    assert len(dataset) == 11
+    assert dataset.notes == ()
+    assert [ref.path.name for ref in dataset.refs.values()] == [
+        f"demo_{i}.hdf5" for i in range(11)
+    ]  # natural order
+    for episode, tracks in zip(dataset, stored, strict=True):
+        assert (episode.meta.length, episode.meta.horizon, episode.meta.mode) == (24, 16, "reinit")
+        for name, tracked in (("agentview", (480, 853)), ("eye_in_hand", (480, 640))):
+            view = episode.views[name]
+            np.testing.assert_array_equal(traj(view), by_hand(tracks[name], tracked))
+            assert view.geometry == Stretch(source_shape=tracked, img_shape=IMG)
+            np.testing.assert_allclose(view.queries, grid_queries(IMG), rtol=1e-5)
+            assert view.vis.shape == view.tracks.shape[:-1] == (24, 16, 16)
+
+
+def test_keeps_float64_and_slices_lazily(tmp_path):
+    tracks = write_amplify(tmp_path / "a.hdf5", {"front": (360, 640)})["front"].astype(np.float64)
+    with h5py.File(tmp_path / "a.hdf5", "r+") as file:
+        del file["root/front/tracks"]
+        file["root/front/tracks"] = tracks
+    dataset = open_legacy(tmp_path, IMG)
+    with dataset[dataset.ids[0]] as episode:
+        view = episode.views["front"]
+        assert traj(view).dtype == np.float64
+        np.testing.assert_array_equal(traj(view), by_hand(tracks, (360, 640)))
+        whole = view.tracks[:]
+        for key in (3, -1, (2, 5), (slice(1, 9, 3), 0), (..., 0), (4, ..., 1), np.array([1, 4])):
+            np.testing.assert_array_equal(view.tracks[key], whole[key])
+
+
+def test_without_attributes_normalizes_directly_and_says_so_once(tmp_path, caplog):
+    stored = amplify_folder(tmp_path, demos=3, attrs=False)
+    with caplog.at_level(logging.WARNING, "letterset.legacy"):
+        dataset = open_legacy(tmp_path, IMG)
+        episodes = [{n: traj(v) for n, v in episode.views.items()} for episode in dataset]
+    assert len(caplog.records) == len(dataset.notes) == 1
+    assert "demo_0.hdf5 (agentview)" in caplog.text
+    assert "letterset doctor" in caplog.text
+    for episode, tracks in zip(episodes, stored, strict=True):
+        for name, got in episode.items():
+            np.testing.assert_array_equal(got, by_hand(tracks[name], None))
+
+
+def test_whole_episodes_are_told_by_their_leading_axis_or_said(tmp_path):
+    tracks = write_amplify(tmp_path / "uniform_16" / "x" / "demo_0.hdf5", whole=True)
+    for mode in (None, "episode"):
+        (episode,) = [e.meta for e in open_legacy(tmp_path, IMG, mode=mode)]
+        assert (episode.mode, episode.length, episode.horizon) == ("episode", 24, 24)
+    dataset = open_legacy(tmp_path, IMG)
+    with dataset[dataset.ids[0]] as opened:
+        got = traj(opened.views["agentview"])
+    np.testing.assert_array_equal(got, by_hand(tracks["agentview"], (480, 853)))
+    write_amplify(tmp_path / "uniform_16" / "x" / "demo_1.hdf5")
+    with pytest.raises(DatasetError, match=r"demo_1.hdf5: whole-episode tracks are \(1, T, N, 2\)"):
+        open_legacy(tmp_path, IMG, mode="episode")
+
+
+def test_a_single_frame_in_a_reinit_folder_is_not_a_whole_episode(tmp_path):
+    amplify_folder(tmp_path, demos=1, length=1)
+    (ref,) = open_legacy(tmp_path, IMG).refs.values()
+    assert (ref.mode, ref.length, ref.horizon) == ("reinit", 1, 16)
+
+
+def test_center_origin_adds_half_a_pixel_before_the_remap(tmp_path):
+    stored = amplify_folder(tmp_path, demos=1)[0]["agentview"]
+    dataset = open_legacy(tmp_path, IMG, pixel_origin="center")
+    with dataset[dataset.ids[0]] as episode:
+        got = episode.views["agentview"].tracks[:]
+    want = (stored + np.float32(0.5)) * np.array([470 / 853, 477 / 480], np.float32)
+    np.testing.assert_array_equal(got, want)
+
+
+def test_reads_atm(tmp_path):
+    tracks = write_atm(tmp_path / "task" / "demo_0.hdf5", shape=(96, 128))
+    dataset = open_legacy(tmp_path, (48, 60))
+    with dataset[dataset.ids[0]] as episode:
+        view = episode.views["agentview"]
+        np.testing.assert_array_equal(view.tracks[:], tracks * np.array([60, 48], np.float32))
+        assert view.geometry == Stretch(source_shape=(96, 128), img_shape=(48, 60))
+        assert episode.meta.mode == "episode"
+        assert set(episode.arrays) == {
+            "actions",
+            "task_emb_bert",
+            "extra_states/gripper_states",
+        }
+        with h5py.File(episode.path) as file:
+            video = file["root/agentview/video"][0].transpose(0, 2, 3, 1)
+    same = open_legacy(tmp_path, (96, 128))
+    with same[same.ids[0]] as episode:
+        frames = episode.views["agentview"].frames
+        assert frames.shape == (20, 96, 128, 3)
+        for key in (3, slice(2, 5), (slice(0, 9, 4), ..., 0), (1, 7)):
+            np.testing.assert_array_equal(frames[key], video[key])
+    with dataset[dataset.ids[0]] as episode:
+        assert episode.views["agentview"].frames[2:4].shape == (2, 48, 60, 3)
+    centred = open_legacy(tmp_path, (48, 60), pixel_origin="center")
+    with centred[centred.ids[0]] as episode:
+        shift = episode.views["agentview"].tracks[:] - tracks * np.array([60, 48], np.float32)
+    np.testing.assert_allclose(shift.mean((0, 1, 2)), [0.5 * 60 / 128, 0.5 * 48 / 96], atol=1e-4)
+
+
+def spoil(path, change):
+    with h5py.File(path, "r+") as file:
+        change(file)
+
+
+def relink(file, link):
+    del file["root/front/tracks"]
+    file["root/front/tracks"] = link
+
+
+def replaced(name, value):
+    def change(file):
+        del file[f"root/front/{name}"]
+        file[f"root/front/{name}"] = value
+
+    return change
+
+
+def objects(file):
+    del file["root/front/tracks"]
+    file["root/front"].create_dataset("tracks", (4, 2, 3, 2), dtype=h5py.vlen_dtype(np.float32))
+
+
+def external(file):
+    del file["root/front/tracks"]
+    data = (str(Path(file.filename).with_suffix(".raw")), 0, h5py.h5f.UNLIMITED)
+    file["root/front"].create_dataset("tracks", (4, 2, 3, 2), "f4", external=[data])
+
+
+def virtual(file):
+    del file["root/front/tracks"]
+    layout = h5py.VirtualLayout((24, 16, 16, 2), "f4")
+    layout[:] = h5py.VirtualSource("elsewhere.hdf5", "tracks", (24, 16, 16, 2))
+    file["root/front"].create_virtual_dataset("tracks", layout)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda f: f["root/front"].attrs.__delitem__("height"), "'width' but not 'height'"),
+        (lambda f: f["root/front"].attrs.__setitem__("width", 0), "'width' must be a whole"),
+        (lambda f: f["root/front"].attrs.__setitem__("width", np.nan), "'width' must be a whole"),
+        (lambda f: relink(f, h5py.ExternalLink("other.hdf5", "/x")), "links are not followed"),
+        (lambda f: relink(f, h5py.SoftLink("/root/front/vis")), "links are not followed"),
+        (lambda f: f.__setitem__("root/side", h5py.ExternalLink("o.hdf5", "/")), "not followed"),
+        (objects, "expected plain numbers"),
+        (external, "bytes lie in another file"),
+        (virtual, "bytes lie in another file"),
+        (replaced("tracks", np.zeros((24, 16, 2))), r"got \(24, 16, 2\)"),
+        (replaced("tracks", np.zeros((24, 16, 16, 2), int)), "plain numbers, got dtype int64"),
+        (replaced("vis", np.zeros((24, 16, 3))), r"vis \(24, 16, 3\) does not fit"),
+    ],
+)
+def test_what_cannot_be_trusted_is_refused_by_name(tmp_path, change, reason):
+    write_amplify(tmp_path / "good.hdf5", {"front": (360, 640)})
+    write_amplify(tmp_path / "other.hdf5", {"front": (360, 640)})
+    spoil(tmp_path / "other.hdf5", change)
+    with pytest.raises(DatasetError, match=f"other.hdf5.*{reason}"):
+        open_legacy(tmp_path, IMG)
+    dataset = open_legacy(tmp_path, IMG, on_error="skip")
+    assert len(dataset) == 1
+    assert list(dataset.problems) == ["other.hdf5"]
+
+
+def test_sizes_that_contradict_the_query_points_are_refused_on_opening(tmp_path):
+    write_amplify(tmp_path / "a.hdf5", {"front": (360, 640)})
+    spoil(tmp_path / "a.hdf5", lambda f: f["root/front"].attrs.__setitem__("width", 320))
+    dataset = open_legacy(tmp_path, IMG)
+    with pytest.raises(DatasetError, match=r"a.hdf5, view front: query points \(step 0\)"):
+        dataset[dataset.ids[0]]
+
+
+def test_later_steps_may_leave_the_frame_but_nan_is_refused(tmp_path):
+    write_amplify(tmp_path / "a.hdf5", {"front": (360, 640)}, speed_xy=(90.0, 0.0))
+    dataset = open_legacy(tmp_path, IMG)
+    with dataset[dataset.ids[0]] as episode:
+        assert episode.views["front"].tracks[:].max() > 480
+    spoil(tmp_path / "a.hdf5", lambda f: f["root/front/tracks"].__setitem__((3, 5, 0, 0), np.nan))
+    with dataset[dataset.ids[0]] as episode:
+        assert episode.views["front"].tracks[2].shape == (16, 16, 2)
+        with pytest.raises(DatasetError, match=r"a.hdf5, view front: tracks hold NaN"):
+            episode.views["front"].tracks[3]
+
+
+def test_damaged_and_foreign_files(tmp_path):
+    (tmp_path / "text.hdf5").write_bytes(b"no HDF5")
+    with pytest.raises(DatasetError, match=r"text.hdf5: not a readable HDF5 file"):
+        open_legacy(tmp_path, IMG)
+    (tmp_path / "text.hdf5").unlink()
+    with h5py.File(tmp_path / "text.hdf5", "w") as file:
+        file["text_emb"] = np.zeros(768)
+    assert not is_legacy(tmp_path)
+    with pytest.raises(DatasetError, match="holds no older track files"):
+        open_legacy(tmp_path, IMG)
+    with pytest.raises(DatasetError, match="not a folder"):
+        open_legacy(tmp_path / "absent", IMG)
+    write_amplify(tmp_path / "sub" / "a.hdf5")
+    assert is_legacy(tmp_path)
+    assert len(open_legacy(tmp_path, IMG)) == 1
+    with pytest.raises(KeyError, match="no episode 'x'"):
+        open_legacy(tmp_path, IMG)["x"]

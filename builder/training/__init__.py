@@ -1,1 +1,1 @@
-"""For training: windows, AMPLIFY-compatible normalization, metrics.  Importing it loads no torch."""
+"""For training: windows, AMPLIFY-compatible normalization, metrics; importing it loads no torch."""
