@@ -24,7 +24,7 @@ MIN_SIDE = 16
 """OpenCV's DIS fails or returns NaN on smaller pictures; they are padded by their edges."""
 
 
-class Config(Record):
+class DisConfig(Record):
     """Settings of the DIS tracker."""
 
     preset: Literal["best", "fast"] = Field(
@@ -39,10 +39,10 @@ class Config(Record):
 class DisTracker:
     """Points carried by dense optical flow, with a forward-backward check."""
 
-    Config = Config
+    Config = DisConfig
 
-    def __init__(self, config: Config | None = None) -> None:
-        self.config = config or Config()
+    def __init__(self, config: DisConfig | None = None) -> None:
+        self.config = config or DisConfig()
 
     @property
     def info(self) -> TrackerInfo:
@@ -75,9 +75,9 @@ class DisTracker:
 class _PairFlow:
     """Flow between each frame and the one before, both ways; keeps one grey frame."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: DisConfig) -> None:
         self._threshold = config.fb_threshold
-        self._dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        self._dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
         if config.preset == "best":
             self._dis.setFinestScale(0)
         self._previous: np.ndarray | None = None
@@ -87,8 +87,7 @@ class _PairFlow:
         previous, self._previous = self._previous, grey
         if previous is None:
             return None
-        forward = self._dis.calc(previous, grey, None)
-        backward = self._dis.calc(grey, previous, None)
+        forward, backward = self._flow(previous, grey), self._flow(grey, previous)
 
         def advance(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             moved = points + sample(forward, points)
@@ -96,6 +95,10 @@ class _PairFlow:
             return moved, np.einsum("ij,ij->i", error, error) < self._threshold**2
 
         return advance
+
+    def _flow(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """Return the dense flow (H, W, 2) float32, (x, y) pixels, from first to second."""
+        return np.asarray(self._dis.calc(first, second, None))  # type: ignore[call-overload]
 
 
 def sample(field: np.ndarray, points_xy: np.ndarray) -> np.ndarray:
