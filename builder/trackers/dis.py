@@ -40,6 +40,8 @@ class DisTracker:
     """Points carried by dense optical flow, with a forward-backward check."""
 
     Config = DisConfig
+    gives_conf = False
+    notice = NOTICE
 
     def __init__(self, config: DisConfig | None = None) -> None:
         self.config = config or DisConfig()
