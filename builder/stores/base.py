@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from schemas.dataset import ArrayMeta, EpisodeMeta
@@ -13,9 +14,17 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+# What an episode takes besides its arrays: headers, alignment, metadata.
+ENVELOPE_BYTES = 16 * 1024
+
+
 @dataclass(frozen=True)
 class ArraySpec:
-    """An array about to be written: full shape, dtype name and codec."""
+    """An array about to be written: full shape, dtype name and codec.
+
+    ``codec`` is raw, or lz4 or jpeg (with ``quality`` 1 to 100) for frames, or u16 for float
+    pixel coordinates in fixed point of 1/64 px.
+    """
 
     shape: tuple[int, ...]
     dtype: str
@@ -72,9 +81,17 @@ class Store(Protocol):
     """A place for episodes.  Constructed as ``Store(folder)``; picklable."""
 
     def begin(
-        self, episode_id: str, layout: Mapping[str | None, Mapping[str, ArraySpec]]
+        self,
+        episode_id: str,
+        layout: Mapping[str | None, Mapping[str, ArraySpec]],
+        *,
+        replace: bool = False,
     ) -> AbstractContextManager[EpisodeWriter]:
-        """Start an episode with the given arrays by view (None: the root)."""
+        """Start an episode with the given arrays by view (None: the root).
+
+        Raises OutputError when the place cannot be written, or, unless ``replace``, when the
+        episode exists: on entering if possible, at the latest on commit.
+        """
         ...
 
     def open(self, episode_id: str) -> EpisodeReader:
@@ -87,4 +104,12 @@ class Store(Protocol):
 
     def ids(self) -> Iterator[str]:
         """Yield the ids of all committed episodes, sorted; temporaries never."""
+        ...
+
+    def leftovers(self, *, remove: bool = False) -> list[Path]:
+        """List (and remove) the temporaries of dead runs; never those of live ones."""
+        ...
+
+    def set_aside(self, episode_id: str) -> Path:
+        """Move a damaged episode out of the way, to ``damaged/``; returns where it is now."""
         ...

@@ -1,0 +1,237 @@
+"""The dataset folder around its episodes: ``dataset.json``, index, failures, runs.
+
+Index and failures are one file per writer, so that several machines can build into one
+folder; each writer is locked for as long as its catalog is open.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from builder.errors import ConfigError, DatasetError, OutputError
+from builder.journal import append_line, read_lines
+from builder.records import parse_record, record_data
+from builder.stores.staging import (
+    Staged,
+    fsync_folder,
+    leftovers,
+    make_folders,
+    output_errors,
+    stage,
+    try_lock,
+    write_all,
+)
+from schemas.dataset import DatasetMeta, EpisodeMeta, FailureLine, IndexLine, Name
+
+_WRITER: TypeAdapter[str] = TypeAdapter(Name)
+
+META_NAME = "dataset.json"
+
+
+class Catalog:
+    """A dataset folder open for writing by one writer; close it or use it as a context."""
+
+    def __init__(self, folder: Path, meta: DatasetMeta, writer: str, lock: int) -> None:
+        self.folder, self.meta, self.writer = folder, meta, writer
+        self._lock = lock
+
+    @staticmethod
+    def listed(folder: Path | str) -> dict[str, IndexLine]:
+        """Return what is finished in a folder, which need not exist; takes no lock."""
+        return read_index(folder)
+
+    @classmethod
+    def create(cls, folder: Path | str, meta: DatasetMeta, writer: str = "main") -> Catalog:
+        """Create the dataset, or continue one that was made with the same settings.
+
+        Clears temporaries of dead runs.  Raises ConfigError listing the settings that differ,
+        OutputError when the folder cannot be written or the writer is at work elsewhere.
+        """
+        folder = Path(folder)
+        _WRITER.validate_python(writer)
+        check_writable(folder)
+        lock = _take_lock(folder, writer)
+        try:
+            if not (folder / META_NAME).exists():
+                _create_meta(folder, meta)
+            found = load_meta(folder)
+            _refuse_different(folder / META_NAME, found, meta)
+            leftovers(folder / "tmp", remove=True)
+        except BaseException:
+            os.close(lock)
+            raise
+        return cls(folder, found, writer, lock)
+
+    def __enter__(self) -> Catalog:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the lock."""
+        if self._lock >= 0:
+            os.close(self._lock)
+        self._lock = -1
+
+    def add(self, line: IndexLine) -> None:
+        """List a finished episode, durably.  Raises OutputError."""
+        append_line(self.folder / "index" / f"{self.writer}.jsonl", line)
+
+    def fail(self, line: FailureLine) -> None:
+        """List a source that could not be built, durably.  Raises OutputError."""
+        append_line(self.folder / "failures" / f"{self.writer}.jsonl", line)
+
+    def index(self) -> dict[str, IndexLine]:
+        """Return the finished episodes of all writers by id, sorted."""
+        return read_index(self.folder)
+
+    def failures(self) -> dict[str, FailureLine]:
+        """Return the failures of all writers by id, sorted, without those built since."""
+        return read_failures(self.folder)
+
+    def write_run(self, summary: dict[str, Any]) -> Path:
+        """Keep a summary of this run (JSON data) under ``runs/``; returns its path."""
+        when = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        path = self.folder / "runs" / f"{when}-{self.writer}-{os.getpid()}.json"
+        staged = _staged_text(self.folder, json.dumps(summary, indent=2, sort_keys=True) + "\n")
+        try:
+            staged.publish(path)
+        except BaseException:
+            staged.discard()
+            raise
+        return path
+
+
+def index_line(meta: EpisodeMeta) -> IndexLine:
+    """Return the line that lists an episode."""
+    names = tuple(view.name for view in meta.views)
+    return IndexLine(id=meta.id, length=meta.length, views=names, digest=meta.digest)
+
+
+def pretty_json(meta: DatasetMeta) -> str:
+    """Return the text of ``dataset.json``; equal metadata give equal bytes."""
+    return json.dumps(record_data(meta), indent=2, sort_keys=True) + "\n"
+
+
+def load_meta(folder: Path | str) -> DatasetMeta:
+    """Read and verify ``dataset.json``.
+
+    Raises DatasetError when there is none or it is damaged, OutputError for a newer format.
+    """
+    path = Path(folder) / META_NAME
+    try:
+        text = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise DatasetError(
+            f"{folder} is no letterset dataset: it has no {META_NAME}; "
+            "expected a folder that letterset build wrote"
+        ) from None
+    except OSError as error:
+        raise DatasetError(f"cannot read {path}: {error.strerror}") from None
+    return parse_record(DatasetMeta, text, str(path))
+
+
+def read_index(folder: Path | str) -> dict[str, IndexLine]:
+    """Return the finished episodes by id, sorted; empty when there is no dataset yet."""
+    return read_lines(Path(folder) / "index", IndexLine)
+
+
+def read_failures(folder: Path | str) -> dict[str, FailureLine]:
+    """Return what could not be built by id, sorted; what was built since is left out."""
+    built = read_index(folder)
+    failed = read_lines(Path(folder) / "failures", FailureLine)
+    return {key: line for key, line in failed.items() if key not in built}
+
+
+def check_writable(folder: Path) -> None:
+    """Create the folder and write a file in it; raises OutputError saying what to do."""
+    probe = stage(folder / "tmp", ".probe")
+    with output_errors(folder):
+        try:
+            os.write(probe.descriptor, b"letterset")
+            os.fsync(probe.descriptor)
+        finally:
+            probe.discard()
+
+
+def _staged_text(folder: Path, text: str) -> Staged:
+    staged = stage(folder / "tmp", ".json")
+    with output_errors(staged.path):
+        try:
+            write_all(staged.descriptor, text.encode(), 0)
+            os.fsync(staged.descriptor)
+        except BaseException:
+            staged.discard()
+            raise
+    return staged
+
+
+def _create_meta(folder: Path, meta: DatasetMeta) -> None:
+    """Write ``dataset.json`` whole; when another writer was first, its file stays."""
+    staged = _staged_text(folder, pretty_json(meta))
+    path = folder / META_NAME
+    with output_errors(path):
+        try:
+            # Unlike a rename a link never replaces; filesystems without links rename.
+            os.link(staged.path, path)
+        except FileExistsError:
+            pass
+        except OSError:
+            os.rename(staged.path, path)
+        finally:
+            staged.discard()
+        fsync_folder(folder)
+
+
+def _take_lock(folder: Path, writer: str) -> int:
+    path = folder / "index" / f"{writer}.lock"
+    with output_errors(path):
+        make_folders(path.parent)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        if try_lock(descriptor) is not False:
+            os.ftruncate(descriptor, 0)
+            write_all(descriptor, f"process {os.getpid()} on {platform.node()}\n".encode(), 0)
+            return descriptor
+        holder = os.read(descriptor, 200).decode(errors="replace").strip()
+        os.close(descriptor)
+    raise OutputError(
+        f"{folder} is being written by {holder or 'another run'}: wait for it to finish, stop it, "
+        "or build into another folder"
+    )
+
+
+def _refuse_different(path: Path, found: DatasetMeta, wanted: DatasetMeta) -> None:
+    ignored = {"digest", "created_with"}
+    old, new = (_flat(record_data(meta)) for meta in (found, wanted))
+    differing = [
+        f"{key} is {_show(old, key)} there and {_show(new, key)} now"
+        for key in sorted(old.keys() | new.keys())
+        if key not in ignored and old.get(key, ...) != new.get(key, ...)
+    ]
+    if differing:
+        raise ConfigError(
+            f"{path} was made with other settings: {'; '.join(differing)}. Use the same settings "
+            "to continue it, or another output folder"
+        )
+
+
+def _flat(data: Any, prefix: str = "") -> dict[str, Any]:
+    """Flatten nested mappings to dotted keys."""
+    if not isinstance(data, dict) or not data:
+        return {prefix: data}
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        flat |= _flat(value, f"{prefix}.{key}" if prefix else key)
+    return flat
+
+
+def _show(flat: dict[str, Any], key: str) -> str:
+    return json.dumps(flat[key]) if key in flat else "not set"

@@ -1,0 +1,171 @@
+"""Reading a dataset: episodes by id, their views, and arrays that load when touched."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from builder.catalog import load_meta, read_index
+from builder.errors import DatasetError
+from builder.stores.base import EpisodeReader
+from builder.stores.hdf5 import Hdf5Store
+from schemas.dataset import DatasetMeta, EpisodeMeta, IndexLine, ViewMeta
+from schemas.geometry import Letterbox, Stretch
+
+MAX_OPEN_EPISODES = 64
+
+
+def open_dataset(path: Path | str, *, max_open: int = MAX_OPEN_EPISODES) -> Dataset:
+    """Open a dataset folder for reading; at most ``max_open`` episode files stay open.
+
+    Raises DatasetError when the folder is no dataset or is damaged, OutputError when a newer
+    letterset made it.
+    """
+    return Dataset(Path(path), max_open)
+
+
+class ViewData:
+    """One camera of one episode; arrays are read when touched.
+
+    ``frames`` (T, H, W, 3) uint8 RGB, letterboxed; None when none are stored.
+    ``tracks`` (S, horizon, N, 2) float32, (x, y) in img pixels.
+    ``vis`` (S, horizon, N) uint8, 0 or 1.  ``conf`` (S, horizon, N) float32 or None.
+    ``starts`` (S,) int64, the start frame of each window.
+    ``queries`` (N, 2) float32, (x, y) in img pixels.  ``timestamps`` (T,) float64, seconds.
+    """
+
+    def __init__(self, meta: ViewMeta, reader: EpisodeReader) -> None:
+        self.meta, self._reader = meta, reader
+
+    @property
+    def geometry(self) -> Letterbox | Stretch:
+        """How source pixels and img pixels of this view correspond."""
+        return self.meta.geometry
+
+    def array(self, name: str) -> Any:
+        """Return a stored array by name; raises KeyError naming what there is."""
+        return self._reader.array(self.meta.name, name)
+
+    @property
+    def frames(self) -> Any:
+        """Letterboxed frames (T, H, W, 3) uint8 RGB, or None."""
+        return self.array("frames") if "frames" in self.meta.arrays else None
+
+    @property
+    def conf(self) -> Any:
+        """Confidence (S, horizon, N) float32, or None."""
+        return self.array("conf") if "conf" in self.meta.arrays else None
+
+    @property
+    def tracks(self) -> Any:
+        """Tracks (S, horizon, N, 2) float32, (x, y) img pixels."""
+        return self.array("tracks")
+
+    @property
+    def vis(self) -> Any:
+        """Visibility (S, horizon, N) uint8."""
+        return self.array("vis")
+
+    @property
+    def starts(self) -> np.ndarray:
+        """Start frame of each window, (S,) int64."""
+        return self.array("starts")
+
+    @property
+    def queries(self) -> np.ndarray:
+        """Query points (N, 2) float32, (x, y) img pixels."""
+        return self.array("queries")
+
+    @property
+    def timestamps(self) -> np.ndarray:
+        """Time of each frame, (T,) float64 seconds."""
+        return self.array("timestamps")
+
+
+class EpisodeData:
+    """One episode: ``meta``, ``views`` by name and pass-through ``arrays`` by name."""
+
+    def __init__(self, reader: EpisodeReader) -> None:
+        self.meta: EpisodeMeta = reader.meta
+        self.views: Mapping[str, ViewData] = {
+            view.name: ViewData(view, reader) for view in self.meta.views
+        }
+        self.arrays: Mapping[str, Any] = _Arrays(reader)
+
+
+class _Arrays(Mapping[str, Any]):
+    """The pass-through arrays of an episode, read when touched."""
+
+    def __init__(self, reader: EpisodeReader) -> None:
+        self._reader = reader
+
+    def __getitem__(self, name: str) -> Any:
+        return self._reader.array(None, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._reader.meta.arrays)
+
+    def __len__(self) -> int:
+        return len(self._reader.meta.arrays)
+
+
+class Dataset(Mapping[str, EpisodeData]):
+    """A dataset opened for reading: a mapping from episode id to episode.
+
+    ``meta`` is what all episodes share, ``ids`` are sorted.  Small to pickle: files are opened
+    again.  Recently used episode files stay open, at most ``max_open``.
+    """
+
+    def __init__(self, path: Path, max_open: int = MAX_OPEN_EPISODES) -> None:
+        if max_open < 1:
+            raise ValueError(f"max_open must be at least 1, got {max_open}")
+        self.path = path
+        self.meta: DatasetMeta = load_meta(path)
+        self.index: Mapping[str, IndexLine] = read_index(path)
+        self.ids: tuple[str, ...] = tuple(self.index)
+        self.store = Hdf5Store(path)
+        self._max_open = max_open
+        self._open: OrderedDict[str, EpisodeData] = OrderedDict()
+
+    def __reduce__(self) -> tuple[type, tuple[Path, int]]:
+        return type(self), (self.path, self._max_open)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.ids)
+
+    def __contains__(self, episode_id: object) -> bool:
+        return episode_id in self.index
+
+    def __getitem__(self, episode_id: str) -> EpisodeData:
+        """Open an episode.
+
+        Raises KeyError for an unknown id and DatasetError when its file is missing, damaged or
+        not the one that was built.
+        """
+        if episode_id in self._open:
+            self._open.move_to_end(episode_id)
+            return self._open[episode_id]
+        if episode_id not in self.index:
+            raise KeyError(
+                f"no episode {episode_id!r} in {self.path}; it has {len(self)}, "
+                f"the first is {self.ids[0] if self.ids else 'missing'}"
+            )
+        reader = self.store.open(episode_id)
+        if reader.meta.digest != self.index[episode_id].digest:
+            reader.close()
+            raise DatasetError(
+                f"{self.path}: episode {episode_id!r} is not the one that is listed in the index; "
+                "run letterset repair"
+            )
+        self._open[episode_id] = EpisodeData(reader)
+        if len(self._open) > self._max_open:
+            # Arrays in use keep their memory map; only this object lets go.
+            self._open.popitem(last=False)
+        return self._open[episode_id]

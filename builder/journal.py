@@ -1,0 +1,61 @@
+"""Files of one JSON record per line, appended durably by one writer, read by anyone."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from builder.records import parse_record, stored_form
+from builder.stores.staging import fsync_folder, make_folders, output_errors, write_all
+from schemas.dataset import FailureLine, IndexLine
+
+L = TypeVar("L", IndexLine, FailureLine)
+
+
+def read_lines(folder: Path, model: type[L]) -> dict[str, L]:
+    """Merge all writers' files; the latest line of an id wins, a torn last line is ignored."""
+    lines: list[L] = []
+    for path in sorted(folder.glob("*.jsonl")):
+        *whole, _torn = path.read_bytes().split(b"\n")
+        try:
+            # All at once: validation dominates, and most files are sound.
+            batch = b"[" + b",".join(whole) + b"]"
+            lines += TypeAdapter(list[model]).validate_json(batch)  # type: ignore[valid-type]
+        except ValidationError:
+            for number, line in enumerate(whole, 1):
+                lines.append(parse_record(model, line, f"{path}, line {number}"))
+    return {line.id: line for line in sorted(lines, key=lambda line: line.id)}
+
+
+def append_line(path: Path, line: IndexLine | FailureLine) -> None:
+    """Append one record, durably; a torn last line of a killed run is replaced."""
+    data = stored_form(line).encode() + b"\n"
+    with output_errors(path):
+        make_folders(path.parent)
+        created = not path.exists()
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            end = _whole_lines(descriptor)
+            # Writing at a known end also overwrites what a killed run left half written.
+            os.ftruncate(descriptor, end)
+            write_all(descriptor, data, end)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        if created:
+            fsync_folder(path.parent)
+
+
+def _whole_lines(descriptor: int) -> int:
+    """Return where the last complete line ends."""
+    end = os.fstat(descriptor).st_size
+    while end:
+        begin = max(0, end - 4096)
+        newline = os.pread(descriptor, end - begin, begin).rfind(b"\n")
+        if newline >= 0:
+            return begin + newline + 1
+        end = begin
+    return 0

@@ -1,0 +1,52 @@
+"""Parsing stored records: damage and newer formats become sentences that name the file."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from builder.errors import DatasetError, OutputError
+from schemas.base import Record, canonical_json
+from schemas.dataset import FORMAT_VERSION
+
+R = TypeVar("R", bound=Record)
+
+
+def parse_record(model: type[R], text: str | bytes, where: str) -> R:
+    """Parse one record that was stored at ``where``.
+
+    Raises DatasetError when it is damaged and OutputError when a newer letterset wrote it.
+    """
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DatasetError(
+            f"{where} is damaged: expected the JSON of {model.__name__}, got {error}"
+        ) from None
+    version = data.get("format_version", FORMAT_VERSION) if isinstance(data, dict) else None
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise OutputError(
+            f"{where} was made by a newer letterset (format version {version}, this one knows "
+            f"{FORMAT_VERSION}): upgrade with pip install -U letterset"
+        )
+    try:
+        return model.model_validate_json(text)
+    except ValidationError as error:
+        reasons = [
+            f"{'.'.join(map(str, item['loc'])) or model.__name__}: "
+            f"{item['msg'].removeprefix('Value error, ')}"
+            for item in error.errors(include_url=False, include_input=False)
+        ]
+        raise DatasetError(f"{where} is damaged: {'; '.join(reasons)}") from None
+
+
+def stored_form(record: Record) -> str:
+    """Return the one text a record is stored as; equal records give equal bytes."""
+    return canonical_json(record_data(record))
+
+
+def record_data(record: Record) -> Any:
+    """Return a record as JSON data."""
+    return record.model_dump(mode="json")
