@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from builder.catalog import Catalog
+from builder.catalog import Catalog, index_line
 from builder.errors import ConfigError, OutputError, SourceError, TrackingError
 from builder.executors.base import Outcome, Progress
 from builder.letterbox import Letterboxer
@@ -139,9 +139,7 @@ def build_episode(job: Job, report: Report) -> IndexLine:
                 writer.write(None, name, 0, array)
             meta = _episode_meta(job, episode, views, writer, length)
             writer.commit(meta)
-    return IndexLine(
-        id=meta.id, length=length, views=tuple(v.name for v in meta.views), digest=meta.digest
-    )
+    return index_line(meta)
 
 
 def _common_length(episode: Episode) -> int:
@@ -286,6 +284,7 @@ def build(
         on_notice(tracker.notice)
     refs = list(open_source(config).refs())
     with Catalog.create(Path(config.store.path), meta) as catalog:
+        _adopt(catalog, open_store(config), refs)
         done = catalog.index()
         failed = {} if retry_failed else catalog.failures()
         jobs = [Job(config, ref) for ref in refs if ref.id not in done and ref.id not in failed]
@@ -301,6 +300,15 @@ def build(
                 on_event(event)
         summary.seconds = time.monotonic() - begun
     return summary
+
+
+def _adopt(catalog: Catalog, store: Store, refs: list[EpisodeRef]) -> None:
+    """List episodes that a killed run committed but did not get to list."""
+    done = catalog.index()
+    for ref in refs:
+        if ref.id not in done and store.has(ref.id):
+            with closing(store.open(ref.id)) as episode:
+                catalog.add(index_line(episode.meta))
 
 
 def _record(outcome: Outcome, catalog: Catalog, summary: Summary) -> None:

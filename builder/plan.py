@@ -13,7 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from builder.catalog import Catalog
+from builder.catalog import read_index
 from builder.errors import OutputError, SourceError
 from builder.letterbox import Letterboxer
 from builder.pipeline import open_source, open_tracker
@@ -100,7 +100,7 @@ def refuse_if_full(config: BuildConfig) -> None:
     Reads headers only; what cannot be opened is left for the build to report.
     """
     source = open_source(config)
-    have = Catalog.listed(Path(config.store.path))
+    have = read_index(config.store.path)
     todo = [ref for ref in source.refs() if ref.id not in have]
     frames = probed = 0
     for ref in _spread(todo, PROBED_EPISODES):

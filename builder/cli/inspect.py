@@ -49,7 +49,7 @@ Row = dict[str, Any]
 
 
 def _dataset(path: Path, limit: int) -> tuple[Row, list[Row], list[Row]]:
-    from builder.catalog import Catalog
+    from builder.catalog import read_failures
     from builder.dataset import open_dataset
 
     dataset = open_dataset(path)
@@ -82,7 +82,7 @@ def _dataset(path: Path, limit: int) -> tuple[Row, list[Row], list[Row]]:
                     "visible": f"{motion.visible_share:.0%}" if motion else "-",
                 }
             )
-    failures = [line.model_dump(mode="json") for line in Catalog.open(path).failures().values()]
+    failures = [line.model_dump(mode="json") for line in read_failures(path).values()]
     return head, rows, failures
 
 
