@@ -42,11 +42,6 @@ class Catalog:
         self.folder, self.meta, self.writer = folder, meta, writer
         self._lock = lock
 
-    @staticmethod
-    def listed(folder: Path | str) -> dict[str, IndexLine]:
-        """Return what is finished in a folder, which need not exist; takes no lock."""
-        return read_index(folder)
-
     @classmethod
     def create(cls, folder: Path | str, meta: DatasetMeta, writer: str = "main") -> Catalog:
         """Create the dataset, or continue one that was made with the same settings.
@@ -87,6 +82,9 @@ class Catalog:
 
     def fail(self, line: FailureLine) -> None:
         """List a source that could not be built, durably.  Raises OutputError."""
+        # A reason may quote a file name whose bytes are no text; JSON could not be read back.
+        reason = line.reason.encode(errors="backslashreplace").decode()
+        line = line.model_copy(update={"reason": reason})
         append_line(self.folder / "failures" / f"{self.writer}.jsonl", line)
 
     def index(self) -> dict[str, IndexLine]:

@@ -42,6 +42,11 @@ class ViewData:
         self.meta, self._reader = meta, reader
 
     @property
+    def name(self) -> str:
+        """The view's name."""
+        return self.meta.name
+
+    @property
     def geometry(self) -> Letterbox | Stretch:
         """How source pixels and img pixels of this view correspond."""
         return self.meta.geometry
@@ -96,6 +101,11 @@ class EpisodeData:
         }
         self.arrays: Mapping[str, Any] = _Arrays(reader)
 
+    @property
+    def id(self) -> str:
+        """The episode's id."""
+        return self.meta.id
+
 
 class _Arrays(Mapping[str, Any]):
     """The pass-through arrays of an episode, read when touched."""
@@ -113,8 +123,8 @@ class _Arrays(Mapping[str, Any]):
         return len(self._reader.meta.arrays)
 
 
-class Dataset(Mapping[str, EpisodeData]):
-    """A dataset opened for reading: a mapping from episode id to episode.
+class Dataset:
+    """A dataset opened for reading: ``dataset[id]`` is an episode, iterating yields all.
 
     ``meta`` is what all episodes share, ``ids`` are sorted.  Small to pickle: files are opened
     again.  Recently used episode files stay open, at most ``max_open``.
@@ -137,8 +147,8 @@ class Dataset(Mapping[str, EpisodeData]):
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.ids)
+    def __iter__(self) -> Iterator[EpisodeData]:
+        return (self[episode_id] for episode_id in self.ids)
 
     def __contains__(self, episode_id: object) -> bool:
         return episode_id in self.index

@@ -1,0 +1,126 @@
+"""Proving a dataset: everything that is stored is checked against everything that is said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder.catalog import META_NAME, index_line, load_meta, pretty_json, read_failures, read_index
+from builder.checks import check_digest, check_view
+from builder.errors import DatasetError, OutputError
+from builder.queries import query_points
+from builder.stores.base import Store
+from builder.stores.hdf5 import Hdf5Store
+from schemas.dataset import DatasetMeta, EpisodeMeta, IndexLine
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong with a dataset; a ``note`` is only worth knowing."""
+
+    episode: str | None
+    where: str
+    message: str
+    note: bool = False
+
+    def __str__(self) -> str:
+        place = ": ".join(part for part in (self.episode, self.where) if part)
+        return f"{'note: ' if self.note else ''}{place}: {self.message}"
+
+
+def validate(path: Path | str, deep: bool = False) -> list[Problem]:
+    """Check a whole dataset; returns all problems, notes among them, in order of episodes.
+
+    Reads every byte of every array.  ``deep`` also decodes every stored frame.  Raises
+    DatasetError when ``path`` holds no dataset at all and OutputError when a newer letterset
+    made it.
+    """
+    folder = Path(path)
+    if not any((folder / name).exists() for name in (META_NAME, "episodes")):
+        load_meta(folder)
+    problems, meta = _dataset(folder)
+    store, index = Hdf5Store(folder), None
+    try:
+        index = read_index(folder)
+        read_failures(folder)
+    except DatasetError as error:
+        problems.append(Problem(None, "index", str(error)))
+    for episode_id in sorted({*store.ids(), *(index or ())}):
+        problems += check_episode(store, episode_id, meta, deep)
+        problems += [] if index is None else _listed(store, episode_id, index.get(episode_id))
+    left = "left over from a run that died; the next build clears it"
+    problems += [Problem(None, f"tmp/{p.name}", left, note=True) for p in store.leftovers()]
+    return problems
+
+
+def check_episode(
+    store: Store, episode_id: str, dataset: DatasetMeta | None = None, deep: bool = False
+) -> list[Problem]:
+    """Check one episode by itself and, if given, against the dataset's settings."""
+    found: list[Problem] = []
+
+    def add(where: str, message: str) -> None:
+        found.append(Problem(episode_id, where, message))
+
+    try:
+        reader = store.open(episode_id)
+    except (DatasetError, OutputError) as error:
+        add("", str(error))
+        return found
+    with closing(reader):
+        meta = reader.meta
+        for message in reader.problems():
+            add("", message)
+        for message in () if dataset is None else _against_dataset(meta, dataset):
+            add("", message)
+        for name, array in meta.arrays.items():
+            for message in check_digest(reader, None, name, array):
+                add(name, message)
+        for view in meta.views:
+            queries = None if dataset is None else query_points(dataset.queries, view.geometry)
+            for name, message in check_view(reader, view, queries, deep):
+                add(f"{view.name}/{name}", message)
+    return found
+
+
+def _listed(store: Store, episode_id: str, line: IndexLine | None) -> list[Problem]:
+    """Compare an episode with its line in the index."""
+    try:
+        with closing(store.open(episode_id)) as reader:
+            if line == index_line(reader.meta):
+                return []
+    except (DatasetError, OutputError):
+        return []  # check_episode tells
+    what = "is not listed in the index" if line is None else "is not what the index lists"
+    return [Problem(episode_id, "index", f"the episode {what}; run letterset repair")]
+
+
+def _dataset(folder: Path) -> tuple[list[Problem], DatasetMeta | None]:
+    try:
+        meta = load_meta(folder)
+    except DatasetError as error:
+        return [Problem(None, META_NAME, str(error))], None
+    if (folder / META_NAME).read_text(encoding="utf-8") != pretty_json(meta):
+        message = "it says the right things, but not in the form it was written in: it was edited"
+        return [Problem(None, META_NAME, message)], meta
+    return [], meta
+
+
+def _against_dataset(meta: EpisodeMeta, dataset: DatasetMeta) -> Iterator[str]:
+    whole = meta.mode == "episode"
+    expected = {
+        "mode": dataset.mode,
+        "horizon": meta.length if whole else dataset.horizon,
+        "start_every": meta.length if whole else dataset.start_every,
+    }
+    for key, value in expected.items():
+        if getattr(meta, key) != value:
+            yield f"{key} is {getattr(meta, key)}, the dataset says {value}"
+    for view in meta.views:
+        if view.geometry.img_shape != dataset.img_shape:
+            yield (
+                f"view {view.name}: img_shape is {view.geometry.img_shape}, the dataset's "
+                f"{dataset.img_shape}"
+            )
