@@ -20,7 +20,7 @@ class EpisodeRef:
 
     ``id`` depends on the source path alone.  ``path`` is relative to the source's root, odd
     bytes percent-encoded, for people and metadata; ``locator`` is whatever the source needs
-    to find the episode again.
+    to find the episode again; ``splits`` are those the source itself puts the episode in.
     """
 
     id: str
@@ -28,6 +28,7 @@ class EpisodeRef:
     locator: Any = None
     task: str | None = None
     group: str | None = None
+    splits: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,12 @@ class Frame(NamedTuple):
 
 
 class FrameStream(Protocol):
-    """The frames of one view; iterating again starts again."""
+    """The frames of one view; iterating again starts again.
+
+    Two optional methods save work when frames are selected: ``times()`` returns the seconds
+    of all frames, (num_frames,) float64, without decoding them; ``take(indices)`` yields the
+    frames of an ascending array of indices (one may repeat) without reading the others.
+    """
 
     @property
     def info(self) -> StreamInfo:
@@ -82,10 +88,18 @@ class FrameStream(Protocol):
 
 @dataclass
 class Episode:
-    """An open episode: frame streams by view name and arrays that pass through unchanged."""
+    """An open episode: frame streams by view name and arrays that pass through unchanged.
+
+    Rows of ``arrays`` belong to the times in ``clock``, (T,) seconds; without a clock they
+    belong to the frames of the first view.  ``constants`` have no time axis.  ``maps`` hold
+    depth or labels by view and name: their frames are arrays (H, W) of the view's coded shape.
+    """
 
     views: Mapping[str, FrameStream]
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+    constants: Mapping[str, np.ndarray] = field(default_factory=dict)
+    maps: Mapping[str, Mapping[str, FrameStream]] = field(default_factory=dict)
+    clock: np.ndarray | None = None
     files: Mapping[str, Fingerprint] = field(default_factory=dict)
     text: str | None = None
     licence: str | None = None

@@ -1,0 +1,162 @@
+"""Times of frames: picking frames by time, and putting views on one reference clock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from builder.errors import DecodeError, SourceError
+from builder.sources.base import Frame, FrameStream, StreamInfo
+
+
+def frame_times(stream: FrameStream) -> np.ndarray:
+    """Return the seconds of all frames, (num_frames,) float64, decoding only if needed."""
+    times = getattr(stream, "times", None)
+    if times is not None:
+        return np.asarray(times(), np.float64)
+    return np.fromiter((frame.seconds for frame in stream), np.float64)
+
+
+class PickedStream:
+    """Some frames of another stream, in its order; a frame may come more than once.
+
+    ``indices`` (T,) ascending frame numbers; ``seconds`` (T,) replaces their times.
+    """
+
+    def __init__(
+        self,
+        stream: FrameStream,
+        indices: np.ndarray,
+        *,
+        seconds: np.ndarray | None = None,
+        **changes: Any,
+    ) -> None:
+        self._stream, self._indices, self._seconds = stream, indices, seconds
+        self.info: StreamInfo = replace(stream.info, num_frames=len(indices), **changes)
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Yield the picked frames."""
+        for k, frame in enumerate(self._frames()):
+            yield frame if self._seconds is None else Frame(frame.image, float(self._seconds[k]))
+
+    def times(self) -> np.ndarray:
+        """Return the seconds of the picked frames, (T,) float64."""
+        if self._seconds is not None:
+            return self._seconds
+        return frame_times(self._stream)[self._indices]
+
+    def _frames(self) -> Iterator[Frame]:
+        take = getattr(self._stream, "take", None)
+        if take is not None:
+            yield from take(self._indices)
+            return
+        wanted = iter(self._indices.tolist())
+        index = next(wanted, None)
+        for number, frame in enumerate(self._stream):
+            while index == number:
+                yield frame
+                index = next(wanted, None)
+            # After its last frame a stream still checks that it was whole.
+            if index is None and number + 1 < self._stream.info.num_frames:
+                return
+        if index is not None:
+            raise DecodeError(f"the stream ended before its frame {index}")
+
+
+def pick(
+    times: np.ndarray,
+    *,
+    start: float | None,
+    end: float | None,
+    fps: float | None,
+    step: int,
+    most: int | None,
+) -> np.ndarray:
+    """Return the indices (T,) of the frames with start <= seconds < end, thinned out.
+
+    Raises SourceError when nothing is left or ``fps`` is beyond the recorded rate.
+    """
+    inside = np.ones(len(times), bool)
+    if start is not None:
+        inside &= times >= start
+    if end is not None:
+        inside &= times < end
+    indices = np.flatnonzero(inside)
+    if len(indices) == 0:
+        raise SourceError(
+            f"no frame lies in the seconds from {start} to {end}; the clock goes from "
+            f"{times[0]:.3f} to {times[-1]:.3f}"
+        )
+    if fps is not None:
+        indices = _thin(times, indices, fps)
+    return indices[::step][:most]
+
+
+def _thin(times: np.ndarray, indices: np.ndarray, fps: float) -> np.ndarray:
+    first, last = times[indices[0]], times[indices[-1]]
+    wanted = first + np.arange(int((last - first) * fps + 1e-6) + 1) / fps
+    found = indices[nearest(times[indices], wanted)]
+    if len(np.unique(found)) != len(found):
+        rate = (len(indices) - 1) / (last - first)
+        raise SourceError(
+            f"fps {fps:g} would repeat frames: they come at about {rate:.3g} per second, not "
+            f"evenly everywhere; ask for fewer"
+        )
+    return found
+
+
+def nearest(have: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Return the index into ascending ``have`` (N,) nearest to each of ``wanted`` (T,)."""
+    right = np.searchsorted(have, wanted).clip(1, max(1, len(have) - 1))
+    left = right - 1
+    right = np.minimum(right, len(have) - 1)
+    return np.where(wanted - have[left] <= have[right] - wanted, left, right)
+
+
+def period(times: np.ndarray) -> float:
+    """Return the median seconds from frame to frame; 0 for a single frame."""
+    return float(np.median(np.diff(times))) if len(times) > 1 else 0.0
+
+
+def align(
+    have: np.ndarray, clock: np.ndarray, picks: np.ndarray, tolerance: float | None, name: str
+) -> tuple[np.ndarray, str | None]:
+    """Find a view's frame for every picked tick of a reference clock; errors call it ``name``.
+
+    ``have`` (N,) and ``clock`` (M,) are seconds, ``picks`` (T,) indices into the clock.
+    ``tolerance`` None means half a tick.  Returns the indices (T,) of the nearest frames, and
+    a note when they are not one to one.  Raises SourceError when a tick has no frame within the
+    tolerance, or frames before the first or after the last tick would be cut.
+    """
+    if (np.diff(have) < 0).any():
+        raise SourceError(f"{name}: its frames are not in the order of their times")
+    tick = period(clock)
+    allowed = (tick / 2 if tolerance is None else tolerance) * 1.001 + 1e-6
+    # A faster view has frames between the last tick and the one that would follow.
+    spare = max(allowed, tick - period(have) / 2)
+    if have[0] < clock[0] - spare or have[-1] > clock[-1] + spare:
+        raise SourceError(
+            f"{name} goes from {have[0]:.3f} to {have[-1]:.3f} s, the reference clock from "
+            f"{clock[0]:.3f} to {clock[-1]:.3f} s; choose another reference_view, or set "
+            f"tolerance_seconds or trim the videos"
+        )
+    indices = nearest(have, clock[picks])
+    apart = np.abs(have[indices] - clock[picks])
+    worst = int(np.argmax(apart))
+    if apart[worst] > allowed:
+        raise SourceError(
+            f"{name} has no frame within {allowed:.4f} s of {clock[picks[worst]]:.3f} s on "
+            f"the reference clock, the nearest is {apart[worst]:.4f} s away; it has {len(have)} "
+            f"frames up to {have[-1]:.3f} s, the clock {len(clock)} up to {clock[-1]:.3f} s; set "
+            f"tolerance_seconds or end_seconds"
+        )
+    if np.array_equal(indices, picks) and len(have) == len(clock):
+        return indices, None
+    repeated = len(indices) - len(np.unique(indices))
+    return indices, (
+        f"aligned to the reference clock: {len(indices)} of {len(have)} frames, {repeated} "
+        f"repeated, at most {apart.max():.4f} s apart"
+    )

@@ -1,0 +1,100 @@
+"""Listing folders: natural order, links followed but never in circles, nothing decoded."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from builder.errors import SourceError
+from builder.ids import printable_path
+
+_DIGITS = re.compile(r"(\d{1,18})", re.ASCII)
+
+# Suffixes, in lower case, of what is taken for a video or a picture.
+VIDEO_SUFFIXES = tuple(
+    ".mp4 .m4v .mov .3gp .mkv .webm .avi .ts .mts .m2ts .mpg .mpeg .flv .wmv .asf .ogv"
+    " .gif .apng".split()
+)
+IMAGE_SUFFIXES = tuple(".png .jpg .jpeg .bmp .webp .tif .tiff .ppm .pgm".split())
+
+
+def natural_key(name: str) -> tuple[tuple[tuple[str, int], ...], bytes]:
+    """Sort key by which ``demo_2`` comes before ``demo_10``; ties are broken by the raw bytes."""
+    pieces = _DIGITS.split(name)
+    pairs = zip(pieces[::2], [*map(int, pieces[1::2]), -1], strict=True)
+    return tuple(pairs), name.encode("utf-8", "surrogatepass")
+
+
+def walk(root: Path) -> Iterator[tuple[str, list[str]]]:
+    """Yield every folder below ``root`` with its files, both in natural order.
+
+    Folders are relative to ``root`` ("" is the root itself), files are names.  Hidden entries
+    are left out.  A folder that cannot be listed comes as a file of its parent, so that it is
+    reported and not lost.  Raises SourceError when that is the root.
+    """
+    try:
+        yield from _walk(root, "", ())
+    except OSError as error:
+        raise SourceError(
+            f"{printable_path(root)}: the folder cannot be listed ({error.strerror}); "
+            f"source.path must be a readable folder"
+        ) from None
+
+
+def _walk(
+    root: Path, below: str, trail: tuple[tuple[int, int], ...]
+) -> Iterator[tuple[str, list[str]]]:
+    status = os.stat(root / below)
+    here = (status.st_dev, status.st_ino)
+    if here in trail:
+        return
+    with os.scandir(root / below) as entries:
+        found = [(entry.name, _is_folder(entry)) for entry in entries if entry.name[:1] != "."]
+    found.sort(key=lambda pair: natural_key(pair[0]))
+    yield below, [name for name, is_folder in found if not is_folder]
+    for name, is_folder in found:
+        if is_folder:
+            yield from _walk(root, f"{below}/{name}" if below else name, (*trail, here))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    return entry.is_dir() and os.access(entry.path, os.R_OK | os.X_OK)
+
+
+def regular_file(path: Path) -> int:
+    """Return the size in bytes of a regular file, opening nothing.
+
+    Raises SourceError for whatever else lies there: opening a FIFO or device could block.
+    """
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise SourceError(f"{printable_path(path)}: it cannot be opened: {reason}") from None
+    if not os.path.isfile(path):
+        raise SourceError(
+            f"{printable_path(path)}: it is not a regular file (a folder, FIFO, socket or device)"
+        )
+    return status.st_size
+
+
+def read_small(path: Path, limit: int) -> bytes:
+    """Read a whole regular file of at most ``limit`` bytes.  Raises SourceError."""
+    size = regular_file(path)
+    if size > limit:
+        raise SourceError(
+            f"{printable_path(path)}: {size} bytes exceed the limit of {limit} for a file that is "
+            f"read whole"
+        )
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise SourceError(f"{printable_path(path)}: it cannot be read: {error.strerror}") from None
+
+
+def matches(path: str, globs: tuple[str, ...]) -> bool:
+    """Tell whether a path fits one of the globs; ``*`` crosses slashes, case counts."""
+    return any(fnmatchcase(path, glob) for glob in globs)

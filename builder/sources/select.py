@@ -1,0 +1,249 @@
+"""Which episodes, views and frames of a source are used: one place for all sources.
+
+``Selected`` wraps any source.  Sources list and open whole episodes and know nothing of it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field
+
+from builder.errors import SourceError
+from builder.sources.base import Episode, EpisodeRef, FrameStream, Source
+from builder.sources.clock import PickedStream, align, frame_times, pick
+from builder.sources.listing import matches
+from schemas.base import Record, Side
+from schemas.geometry import Orientation, oriented_shape
+
+Seconds = Annotated[float, Field(ge=0)]
+_RANGE = re.compile(r"(\d+)|(\d*):(\d*)", re.ASCII)
+
+
+class Selection(Record):
+    """Settings that every source has; the ``Config`` of a source extends this model.
+
+    Globs match an episode's path relative to the source, slashes included (``*`` crosses them).
+    """
+
+    include: tuple[str, ...] = Field(default=(), strict=False, description="globs to build")
+    exclude: tuple[str, ...] = Field(default=(), strict=False, description="globs to leave out")
+    episodes: tuple[str | int, ...] = Field(
+        default=(), strict=False, description="ids, paths, positions or ranges like 0:50"
+    )
+    views: tuple[str, ...] = Field(default=(), strict=False, description="default: all")
+    missing_views: Literal["error", "skip"] = Field(
+        default="error", description="skip: build an episode with those of `views` it has"
+    )
+    orientation: Orientation | dict[str, Orientation] | None = Field(
+        default=None, description="turns frames upright, for all views or by view"
+    )
+    frame_step: Side = Field(default=1, description="keep every n-th frame")
+    fps: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="keep the frames nearest to this rate"
+    )
+    start_seconds: Seconds | None = Field(default=None, description="on the reference clock")
+    end_seconds: Seconds | None = Field(default=None, description="exclusive")
+    max_frames: Side | None = Field(default=None, description="kept per episode, from its start")
+    reference_view: str | None = Field(
+        default=None, description="its frames are the clock; default: the source's, or first view"
+    )
+    tolerance_seconds: Seconds | None = Field(
+        default=None, description="between a tick and a view's frame; default: half a tick"
+    )
+
+
+class Selected:
+    """A source seen through a selection; itself a source."""
+
+    def __init__(self, source: Source, how: Selection) -> None:
+        self.source, self.how = source, how
+
+    def refs(self) -> Iterator[EpisodeRef]:
+        """List the selected episodes in the source's order.
+
+        Raises SourceError when an episode asked for by name is not there, or none is left.
+        """
+        missing = {name for name in self.how.episodes if not _range_of(name)}
+        empty = True
+        for position, ref in enumerate(self._globbed()):
+            names = missing & {ref.id, ref.path}
+            if names or self._in_ranges(position):
+                empty = False
+                missing -= names
+                yield ref
+        if missing:
+            raise SourceError(
+                f"there is no episode {sorted(map(str, missing))}; `letterset inspect` lists ids "
+                f"and paths"
+            )
+        if empty:
+            raise SourceError(
+                "no episode is left by the source's include, exclude and episodes settings"
+            )
+
+    @contextmanager
+    def open(self, ref: EpisodeRef) -> Iterator[Episode]:
+        """Open one episode with the selected views and frames, all of one length."""
+        with self.source.open(ref) as episode:
+            yield select(episode, self.how)
+
+    def _globbed(self) -> Iterator[EpisodeRef]:
+        for ref in self.source.refs():
+            wanted = not self.how.include or matches(ref.path, self.how.include)
+            if wanted and not matches(ref.path, self.how.exclude):
+                yield ref
+
+    def _in_ranges(self, position: int) -> bool:
+        if not self.how.episodes:
+            return True
+        ranges = filter(None, map(_range_of, self.how.episodes))
+        return any(first <= position < last for first, last in ranges)
+
+
+def _range_of(item: str | int) -> tuple[float, float] | None:
+    found = _RANGE.fullmatch(str(item))
+    if found is None:
+        return None
+    single, first, last = found.groups()
+    if single:
+        return int(single), int(single) + 1
+    return int(first or 0), float(last or "inf")
+
+
+def select(episode: Episode, how: Selection) -> Episode:
+    """Return the episode with chosen views, upright, on one clock, and chosen frames.
+
+    In the result every view and every array in ``arrays`` has one length, and the constants
+    have joined the arrays.  Raises SourceError for views that are missing or do not fit.
+    """
+    views = _choose(episode, how)
+    ticks = _Ticks(episode, how, list(views))
+    streams: dict[str, FrameStream] = {}
+    maps: dict[str, dict[str, FrameStream]] = {}
+    for name, stream in views.items():
+        indices, note = ticks.indices(name, f"view {name}")
+        streams[name] = _taken(_turned(stream, name, how), indices, note, how)
+        found = episode.maps.get(name, {}).items()
+        maps[name] = {
+            key: _taken(_turned(each, name, how), indices, None, how) for key, each in found
+        }
+    both = set(episode.arrays) & set(episode.constants)
+    if both:
+        raise SourceError(f"arrays and constants share the names {sorted(both)}")
+    return replace(
+        episode,
+        views=streams,
+        maps={name: found for name, found in maps.items() if found},
+        arrays={**ticks.rows(), **episode.constants},
+        constants={},
+        clock=None if ticks.clock is None else ticks.clock[ticks.picks],
+    )
+
+
+class _Ticks:
+    """The reference clock of one episode and the ticks picked from it.
+
+    ``None`` as the name of a view stands for the episode's own clock.  The clock is left out,
+    and no times are looked up, when one view is the clock and frames are picked by number.
+    """
+
+    def __init__(self, episode: Episode, how: Selection, chosen: list[str]) -> None:
+        self._episode, self._how = episode, how
+        self._own = None if episode.clock is not None else next(iter(episode.views))
+        # Without arrays to keep in step, a view that was not chosen need not be looked at.
+        free = self._own is not None and self._own not in chosen and not episode.arrays
+        self.reference = how.reference_view or (chosen[0] if free else self._own)
+        if self.reference is not None and self.reference not in episode.views:
+            raise SourceError(
+                f"there is no reference_view {self.reference!r}; the episode has "
+                f"{list(episode.views)}"
+            )
+        timed = how.fps or how.start_seconds is not None or how.end_seconds is not None
+        owners = {*chosen, self._own} if episode.arrays else {*chosen}
+        alone = owners == {self.reference}
+        self.clock = None if alone and not timed else self._times(self.reference)
+        count = self._count(self.reference)
+        self.picks = pick(
+            np.arange(count, dtype=np.float64) if self.clock is None else self.clock,
+            start=how.start_seconds,
+            end=how.end_seconds,
+            fps=how.fps,
+            step=how.frame_step,
+            most=how.max_frames,
+        )
+
+    def indices(self, owner: str | None, label: str) -> tuple[np.ndarray, str | None]:
+        """Return the frames of a view for the picked ticks, and a note if not one to one."""
+        if owner == self.reference or self.clock is None:
+            return self.picks, None
+        times = self._times(owner)
+        return align(times, self.clock, self.picks, self._how.tolerance_seconds, label)
+
+    def rows(self) -> dict[str, np.ndarray]:
+        """Return the arrays at the picked ticks."""
+        arrays, count = self._episode.arrays, self._count(self._own)
+        for name, array in arrays.items():
+            if array.ndim == 0 or len(array) != count:
+                raise SourceError(
+                    f"the array {name} has shape {array.shape}, but the episode has {count} frames"
+                )
+        if not arrays:
+            return {}
+        picks, _ = self.indices(self._own, "what the arrays belong to")
+        return {name: array[picks] for name, array in arrays.items()}
+
+    def _times(self, owner: str | None) -> np.ndarray:
+        if owner is not None:
+            return frame_times(self._episode.views[owner])
+        return np.asarray(self._episode.clock, np.float64)
+
+    def _count(self, owner: str | None) -> int:
+        if owner is None:
+            return len(self._times(None))
+        return self._episode.views[owner].info.num_frames
+
+
+def _choose(episode: Episode, how: Selection) -> dict[str, FrameStream]:
+    missing = [name for name in how.views if name not in episode.views]
+    if missing and how.missing_views == "error":
+        raise SourceError(
+            f"the views {missing} are missing, the episode has {list(episode.views)}; "
+            f"missing_views: skip builds it without them"
+        )
+    chosen = {
+        name: episode.views[name] for name in how.views or episode.views if name in episode.views
+    }
+    if not chosen:
+        raise SourceError(f"none of the views {list(how.views)}: it has {list(episode.views)}")
+    return chosen
+
+
+def _turned(stream: FrameStream, name: str, how: Selection) -> FrameStream:
+    chosen = how.orientation
+    if isinstance(chosen, dict):
+        chosen = chosen.get(name)
+    info = stream.info
+    if chosen is None or chosen == info.orientation:
+        return stream
+    aspect = info.sample_aspect_ratio
+    square = (1, 2)
+    if oriented_shape(chosen, square) != oriented_shape(info.orientation, square):
+        aspect = aspect[::-1]
+    everything = np.arange(info.num_frames)
+    return PickedStream(stream, everything, orientation=chosen, sample_aspect_ratio=aspect)
+
+
+def _taken(
+    stream: FrameStream, indices: np.ndarray, note: str | None, how: Selection
+) -> FrameStream:
+    info = stream.info
+    if np.array_equal(indices, np.arange(info.num_frames)):
+        return stream
+    rate = how.fps or (info.fps / how.frame_step if info.fps else None)
+    return PickedStream(stream, indices, fps=rate, notes=(*info.notes, *([note] if note else [])))
