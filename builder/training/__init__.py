@@ -1,1 +1,27 @@
-"""For training: windows, AMPLIFY-compatible normalization, metrics; importing it loads no torch."""
+"""For training: windows, AMPLIFY-compatible normalization, metrics.
+
+Names load when used, so that importing this package loads no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from builder.training.normalize import clip_traj, normalize_traj, unnormalize_traj
+    from builder.training.windows import WindowDataset, decode_batch
+
+_HOME = {
+    "WindowDataset": "builder.training.windows",
+    "clip_traj": "builder.training.normalize",
+    "decode_batch": "builder.training.windows",
+    "normalize_traj": "builder.training.normalize",
+    "unnormalize_traj": "builder.training.normalize",
+}
+
+__all__ = ["WindowDataset", "clip_traj", "decode_batch", "normalize_traj", "unnormalize_traj"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
