@@ -17,6 +17,7 @@ from typing import Any
 
 import av
 
+from builder.containers import cut_off
 from builder.display import color_info, orientation_of, pixel_aspect
 from builder.errors import DecodeError
 from builder.ids import printable_path
@@ -26,7 +27,10 @@ from schemas.dataset import Fingerprint
 from schemas.geometry import Orientation
 
 # Containers that hold their own frames; playlists, image sequences and devices are not here.
-FORMATS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,gif,apng"
+FORMATS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,gif,apng"
+# These decoders hide damage unless told to be strict.  Others mark damaged frames by themselves,
+# and strict ones refuse files that play everywhere.
+_SILENT_CODECS = {"hevc"}
 _MIB = 1 << 20
 
 
@@ -106,7 +110,10 @@ class VideoStream:
             stream = self._choose(container)
             self._check_pixels(stream.width, stream.height)
             stream.thread_count = 1
-            stream.codec_context.options = {"max_pixels": str(self._limits.max_pixels)}
+            context = stream.codec_context
+            context.options = {"max_pixels": str(self._limits.max_pixels)}
+            if context.codec.canonical_name in _SILENT_CODECS:
+                context.options |= {"err_detect": "crccheck+explode"}
             yield container, stream
 
     def _choose(self, container: Any) -> Any:
@@ -137,6 +144,9 @@ class VideoStream:
                 first = next(iter(packet.decode()), None)
         if first is None:
             raise self._error(f"no frame could be decoded; {_ADVICE}")
+        missing = cut_off(self.path, container.format.name, declared=stream.frames, counted=count)
+        if missing:
+            raise self._error(f"{missing}; {_ADVICE}")
         return first, count
 
     def _describe(

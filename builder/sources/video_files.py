@@ -20,10 +20,7 @@ from schemas.config import Limits
 from schemas.dataset import Name
 from schemas.geometry import Orientation
 
-SUFFIXES = tuple(
-    ".mp4 .m4v .mov .3gp .mkv .webm .avi .ts .mts .m2ts .mpg .mpeg .flv .wmv .asf .ogv"
-    " .gif .apng".split()
-)
+SUFFIXES = tuple(".mp4 .m4v .mov .3gp .mkv .webm .avi .ts .mts .m2ts .mpg .mpeg .gif .apng".split())
 
 
 class VideoFilesConfig(Record):

@@ -1,0 +1,126 @@
+"""Cut-off files: what a container says about its own size, against the bytes there are.
+
+FFmpeg reads the start of many a cut-off file without a word, so the few bytes that tell are
+read here.  What nobody can tell: a transport or program stream cut between two packets, a
+fragmented MP4 cut between two fragments, a live WebM recording (no sizes, no duration) cut
+between two clusters.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+from typing import BinaryIO
+
+_SEGMENT = 0x18538067
+
+
+def cut_off(path: Path, container: str, *, declared: int, counted: int) -> str | None:
+    """Tell what is missing at the end of a file, in words; None when nothing is known to be.
+
+    ``container`` is FFmpeg's name; ``declared`` (0: unknown) and ``counted`` are frames.
+    """
+    kind = container.partition(",")[0]
+    if kind not in _CHECKS:
+        return None
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        expected = _CHECKS[kind](file, size)
+    # An index cut off behind the last frame costs nothing.
+    if expected <= size or (kind == "avi" and declared == counted):
+        return None
+    return f"it is cut off: {size} bytes where its {kind} structure needs {expected} or more"
+
+
+def _matroska(file: BinaryIO, size: int) -> int:
+    """Where the last element of known size ends."""
+    end = position = 0
+    while position < size:
+        file.seek(position)
+        number, length = _vint(file, keep_marker=True), _vint(file, keep_marker=False)
+        if number is None or length is None:
+            # A cut inside an element's head, or a live recording whose sizes are unknown.
+            return max(end, size + (file.tell() > size))
+        body = file.tell()
+        end = max(end, body + length)
+        # The segment holds all the rest: its parts are walked too, since its size may lie.
+        position = body if number == _SEGMENT else body + length
+    return end
+
+
+def _vint(file: BinaryIO, *, keep_marker: bool) -> int | None:
+    """Read an EBML number; None at the end of the file and for "unknown size"."""
+    head = file.read(1)
+    if not head or not head[0]:
+        return None
+    width = 9 - head[0].bit_length()
+    raw = head + file.read(width - 1)
+    if len(raw) < width:
+        return None
+    value = int.from_bytes(raw, "big")
+    payload = value & ((1 << 7 * width) - 1)
+    if keep_marker:
+        return value
+    return None if payload == (1 << 7 * width) - 1 else payload
+
+
+def _avi(file: BinaryIO, size: int) -> int:
+    """Where the last RIFF chunk ends; large files have several."""
+    end = 0
+    while end < size:
+        file.seek(end)
+        head = file.read(8)
+        if head[:4] != b"RIFF" or len(head) < 8:
+            break
+        length = int.from_bytes(head[4:], "little")
+        end += 8 + length + length % 2
+    # Some writers count the head in, or forget the padding byte.
+    return end - 9
+
+
+def _mp4(file: BinaryIO, size: int) -> int:
+    """Where the last box with frames ends; what is cut behind them costs nothing."""
+    end = position = 0
+    while position < size:
+        file.seek(position)
+        length, name = struct.unpack(">I4s", file.read(8).ljust(8, b"\0"))
+        if length == 1:
+            length = int.from_bytes(file.read(8), "big")
+        if length < 8:
+            # 0 means "to the end of the file".
+            break
+        position += length
+        if name == b"mdat":
+            end = position
+    return end
+
+
+def _mpegts(file: BinaryIO, size: int) -> int:
+    """Round up to whole packets: 188 bytes, or 192 with a time code in front."""
+    packet = 188 if file.read(1) == b"\x47" else 192
+    return -(-size // packet) * packet
+
+
+def _gif(file: BinaryIO, size: int) -> int:
+    """Look for the trailer behind the end of the last block."""
+    return _needs_ending(file, size, b"\0;")
+
+
+def _apng(file: BinaryIO, size: int) -> int:
+    return _needs_ending(file, size, b"IEND\xaeB`\x82")
+
+
+def _needs_ending(file: BinaryIO, size: int, ending: bytes) -> int:
+    file.seek(max(0, size - 1024))
+    return size + (not file.read().rstrip(b"\0").endswith(ending))
+
+
+_CHECKS = {
+    "mov": _mp4,
+    "matroska": _matroska,
+    "avi": _avi,
+    "mpegts": _mpegts,
+    "gif": _gif,
+    "apng": _apng,
+}
