@@ -130,7 +130,8 @@ def load_meta(folder: Path | str) -> DatasetMeta:
     except (FileNotFoundError, NotADirectoryError):
         raise DatasetError(
             f"{folder} is no letterset dataset: it has no {META_NAME}; "
-            "expected a folder that letterset build wrote"
+            "expected a folder that letterset build wrote (older AMPLIFY- or ATM-layout files "
+            "open with their img_shape)"
         ) from None
     except OSError as error:
         raise DatasetError(f"cannot read {path}: {error.strerror}") from None

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from builder.catalog import load_meta, read_index
-from builder.errors import DatasetError
+from builder.catalog import META_NAME, load_meta, read_index
+from builder.errors import ConfigError, DatasetError
 from builder.stores.base import EpisodeReader
 from builder.stores.hdf5 import Hdf5Store
 from schemas.dataset import DatasetMeta, EpisodeMeta, IndexLine, ViewMeta
@@ -19,13 +19,34 @@ from schemas.geometry import Letterbox, Stretch
 MAX_OPEN_EPISODES = 64
 
 
-def open_dataset(path: Path | str, *, max_open: int = MAX_OPEN_EPISODES) -> Dataset:
+def open_dataset(
+    path: Path | str,
+    img_shape: tuple[int, int] | None = None,
+    *,
+    max_open: int = MAX_OPEN_EPISODES,
+    **legacy: Any,
+) -> Dataset:
     """Open a dataset folder for reading; at most ``max_open`` episode files stay open.
+
+    A folder of older AMPLIFY- or ATM-layout files opens too: it needs ``img_shape`` (H, W), the
+    training configuration's, and takes the options of ``builder.legacy.open_legacy``.
 
     Raises DatasetError when the folder is no dataset or is damaged, OutputError when a newer
     letterset made it.
     """
-    return Dataset(Path(path), max_open)
+    path = Path(path)
+    if img_shape is None and not legacy:
+        return Dataset(path, max_open)
+    if (path / META_NAME).exists():
+        raise ConfigError(
+            f"{path} records its own img_shape; {', '.join(['img_shape', *legacy])} are for older "
+            "folders. Give another img_shape to WindowDataset"
+        )
+    from builder.legacy import open_legacy
+
+    if img_shape is None:
+        raise ConfigError(f"{path}: older files do not record img_shape, give img_shape=(H, W)")
+    return open_legacy(path, img_shape, max_open=max_open, **legacy)
 
 
 class ViewData:

@@ -29,6 +29,8 @@ class LegacyRef:
 
     id: str
     path: Path
+    relative: Path
+    task: str | None
     layout: Layout
     mode: Mode
     length: int
@@ -79,6 +81,8 @@ def inspect_file(
         return LegacyRef(
             id=episode_id(path.relative_to(folder)),
             path=path,
+            relative=path.relative_to(folder),
+            task=_task(path),
             layout=layout,
             mode=mode,
             length=second if mode == "episode" else first,
@@ -120,6 +124,12 @@ def track_shape(group: h5py.Group, where: str) -> tuple[int, ...]:
 def _mode(path: Path, leading: int) -> Mode:
     named = any(re.fullmatch(r"[a-z]+_\d+_reinit_\d+", part) for part in path.parent.parts)
     return "reinit" if leading > 1 or named else "episode"
+
+
+def _task(path: Path) -> str | None:
+    """AMPLIFY keeps the demos of a task in a folder of its name."""
+    name = path.parent.name
+    return name.removesuffix("_demo") if name.endswith("_demo") else None
 
 
 def _tracked(group: h5py.Group, layout: Layout, where: str) -> tuple[int, int] | None:

@@ -54,7 +54,7 @@ def checked_array(dataset: Any, where: str, kinds: str = "biuf") -> h5py.Dataset
     return dataset
 
 
-def read(dataset: h5py.Dataset, key: tuple[Any, ...], where: str) -> np.ndarray:
+def read(dataset: h5py.Dataset, key: Any, where: str) -> np.ndarray:
     """Read part of an array; raises DatasetError when its bytes are damaged."""
     try:
         return np.asarray(dataset[key])
@@ -70,7 +70,7 @@ class LegacyTracks:
 
     def __init__(
         self,
-        stored: h5py.Dataset,
+        stored: Any,
         scale_xy: tuple[float, float],
         offset_xy: tuple[float, float],
         where: str,
@@ -83,7 +83,7 @@ class LegacyTracks:
 
     def __getitem__(self, key: Any) -> np.ndarray:
         *lead, last = _full_key(key, len(self.shape))
-        points = read(self.stored, tuple(lead), self._where)
+        points = np.asarray(self.stored[tuple(lead)])
         if not np.isfinite(points).all():
             raise DatasetError(
                 f"{self._where}: tracks hold NaN or infinity; AMPLIFY would turn them into a "
@@ -103,8 +103,8 @@ class LegacyTracks:
 class LegacyVideo:
     """An ATM file's video, read lazily as (T, H, W, 3) uint8, stretched to ``img_shape``."""
 
-    def __init__(self, stored: h5py.Dataset, img_shape: tuple[int, int], where: str) -> None:
-        self.stored, self.dtype, self._where = stored, stored.dtype, where
+    def __init__(self, stored: Any, img_shape: tuple[int, int]) -> None:
+        self.stored, self.dtype = stored, stored.dtype
         self.shape = (stored.shape[1], *img_shape, 3)
 
     def __len__(self) -> int:
@@ -112,7 +112,7 @@ class LegacyVideo:
 
     def __getitem__(self, key: Any) -> np.ndarray:
         first, *rest = _full_key(key, 4)
-        frames = np.moveaxis(read(self.stored, (0, first), self._where), -3, -1)
+        frames = np.moveaxis(np.asarray(self.stored[0, first]), -3, -1)
         height, width = self.shape[1:3]
         if frames.shape[-3:-1] != (height, width):
             import cv2  # only older data of another size need it

@@ -35,6 +35,7 @@ LAYERS = [
         "builder.plan",
         "builder.dataset",
         "builder.catalog",
+        "builder.legacy",
     },
     {"builder.inference", "builder.training", "builder.report", "builder.testing"},
     {"builder"},

@@ -1,6 +1,7 @@
 """Older datasets: what their attributes may say, and reading them as they lie."""
 
 import logging
+import pickle
 from pathlib import Path
 
 import h5py
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 from legacy_fixtures import amplify_folder, grid_queries, write_amplify, write_atm
 
-from builder.errors import DatasetError
+from builder.dataset import open_dataset
+from builder.errors import ConfigError, DatasetError
 from builder.legacy import is_legacy, open_legacy
 from builder.training.normalize import clip_traj, normalize_traj
 from schemas import Stretch, swap_xy
@@ -115,13 +117,13 @@ def test_keeps_float64_and_slices_lazily(tmp_path):
         del file["root/front/tracks"]
         file["root/front/tracks"] = tracks
     dataset = open_legacy(tmp_path, IMG)
-    with dataset[dataset.ids[0]] as episode:
-        view = episode.views["front"]
-        assert traj(view).dtype == np.float64
-        np.testing.assert_array_equal(traj(view), by_hand(tracks, (360, 640)))
-        whole = view.tracks[:]
-        for key in (3, -1, (2, 5), (slice(1, 9, 3), 0), (..., 0), (4, ..., 1), np.array([1, 4])):
-            np.testing.assert_array_equal(view.tracks[key], whole[key])
+    episode = dataset[dataset.ids[0]]
+    view = episode.views["front"]
+    assert traj(view).dtype == np.float64
+    np.testing.assert_array_equal(traj(view), by_hand(tracks, (360, 640)))
+    whole = view.tracks[:]
+    for key in (3, -1, (2, 5), (slice(1, 9, 3), 0), (..., 0), (4, ..., 1), np.array([1, 4])):
+        np.testing.assert_array_equal(view.tracks[key], whole[key])
 
 
 def test_without_attributes_normalizes_directly_and_says_so_once(tmp_path, caplog):
@@ -143,8 +145,8 @@ def test_whole_episodes_are_told_by_their_leading_axis_or_said(tmp_path):
         (episode,) = [e.meta for e in open_legacy(tmp_path, IMG, mode=mode)]
         assert (episode.mode, episode.length, episode.horizon) == ("episode", 24, 24)
     dataset = open_legacy(tmp_path, IMG)
-    with dataset[dataset.ids[0]] as opened:
-        got = traj(opened.views["agentview"])
+    opened = dataset[dataset.ids[0]]
+    got = traj(opened.views["agentview"])
     np.testing.assert_array_equal(got, by_hand(tracks["agentview"], (480, 853)))
     write_amplify(tmp_path / "uniform_16" / "x" / "demo_1.hdf5")
     with pytest.raises(DatasetError, match=r"demo_1.hdf5: whole-episode tracks are \(1, T, N, 2\)"):
@@ -160,8 +162,8 @@ def test_a_single_frame_in_a_reinit_folder_is_not_a_whole_episode(tmp_path):
 def test_center_origin_adds_half_a_pixel_before_the_remap(tmp_path):
     stored = amplify_folder(tmp_path, demos=1)[0]["agentview"]
     dataset = open_legacy(tmp_path, IMG, pixel_origin="center")
-    with dataset[dataset.ids[0]] as episode:
-        got = episode.views["agentview"].tracks[:]
+    episode = dataset[dataset.ids[0]]
+    got = episode.views["agentview"].tracks[:]
     want = (stored + np.float32(0.5)) * np.array([470 / 853, 477 / 480], np.float32)
     np.testing.assert_array_equal(got, want)
 
@@ -169,29 +171,29 @@ def test_center_origin_adds_half_a_pixel_before_the_remap(tmp_path):
 def test_reads_atm(tmp_path):
     tracks = write_atm(tmp_path / "task" / "demo_0.hdf5", shape=(96, 128))
     dataset = open_legacy(tmp_path, (48, 60))
-    with dataset[dataset.ids[0]] as episode:
-        view = episode.views["agentview"]
-        np.testing.assert_array_equal(view.tracks[:], tracks * np.array([60, 48], np.float32))
-        assert view.geometry == Stretch(source_shape=(96, 128), img_shape=(48, 60))
-        assert episode.meta.mode == "episode"
-        assert set(episode.arrays) == {
-            "actions",
-            "task_emb_bert",
-            "extra_states/gripper_states",
-        }
-        with h5py.File(episode.path) as file:
-            video = file["root/agentview/video"][0].transpose(0, 2, 3, 1)
+    episode = dataset[dataset.ids[0]]
+    view = episode.views["agentview"]
+    np.testing.assert_array_equal(view.tracks[:], tracks * np.array([60, 48], np.float32))
+    assert view.geometry == Stretch(source_shape=(96, 128), img_shape=(48, 60))
+    assert episode.meta.mode == "episode"
+    assert set(episode.arrays) == {
+        "actions",
+        "task_emb_bert",
+        "extra_states.gripper_states",
+    }
+    with h5py.File(tmp_path / "task" / "demo_0.hdf5") as file:
+        video = file["root/agentview/video"][0].transpose(0, 2, 3, 1)
     same = open_legacy(tmp_path, (96, 128))
-    with same[same.ids[0]] as episode:
-        frames = episode.views["agentview"].frames
-        assert frames.shape == (20, 96, 128, 3)
-        for key in (3, slice(2, 5), (slice(0, 9, 4), ..., 0), (1, 7)):
-            np.testing.assert_array_equal(frames[key], video[key])
-    with dataset[dataset.ids[0]] as episode:
-        assert episode.views["agentview"].frames[2:4].shape == (2, 48, 60, 3)
+    episode = same[same.ids[0]]
+    frames = episode.views["agentview"].frames
+    assert frames.shape == (20, 96, 128, 3)
+    for key in (3, slice(2, 5), (slice(0, 9, 4), ..., 0), (1, 7)):
+        np.testing.assert_array_equal(frames[key], video[key])
+    episode = dataset[dataset.ids[0]]
+    assert episode.views["agentview"].frames[2:4].shape == (2, 48, 60, 3)
     centred = open_legacy(tmp_path, (48, 60), pixel_origin="center")
-    with centred[centred.ids[0]] as episode:
-        shift = episode.views["agentview"].tracks[:] - tracks * np.array([60, 48], np.float32)
+    episode = centred[centred.ids[0]]
+    shift = episode.views["agentview"].tracks[:] - tracks * np.array([60, 48], np.float32)
     np.testing.assert_allclose(shift.mean((0, 1, 2)), [0.5 * 60 / 128, 0.5 * 48 / 96], atol=1e-4)
 
 
@@ -270,13 +272,14 @@ def test_sizes_that_contradict_the_query_points_are_refused_on_opening(tmp_path)
 def test_later_steps_may_leave_the_frame_but_nan_is_refused(tmp_path):
     write_amplify(tmp_path / "a.hdf5", {"front": (360, 640)}, speed_xy=(90.0, 0.0))
     dataset = open_legacy(tmp_path, IMG)
-    with dataset[dataset.ids[0]] as episode:
-        assert episode.views["front"].tracks[:].max() > 480
+    episode = dataset[dataset.ids[0]]
+    assert episode.views["front"].tracks[:].max() > 480
     spoil(tmp_path / "a.hdf5", lambda f: f["root/front/tracks"].__setitem__((3, 5, 0, 0), np.nan))
-    with dataset[dataset.ids[0]] as episode:
-        assert episode.views["front"].tracks[2].shape == (16, 16, 2)
-        with pytest.raises(DatasetError, match=r"a.hdf5, view front: tracks hold NaN"):
-            episode.views["front"].tracks[3]
+    dataset = open_legacy(tmp_path, IMG)
+    episode = dataset[dataset.ids[0]]
+    assert episode.views["front"].tracks[2].shape == (16, 16, 2)
+    with pytest.raises(DatasetError, match=r"a.hdf5, view front: tracks hold NaN"):
+        episode.views["front"].tracks[3]
 
 
 def test_damaged_and_foreign_files(tmp_path):
@@ -296,3 +299,37 @@ def test_damaged_and_foreign_files(tmp_path):
     assert len(open_legacy(tmp_path, IMG)) == 1
     with pytest.raises(KeyError, match="no episode 'x'"):
         open_legacy(tmp_path, IMG)["x"]
+
+
+def test_opens_like_any_dataset(tmp_path):
+    stored = amplify_folder(tmp_path / "old", demos=2)
+    with pytest.raises(ConfigError, match="give img_shape"):
+        open_dataset(tmp_path / "old", pixel_origin="corner")
+    dataset = open_dataset(tmp_path / "old", IMG, max_open=1)
+    assert dataset.meta.img_shape == IMG
+    assert (dataset.meta.queries.grid, dataset.meta.queries.region) == ((4, 4), "canvas")
+    assert [episode.meta.task for episode in dataset] == ["put_the_bowl_on_the_plate"] * 2
+    again = pickle.loads(pickle.dumps(dataset))
+    assert again.ids == dataset.ids
+    assert again.meta == dataset.meta
+    np.testing.assert_array_equal(
+        again[again.ids[1]].views["agentview"].tracks[2],
+        dataset[dataset.ids[1]].views["agentview"].tracks[2],
+    )
+    assert stored[1]["agentview"].shape == again[again.ids[1]].views["agentview"].tracks.shape
+
+
+def test_chunked_and_compressed_files_read_the_same(tmp_path):
+    tracks = write_amplify(tmp_path / "a.hdf5", {"front": (360, 640)})["front"]
+    plain = open_legacy(tmp_path, IMG)
+    want = plain[plain.ids[0]].views["front"].tracks[:]
+
+    def compress(file):
+        del file["root/front/tracks"]
+        file["root/front"].create_dataset("tracks", data=tracks, compression="gzip")
+
+    spoil(tmp_path / "a.hdf5", compress)
+    dataset = open_legacy(tmp_path, IMG)
+    view = dataset[dataset.ids[0]].views["front"]
+    np.testing.assert_array_equal(view.tracks[:], want)
+    np.testing.assert_array_equal(view.tracks[3, 2], want[3, 2])

@@ -1,0 +1,180 @@
+"""One older file as an episode: memory-mapped where it is stored plainly."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import h5py
+import numpy as np
+
+from builder.errors import DatasetError
+from builder.ids import printable_path
+from builder.legacy_files import LegacyRef, track_shape
+from builder.legacy_hdf5 import LegacyTracks, LegacyVideo, checked_array, child, open_file, read
+from schemas.dataset import ArrayMeta, EpisodeMeta, SourceInfo, ViewMeta
+from schemas.geometry import Stretch
+from schemas.legacy import PixelOrigin, check_queries, implied_geometry
+
+UNSEALED = "0" * 64
+"""The digest of what was never sealed."""
+
+
+class LegacyReader:
+    """One older file.  See :class:`builder.stores.base.EpisodeReader`.
+
+    ``vis`` is what the file holds, whatever its dtype; all ones where it holds none.
+    """
+
+    def __init__(
+        self, ref: LegacyRef, img_shape: tuple[int, int], pixel_origin: PixelOrigin
+    ) -> None:
+        self.ref, self.img_shape, self.pixel_origin = ref, img_shape, pixel_origin
+        self._handle: Any = None
+        self._handle_pid = 0
+        self._views: dict[str, dict[str, Any]] = {}
+        with open_file(ref.path) as file:
+            root = child(file, "root", str(ref.path))
+            metas = [self._load_view(root, name) for name in ref.tracked]
+            self._root = _pass_through(root, str(ref.path), "")
+        self.meta = EpisodeMeta.model_construct(
+            id=ref.id,
+            digest=UNSEALED,
+            source=SourceInfo(kind="legacy", path=printable_path(ref.relative)),
+            length=ref.length,
+            mode=ref.mode,
+            horizon=ref.horizon,
+            start_every=1 if ref.mode == "reinit" else ref.length,
+            task=ref.task,
+            views=tuple(metas),
+            arrays={name: _describe(array) for name, array in self._root.items()},
+        )
+
+    def __reduce__(self) -> tuple[type, tuple[LegacyRef, tuple[int, int], PixelOrigin]]:
+        return type(self), (self.ref, self.img_shape, self.pixel_origin)
+
+    def __enter__(self) -> LegacyReader:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file; the next access opens it again."""
+        if self._handle is not None and self._handle_pid == os.getpid():
+            self._handle.close()
+        self._handle = None
+
+    def array(self, view: str | None, name: str) -> Any:
+        """Return one array; raises KeyError naming what there is."""
+        arrays = self._root if view is None else self._views[view]
+        if name not in arrays:
+            raise KeyError(f"no array {name!r} in {self.ref.path}; it has {sorted(arrays)}")
+        return arrays[name]
+
+    def stored_bytes(self, view: str | None, name: str) -> Iterator[bytes]:
+        """Yield the bytes of an array as it is read, row by row."""
+        array = self.array(view, name)
+        for row in range(len(array)):
+            yield np.ascontiguousarray(array[row]).tobytes()
+
+    def problems(self) -> list[str]:
+        """Nothing is stored twice in an older file."""
+        return []
+
+    def _load_view(self, root: h5py.Group, name: str) -> ViewMeta:
+        where = f"{self.ref.path}, view {name}"
+        group, tracked = child(root, name, where), self.ref.tracked[name]
+        shape = track_shape(group, where)
+        geometry = implied_geometry(tracked, self.img_shape)
+        scale_xy, offset_xy = self._mapping(geometry, tracked, where)
+        stored = self._plain(group["tracks"], where)
+        if tracked is not None:
+            queries = np.asarray(stored[:, 0] if self.ref.mode == "reinit" else stored[0, 0])
+            size = (1, 1) if self.ref.layout == "atm" else tracked
+            try:
+                check_queries(queries, size, where)
+            except ValueError as error:
+                raise DatasetError(str(error)) from None
+        tracks = LegacyTracks(stored, scale_xy, offset_xy, where)
+        arrays: dict[str, Any] = {
+            "tracks": tracks,
+            "vis": np.broadcast_to(np.uint8(1), shape[:-1]),
+            "starts": np.arange(shape[0], dtype=np.int64),
+            "queries": tracks[0, 0],
+        }
+        if "vis" in group:
+            arrays["vis"] = self._plain(group["vis"], where)
+        if self.ref.layout == "atm" and tracked is not None:
+            video = self._plain(group["video"], where)
+            arrays["frames"] = LegacyVideo(video, self.img_shape)
+        self._views[name] = arrays
+        return ViewMeta(
+            name=name,
+            geometry=geometry,
+            coded_shape=geometry.source_shape,
+            arrays={key: _describe(array) for key, array in arrays.items()},
+        )
+
+    def _mapping(
+        self, geometry: Stretch, tracked: tuple[int, int] | None, where: str
+    ) -> tuple[tuple[float, float], tuple[float, float]]:
+        """Return (scale_xy, offset_xy): how stored tracks become img pixels."""
+        half = (0.0, 0.0) if self.pixel_origin == "corner" else (0.5, 0.5)
+        if self.ref.layout == "amplify":
+            return geometry.affine.scale_xy, half
+        height, width = self.img_shape
+        if half != (0.0, 0.0):
+            if tracked is None:
+                raise DatasetError(
+                    f"{where}: pixel_origin 'center' needs the size of the frames, but the file "
+                    f"holds no video; read it with pixel_origin 'corner'"
+                )
+            half = (0.5 / tracked[1], 0.5 / tracked[0])
+        return (float(width), float(height)), half
+
+    def _plain(self, dataset: h5py.Dataset, where: str) -> Any:
+        """Map a contiguous array into memory; others are read through a handle of this process."""
+        offset = dataset.id.get_offset()
+        if dataset.chunks is None and offset is not None:
+            if offset + dataset.nbytes > os.path.getsize(self.ref.path):
+                raise DatasetError(f"{where}: {dataset.name} ends after the end of the file")
+            return np.memmap(self.ref.path, dataset.dtype, "r", offset, dataset.shape)
+        return _Chunked(self, dataset, where)
+
+    def handle(self) -> h5py.File:
+        """Return this process's own open file: a forked one must not be shared."""
+        if self._handle is None or self._handle_pid != os.getpid():
+            self._handle, self._handle_pid = open_file(self.ref.path), os.getpid()
+        return self._handle
+
+
+class _Chunked:
+    """A chunked or filtered array, read through its reader's handle."""
+
+    def __init__(self, reader: LegacyReader, dataset: h5py.Dataset, where: str) -> None:
+        self._reader, self._name, self._where = reader, dataset.name, where
+        self.shape, self.dtype = dataset.shape, dataset.dtype
+
+    def __len__(self) -> int:
+        return int(self.shape[0])
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        return read(self._reader.handle()[self._name], key, self._where)
+
+
+def _describe(array: Any) -> ArrayMeta:
+    return ArrayMeta(dtype=np.dtype(array.dtype).name, shape=tuple(array.shape), sha256=UNSEALED)
+
+
+def _pass_through(root: h5py.Group, where: str, prefix: str) -> dict[str, np.ndarray]:
+    """Read the arrays beside the views (ATM: actions, task_emb_bert, extra_states/*)."""
+    found: dict[str, np.ndarray] = {}
+    for name in root:
+        member = child(root, name, where)
+        if isinstance(member, h5py.Dataset):
+            found[prefix + name] = read(checked_array(member, where), (), where)
+        elif "tracks" not in member:
+            found |= _pass_through(member, where, f"{prefix}{name}.")
+    return found
