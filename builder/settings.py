@@ -87,5 +87,7 @@ def _assign(data: dict[str, Any], dotted: str, value: Any) -> None:
 def _keys(model: type[BaseModel]) -> Iterator[str]:
     for name, field in model.model_fields.items():
         yield name
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _keys(field.annotation)
+        inner: Any = field.annotation
+        # On Python 3.10 a tuple[...] passes for a class, so issubclass cannot be asked.
+        if hasattr(inner, "model_fields"):
+            yield from _keys(inner)

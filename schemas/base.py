@@ -40,7 +40,7 @@ def _tuple_from_list(value: Any) -> Any:
 
 def _int_from_index(value: Any) -> Any:
     # numpy's integers are honest integers; floats, strings, booleans and arrays are not.
-    if isinstance(value, bool):
+    if isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool"):
         return value
     try:
         return operator.index(value)

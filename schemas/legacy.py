@@ -44,12 +44,13 @@ def tracked_shape(attrs: Mapping[str, Any], where: str) -> tuple[int, int] | Non
 
 
 def _side(value: Any, name: str, where: str) -> int:
+    boolean = isinstance(value, bool) or str(getattr(value, "dtype", "")) == "bool"
     try:
         whole = hasattr(value, "is_integer") and value.is_integer()  # also floats such as 480.0
-        side = int(value) if whole else index(value)
+        side = 0 if boolean else int(value) if whole else index(value)
     except TypeError:
         side = 0
-    if side < 1 or isinstance(value, bool):
+    if side < 1:
         raise ValueError(
             f"{where}: attribute {name!r} must be a whole number of pixels, at least 1, got "
             f"{value!r}; set it to the size of the frames that were tracked"

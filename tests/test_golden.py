@@ -37,7 +37,21 @@ def test_a_golden_record_is_parsed_and_written_alike(path):
 
 @pytest.mark.parametrize("path", SCHEMAS, ids=lambda path: path.stem)
 def test_the_json_schema_has_not_drifted(path):
-    assert text_of(MODELS[path.stem].model_json_schema()) == path.read_text(encoding="ascii")
+    stored = json.loads(path.read_text(encoding="ascii"))
+    assert _plain(MODELS[path.stem].model_json_schema()) == _plain(stored)
+
+
+def _plain(schema):
+    """Leave out what some pydantic versions say twice: ``enum`` beside an equal ``const``."""
+    if isinstance(schema, list):
+        return [_plain(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        key: _plain(value)
+        for key, value in schema.items()
+        if not (key == "enum" and schema.get("const") == value[0])
+    }
 
 
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)

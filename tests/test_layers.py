@@ -36,6 +36,7 @@ LAYERS = [
         "builder.dataset",
         "builder.catalog",
         "builder.legacy",
+        "builder.validate",
     },
     {"builder.inference", "builder.training", "builder.report", "builder.testing"},
     {"builder"},
