@@ -34,20 +34,6 @@ _SILENT_CODECS = {"hevc"}
 _MIB = 1 << 20
 
 
-class FrameCountError(DecodeError):
-    """The decoder gave another number of frames than the container declares.
-
-    ``actual`` is what came out, without any sign of damage.
-    """
-
-    def __init__(self, message: str, actual: int) -> None:
-        super().__init__(message)
-        self.actual = actual
-
-    def __reduce__(self) -> tuple[type, tuple[str, int]]:
-        return type(self), (str(self), self.actual)
-
-
 class VideoStream:
     """The frames of one video file; a ``FrameStream``.
 
@@ -68,11 +54,11 @@ class VideoStream:
         self._step = frame_step
         self._check_file()
         with self._errors_named(), self._open() as (container, stream):
-            first, self._count = self._survey(container, stream)
+            first, self._count, notes = self._survey(container, stream)
             self._shape = (first.height, first.width)
             self._rate = stream.average_rate
             self._timed = container.format.name != "avi"
-            self.info = self._describe(container, stream, first, orientation)
+            self.info = self._describe(container, stream, first, orientation, notes)
 
     def __iter__(self) -> Iterator[Frame]:
         """Yield every ``frame_step``-th frame; seconds are the file's own timestamps."""
@@ -128,14 +114,18 @@ class VideoStream:
         default = av.stream.Disposition.default
         return max(readable, key=lambda s: (bool(s.disposition & default), s.width * s.height))
 
-    def _survey(self, container: Any, stream: Any) -> tuple[Any, int]:
-        """Decode the first frame, only count the others; return it and how many there are."""
-        first, count = None, 0
+    def _survey(self, container: Any, stream: Any) -> tuple[Any, int, list[str]]:
+        """Decode the first frame, only count the others; return it, their number, and notes."""
+        first, count, packets, start, leading = None, 0, 0, None, False
         for packet in container.demux(stream):
             if packet.is_corrupt:
                 raise self._error(f"it is damaged or cut off in frame {count}; {_ADVICE}")
-            # Edit lists mark frames that are decoded but not shown; the last packet is a flush.
-            count += packet.size > 0 and not packet.is_discard
+            if packet.size and not packet.is_discard:  # Edit lists discard; a flush is empty.
+                if packets == 0:
+                    start, leading = packet.pts, not packet.is_keyframe
+                packets += 1
+                count += _is_shown(packet, stream)
+                leading |= None not in (start, packet.pts) and packet.pts < start
             if count > self._limits.max_frames:
                 raise self._error(
                     f"it has more than {self._limits.max_frames} frames (limits.max_frames)"
@@ -147,10 +137,22 @@ class VideoStream:
         missing = cut_off(self.path, container.format.name, declared=stream.frames, counted=count)
         if missing:
             raise self._error(f"{missing}; {_ADVICE}")
-        return first, count
+        if not leading:
+            return first, count, []
+        # Cut out of a longer stream: some frames at the start refer to what is not there.  Only
+        # the decoder knows which.
+        with self._open() as (again, stream):
+            count = sum(1 for _ in again.decode(stream))
+        note = f"starts inside a group of pictures: {packets} frames are stored, {count} decode"
+        return first, count, [note] if count != packets else []
 
     def _describe(
-        self, container: Any, stream: Any, first: Any, orientation: Orientation | None
+        self,
+        container: Any,
+        stream: Any,
+        first: Any,
+        orientation: Orientation | None,
+        notes: list[str],
     ) -> StreamInfo:
         try:
             orientation = orientation or orientation_of(first)
@@ -158,7 +160,8 @@ class VideoStream:
         except ValueError as error:
             raise self._error(str(error)) from None
         aspect, note = pixel_aspect(stream.sample_aspect_ratio, orientation)
-        notes = [note] if note else []
+        if note:
+            notes.append(note)
         if len(container.streams.video) > 1:
             notes.append(
                 f"the file has {len(container.streams.video)} video streams; "
@@ -202,11 +205,9 @@ class VideoStream:
             return float(frame.pts * frame.time_base)
         return float(index / self._rate) if self._rate else float(index)
 
-    def _wrong_count(self, actual: int) -> FrameCountError:
-        return FrameCountError(
-            f"{printable_path(self.path)}: {actual} frames were decoded, the container declares "
-            f"{self._count}; {_ADVICE}",
-            actual,
+    def _wrong_count(self, actual: int) -> DecodeError:
+        return self._error(
+            f"{actual} frames were decoded, the container declares {self._count}; {_ADVICE}"
         )
 
     def _error(self, message: str) -> DecodeError:
@@ -222,6 +223,11 @@ class VideoStream:
 
 
 _ADVICE = "get the file again, or re-encode it (ffmpeg -i in -c:v libx264 out.mp4)"
+
+
+def _is_shown(packet: Any, stream: Any) -> bool:
+    """Tell whether a packet is going to give a frame; VP8 has frames for reference only."""
+    return stream.codec_context.codec.canonical_name != "vp8" or bool(memoryview(packet)[0] & 0x10)
 
 
 def fingerprint(path: str | os.PathLike[str]) -> Fingerprint:
