@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-import time
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +97,7 @@ class Catalog:
 
     def write_run(self, summary: dict[str, Any]) -> Path:
         """Keep a summary of this run (JSON data) under ``runs/``; returns its path."""
-        when = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        when = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S.%fZ")
         path = self.folder / "runs" / f"{when}-{self.writer}-{os.getpid()}.json"
         staged = _staged_text(self.folder, json.dumps(summary, indent=2, sort_keys=True) + "\n")
         try:

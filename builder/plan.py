@@ -14,9 +14,9 @@ import cv2
 import numpy as np
 
 from builder.catalog import read_index
+from builder.episode import open_source, open_tracker
 from builder.errors import OutputError, SourceError
 from builder.letterbox import Letterboxer
-from builder.pipeline import open_source, open_tracker
 from builder.sources.base import EpisodeRef, FrameStream, Source
 from builder.tracking import ViewTracker
 from schemas.config import BuildConfig

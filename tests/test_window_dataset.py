@@ -14,7 +14,7 @@ from builder.dataset import open_dataset
 from builder.errors import ConfigError, DatasetError
 from builder.training import WindowDataset, decode_batch, normalize_traj
 from schemas import Letterbox, swap_xy
-from tests.media import write_video
+from media import write_video
 
 IMG_SHAPE = (72, 100)
 LENGTHS = {"short.mp4": 5, "tall.mp4": 20, "wide.mp4": 23}
