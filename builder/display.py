@@ -93,6 +93,6 @@ def color_info(frame: Any) -> ColorInfo:
         matrix=_MATRICES.get(space, "smpte170m"),
         matrix_tagged=space != _UNSPECIFIED,
         full_range=color_range == _FULL
-        or (color_range == 0 and (name.startswith(("gray", "yuvj")))),
+        or (color_range == 0 and name.startswith(("gray", "ya", "yuvj"))),
         range_tagged=color_range != 0,
     )

@@ -57,6 +57,8 @@ class Letterboxer:
 
     def _scale(self, frame: av.VideoFrame) -> np.ndarray:
         height, width = self._coded_content
+        if frame.interlaced_frame:
+            frame = _unflagged(frame)
         scaled = self._reformatter.reformat(
             frame,
             width=width,
@@ -67,6 +69,23 @@ class Letterboxer:
             threads=1,
         )
         return scaled.to_ndarray()
+
+
+def _unflagged(frame: av.VideoFrame) -> av.VideoFrame:
+    """Copy a frame without its interlaced flag, for which each field is scaled for itself.
+
+    That would comb the result; averaging over both fields blends them.
+    """
+    copy = av.VideoFrame(frame.width, frame.height, frame.format.name)
+    copy.colorspace, copy.color_range = frame.colorspace, frame.color_range
+    for source, target in zip(frame.planes, copy.planes, strict=True):
+        rows_in, rows_out = (
+            np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
+            for plane in (source, target)
+        )
+        used = min(source.line_size, target.line_size)
+        rows_out[: source.height, :used] = rows_in[: source.height, :used]
+    return copy
 
 
 def letterbox_frame(frame: np.ndarray, box: Letterbox, fill: float = 0) -> np.ndarray:

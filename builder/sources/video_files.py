@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,13 +13,12 @@ from pydantic import Field
 from builder.errors import SourceError
 from builder.ids import episode_id, printable_path
 from builder.sources.base import Episode, EpisodeRef
+from builder.sources.listing import VIDEO_SUFFIXES, matches, walk
 from builder.video import VideoStream, fingerprint
 from schemas.base import Record, Side
 from schemas.config import Limits
 from schemas.dataset import Name
 from schemas.geometry import Orientation
-
-SUFFIXES = tuple(".mp4 .m4v .mov .3gp .mkv .webm .avi .ts .mts .m2ts .mpg .mpeg .gif .apng".split())
 
 
 class VideoFilesConfig(Record):
@@ -43,7 +41,7 @@ class VideoFilesConfig(Record):
 
 
 class VideoFiles:
-    """Video files below a folder, recursively and sorted by name, or one file.
+    """Video files below a folder, recursively and in natural order, or one file.
 
     Hidden files are left out; links are followed.  What cannot be read fails in ``open``.
     """
@@ -58,7 +56,7 @@ class VideoFiles:
         self._limits = limits or Limits()
 
     def refs(self) -> Iterator[EpisodeRef]:
-        """List the files, sorted folder by folder.
+        """List the files folder by folder, in natural order.
 
         Raises SourceError when there is nothing at the path, or no file that fits.
         """
@@ -71,12 +69,13 @@ class VideoFiles:
             yield self._ref(self.path.name)
             return
         empty = True
-        for relative in _walk(self.path, "", ()):
-            if self._wanted(relative):
-                empty = False
-                yield self._ref(relative)
+        for folder, names in walk(self.path):
+            for relative in (f"{folder}/{name}" if folder else name for name in names):
+                if self._wanted(relative):
+                    empty = False
+                    yield self._ref(relative)
         if empty:
-            looked_for = self._config.include or SUFFIXES
+            looked_for = self._config.include or VIDEO_SUFFIXES
             raise SourceError(
                 f"{printable_path(self.path)}: no video found; looked for "
                 f"{', '.join(looked_for)} here and in all folders below"
@@ -101,29 +100,8 @@ class VideoFiles:
 
     def _wanted(self, relative: str) -> bool:
         config = self._config
-        if any(fnmatchcase(relative, glob) for glob in config.exclude):
+        if matches(relative, config.exclude):
             return False
         if config.include:
-            return any(fnmatchcase(relative, glob) for glob in config.include)
-        return relative.lower().endswith(SUFFIXES)
-
-
-def _walk(root: Path, below: str, trail: tuple[tuple[int, int], ...]) -> Iterator[str]:
-    """Yield relative paths of all entries that are not folders; ``trail`` stops link loops."""
-    folder = root / below
-    status = os.stat(folder)
-    here = (status.st_dev, status.st_ino)
-    if here in trail:
-        return
-    with os.scandir(folder) as entries:
-        found = sorted((e for e in entries if not e.name.startswith(".")), key=_by_name)
-    for entry in found:
-        relative = f"{below}/{entry.name}" if below else entry.name
-        if entry.is_dir():
-            yield from _walk(root, relative, (*trail, here))
-        else:
-            yield relative
-
-
-def _by_name(entry: os.DirEntry[str]) -> bytes:
-    return os.fsencode(entry.name)
+            return matches(relative, config.include)
+        return relative.lower().endswith(VIDEO_SUFFIXES)
