@@ -1,0 +1,56 @@
+# Needs Python 3.10 or newer with pip, and make.  Everything goes into .venv and demo.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# torch is pinned: without the constraints pip would fetch gigabytes of another build.
+CONSTRAINTS := constraints/dev.txt
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS)
+
+.PHONY: help demo test lint format docs bench picture golden clean
+.DEFAULT_GOAL := help
+
+help:  ## list what can be made
+	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: $(VENV)/installed-build  ## real video to a dataset that validates, and a picture of it
+	$(BIN)/python scripts/demo.py --folder demo
+
+test: lint  ## linter, formatter, type checker and all tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/installed-dev  ## format the code, fix what the linter can fix
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(VENV)/installed-dev  ## run every code block of the README and docs
+	$(BIN)/python -m pytest tests/test_docs.py
+
+bench: $(VENV)/installed-dev  ## measure speed and memory
+	$(BIN)/python scripts/bench_frames.py
+
+picture: demo  ## make the README's picture anew
+	cp demo/tracks.png docs/images/tracks.png
+
+golden: $(VENV)/installed-dev  ## write golden files that are missing
+	$(BIN)/python tests/golden_examples.py
+
+clean:  ## remove what was made here
+	rm -rf $(VENV) demo build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+# Systems without ensurepip make a bare environment and put pip into it from outside.
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV) || { $(PYTHON) -m venv --clear --without-pip $(VENV) \
+	    && $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; }
+
+$(VENV)/installed-build: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
+	$(INSTALL) --editable '.[build]'
+	@touch $@
+
+$(VENV)/installed-dev: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
+	$(INSTALL) --editable '.[dev]'
+	@touch $@ $(VENV)/installed-build
