@@ -32,6 +32,12 @@ class ArraySpec:
     quality: int = 95
 
 
+def arrays_by_view(meta: EpisodeMeta) -> dict[str | None, dict[str, ArrayMeta]]:
+    """Return all arrays an episode lists, by view (None: the root)."""
+    listed: dict[str | None, dict[str, ArrayMeta]] = {None: meta.arrays}
+    return listed | {view.name: view.arrays for view in meta.views}
+
+
 class EpisodeWriter(Protocol):
     """One episode being written.  Leaving the context without commit leaves nothing."""
 

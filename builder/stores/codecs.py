@@ -116,9 +116,10 @@ class Rows:
         return self.shape[0]
 
     def __getitem__(self, key: Any) -> Any:
-        first, *rest = key if isinstance(key, tuple) else (key,)
-        if first is Ellipsis or first is None:
-            return np.asarray(self)[key]
+        keys = key if isinstance(key, tuple) else (key,)
+        if not keys or keys[0] is Ellipsis or keys[0] is None:
+            return self[:][key]
+        first, *rest = keys
         indices = np.arange(len(self))[first]
         if indices.ndim == 0:
             return self._row(int(indices))[tuple(rest)]

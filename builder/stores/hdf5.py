@@ -14,8 +14,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from builder.errors import DatasetError
 from builder.records import stored_form
-from builder.stores.base import ArraySpec
+from builder.stores.base import ArraySpec, arrays_by_view
 from builder.stores.hdf5_columns import Column, make_column
+from builder.stores.hdf5_disk import Disk
 from builder.stores.hdf5_layout import METADATA, view_attrs
 from builder.stores.hdf5_reader import Hdf5Reader
 from builder.stores.staging import (
@@ -123,9 +124,10 @@ class Hdf5Writer:
         if not self._replace:
             refuse_existing(self.path)
         self._staged = stage(self._folder, ".h5")
+        self._disk = Disk(self._staged.descriptor)
         self._committed = False
         try:
-            with output_errors(self.path):
+            with self._errors():
                 self._create()
         except BaseException:
             self.__exit__()
@@ -134,14 +136,13 @@ class Hdf5Writer:
 
     def _create(self) -> None:
         self._file = h5py.File(
-            self._staged.path,
+            self._disk,
             "w",
             # Checksummed headers, and files that HDF5 1.10 and later can read.
             libver=("v110", "v110"),
-            locking=False,
             alignment_threshold=1,
             alignment_interval=ALIGNMENT,
-            # No chunk waits in a cache: a full disk shows in the write, not in the close.
+            # No chunk waits in a cache: a full disk shows at once.
             rdcc_nbytes=0,
         )
         root = self._file.create_group("root")
@@ -156,7 +157,7 @@ class Hdf5Writer:
 
         Blocks of one array come in order, without gaps; raises ValueError otherwise.
         """
-        with output_errors(self.path):
+        with self._errors():
             self._columns[view, name].write(at, block)
 
     def digests(self) -> dict[str | None, dict[str, ArrayMeta]]:
@@ -165,7 +166,7 @@ class Hdf5Writer:
         Raises ValueError naming those that are not.
         """
         found: dict[str | None, dict[str, ArrayMeta]] = {view: {} for view in (None, *self._views)}
-        with output_errors(self.path):
+        with self._errors():
             for (view, _), column in self._columns.items():
                 found[view].update(column.finish())
         return found
@@ -176,14 +177,13 @@ class Hdf5Writer:
         Raises ValueError when ``meta`` is not about what was written.
         """
         found = self.digests()
-        said: dict[str | None, dict[str, ArrayMeta]] = {None: meta.arrays}
-        said |= {view.name: view.arrays for view in meta.views}
+        said = arrays_by_view(meta)
         if meta.id != self.episode_id or said != found:
             raise ValueError(
                 f"the metadata of {meta.id!r} do not describe what was written as "
                 f"{self.episode_id!r}: arrays {said}, written {found}"
             )
-        with output_errors(self.path):
+        with self._errors():
             for view in meta.views:
                 self._file[f"root/{view.name}"].attrs.update(view_attrs(view))
             self._file.attrs[METADATA] = stored_form(meta)
@@ -196,11 +196,16 @@ class Hdf5Writer:
             column.close()
         if self._committed:
             return
-        # The file goes; on a full disk HDF5 cannot even close it properly.
-        with contextlib.suppress(OSError, RuntimeError):
-            if self._file is not None:
-                self._file.close()
+        if self._file is not None:
+            self._file.close()
         self._staged.discard()
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Turn errors of the disk, now or a moment ago, into an OutputError."""
+        with output_errors(self.path):
+            yield
+            self._disk.check()
 
 
 def _check_names(layout: Mapping[str | None, Mapping[str, ArraySpec]]) -> None:
@@ -208,6 +213,4 @@ def _check_names(layout: Mapping[str | None, Mapping[str, ArraySpec]]) -> None:
     for name in (*(view for view in layout if view is not None), *layout.get(None, {})):
         _NAME.validate_python(name)
     if clash := set(layout) & set(layout.get(None, {})):
-        raise ValueError(
-            f"views and root arrays must not share names, got {sorted(map(str, clash))}"
-        )
+        raise ValueError(f"a view and a root array must not share a name, got {clash}")

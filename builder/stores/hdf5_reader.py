@@ -8,7 +8,7 @@ datasets and object types are refused.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import numpy as np
 
 from builder.errors import DatasetError
 from builder.records import parse_record
+from builder.stores.base import arrays_by_view
 from builder.stores.codecs import FixedPoint, Rows, decode_jpeg, load_lz4
 from builder.stores.hdf5_layout import METADATA, array_path, disagreements, locate, stored_dtype
 from schemas.dataset import ArrayMeta, EpisodeMeta
@@ -74,7 +75,7 @@ class Hdf5Reader:
                 "was it moved or renamed? Put it back"
             )
         size = os.stat(self.path).st_size
-        for view, arrays in self._listed():
+        for view, arrays in arrays_by_view(self.meta).items():
             for name, array in arrays.items():
                 try:
                     self._offsets[view, name] = locate(file, view, name, array, size)
@@ -82,9 +83,6 @@ class Hdf5Reader:
                     reason = error.args[0] if error.args else repr(error)
                     self._refused[view, name] = f"{array_path(view, name)}: {reason}"
         self._other = list(disagreements(file, self.meta, text))
-
-    def _listed(self) -> list[tuple[str | None, Mapping[str, ArrayMeta]]]:
-        return [(None, self.meta.arrays), *((view.name, view.arrays) for view in self.meta.views)]
 
     def problems(self) -> list[str]:
         """List arrays that cannot be read, and copies that disagree with the metadata."""

@@ -95,7 +95,7 @@ def refuse_existing(final: Path) -> None:
         raise OutputError(f"{final} exists already and is not overwritten; move it away first")
 
 
-def write_all(descriptor: int, data: bytes, at: int) -> None:
+def write_all(descriptor: int, data: bytes | memoryview, at: int) -> None:
     """Write all of ``data`` at offset ``at``; a system call alone may write less."""
     while data:
         written = os.pwrite(descriptor, data, at)
