@@ -1,0 +1,1 @@
+"""Pictures and pages: drawing over frames, the preview, one look for all of them."""

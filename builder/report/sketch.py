@@ -1,0 +1,143 @@
+"""One window of one episode, drawn: what a build would make of it, without building it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from builder.episode import Job, open_source, open_tracker
+from builder.letterbox import Letterboxer
+from builder.motion import MotionMeter
+from builder.report.draw import draw_geometry, draw_queries, draw_tracks, enlarge, row_colors
+from builder.sources.base import FrameStream, StreamInfo
+from builder.trackers.base import Window
+from builder.tracking import ViewTracker
+from schemas.config import BuildConfig
+from schemas.geometry import Letterbox, Orientation
+
+Report = Callable[[int, int], None]
+
+MAX_STEPS = 16
+MAX_SKIPPED = 48  # frames before the window, which are decoded only
+MAX_VIEWS = 3
+PICTURE_PX = 512
+THUMBNAIL_PX = 238  # two of them and their margins are as wide as a picture
+
+HALF_TURNS: tuple[Orientation, ...] = ("none", "hflip", "vflip", "rot180")
+QUARTER_TURNS: tuple[Orientation, ...] = ("rot90", "rot270", "transpose", "antitranspose")
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """Pictures (H, W, 3) uint8 RGB of one view and facts about it in words.
+
+    ``grid`` is the window's first canvas with the query points, ``tracks`` its last canvas
+    with their tracks, ``candidates`` its first frame in all orientations of its shape.
+    """
+
+    path: str
+    view: str
+    orientation: Orientation
+    candidates: dict[Orientation, np.ndarray]
+    grid: np.ndarray
+    tracks: np.ndarray
+    start: int
+    steps: int
+    facts: dict[str, str]
+    notes: tuple[str, ...]
+
+
+def probe_episode(job: Job, report: Report) -> tuple[tuple[int, int], ...]:
+    """Return the upright shape (H, W) of every view, without decoding; for a child process."""
+    with open_source(job.config).open(job.ref) as episode:
+        return tuple(stream.info.source_shape for stream in episode.views.values())
+
+
+def sketch_episode(job: Job, report: Report) -> list[Sketch]:
+    """Draw one window of an episode's first views; for a child process.  Raises SourceError."""
+    with open_source(job.config).open(job.ref) as episode:
+        return [
+            _sketch(job, name, stream, report)
+            for name, stream in islice(episode.views.items(), MAX_VIEWS)
+        ]
+
+
+def _sketch(job: Job, view: str, stream: FrameStream, report: Report) -> Sketch:
+    config, info = job.config, stream.info
+    box = Letterbox.fit(info.source_shape, config.img_shape, info.sample_aspect_ratio)
+    steps = min(config.tracker.horizon, MAX_STEPS, info.num_frames)
+    start = min(info.num_frames // 3, MAX_SKIPPED, info.num_frames - steps)
+    tracks = _one_window(config, box, steps)
+    boxer = Letterboxer(box, info.orientation)
+    shown = Letterboxer(tracks.plan.input_box, info.orientation)
+    windows, canvases, candidates = [], [], {}
+    for index, frame in enumerate(islice(stream, start + steps)):
+        report(index + 1, start + steps)
+        if index < start:
+            continue
+        if index == start:
+            candidates = _candidates(frame.image, info)
+        if index in (start, start + steps - 1):
+            canvases.append(np.empty((*box.img_shape, 3), np.uint8))
+            boxer.paste(boxer.content(frame.image), canvases[-1])
+        windows += tracks.push(shown.content(frame.image))
+    window = (windows + tracks.finish())[0]
+
+    zoom, colors = PICTURE_PX / max(config.img_shape), row_colors(config.queries)
+    before, after = (draw_geometry(enlarge(canvases[k], zoom), box, zoom) for k in (0, -1))
+    return Sketch(
+        path=job.ref.path,
+        view=view,
+        orientation=info.orientation,
+        candidates=candidates,
+        grid=draw_queries(before, window.tracks_xy[0], colors, zoom),
+        tracks=draw_tracks(after, window.tracks_xy, window.vis, colors, MAX_STEPS, zoom),
+        start=start,
+        steps=steps,
+        facts=_facts(info, box, window),
+        notes=info.notes,
+    )
+
+
+def _one_window(config: BuildConfig, box: Letterbox, steps: int) -> ViewTracker:
+    once = {"mode": "reinit", "horizon": steps, "start_every": steps}
+    part = config.tracker.model_copy(update=once)
+    return ViewTracker(open_tracker(config), box, config.queries, part, steps)
+
+
+def _candidates(image: Any, info: StreamInfo) -> dict[Orientation, np.ndarray]:
+    """Turn a stored frame all ways that keep its upright shape."""
+    square = (THUMBNAIL_PX, THUMBNAIL_PX)
+    box = Letterbox.fit(info.source_shape, square, info.sample_aspect_ratio)
+    family = QUARTER_TURNS if info.orientation in QUARTER_TURNS else HALF_TURNS
+    return {turn: Letterboxer(box, turn).content(image) for turn in family}
+
+
+def _facts(info: StreamInfo, box: Letterbox, window: Window) -> dict[str, str]:
+    height, width = info.source_shape
+    pad, (scale_x, scale_y) = box.pad, box.scale_xy
+    facts = {
+        "Source": f"{height} x {width} px (height x width), {info.num_frames} frames"
+        + (f", {info.fps:.4g} per second" if info.fps else "")
+        + (f", {info.codec}" if info.codec else ""),
+        "Turned by": info.orientation,
+        "Picture": f"{box.content_shape[0]} x {box.content_shape[1]} px of "
+        f"{box.img_shape[0]} x {box.img_shape[1]}; bars: {pad.top} px above, {pad.bottom} below, "
+        f"{pad.left} left, {pad.right} right",
+        "Scale": f"{scale_x:.5g} in x, {scale_y:.5g} in y",
+    }
+    if info.sample_aspect_ratio != (1, 1):
+        facts["Pixel shape"] = "{}:{} (width:height), applied".format(*info.sample_aspect_ratio)
+    meter = MotionMeter(window.start + len(window.vis))
+    meter.add(window)
+    motion = meter.summary()
+    if motion is not None:
+        facts["Motion"] = (
+            f"{motion.mean_px:.2f} px per step on average, {motion.zero_share:.0%} of the steps "
+            f"below half a pixel, {motion.visible_share:.0%} visible"
+        )
+    return facts
