@@ -63,12 +63,18 @@ class Letterboxer:
             frame,
             width=width,
             height=height,
-            format="rgb24",
+            format="gbrp",
             interpolation=_SWSCALE,
             dst_color_range=ColorRange.JPEG,
             threads=1,
         )
-        return scaled.to_ndarray()
+        green, blue, red = (_rows(plane)[:height, :width] for plane in scaled.planes)
+        return cv2.merge((red, green, blue))
+
+
+def _rows(plane: Any) -> np.ndarray:
+    """View a plane of a frame as uint8 (rows, bytes per row), padding included."""
+    return np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
 
 
 def _unflagged(frame: av.VideoFrame) -> av.VideoFrame:
@@ -79,12 +85,8 @@ def _unflagged(frame: av.VideoFrame) -> av.VideoFrame:
     copy = av.VideoFrame(frame.width, frame.height, frame.format.name)
     copy.colorspace, copy.color_range = frame.colorspace, frame.color_range
     for source, target in zip(frame.planes, copy.planes, strict=True):
-        rows_in, rows_out = (
-            np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
-            for plane in (source, target)
-        )
         used = min(source.line_size, target.line_size)
-        rows_out[: source.height, :used] = rows_in[: source.height, :used]
+        _rows(target)[: source.height, :used] = _rows(source)[: source.height, :used]
     return copy
 
 
