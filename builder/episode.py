@@ -20,6 +20,7 @@ from builder.letterbox import Letterboxer
 from builder.motion import MotionMeter
 from builder.registry import configure
 from builder.sources.base import Episode, EpisodeRef, FrameStream, Source, StreamInfo
+from builder.sources.select import Selected, Selection
 from builder.stores.base import ArraySpec, EpisodeWriter, Store
 from builder.trackers.base import Tracker, Window
 from builder.tracking import ViewTracker
@@ -42,7 +43,8 @@ class Job:
 def open_source(config: BuildConfig) -> Source:
     """Construct the configured source; raises ConfigError."""
     found, own = configure("sources", config.source)
-    return found(Path(config.source.path), own, config.limits)
+    source: Source = found(Path(config.source.path), own, config.limits)
+    return Selected(source, own) if isinstance(own, Selection) else source
 
 
 def open_tracker(config: BuildConfig) -> Tracker:

@@ -19,9 +19,12 @@ from schemas.config import Part
 
 BUILTIN: dict[str, dict[str, str]] = {
     "sources": {
+        "libero": "builder.sources.libero:Libero",
+        "robomimic": "builder.sources.robomimic:Robomimic",
         "video": "builder.sources.video_files:VideoFiles",
     },
     "trackers": {
+        "cotracker": "builder.trackers.cotracker:CoTracker",
         "dis": "builder.trackers.dis:DisTracker",
     },
     "stores": {

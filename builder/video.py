@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 
 from builder.containers import cut_off
 from builder.display import color_info, orientation_of, pixel_aspect
@@ -71,6 +72,20 @@ class VideoStream:
                 count += 1
         if count != self._count:
             raise self._wrong_count(count)
+
+    def times(self) -> np.ndarray:
+        """Return the seconds of all frames, (num_frames,) float64, without decoding if possible."""
+        with self._errors_named(), self._open() as (container, stream):
+            packets = (p for p in container.demux(stream) if p.size and not p.is_discard)
+            pts = [packet.pts for packet in packets if _is_shown(packet, stream)]
+            unit = stream.time_base
+        if not self._timed and self._rate:
+            seconds = [float(index / self._rate) for index in range(self._count)]
+        elif self._timed and len(pts) == self._count and None not in pts:
+            seconds = [float(value * unit) for value in sorted(pts)]
+        else:
+            return np.array([frame.seconds for frame in self], np.float64)
+        return np.array(seconds[:: self._step], np.float64)
 
     def _check_file(self) -> None:
         try:

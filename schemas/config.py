@@ -85,6 +85,12 @@ class Limits(Record):
         default=64_000_000, description="of one source frame"
     )
     max_frames: Annotated[int, Field(ge=1)] = Field(default=10_000_000, description="of one view")
+    max_array_bytes: Annotated[int, Field(ge=1)] = Field(
+        default=4 << 30, description="of one pass-through array, or a file that is read whole"
+    )
+    max_chunk_bytes: Annotated[int, Field(ge=1)] = Field(
+        default=256 << 20, description="of one chunk of HDF5, Zarr or Parquet, decompressed"
+    )
     stall_seconds: Annotated[float, Field(gt=0)] = Field(
         default=120.0, description="without a finished frame before a worker is stopped"
     )
@@ -102,8 +108,11 @@ class BuildConfig(Record):
     executor: ExecutorPart = ExecutorPart()
     limits: Limits = Limits()
 
-    # Where things lie and who does the work cannot change what is written.
-    _LOCATION_KEYS: ClassVar[dict[str, set[str]]] = {"source": {"path"}, "store": {"path", "kind"}}
+    # Where things lie, which of them are built and who does the work cannot change an episode.
+    _LOCATION_KEYS: ClassVar[dict[str, set[str]]] = {
+        "source": {"path", "include", "exclude", "episodes"},
+        "store": {"path", "kind"},
+    }
 
     def content(self) -> dict[str, Any]:
         """Return the settings that affect what is written, as JSON data."""

@@ -44,6 +44,37 @@ def walk(root: Path) -> Iterator[tuple[str, list[str]]]:
         ) from None
 
 
+def files(root: Path, suffixes: tuple[str, ...], what: str) -> Iterator[str]:
+    """Yield the relative paths of the files with these suffixes below ``root``, or of one file.
+
+    Raises SourceError when there is nothing at ``root``, or no such file; ``what`` names them.
+    """
+    if not os.path.lexists(root):
+        raise SourceError(
+            f"{printable_path(root)}: there is no such file or folder; "
+            f"source.path must be {what}, or a folder of them"
+        )
+    if not root.is_dir():
+        yield root.name
+        return
+    empty = True
+    for folder, names in walk(root):
+        for name in names:
+            if name.lower().endswith(suffixes):
+                empty = False
+                yield f"{folder}/{name}" if folder else name
+    if empty:
+        raise SourceError(
+            f"{printable_path(root)}: no {what} found; looked for {', '.join(suffixes)} here and "
+            f"in all folders below"
+        )
+
+
+def locate(root: Path, relative: str) -> Path:
+    """Return the path of a file that :func:`files` listed."""
+    return root / relative if root.is_dir() else root
+
+
 def _walk(
     root: Path, below: str, trail: tuple[tuple[int, int], ...]
 ) -> Iterator[tuple[str, list[str]]]:

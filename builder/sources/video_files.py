@@ -8,36 +8,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
-from pydantic import Field
-
 from builder.errors import SourceError
 from builder.ids import episode_id, printable_path
 from builder.sources.base import Episode, EpisodeRef
 from builder.sources.listing import VIDEO_SUFFIXES, matches, walk
+from builder.sources.select import Selection
 from builder.video import VideoStream, fingerprint
-from schemas.base import Record, Side
 from schemas.config import Limits
 from schemas.dataset import Name
-from schemas.geometry import Orientation
 
 
-class VideoFilesConfig(Record):
+class VideoFilesConfig(Selection):
     """Settings of the ``video`` source.
 
-    Globs match the path relative to the source's root, slashes included (``*`` crosses them).
+    Without ``include``, files are known by their suffix.
     """
 
     view: Name = "main"
-    include: tuple[str, ...] = Field(
-        default=(), strict=False, description="globs of files to read; default: by suffix"
-    )
-    exclude: tuple[str, ...] = Field(
-        default=(), strict=False, description="globs of files to leave out"
-    )
-    orientation: Orientation | None = Field(
-        default=None, description="how frames are turned upright; default: what each file says"
-    )
-    frame_step: Side = Field(default=1, description="keep every n-th frame")
 
 
 class VideoFiles:
@@ -85,14 +72,11 @@ class VideoFiles:
     def open(self, ref: EpisodeRef) -> Iterator[Episode]:
         """Open one file.  Raises DecodeError naming what is wrong with it."""
         path = self.path / ref.locator if self.path.is_dir() else self.path
-        config = self._config
-        stream = VideoStream(
-            path,
-            limits=self._limits,
-            orientation=config.orientation,
-            frame_step=config.frame_step,
-        )
-        yield Episode(views={config.view: stream}, files={ref.path: fingerprint(path)})
+        # A display matrix that is no quarter turn can be read when the orientation is set by hand.
+        turn = self._config.orientation
+        by_hand = turn.get(self._config.view) if isinstance(turn, dict) else turn
+        stream = VideoStream(path, limits=self._limits, orientation=by_hand)
+        yield Episode(views={self._config.view: stream}, files={ref.path: fingerprint(path)})
 
     def _ref(self, relative: str) -> EpisodeRef:
         raw = os.fsencode(relative)

@@ -1,0 +1,58 @@
+"""Frame streams over things that are addressed by frame number: arrays, image files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from builder.sources.base import Frame, StreamInfo
+
+
+class BlockStream:
+    """Frames read by number, neighbouring ones together; a ``FrameStream``.
+
+    ``read(first, last)`` returns the frames of that range: an array (n, H, W, 3) uint8, or any
+    sequence of what ``Frame.image`` may be.  ``seconds`` (T,) are their times, ``block`` is how
+    many frames are read at once.
+    """
+
+    def __init__(
+        self,
+        info: StreamInfo,
+        seconds: np.ndarray,
+        read: Callable[[int, int], Any],
+        block: int = 1,
+    ) -> None:
+        self.info, self._seconds, self._read, self._block = info, seconds, read, max(1, block)
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Yield all frames in order."""
+        return self.take(np.arange(self.info.num_frames))
+
+    def times(self) -> np.ndarray:
+        """Return the seconds of all frames, (T,) float64."""
+        return self._seconds
+
+    def take(self, indices: np.ndarray) -> Iterator[Frame]:
+        """Yield the frames of ascending indices; no others are read."""
+        for run in _runs(indices, self._block):
+            for index, image in zip(run, self._read(run[0], run[-1] + 1), strict=True):
+                yield Frame(image, float(self._seconds[index]))
+
+
+def even_times(count: int, fps: float) -> np.ndarray:
+    """Return the seconds (count,) of frames that come at an even rate, from 0."""
+    return np.arange(count) / fps
+
+
+def _runs(indices: np.ndarray, block: int) -> Iterator[list[int]]:
+    """Cut ascending indices into runs of neighbours that lie in one block."""
+    if not len(indices):
+        return
+    steps = np.diff(indices)
+    blocks = indices // block
+    cuts = np.flatnonzero((steps != 1) | (blocks[1:] != blocks[:-1])) + 1
+    for run in np.split(indices, cuts):
+        yield run.tolist()

@@ -1,0 +1,45 @@
+"""Every source against the shared conformance suite; one line each."""
+
+import pytest
+import source_fixtures as fixtures
+
+from builder.errors import SourceError
+from builder.registry import BUILTIN, backend
+from builder.sources.select import Selection
+from builder.testing_sources import CHECKS
+from schemas.config import Limits
+
+# kind -> (writes a small faithful example into a folder and returns it, settings)
+EXAMPLES = {
+    "video": (fixtures.write_videos, {}),
+    "libero": (fixtures.write_libero, {}),
+    "robomimic": (fixtures.write_robomimic, {}),
+}
+
+
+@pytest.fixture(scope="module", params=EXAMPLES)
+def make_source(request, tmp_path_factory):
+    write, settings = EXAMPLES[request.param]
+    root = write(tmp_path_factory.mktemp(request.param))
+    found = backend("sources", request.param)
+    return lambda: found(root, found.Config(**settings), Limits())
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_a_source_conforms(check, make_source):
+    check(make_source)
+
+
+def test_every_source_has_an_example_and_shares_the_selection():
+    assert set(EXAMPLES) == set(BUILTIN["sources"])
+    assert all(issubclass(backend("sources", kind).Config, Selection) for kind in EXAMPLES)
+
+
+@pytest.mark.parametrize("kind", EXAMPLES)
+def test_an_absent_source_is_an_error_that_names_it(kind, tmp_path):
+    found = backend("sources", kind)
+    with pytest.raises(SourceError, match="nowhere"):
+        list(found(tmp_path / "nowhere", found.Config(), Limits()).refs())
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SourceError, match="empty"):
+        list(found(tmp_path / "empty", found.Config(), Limits()).refs())
