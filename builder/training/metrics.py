@@ -75,13 +75,15 @@ def displacement_classes(
     (..., T - 1, N) int64, row * columns + column, the centre (112 of 15 x 15) being zero
     motion, and which of them were clamped, i.e. saturated (..., T - 1, N) bool.
     """
-    top = np.array(img_shape) - 1
-    pixels = np.clip(unnormalize_traj(_numpy(traj_rc), img_shape), 0, top)
-    moved = np.diff(np.rint(pixels).astype(np.int64), axis=-3)
-    half = np.array(window) // 2
-    kept = np.clip(moved, -half, half)
-    row, col = (kept[..., axis] + half[axis] for axis in (0, 1))
-    return row * window[1] + col, (moved != kept).any(axis=-1)
+    pixels = unnormalize_traj(_numpy(traj_rc), img_shape)
+    classes, saturated = 0, False
+    for axis in (0, 1):  # numpy is slow along an axis of 2
+        place = np.rint(np.clip(pixels[..., axis], 0, img_shape[axis] - 1)).astype(np.int64)
+        moved, half = np.diff(place, axis=-2), window[axis] // 2
+        kept = np.clip(moved, -half, half)
+        classes = classes * window[axis] + kept + half
+        saturated = saturated | (moved != kept)
+    return np.asarray(classes), np.asarray(saturated)
 
 
 class MotionStats:
@@ -104,19 +106,20 @@ class MotionStats:
         keep = np.broadcast_to(True if valid is None else _numpy(valid), traj.shape[:-1])
         if not keep.any():
             return
-        points = traj[keep]
-        self.points += points.size
-        self.clipped += int((np.abs(points) > 1).sum())
-        self.low_rc = np.minimum(self.low_rc, points.min(axis=0))
-        self.high_rc = np.maximum(self.high_rc, points.max(axis=0))
         both = keep[..., 1:, :] & keep[..., :-1, :]
-        inside = np.clip(traj, -1, 1)
-        classes, saturated = displacement_classes(inside, self.img_shape, self.window)
+        for axis in (0, 1):
+            points = traj[..., axis][keep]
+            self.points += points.size
+            self.clipped += int(np.count_nonzero(np.abs(points) > 1))
+            self.low_rc[axis] = min(self.low_rc[axis], points.min())
+            self.high_rc[axis] = max(self.high_rc[axis], points.max())
+            inside = np.clip(traj[..., axis], -1, 1)
+            self.nonzero += int(np.count_nonzero((np.diff(inside, axis=-2) != 0) & both))
+        classes, saturated = displacement_classes(traj, self.img_shape, self.window)
         centre = (self.window[0] // 2) * self.window[1] + self.window[1] // 2
-        self.steps += int(both.sum())
-        self.zero += int((classes[both] == centre).sum())
-        self.saturated += int(saturated[both].sum())
-        self.nonzero += int((np.diff(inside, axis=-3)[both] != 0).sum())
+        self.steps += int(np.count_nonzero(both))
+        self.zero += int(np.count_nonzero((classes == centre) & both))
+        self.saturated += int(np.count_nonzero(saturated & both))
 
     def metrics(self) -> dict[str, float]:
         """Summarize; shares are of what was counted, 0 when nothing was.
