@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from builder.letterbox import Letterboxer
-from schemas.inference import Decoder, InferenceMeta
+from schemas.geometry import Letterbox
+from schemas.inference import Decoder, InferenceMeta, InferenceView
 
 
 class Preprocessor:
@@ -20,13 +21,14 @@ class Preprocessor:
 
     Frames are arrays (H, W, 3) uint8 RGB as the camera gives them, before orientation, or
     ``av.VideoFrame`` of any pixel format (a camera's own YUV comes out closest to the build:
-    RGB made by a driver with coarse chroma differs by a few grey levels).
+    RGB made by a driver with coarse chroma differs by a few grey levels).  Raises ValueError
+    for a view that is stretched instead of letterboxed.
     """
 
     def __init__(self, meta: InferenceMeta) -> None:
         self._decoder = Decoder(meta)
         self._boxers = {
-            view.name: Letterboxer(view.geometry, view.orientation) for view in meta.views
+            view.name: Letterboxer(_letterbox(view), view.orientation) for view in meta.views
         }
 
     def frame(self, image: Any, view: str | None = None) -> np.ndarray:
@@ -52,3 +54,12 @@ class Preprocessor:
         if missing:
             raise KeyError(f"no frame for views {missing}; got {list(images)}")
         return np.stack([self.frame(images[name], name) for name in self._boxers])
+
+
+def _letterbox(view: InferenceView) -> Letterbox:
+    if not isinstance(view.geometry, Letterbox):
+        raise ValueError(
+            f"view {view.name} is stretched, not letterboxed: it was built by another tool, whose "
+            "resizing live frames must go through"
+        )
+    return view.geometry

@@ -42,7 +42,7 @@ def inference_meta(
         horizon=dataset.meta.horizon,
         queries=dataset.meta.queries,
         views=tuple(_inference_view(dataset, meta) for _, meta in found.values()),
-        stats={name: found for name in stats if (found := _stats(dataset, name)) is not None},
+        stats={name: sums for name in stats if (sums := _stats(dataset, name)) is not None},
     )
 
 
