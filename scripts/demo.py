@@ -34,9 +34,10 @@ def main() -> None:
     run("build", "--source", videos, "--out", dataset, "--img-shape", "256", "256")
     run("validate", dataset)
     run("inspect", dataset)
-    from builder.report.draw import dataset_picture
+    from builder.dataset import open_dataset
+    from builder.report.picture import dataset_picture
 
-    dataset_picture(dataset, picture)
+    dataset_picture(open_dataset(dataset), picture)
     print(f"""
 Done in {time.monotonic() - begun:.0f} s.
   videos    {videos}
