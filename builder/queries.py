@@ -17,8 +17,14 @@ def query_points(spec: QuerySpec, geometry: Letterbox | Stretch) -> np.ndarray:
 
     Point k of a (rows, columns) grid is the centre of cell (row, column) with
     ``k = column * rows + row`` for ``rows_fastest`` (AMPLIFY's order) and
-    ``k = row * columns + column`` for ``columns_fastest``.
+    ``k = row * columns + column`` for ``columns_fastest``.  Raises TrackingError for the
+    region ``stored``, whose points only the array ``queries`` tells.
     """
+    if spec.region == "stored":
+        raise TrackingError(
+            "the region 'stored' has no grid: its query points are the array queries of each view; "
+            "choose content or canvas to track new ones"
+        )
     rows, columns = spec.grid
     left, top, right, bottom = _region_box(spec, geometry)
     x = left + (np.arange(columns) + 0.5) * ((right - left) / columns)

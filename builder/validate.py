@@ -7,13 +7,15 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from builder.catalog import META_NAME, index_line, load_meta, pretty_json, read_failures, read_index
 from builder.checks import check_digest, check_view
 from builder.errors import DatasetError, OutputError
 from builder.queries import query_points
 from builder.stores.base import Store
 from builder.stores.hdf5 import Hdf5Store
-from schemas.dataset import DatasetMeta, EpisodeMeta, IndexLine
+from schemas.dataset import DatasetMeta, EpisodeMeta, IndexLine, ViewMeta
 
 
 @dataclass(frozen=True)
@@ -79,10 +81,16 @@ def check_episode(
             for message in check_digest(reader, None, name, array):
                 add(name, message)
         for view in meta.views:
-            queries = None if dataset is None else query_points(dataset.queries, view.geometry)
-            for name, message in check_view(reader, view, queries, deep):
+            for name, message in check_view(reader, view, _queries(dataset, view), deep):
                 add(f"{view.name}/{name}", message)
     return found
+
+
+def _queries(dataset: DatasetMeta | None, view: ViewMeta) -> np.ndarray | None:
+    """Return the query points that the dataset's settings give for a view, if they do."""
+    if dataset is None or dataset.queries.region == "stored":
+        return None
+    return query_points(dataset.queries, view.geometry)
 
 
 def _listed(store: Store, episode_id: str, line: IndexLine | None) -> list[Problem]:

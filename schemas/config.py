@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from schemas.base import Record, Shape, Side
 from schemas.dataset import QuerySpec
@@ -113,6 +113,12 @@ class BuildConfig(Record):
         "source": {"path", "include", "exclude", "episodes"},
         "store": {"path", "kind"},
     }
+
+    @model_validator(mode="after")
+    def _queries_have_a_place(self) -> BuildConfig:
+        if self.queries.region == "stored":
+            raise ValueError("queries.region must be content or canvas: a build places new points")
+        return self
 
     def content(self) -> dict[str, Any]:
         """Return the settings that affect what is written, as JSON data."""

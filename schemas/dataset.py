@@ -38,8 +38,10 @@ class QuerySpec(Record):
     """
 
     grid: Shape = Field(default=(20, 20), description="(rows, columns)")
-    region: Literal["content", "canvas"] = Field(
-        default="content", description="what the grid covers: the picture, or bars and all"
+    region: Literal["content", "canvas", "stored"] = Field(
+        default="content",
+        description="what the grid covers: the picture, or bars and all; stored: points that "
+        "came from elsewhere, only the array queries tells where they are",
     )
     order: Literal["rows_fastest", "columns_fastest"] = "rows_fastest"
 
