@@ -95,7 +95,7 @@ class WindowDataset(TorchDataset[Sample]):
         episode = self.dataset[self._ids[at]]
         start = window * self.dataset.meta.start_every
         parts = [self._view(episode.views[name], window, start) for name in self.views]
-        sample = {
+        sample: Sample = {
             key: torch.from_numpy(np.stack([part[key] for part in parts])) for key in parts[0]
         }
         valid = valid_steps(np.array([start]), self.horizon, episode.meta.length)[0]
@@ -115,8 +115,8 @@ class WindowDataset(TorchDataset[Sample]):
         decode = ~(AxisAffine.normalization(self.img_shape) @ box.affine)
         traj = np.empty((*tracks_xy.shape[:2], 2), np.float32)
         # One pass from the file's memory into (row, col).
-        np.multiply(tracks_xy[..., ::-1], np.float32(norm.scale_xy[::-1]), out=traj)
-        traj += np.float32(norm.offset_xy[::-1])
+        np.multiply(tracks_xy[..., ::-1], np.array(norm.scale_xy[::-1], np.float32), out=traj)
+        traj += np.array(norm.offset_xy[::-1], np.float32)
         part = {
             "traj": traj,
             "vis": view.vis[window, : self.horizon].astype(np.float32),
