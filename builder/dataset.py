@@ -11,8 +11,8 @@ import numpy as np
 
 from builder.catalog import META_NAME, load_meta, read_index
 from builder.errors import ConfigError, DatasetError
-from builder.stores.base import EpisodeReader
-from builder.stores.hdf5 import Hdf5Store
+from builder.registry import backend
+from builder.stores.base import EpisodeReader, Store
 from schemas.dataset import DatasetMeta, EpisodeMeta, IndexLine, ViewMeta
 from schemas.geometry import Letterbox, Stretch
 
@@ -47,6 +47,12 @@ def open_dataset(
     if img_shape is None:
         raise ConfigError(f"{path}: older files do not record img_shape, give img_shape=(H, W)")
     return open_legacy(path, img_shape, max_open=max_open, **legacy)
+
+
+def store_at(path: Path) -> Store:
+    """Return the store that keeps the episodes of the dataset folder ``path``."""
+    store: Store = backend("stores", "hdf5")(path)
+    return store
 
 
 class ViewData:
@@ -158,7 +164,7 @@ class Dataset:
         self.meta: DatasetMeta = load_meta(path)
         self.index: Mapping[str, IndexLine] = read_index(path)
         self.ids: tuple[str, ...] = tuple(self.index)
-        self.store = Hdf5Store(path)
+        self.store = store_at(path)
         self._max_open = max_open
         self._open: OrderedDict[str, EpisodeData] = OrderedDict()
 

@@ -11,10 +11,10 @@ import numpy as np
 
 from builder.catalog import META_NAME, index_line, load_meta, pretty_json, read_failures, read_index
 from builder.checks import check_digest, check_view
+from builder.dataset import store_at
 from builder.errors import DatasetError, OutputError
 from builder.queries import query_points
 from builder.stores.base import Store
-from builder.stores.hdf5 import Hdf5Store
 from schemas.dataset import DatasetMeta, EpisodeMeta, IndexLine, ViewMeta
 
 
@@ -43,7 +43,7 @@ def validate(path: Path | str, deep: bool = False) -> list[Problem]:
     if not any((folder / name).exists() for name in (META_NAME, "episodes")):
         load_meta(folder)
     problems, meta = _dataset(folder)
-    store, index = Hdf5Store(folder), None
+    store, index = store_at(folder), None
     try:
         index = read_index(folder)
         read_failures(folder)
