@@ -35,8 +35,8 @@ def preview(config: BuildConfig, out: Path, count: int = 6) -> list[str]:
     refs = list(open_source(config).refs())
     if not refs:
         raise SourceError(f"{config.source.path}: there are no episodes to preview")
-    if not out.absolute().parent.is_dir():
-        raise OutputError(f"cannot write {out}: its folder does not exist; create it first")
+    if out.is_dir() or not out.absolute().parent.is_dir():
+        raise OutputError(f"cannot write {out}: it must be a file in a folder that exists")
     failures: list[str] = []
     jobs = [Job(config, refs[k]) for k in spread(len(refs), MAX_PROBED)]
     shapes = _run(config, probe_episode, jobs, failures)
