@@ -19,6 +19,8 @@ from schemas.config import Part
 
 BUILTIN: dict[str, dict[str, str]] = {
     "sources": {
+        "episodes": "builder.sources.episode_folders:EpisodeFolders",
+        "images": "builder.sources.image_folders:ImageFolders",
         "libero": "builder.sources.libero:Libero",
         "robomimic": "builder.sources.robomimic:Robomimic",
         "video": "builder.sources.video_files:VideoFiles",
@@ -26,6 +28,8 @@ BUILTIN: dict[str, dict[str, str]] = {
     "trackers": {
         "cotracker": "builder.trackers.cotracker:CoTracker",
         "dis": "builder.trackers.dis:DisTracker",
+        "lk": "builder.trackers.lk:LkTracker",
+        "none": "builder.trackers.none:NoTracker",
     },
     "stores": {
         "hdf5": "builder.stores.hdf5:Hdf5Store",

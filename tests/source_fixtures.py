@@ -103,6 +103,26 @@ def write_images(folder: Path, count: int = 12, pattern: str = "im_{}.png", shap
     return folder
 
 
+def write_episode_folders(root: Path) -> Path:
+    """Two episodes of two views that differ in size, aspect and container."""
+    for number, length in ((2, 9), (10, 7)):
+        folder = root / "kitchen" / f"episode_{number}"
+        write_video(folder / "front.mp4", length)
+        write_video(folder / "wrist cam.mkv", length, (48, 36))
+        np.save(folder / "actions.npy", np.arange(length * 7.0).reshape(length, 7))
+        (folder / "text.txt").write_text("open the drawer\n", encoding="utf-8")
+    return root
+
+
+def write_image_folders(root: Path) -> Path:
+    """One folder of images per view; numbers without leading zeros."""
+    for episode, pattern in (("e1", "{}.png"), ("e2", "im_{}.jpg")):
+        for view, shape in (("front", SHAPE), ("wrist", (24, 40))):
+            write_images(root / episode / view, 12, pattern, shape)
+        np.save(root / episode / "actions.npy", np.arange(12, dtype=">f4"))
+    return root
+
+
 def _demo(data: h5py.Group, name: str, length: int, images: dict[str, np.ndarray], **options):
     rng = np.random.default_rng(length)
     demo = data.create_group(name)

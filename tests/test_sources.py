@@ -11,6 +11,8 @@ from schemas.config import Limits
 
 # kind -> (writes a small faithful example into a folder and returns it, settings)
 EXAMPLES = {
+    "episodes": (fixtures.write_episode_folders, {}),
+    "images": (fixtures.write_image_folders, {"folder": "view", "recorded_fps": 12.5}),
     "video": (fixtures.write_videos, {}),
     "libero": (fixtures.write_libero, {}),
     "robomimic": (fixtures.write_robomimic, {}),

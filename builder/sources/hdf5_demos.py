@@ -18,10 +18,10 @@ from builder.ids import episode_id, printable_path
 from builder.sources.base import Episode, EpisodeRef, FrameStream, StreamInfo
 from builder.sources.listing import files, locate
 from builder.sources.names import safe_names
+from builder.sources.provenance import fingerprints
 from builder.sources.safe_hdf5 import SafeHdf5, open_hdf5
 from builder.sources.select import Selection
 from builder.sources.streams import BlockStream, even_times
-from builder.video import fingerprint
 from schemas.config import Limits
 from schemas.geometry import Orientation
 
@@ -86,7 +86,7 @@ class Demos:
                 views=views,
                 maps=maps,
                 arrays=self._arrays(file, group),
-                files={printable_path(relative): fingerprint(path)},
+                files=fingerprints(self.path, [relative]),
                 text=self.text(file, relative),
             )
 

@@ -13,6 +13,9 @@ from builder.ids import printable_path
 
 _DIGITS = re.compile(r"(\d{1,18})", re.ASCII)
 
+# Stands for the content of a folder that may not be read; no file has this name.
+UNREADABLE = "."
+
 # Suffixes, in lower case, of what is taken for a video or a picture.
 VIDEO_SUFFIXES = tuple(
     ".mp4 .m4v .mov .3gp .mkv .webm .avi .ts .mts .m2ts .mpg .mpeg .flv .wmv .asf .ogv"
@@ -32,8 +35,8 @@ def walk(root: Path) -> Iterator[tuple[str, list[str]]]:
     """Yield every folder below ``root`` with its files, both in natural order.
 
     Folders are relative to ``root`` ("" is the root itself), files are names.  Hidden entries
-    are left out.  A folder that cannot be listed comes as a file of its parent, so that it is
-    reported and not lost.  Raises SourceError when that is the root.
+    are left out.  A folder that may not be read has one file, ``UNREADABLE``, so that it is
+    reported and not lost.  Raises SourceError when the root cannot be listed.
     """
     try:
         yield from _walk(root, "", ())
@@ -60,7 +63,7 @@ def files(root: Path, suffixes: tuple[str, ...], what: str) -> Iterator[str]:
     empty = True
     for folder, names in walk(root):
         for name in names:
-            if name.lower().endswith(suffixes):
+            if name == UNREADABLE or name.lower().endswith(suffixes):
                 empty = False
                 yield f"{folder}/{name}" if folder else name
     if empty:
@@ -82,8 +85,11 @@ def _walk(
     here = (status.st_dev, status.st_ino)
     if here in trail:
         return
+    if below and not os.access(root / below, os.R_OK | os.X_OK):
+        yield below, [UNREADABLE]
+        return
     with os.scandir(root / below) as entries:
-        found = [(entry.name, _is_folder(entry)) for entry in entries if entry.name[:1] != "."]
+        found = [(entry.name, entry.is_dir()) for entry in entries if entry.name[:1] != "."]
     found.sort(key=lambda pair: natural_key(pair[0]))
     yield below, [name for name, is_folder in found if not is_folder]
     for name, is_folder in found:
@@ -91,8 +97,18 @@ def _walk(
             yield from _walk(root, f"{below}/{name}" if below else name, (*trail, here))
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    return entry.is_dir() and os.access(entry.path, os.R_OK | os.X_OK)
+def names_in(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
+    """List the files with these suffixes in one folder, in natural order.
+
+    Raises SourceError when it cannot be listed.
+    """
+    try:
+        names = [name for name in os.listdir(folder) if name[:1] != "."]
+    except OSError as error:
+        raise SourceError(
+            f"{printable_path(folder)}: the folder cannot be listed ({error.strerror})"
+        ) from None
+    return sorted((name for name in names if name.lower().endswith(suffixes)), key=natural_key)
 
 
 def regular_file(path: Path) -> int:

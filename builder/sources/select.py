@@ -56,6 +56,9 @@ class Selection(Record):
     tolerance_seconds: Seconds | None = Field(
         default=None, description="between a tick and a view's frame; default: half a tick"
     )
+    licence: str | None = Field(
+        default=None, description="of the source's data, when it does not say itself"
+    )
 
 
 class Selected:
@@ -143,6 +146,7 @@ def select(episode: Episode, how: Selection) -> Episode:
         arrays={**ticks.rows(), **episode.constants},
         constants={},
         clock=None if ticks.clock is None else ticks.clock[ticks.picks],
+        licence=episode.licence or how.licence,
     )
 
 

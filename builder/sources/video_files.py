@@ -11,7 +11,7 @@ from typing import ClassVar
 from builder.errors import SourceError
 from builder.ids import episode_id, printable_path
 from builder.sources.base import Episode, EpisodeRef
-from builder.sources.listing import VIDEO_SUFFIXES, matches, walk
+from builder.sources.listing import UNREADABLE, VIDEO_SUFFIXES, matches, walk
 from builder.sources.select import Selection
 from builder.video import VideoStream, fingerprint
 from schemas.config import Limits
@@ -88,4 +88,4 @@ class VideoFiles:
             return False
         if config.include:
             return matches(relative, config.include)
-        return relative.lower().endswith(VIDEO_SUFFIXES)
+        return relative.lower().endswith((*VIDEO_SUFFIXES, f"/{UNREADABLE}"))

@@ -1,0 +1,78 @@
+"""Episode folders: one folder per episode, one video per view."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import ClassVar
+
+from builder.errors import SourceError
+from builder.ids import episode_id, printable_path
+from builder.sources.base import Episode, EpisodeRef
+from builder.sources.listing import UNREADABLE, VIDEO_SUFFIXES, names_in, walk
+from builder.sources.names import safe_names
+from builder.sources.provenance import fingerprints
+from builder.sources.select import Selection
+from builder.sources.sidecars import read_sidecars
+from builder.video import VideoStream
+from schemas.config import Limits
+
+
+class EpisodeFoldersConfig(Selection):
+    """Settings of the ``episodes`` source."""
+
+
+class EpisodeFolders:
+    """Every folder below the root that directly holds videos is an episode.
+
+    Each video is a view, named by its stem.  ``<name>.npy`` beside them pass through as arrays
+    with one row per frame, ``text.txt`` is the instruction; the folder above is the group.
+    """
+
+    Config: ClassVar = EpisodeFoldersConfig
+
+    def __init__(
+        self, path: Path, config: EpisodeFoldersConfig | None = None, limits: Limits | None = None
+    ) -> None:
+        self.path = Path(path)
+        self._limits = limits or Limits()
+
+    def refs(self) -> Iterator[EpisodeRef]:
+        """List the folders in natural order.  Raises SourceError when none holds a video."""
+        empty = True
+        for folder, names in walk(self.path):
+            if any(name == UNREADABLE or name.lower().endswith(VIDEO_SUFFIXES) for name in names):
+                empty = False
+                raw = os.fsencode(folder or ".")
+                group = printable_path(os.path.dirname(folder)) or None
+                yield EpisodeRef(episode_id(raw), printable_path(raw), folder, group=group)
+        if empty:
+            raise SourceError(
+                f"{printable_path(self.path)}: no folder with videos found; one folder per "
+                f"episode with one video per view is expected"
+            )
+
+    @contextmanager
+    def open(self, ref: EpisodeRef) -> Iterator[Episode]:
+        """Open all videos of a folder.  Raises SourceError naming the one that is wrong."""
+        folder = self.path / ref.locator
+        names = names_in(folder, VIDEO_SUFFIXES)
+        if not names:
+            raise SourceError(f"{printable_path(folder)}: there is no video in it")
+        stems = [os.path.splitext(name)[0] for name in names]
+        unique = len(set(stems)) == len(stems)
+        views = safe_names(stems if unique else names)
+        beside = read_sidecars(folder, self._limits)
+        yield Episode(
+            views={
+                view: VideoStream(folder / name, limits=self._limits)
+                for view, name in zip(views.values(), names, strict=True)
+            },
+            arrays=beside.arrays,
+            files=fingerprints(
+                self.path, (os.path.join(ref.locator, name) for name in (*names, *beside.files))
+            ),
+            text=beside.text,
+        )

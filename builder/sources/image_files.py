@@ -1,0 +1,134 @@
+"""Image files as frames: decoded strictly, within the pixel limit, upright by their EXIF."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+from builder.display import color_info
+from builder.errors import DecodeError
+from builder.ids import printable_path
+from builder.sources.base import StreamInfo
+from builder.sources.listing import read_small
+from builder.sources.streams import BlockStream
+from schemas.config import Limits
+from schemas.geometry import Orientation
+
+# First bytes, and the decoder that reads what begins with them.
+_MAGIC = (
+    (b"\x89PNG\r\n\x1a\n", "png"),
+    (b"\xff\xd8\xff", "mjpeg"),
+    (b"RIFF", "webp"),
+    (b"BM", "bmp"),
+    (b"II*\0", "tiff"),
+    (b"MM\0*", "tiff"),
+    (b"P5", "pgm"),
+    (b"P6", "ppm"),
+)
+# EXIF orientations 1 to 8.
+_EXIF: tuple[Orientation, ...] = (
+    "none", "hflip", "rot180", "vflip", "transpose", "rot90", "antitranspose", "rot270",
+)  # fmt: skip
+_EXIF_REACH = 1 << 17
+
+
+def image_stream(
+    folder: Path, names: Sequence[str], seconds: np.ndarray, fps: float | None, limits: Limits
+) -> BlockStream:
+    """Return the images of a folder as frames, one file each, at ``seconds`` (T,).
+
+    All must have the shape and the EXIF orientation of the first.  Raises DecodeError.
+    """
+    paths = [folder / name for name in names]
+    if len(paths) > limits.max_frames:
+        raise DecodeError(
+            f"{printable_path(folder)}: it has more than {limits.max_frames} images "
+            f"(limits.max_frames)"
+        )
+    data = read_small(paths[0], limits.max_array_bytes)
+    first, orientation = decode_image(data, paths[0], limits), exif_orientation(data)
+    shape = (first.height, first.width)
+    info = StreamInfo(
+        coded_shape=shape,
+        num_frames=len(paths),
+        orientation=orientation,
+        fps=fps,
+        color=_color(first, paths[0]),
+        codec=_codec_of(data),
+    )
+
+    def read(start: int, stop: int) -> list[Any]:
+        return [one(path) for path in paths[start:stop]]
+
+    def one(path: Path) -> Any:
+        data = read_small(path, limits.max_array_bytes)
+        frame, turn = decode_image(data, path, limits), exif_orientation(data)
+        if (frame.height, frame.width, turn) != (*shape, orientation):
+            raise DecodeError(
+                f"{printable_path(path)}: (H, W) = {(frame.height, frame.width)}, {turn}; the "
+                f"first image of the sequence has {shape}, {orientation}; split the sequence"
+            )
+        return frame
+
+    return BlockStream(info, seconds, read)
+
+
+def decode_image(data: bytes, path: Path, limits: Limits) -> Any:
+    """Decode one image into an ``av.VideoFrame``.
+
+    Raises DecodeError when it is cut off, damaged, too large or of an unknown kind; ``path``
+    is for the message.
+    """
+    codec = _codec_of(data)
+    if codec is None:
+        raise DecodeError(
+            f"{printable_path(path)}: not an image of a known kind "
+            f"(PNG, JPEG, WebP, BMP, TIFF, PNM)"
+        )
+    context: Any = av.CodecContext.create(codec, "r")
+    context.options = {"max_pixels": str(limits.max_pixels), "err_detect": "explode+crccheck"}
+    try:
+        frames = context.decode(av.Packet(data)) or context.decode(None)
+    except av.FFmpegError as error:
+        raise DecodeError(
+            f"{printable_path(path)}: the {codec} image is damaged, cut off or larger than "
+            f"{limits.max_pixels} pixels (limits.max_pixels): {error.strerror}"
+        ) from None
+    if not frames:
+        raise DecodeError(f"{printable_path(path)}: the {codec} file holds no image")
+    return frames[0]
+
+
+def exif_orientation(data: bytes) -> Orientation:
+    """Read how an image wants to be turned; "none" when it does not say."""
+    start = data.find(b"Exif\0\0", 0, _EXIF_REACH) + 6
+    if start < 6 or not data.startswith(b"\xff\xd8"):
+        return "none"
+    tiff = data[start : start + _EXIF_REACH]
+    order = "<" if tiff[:2] == b"II" else ">"
+    try:
+        (at,) = struct.unpack_from(f"{order}I", tiff, 4)
+        (count,) = struct.unpack_from(f"{order}H", tiff, at)
+        for entry in range(min(count, 1000)):
+            tag, kind, _, value = struct.unpack_from(f"{order}HHIH", tiff, at + 2 + 12 * entry)
+            if tag == 0x112 and kind == 3 and 1 <= value <= 8:
+                return _EXIF[value - 1]
+    except struct.error:
+        return "none"
+    return "none"
+
+
+def _codec_of(data: bytes) -> str | None:
+    return next((codec for magic, codec in _MAGIC if data.startswith(magic)), None)
+
+
+def _color(frame: Any, path: Path) -> Any:
+    try:
+        return color_info(frame)
+    except ValueError as error:
+        raise DecodeError(f"{printable_path(path)}: {error}") from None

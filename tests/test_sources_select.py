@@ -1,0 +1,271 @@
+"""Selecting episodes, views and frames, and putting views on one clock."""
+
+import numpy as np
+import pytest
+import source_fixtures as fixtures
+from hypothesis import given
+from hypothesis import strategies as st
+from source_fixtures import numbers
+
+from builder.errors import DecodeError, SourceError
+from builder.sources.base import Episode, EpisodeRef, Frame, StreamInfo
+from builder.sources.clock import PickedStream, nearest
+from builder.sources.select import Selected, Selection, select
+from builder.sources.streams import BlockStream, even_times
+
+
+def stream(count, fps=10.0, start=0.0, seconds=None, **info):
+    """Frames that can only be read one after another, as those of a video."""
+    times = even_times(count, fps) + start if seconds is None else np.asarray(seconds)
+    return Sequential(StreamInfo((36, 48), count, fps=fps, **info), times)
+
+
+class Sequential:
+    def __init__(self, info, seconds):
+        self.info, self.seconds, self.read = info, seconds, 0
+
+    def __iter__(self):
+        for index, seconds in enumerate(self.seconds):
+            self.read += 1
+            yield Frame(fixtures.picture(index % 50), float(seconds))
+
+
+def episode(arrays=None, **views):
+    return Episode(views=views, arrays=arrays or {})
+
+
+def times(found):
+    return [frame.seconds for frame in found]
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [
+        ({}, range(20)),
+        ({"frame_step": 3}, range(0, 20, 3)),
+        ({"max_frames": 4}, range(4)),
+        ({"frame_step": 5, "max_frames": 3}, [0, 5, 10]),
+        ({"start_seconds": 0.5}, range(5, 20)),
+        ({"end_seconds": 0.5}, range(5)),
+        ({"start_seconds": 0.45, "end_seconds": 1.0, "frame_step": 2}, [5, 7, 9]),
+        ({"fps": 5.0}, range(0, 20, 2)),
+        ({"fps": 10.0}, range(20)),
+        ({"fps": 4.0}, [0, 2, 5, 7, 10, 12, 15, 17]),
+        ({"fps": 2.0, "start_seconds": 0.3, "max_frames": 3}, [3, 8, 13]),
+    ],
+)
+@pytest.mark.parametrize("indexed", [False, True])
+def test_frames_and_array_rows_are_picked_alike(how, expected, indexed):
+    source = stream(20)
+    if indexed:
+        frames = fixtures.pictures(20)
+        source = BlockStream(source.info, source.seconds, lambda a, b: frames[a:b], block=3)
+    found = select(episode({"actions": np.arange(20)}, main=source), Selection(**how))
+    view = found.views["main"]
+    assert view.info.num_frames == len(expected)
+    assert numbers(view) == list(expected)
+    assert times(view) == pytest.approx([k / 10 for k in expected])
+    assert found.arrays["actions"].tolist() == list(expected)
+
+
+def test_the_rate_follows_the_selection():
+    assert select(episode(main=stream(20)), Selection(frame_step=4)).views["main"].info.fps == 2.5
+    assert select(episode(main=stream(20)), Selection(fps=3.0)).views["main"].info.fps == 3.0
+
+
+def test_frames_after_the_last_wanted_one_are_not_decoded():
+    source = stream(40)
+    assert numbers(select(episode(main=source), Selection(max_frames=5)).views["main"]) == [
+        *range(5)
+    ]
+    assert source.read == 5
+
+
+def test_a_stream_that_ends_early_is_an_error_not_a_short_view():
+    source = stream(10)
+    source.info = StreamInfo((36, 48), 12, fps=10.0)
+    with pytest.raises(DecodeError, match="before its frame 10"):
+        list(PickedStream(source, np.arange(12)))
+
+
+def test_a_stream_is_read_to_its_end_so_that_it_can_check_itself():
+    source = stream(10)
+    list(PickedStream(source, np.array([0, 9])))
+    assert source.read == 10
+
+
+def test_more_frames_per_second_than_recorded_are_refused():
+    with pytest.raises(SourceError, match="would repeat frames: they come at about 10"):
+        select(episode(main=stream(20)), Selection(fps=25.0))
+
+
+def test_a_time_range_without_frames_is_refused():
+    with pytest.raises(SourceError, match=r"from 7\.0 to None; the clock goes from 0\.000 to 1\.9"):
+        select(episode(main=stream(20)), Selection(start_seconds=7.0))
+
+
+def test_views_of_one_clock_pass_unchanged():
+    a, b = stream(12), stream(12)
+    found = select(episode(a=a, b=b), Selection())
+    assert found.views == {"a": a, "b": b}
+
+
+def test_a_faster_view_gives_the_frames_nearest_to_the_clock():
+    found = select(episode(slow=stream(10, 10.0), fast=stream(39, 40.0)), Selection())
+    assert numbers(found.views["fast"]) == list(range(0, 39, 4))
+    assert found.views["fast"].info.num_frames == 10
+    [note] = found.views["fast"].info.notes
+    assert "10 of 39 frames, 0 repeated" in note
+    assert found.views["slow"].info.notes == ()
+
+
+def test_a_slower_view_repeats_frames_and_says_so():
+    found = select(
+        episode(fast=stream(10, 20.0), slow=stream(5, 10.0)), Selection(tolerance_seconds=0.05)
+    )
+    assert numbers(found.views["slow"]) == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+    assert "5 repeated, at most 0.0500 s" in found.views["slow"].info.notes[0]
+
+
+def test_the_reference_view_can_be_chosen():
+    found = select(
+        episode({"actions": np.arange(39)}, fast=stream(39, 40.0), slow=stream(10, 10.0)),
+        Selection(reference_view="slow"),
+    )
+    assert found.views["fast"].info.num_frames == found.views["slow"].info.num_frames == 10
+    assert found.arrays["actions"].tolist() == list(range(0, 39, 4))
+
+
+@pytest.mark.parametrize(
+    ("other", "match"),
+    [
+        (dict(count=19), r"no frame within 0\.05\d+ s of 1\.900 s on the reference clock"),
+        (dict(count=21), r"goes from 0\.000 to 2\.000 s, the reference clock from 0\.000 to 1\.9"),
+        (dict(count=20, start=0.2), "no frame within|goes from 0.200"),
+        (dict(count=20, start=-0.2), "goes from -0.200"),
+        (dict(count=20, fps=5.0), "goes from 0.000 to 3.800"),
+    ],
+)
+def test_a_view_that_does_not_fit_is_refused_and_never_cut(other, match):
+    with pytest.raises(SourceError, match=match):
+        select(episode(front=stream(20), wrist=stream(**other)), Selection())
+
+
+@pytest.mark.parametrize("count", [19, 21])
+def test_a_stated_tolerance_accepts_a_frame_more_or_less(count):
+    found = select(episode(front=stream(20), wrist=stream(count)), Selection(tolerance_seconds=0.1))
+    assert numbers(found.views["wrist"]) == [min(k, count - 1) for k in range(20)]
+
+
+def test_views_are_chosen_and_missing_ones_named():
+    both = episode(front=stream(5), wrist=stream(5))
+    assert list(select(both, Selection(views=("wrist",))).views) == ["wrist"]
+    with pytest.raises(SourceError, match=r"\['top'\] are missing.*'front', 'wrist'"):
+        select(both, Selection(views=("wrist", "top")))
+    skip = Selection(views=("wrist", "top"), missing_views="skip")
+    assert list(select(both, skip).views) == ["wrist"]
+    with pytest.raises(SourceError, match="none of the views"):
+        select(both, Selection(views=("top",), missing_views="skip"))
+
+
+def test_a_view_that_is_not_wanted_need_not_fit():
+    both = episode(front=stream(5), wrist=stream(99))
+    assert select(both, Selection(views=("wrist",))).views["wrist"].info.num_frames == 99
+
+
+def test_arrays_keep_the_view_they_belong_to_as_clock():
+    both = episode({"actions": np.arange(5)}, front=stream(5), wrist=stream(99))
+    with pytest.raises(SourceError, match="wrist goes"):
+        select(both, Selection(views=("wrist",)))
+
+
+def test_the_episodes_own_clock_rules():
+    found = Episode(
+        views={"main": stream(30, 30.0)},
+        arrays={"actions": np.arange(10)},
+        constants={"embedding": np.ones(4)},
+        clock=even_times(10, 10.0),
+    )
+    chosen = select(found, Selection(frame_step=2))
+    assert numbers(chosen.views["main"]) == [0, 6, 12, 18, 24]
+    assert chosen.arrays["actions"].tolist() == [0, 2, 4, 6, 8]
+    assert chosen.arrays["embedding"].shape == (4,)
+    assert chosen.clock.tolist() == pytest.approx([0, 0.2, 0.4, 0.6, 0.8])
+
+
+def test_arrays_of_another_length_are_refused():
+    with pytest.raises(SourceError, match=r"actions has shape \(7, 2\), but .* 8 frames"):
+        select(episode({"actions": np.zeros((7, 2))}, main=stream(8)), Selection())
+
+
+def test_maps_follow_their_view():
+    depth = BlockStream(
+        StreamInfo((36, 48), 10),
+        even_times(10, 10.0),
+        lambda a, b: [np.full((36, 48), a)] * (b - a),
+    )
+    found = Episode(views={"main": stream(10)}, maps={"main": {"depth": depth}})
+    chosen = select(found, Selection(frame_step=4, orientation="rot90"))
+    assert [int(f.image[0, 0]) for f in chosen.maps["main"]["depth"]] == [0, 4, 8]
+    assert chosen.maps["main"]["depth"].info.source_shape == (48, 36)
+
+
+@pytest.mark.parametrize(
+    ("said", "set_to", "aspect"),
+    [("none", "rot90", (2, 3)), ("rot90", "none", (2, 3)), ("vflip", "rot180", (3, 2))],
+)
+def test_an_orientation_set_by_hand_replaces_what_the_source_says(said, set_to, aspect):
+    source = stream(4, orientation=said, sample_aspect_ratio=(3, 2))
+    for how in (set_to, {"main": set_to}):
+        info = select(episode(main=source), Selection(orientation=how)).views["main"].info
+        assert (info.orientation, info.sample_aspect_ratio) == (set_to, aspect)
+    other = select(episode(main=source), Selection(orientation={"wrist": set_to}))
+    assert other.views["main"].info.orientation == said
+
+
+class Listing:
+    """A source of nothing but refs."""
+
+    def refs(self):
+        for k in range(12):
+            yield EpisodeRef(f"suite/demo_{k}-0", f"suite/demo_{k}", k)
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [
+        ({}, range(12)),
+        ({"episodes": ("0:3",)}, range(3)),
+        ({"episodes": ("10:", 2, "4")}, [2, 4, 10, 11]),
+        ({"episodes": ("suite/demo_7", "suite/demo_3-0")}, [3, 7]),
+        ({"include": ("*_1*",)}, [1, 10, 11]),
+        ({"include": ("suite/*",), "exclude": ("*_?",)}, [10, 11]),
+        ({"include": ("*_1*",), "episodes": (":2",)}, [1, 10]),
+    ],
+)
+def test_episodes_are_chosen_by_glob_name_and_position(how, expected):
+    refs = Selected(Listing(), Selection(**how)).refs()
+    assert [ref.locator for ref in refs] == list(expected)
+
+
+@pytest.mark.parametrize(
+    ("how", "match"),
+    [
+        ({"episodes": ("suite/demo_99", "0:2")}, r"no episode \['suite/demo_99'\]"),
+        ({"exclude": ("*",)}, "no episode is left"),
+        ({"episodes": ("40:50",)}, "no episode is left"),
+    ],
+)
+def test_episodes_that_are_not_there_are_named(how, match):
+    with pytest.raises(SourceError, match=match):
+        list(Selected(Listing(), Selection(**how)).refs())
+
+
+@given(
+    have=st.lists(st.integers(0, 200), min_size=1, max_size=20).map(sorted),
+    wanted=st.lists(st.integers(-20, 220), max_size=20),
+)
+def test_nearest_is_nearest(have, wanted):
+    found = nearest(np.array(have, float), np.array(wanted, float))
+    for value, index in zip(wanted, found, strict=True):
+        assert abs(have[index] - value) == min(abs(each - value) for each in have)
