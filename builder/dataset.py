@@ -165,11 +165,11 @@ class Dataset:
         self.index: Mapping[str, IndexLine] = read_index(path)
         self.ids: tuple[str, ...] = tuple(self.index)
         self.store = store_at(path)
-        self._max_open = max_open
+        self.max_open = max_open
         self._open: OrderedDict[str, EpisodeData] = OrderedDict()
 
     def __reduce__(self) -> tuple[type, tuple[Path, int]]:
-        return type(self), (self.path, self._max_open)
+        return type(self), (self.path, self.max_open)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -202,7 +202,7 @@ class Dataset:
                 "run letterset repair"
             )
         self._open[episode_id] = EpisodeData(reader)
-        if len(self._open) > self._max_open:
+        if len(self._open) > self.max_open:
             # Arrays in use keep their memory map; only this object lets go.
             self._open.popitem(last=False)
         return self._open[episode_id]

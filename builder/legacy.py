@@ -63,7 +63,7 @@ class LegacyDataset(Dataset):
             key: IndexLine(id=key, length=ref.length, views=tuple(ref.tracked), digest=UNSEALED)
             for key, ref in refs.items()
         }
-        self._max_open = max_open
+        self.max_open = max_open
         self._open: OrderedDict[str, EpisodeData] = OrderedDict()
         unsized = [
             f"{printable_path(ref.path.relative_to(path))} ({view})"
@@ -76,7 +76,7 @@ class LegacyDataset(Dataset):
 
     def __reduce__(self) -> tuple[Any, ...]:
         state = (self.path, self.refs, self.img_shape, self.pixel_origin, self.problems)
-        return type(self), (*state, self._max_open)
+        return type(self), (*state, self.max_open)
 
 
 class LegacyStore:
@@ -112,7 +112,17 @@ def open_legacy(
     Raises DatasetError naming file and view for what cannot be trusted, and for a folder
     without any such file; ``on_error="skip"`` lists bad files in ``problems`` instead.
     """
-    folder = Path(folder)
+    refs, problems = scan(Path(folder), layout, mode, on_error)
+    dataset = LegacyDataset(Path(folder), refs, img_shape, pixel_origin, problems, max_open)
+    for note in dataset.notes:
+        log.warning(note)
+    return dataset
+
+
+def scan(
+    folder: Path, layout: Layout | None, mode: Mode | None, on_error: Literal["raise", "skip"]
+) -> tuple[dict[str, LegacyRef], dict[str, str]]:
+    """Read all headers: files by id, and problems by relative path; see :func:`open_legacy`."""
     refs: dict[str, LegacyRef] = {}
     problems: dict[str, str] = {}
     for path in track_files(folder):
@@ -129,10 +139,7 @@ def open_legacy(
         raise DatasetError(
             f"{folder} holds no older track files: expected HDF5 files with root/<view>/tracks"
         )
-    dataset = LegacyDataset(folder, refs, img_shape, pixel_origin, problems, max_open)
-    for note in dataset.notes:
-        log.warning(note)
-    return dataset
+    return refs, problems
 
 
 def is_legacy(folder: Path) -> bool:
@@ -166,7 +173,7 @@ def _dataset_meta(
             points = store.open(ref.id).array(next(iter(ref.tracked)), "queries")
         except DatasetError:
             continue
-        fallback = QuerySpec(grid=(len(points), 1), region="canvas")
+        fallback = QuerySpec(grid=(len(points), 1), region="stored")
         queries = guess_queries(points, img_shape) or fallback
         horizon, mode = ref.horizon, ref.mode
         break

@@ -7,18 +7,36 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from builder.training.augment import RandomAugment
+    from builder.training.mixture import MixtureDataset
     from builder.training.normalize import clip_traj, normalize_traj, unnormalize_traj
+    from builder.training.options import WindowOptions
+    from builder.training.sampling import WindowSampler
     from builder.training.windows import WindowDataset, decode_batch
 
 _HOME = {
+    "MixtureDataset": "builder.training.mixture",
+    "RandomAugment": "builder.training.augment",
     "WindowDataset": "builder.training.windows",
+    "WindowOptions": "builder.training.options",
+    "WindowSampler": "builder.training.sampling",
     "clip_traj": "builder.training.normalize",
     "decode_batch": "builder.training.windows",
     "normalize_traj": "builder.training.normalize",
     "unnormalize_traj": "builder.training.normalize",
 }
 
-__all__ = ["WindowDataset", "clip_traj", "decode_batch", "normalize_traj", "unnormalize_traj"]
+__all__ = [
+    "MixtureDataset",
+    "RandomAugment",
+    "WindowDataset",
+    "WindowOptions",
+    "WindowSampler",
+    "clip_traj",
+    "decode_batch",
+    "normalize_traj",
+    "unnormalize_traj",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections import OrderedDict
 from itertools import accumulate
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from torch.utils.data import Dataset as TorchDataset
 
-from builder.dataset import Dataset, EpisodeData, ViewData
+from builder.dataset import Dataset, EpisodeData
 from builder.errors import ConfigError, DatasetError
-from builder.letterbox import letterbox_frame, unletterbox_frame
-from builder.windows import valid_steps
-from schemas.geometry import AxisAffine, Letterbox
+from builder.registry import explain
+from builder.training.augment import Augment, warp
+from builder.training.episodes import (
+    ViewWindows,
+    chosen_points,
+    steps_of,
+    view_windows,
+    write_tracks,
+)
+from builder.training.interpolate import interpolate_traj
+from builder.training.options import WindowOptions
+from schemas.affine import AxisAffine
 
 Sample = dict[str, Any]
 
@@ -29,127 +39,211 @@ class WindowDataset(TorchDataset[Sample]):
     ``vis`` (V, horizon, N) float32, 0 or 1;
     ``valid`` (horizon,) bool: steps that show a frame of their own (not the frozen tail);
     ``in_content`` (V, N) bool: points that start on the picture, not in the bars;
-    ``images`` (V, H, W, 3) uint8 RGB, or float32 in [0, 1]: the frame at step 0;
-    ``decode`` (V, 2, 2) float64: scale and offset, (x, y), from normalized to source pixels
-    (see :func:`decode_batch`);
+    ``images`` (V, H, W, 3) uint8 RGB, or float32 in [0, 1]: the frame at step 0; with
+    ``history=K`` (V, K, H, W, 3), oldest first, the first frame repeated before the start;
+    ``decode`` (V, 2, 2) float64: scale and offset, (x, y), from normalized to source pixels,
+    so that a mixed batch decodes sample by sample (:func:`decode_batch`);
+    ``view_mask`` (V,) bool: views that are there (``missing="mask"`` fills others with zeros);
     ``episode`` id, ``t`` start frame, ``text``, and pass-through arrays such as ``actions``
-    (horizon, D) float32, zeros after the end.
+    (horizon, D), zeros after the end.
+
+    Samples do not depend on workers or on the order of reading.  Small to pickle, safe to fork.
     """
 
     def __init__(
         self,
         dataset: Dataset,
+        options: WindowOptions | None = None,
         *,
-        img_shape: tuple[int, int] | None = None,
-        views: Sequence[str] | None = None,
-        horizon: int | None = None,
-        tail: Literal["exclude", "mask"] = "exclude",
-        images: Literal["uint8", "float", "none"] = "uint8",
+        augment: Augment | None = None,
+        **changes: Any,
     ) -> None:
-        """Choose what samples hold.
+        """Choose what samples hold: ``WindowOptions``, or its fields as keywords.
 
-        ``img_shape`` (H, W) other than the dataset's goes through the geometry: points to
-        source pixels and into a new letterbox, images re-letterboxed.  ``horizon`` shortens
-        windows.  ``tail``: "exclude" leaves out windows that run past the end, "mask" keeps
-        them, told apart by ``valid``.  Raises ConfigError for what the dataset cannot give,
-        DatasetError when no window is left.
+        ``augment`` moves points and pictures together; see ``builder.training.augment``.
+        Raises ConfigError for what the dataset cannot give, DatasetError when no window is left.
         """
-        self.dataset, self.tail, self.images = dataset, tail, images
+        self.dataset, self.augment, self.epoch = dataset, augment, 0
+        self.options = options = _options(options, changes)
         meta = dataset.meta
         if meta.mode != "reinit":
             raise ConfigError(f"{dataset.path}: whole-episode tracks are not cut into windows")
-        self.horizon = horizon or meta.horizon
-        if self.horizon > meta.horizon:
-            raise ConfigError(f"horizon {horizon} is longer than the stored {meta.horizon}")
-        self.img_shape = img_shape or meta.img_shape
-        self.views = tuple(views) if views else self._common_views()
-        self._ids = [key for key, line in dataset.index.items() if {*self.views} <= {*line.views}]
-        counts = [self._count(dataset.index[key].length) for key in self._ids]
-        self._ends = list(accumulate(counts))
+        self.read_steps = options.horizon or meta.horizon
+        if self.read_steps > meta.horizon:
+            raise ConfigError(
+                f"horizon {options.horizon} is longer than the stored {meta.horizon}; "
+                "ask for fewer steps, or resample them to more"
+            )
+        self.horizon = options.resample or self.read_steps
+        self.img_shape = options.img_shape or meta.img_shape
+        self.points = chosen_points(meta.queries.num_points, options.points)
+        self.num_points = options.points or meta.queries.num_points
+        self.views = options.stored_views or {name: name for name in _shared_views(dataset)}
+        self.ids = self._chosen_ids()
+        self._ends = list(accumulate(self._count(dataset.index[key].length) for key in self.ids))
         if not len(self):
             raise DatasetError(
-                f"{dataset.path}: none of {len(dataset)} episodes has views {self.views} and "
-                f"{self.horizon} frames; shorten the horizon or use tail='mask'"
+                f"{dataset.path}: none of {len(dataset)} episodes has views "
+                f"{list(self.views.values())} and {self.read_steps} frames; shorten the horizon "
+                "or use tail='mask'"
             )
+        # Resampled steps are spread evenly over those that are read.
+        self._steps = np.linspace(0, self.read_steps - 1, self.horizon)
+        self._recent: OrderedDict[str, dict[str, ViewWindows]] = OrderedDict()
 
-    def _common_views(self) -> tuple[str, ...]:
-        lines = list(self.dataset.index.values())
-        if not lines:
-            raise DatasetError(f"{self.dataset.path} has no episodes")
-        return tuple(name for name in lines[0].views if all(name in line.views for line in lines))
+    def __getstate__(self) -> dict[str, Any]:
+        # Open files stay behind; a worker opens its own.
+        return {**self.__dict__, "_recent": OrderedDict()}
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw other augmentations in another epoch."""
+        self.epoch = epoch
+
+    def _chosen_ids(self) -> list[str]:
+        wanted = {*self.views.values()}
+        if self.options.missing == "mask":
+            return [key for key, line in self.dataset.index.items() if wanted & {*line.views}]
+        lacking = {
+            key: sorted(wanted - {*line.views})
+            for key, line in self.dataset.index.items()
+            if not wanted <= {*line.views}
+        }
+        if lacking and self.options.missing == "error":
+            key, names = next(iter(lacking.items()))
+            raise ConfigError(
+                f"{self.dataset.path}: {len(lacking)} of {len(self.dataset)} episodes lack a view, "
+                f"the first is {key}, which lacks {names}; choose other views, or leave such "
+                "episodes out with missing='skip', or fill with zeros with missing='mask'"
+            )
+        return [key for key in self.dataset.ids if key not in lacking]
 
     def _count(self, length: int) -> int:
-        last = length - self.horizon if self.tail == "exclude" else length - 1
-        return max(0, last // self.dataset.meta.start_every + 1)
+        last = length - self.read_steps if self.options.tail == "exclude" else length - 1
+        return max(0, last // (self.dataset.meta.start_every * self.options.stride) + 1)
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
     def __getitem__(self, index: int) -> Sample:
-        """Return one sample.  Raises IndexError, DatasetError for a damaged episode."""
+        """Return one sample.  Raises IndexError, DatasetError naming a damaged episode."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         index %= len(self)
         at = bisect_right(self._ends, index)
-        window = index - (self._ends[at - 1] if at else 0)
-        episode = self.dataset[self._ids[at]]
+        window = (index - (self._ends[at - 1] if at else 0)) * self.options.stride
+        episode = self.dataset[self.ids[at]]
         start = window * self.dataset.meta.start_every
-        parts = [self._view(episode.views[name], window, start) for name in self.views]
-        sample: Sample = {
-            key: torch.from_numpy(np.stack([part[key] for part in parts])) for key in parts[0]
-        }
-        valid = valid_steps(np.array([start]), self.horizon, episode.meta.length)[0]
-        sample.update(valid=torch.from_numpy(valid), episode=episode.meta.id, t=start)
-        sample["text"] = episode.meta.text or ""
-        for name in episode.arrays:
-            sample[name] = torch.from_numpy(self._steps(episode, name, start))
+        turn = self._augmentation(index)
+        sample = self._arrays(self._views_of(episode), window, start, turn)
+        if turn is not None and self.augment is not None and "images" in sample:
+            sample["images"] = self.augment.recolor(sample["images"], self._rng(index, 1))
+        sample = {key: torch.from_numpy(value) for key, value in sample.items()}
+        sample.update(
+            valid=torch.from_numpy(self._valid(start, episode.meta.length)),
+            episode=episode.meta.id,
+            t=start,
+            text=episode.meta.text or "",
+        )
+        names = self.options.arrays if self.options.arrays is not None else episode.arrays
+        for name in names:
+            steps = steps_of(episode, name, start, self.read_steps)
+            sample[name] = torch.from_numpy(steps)
         return sample
 
-    def _view(self, view: ViewData, window: int, start: int) -> dict[str, np.ndarray]:
-        stored, box = view.geometry, view.geometry
-        tracks_xy = view.tracks[window, : self.horizon]
-        norm = AxisAffine.normalization(self.img_shape)
-        if self.img_shape != stored.img_shape:
-            box = refit(stored, self.img_shape)
-            norm = norm @ box.affine @ ~stored.affine
-        decode = ~(AxisAffine.normalization(self.img_shape) @ box.affine)
-        traj = np.empty((*tracks_xy.shape[:2], 2), np.float32)
-        # One pass from the file's memory into (row, col).
-        np.multiply(tracks_xy[..., ::-1], np.array(norm.scale_xy[::-1], np.float32), out=traj)
-        traj += np.array(norm.offset_xy[::-1], np.float32)
-        part = {
-            "traj": traj,
-            "vis": view.vis[window, : self.horizon].astype(np.float32),
-            "in_content": np.asarray(stored.inside(view.queries)),
-            "decode": np.array([decode.scale_xy, decode.offset_xy]),
+    def _views_of(self, episode: EpisodeData) -> dict[str, ViewWindows]:
+        """Keep as many prepared episodes as the dataset keeps open."""
+        key = episode.meta.id
+        if key in self._recent:
+            self._recent.move_to_end(key)
+            return self._recent[key]
+        found = {
+            name: view_windows(episode.views[stored], self.img_shape)
+            for name, stored in self.views.items()
+            if stored in episode.views
         }
-        if self.images != "none" and view.frames is not None:
-            part["images"] = self._image(view.frames[start], stored, box)
-        return part
+        self._recent[key] = found
+        if len(self._recent) > self.dataset.max_open:
+            self._recent.popitem(last=False)
+        return found
 
-    def _image(self, frame: np.ndarray, stored: Any, box: Any) -> np.ndarray:
-        if box is not stored:
-            frame = letterbox_frame(unletterbox_frame(np.asarray(frame), stored), box)
-        if self.images == "float":
-            return frame.astype(np.float32) / np.float32(255)
-        return np.array(frame)
-
-    def _steps(self, episode: EpisodeData, name: str, start: int) -> np.ndarray:
-        """Cut a per-frame array to the window, zeros after its end; others come whole."""
-        array = episode.arrays[name]
-        if array.shape[:1] != (episode.meta.length,):
-            return np.array(array)
-        out = np.zeros((self.horizon, *array.shape[1:]), array.dtype)
-        rows = array[start : start + self.horizon]
-        out[: len(rows)] = rows
+    def _arrays(
+        self, views: dict[str, ViewWindows], window: int, start: int, turn: AxisAffine | None
+    ) -> dict[str, np.ndarray]:
+        count, shape = len(self.views), (self.read_steps, self.num_points)
+        out: dict[str, np.ndarray] = {
+            "traj": np.empty((count, *shape, 2), np.float32),
+            "vis": np.empty((count, *shape), np.float32),
+            "in_content": np.empty((count, self.num_points), bool),
+            "decode": np.empty((count, 2, 2)),
+            "view_mask": np.ones(count, bool),
+        }
+        if self.options.images != "none" and all(v.frames is not None for v in views.values()):
+            dtype = np.float32 if self.options.images == "float" else np.uint8
+            frames = (self.options.history,) if self.options.history > 1 else ()
+            out["images"] = np.empty((count, *frames, *self.img_shape, 3), dtype)
+        for index, name in enumerate(self.views):
+            rows = {key: value[index : index + 1] for key, value in out.items()}
+            if name in views:
+                self._fill(views[name], window, start, turn, {k: v[0] for k, v in rows.items()})
+            else:
+                for row in rows.values():
+                    row[...] = 0
+        if self.options.resample:
+            out["traj"] = interpolate_traj(out["traj"], self.horizon, self.options.method)
+            vis = interpolate_traj(out["vis"], self.horizon, "linear", axis=-2)
+            out["vis"] = (vis >= 0.5).astype(np.float32)
         return out
 
+    def _fill(
+        self,
+        view: ViewWindows,
+        window: int,
+        start: int,
+        turn: AxisAffine | None,
+        out: dict[str, np.ndarray],
+    ) -> None:
+        decode = view.decode
+        write_tracks(view, window, self.points, out["traj"])
+        out["vis"][:] = np.asarray(view.vis[window, : self.read_steps])[:, self.points]
+        out["in_content"][:] = view.in_content[self.points]
+        if turn is not None:
+            to_norm = AxisAffine.normalization(self.img_shape)
+            norm_turn = to_norm @ turn @ ~to_norm
+            out["traj"][:] = norm_turn(out["traj"][..., ::-1])[..., ::-1]
+            decode = decode @ ~norm_turn
+        out["decode"][:] = decode.scale_xy, decode.offset_xy
+        if "images" in out:
+            self._pictures(view, start, turn, out["images"])
 
-def refit(box: Any, img_shape: tuple[int, int]) -> Any:
-    """Fit the same source onto another canvas."""
-    if isinstance(box, Letterbox):
-        return Letterbox.fit(box.source_shape, img_shape, box.sample_aspect_ratio)
-    return type(box)(source_shape=box.source_shape, img_shape=img_shape)
+    def _pictures(
+        self, view: ViewWindows, start: int, turn: AxisAffine | None, out: np.ndarray
+    ) -> None:
+        slots = out if self.options.history > 1 else out[None]
+        for back, slot in enumerate(reversed(slots)):
+            frame = np.asarray(view.frames[max(0, start - back)])
+            if view.box is not view.stored:
+                from builder.letterbox import letterbox_frame, unletterbox_frame
+
+                frame = letterbox_frame(unletterbox_frame(frame, view.stored), view.box)
+            if turn is not None:
+                frame = warp(frame, turn)
+            slot[...] = frame
+            if out.dtype == np.float32:
+                slot /= 255
+
+    def _valid(self, start: int, length: int) -> np.ndarray:
+        if self.options.tail == "include":
+            return np.ones(self.horizon, bool)
+        return self._steps <= length - 1 - start
+
+    def _augmentation(self, index: int) -> AxisAffine | None:
+        if self.augment is None:
+            return None
+        return self.augment.draw(self._rng(index, 0), self.img_shape)
+
+    def _rng(self, index: int, stream: int) -> np.random.Generator:
+        # Of the sample, not of the worker that happens to read it.
+        return np.random.default_rng([self.options.seed, self.epoch, index, stream])
 
 
 def decode_batch(prediction_rc: torch.Tensor, decode: torch.Tensor) -> torch.Tensor:
@@ -161,3 +255,19 @@ def decode_batch(prediction_rc: torch.Tensor, decode: torch.Tensor) -> torch.Ten
     column = (*decode.shape[:2], *(1,) * (prediction_rc.ndim - 3), 2)
     scale, offset = decode.to(prediction_rc).unbind(dim=2)
     return prediction_rc.flip(-1) * scale.reshape(column) + offset.reshape(column)
+
+
+def _shared_views(dataset: Dataset) -> tuple[str, ...]:
+    lines = list(dataset.index.values())
+    if not lines:
+        raise DatasetError(f"{dataset.path} has no episodes")
+    shared = set(lines[0].views).intersection(*(line.views for line in lines))
+    return tuple(name for name in lines[0].views if name in shared)
+
+
+def _options(options: WindowOptions | None, changes: dict[str, Any]) -> WindowOptions:
+    given = options.model_dump(exclude_unset=True) if options else {}
+    try:
+        return WindowOptions.model_validate({**given, **changes})
+    except ValidationError as error:
+        raise ConfigError(explain(error, known=list(WindowOptions.model_fields))) from None

@@ -1,0 +1,97 @@
+"""Augmentation that cannot lose track of geometry: one affine map for points and pictures.
+
+Everything that moves pixels is drawn as a single :class:`schemas.AxisAffine` on the canvas.
+The tracks go through the map, the pictures are resampled by it, and its inverse joins the
+sample's decode, so that a prediction on an augmented sample still decodes exactly.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Protocol
+
+import numpy as np
+from pydantic import Field
+
+from schemas.affine import AxisAffine
+from schemas.base import Record
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class Augment(Protocol):
+    """Draws one map per sample, the same for all its views and frames."""
+
+    def draw(self, rng: np.random.Generator, img_shape: tuple[int, int]) -> AxisAffine | None:
+        """Return a map of the canvas (H, W) onto itself, (x, y) pixels; None for none."""
+        ...
+
+    def recolor(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Change the colours of pictures (..., H, W, 3), uint8 or float32 in [0, 1]."""
+        ...
+
+
+class RandomAugment(Record):
+    """Flips, quarter turns, zoomed crops, brightness and contrast, each at random.
+
+    ``zoom`` is the range of magnification; above 1 a part of the canvas is cropped at a random
+    place and blown up, below 1 the canvas shrinks and black comes in.  Quarter turns are for
+    square canvases: on others they would change the shape.
+    """
+
+    hflip: Probability = 0.0
+    vflip: Probability = 0.0
+    quarter_turns: bool = False
+    zoom: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (1.0, 1.0)
+    brightness: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.0, description="largest shift, as a share of full white"
+    )
+    contrast: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.0, description="largest change of the factor around mid grey"
+    )
+
+    def draw(self, rng: np.random.Generator, img_shape: tuple[int, int]) -> AxisAffine | None:
+        """Return this sample's map.  Raises ValueError for quarter turns of a non-square."""
+        height, width = img_shape
+        turn = AxisAffine()
+        for name, probability in (("hflip", self.hflip), ("vflip", self.vflip)):
+            if rng.random() < probability:
+                turn = AxisAffine.orient(name, img_shape) @ turn  # type: ignore[arg-type]
+        if self.quarter_turns:
+            if height != width:
+                raise ValueError(f"quarter turns need a square img_shape, got {img_shape}")
+            names = ("none", "rot90", "rot180", "rot270")
+            turn = AxisAffine.orient(names[rng.integers(4)], img_shape) @ turn  # type: ignore[arg-type]
+        zoom = float(rng.uniform(*self.zoom))
+        if zoom != 1.0:
+            # Where the zoomed canvas may lie: covering the view above 1, inside it below.
+            spare = (1 - zoom) * rng.random(2)
+            offset_xy = (float(width * spare[0]), float(height * spare[1]))
+            turn = AxisAffine(scale_xy=(zoom, zoom), offset_xy=offset_xy) @ turn
+        return None if turn == AxisAffine() else turn
+
+    def recolor(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Shift brightness and stretch contrast, the same for all pictures of a sample."""
+        if not self.brightness and not self.contrast:
+            return images
+        white = 255 if images.dtype == np.uint8 else 1
+        factor = np.float32(1 + rng.uniform(-self.contrast, self.contrast))
+        shift = np.float32(white * rng.uniform(-self.brightness, self.brightness))
+        changed = (images.astype(np.float32) - white / 2) * factor + white / 2 + shift
+        changed = changed.clip(0, white)
+        return changed.round().astype(np.uint8) if white == 255 else changed
+
+
+def warp(image: np.ndarray, turn: AxisAffine) -> np.ndarray:
+    """Resample a picture (H, W, 3) by a map of its canvas onto itself; black from outside.
+
+    Flips and turns are exact; anything else is linear interpolation.
+    """
+    import cv2
+
+    height, width = image.shape[:2]
+    # OpenCV speaks pixel centres: c' = s (c + 1/2) + o - 1/2.
+    (sx, sy), (ox, oy) = turn.scale_xy, turn.offset_xy
+    rows = [[sx, 0.0, 0.5 * sx + ox - 0.5], [0.0, sy, 0.5 * sy + oy - 0.5]]
+    if turn.transpose:
+        rows = [[0.0, sx, rows[0][2]], [sy, 0.0, rows[1][2]]]
+    return cv2.warpAffine(image, np.array(rows), (width, height), flags=cv2.INTER_LINEAR)

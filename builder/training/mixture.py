@@ -1,0 +1,125 @@
+"""Several datasets as one, drawn by weight, in samples of one shape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset as TorchDataset
+
+from builder.errors import ConfigError
+from builder.training.windows import Sample, WindowDataset
+
+_TENSORS = ("traj", "vis", "valid", "in_content", "images", "decode", "view_mask")
+
+
+class MixtureDataset(TorchDataset[Sample]):
+    """Draws from named datasets in proportion to their weights.
+
+    All parts must give samples of one canvas, horizon, number of points and views; give each
+    ``WindowDataset`` the same ``img_shape``, ``resample``, ``points`` and ``view_map`` (with
+    ``missing="mask"`` where views lack), which is how datasets of different cameras, frame
+    rates and window lengths are brought together.
+
+    A sample is the part's, plus ``source`` (its name), plus for every name in ``pad`` the array
+    zero-padded to the largest size among the parts and ``<name>_mask`` telling what is real.
+    Other pass-through arrays are left out: the parts need not have the same.
+    """
+
+    def __init__(
+        self,
+        parts: Mapping[str, WindowDataset],
+        weights: Mapping[str, float] | None = None,
+        *,
+        pad: Sequence[str] = ("actions",),
+        length: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Mix ``parts``; ``weights`` default to their sizes, ``length`` to their sum.
+
+        Raises ConfigError saying what differs between parts, or which weight is wrong.
+        """
+        if not parts:
+            raise ConfigError("a mixture needs at least one dataset")
+        self.parts = dict(parts)
+        _refuse_different(self.parts)
+        weights = (
+            {name: float(len(part)) for name, part in parts.items()} if weights is None else weights
+        )
+        if weights.keys() != parts.keys() or not all(weight > 0 for weight in weights.values()):
+            raise ConfigError(
+                f"weights must be positive, one for each of {sorted(parts)}; got {dict(weights)}"
+            )
+        shares = np.array([weights[name] for name in parts])
+        self._ends = np.cumsum(shares / shares.sum())
+        self.length = length if length is not None else sum(len(part) for part in parts.values())
+        self.seed, self.epoch = seed, 0
+        self._sizes = {name: _largest(self.parts, name) for name in pad}
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw other samples in another epoch."""
+        self.epoch = epoch
+        for part in self.parts.values():
+            part.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Sample:
+        """Return one sample; the same for the same seed, epoch and index."""
+        if not -self.length <= index < self.length:
+            raise IndexError(f"sample {index} of {self.length}")
+        rng = np.random.default_rng([self.seed, self.epoch, index % self.length])
+        at = min(int(np.searchsorted(self._ends, rng.random(), side="right")), len(self.parts) - 1)
+        name, part = list(self.parts.items())[at]
+        sample = part[int(rng.integers(len(part)))]
+        kept = {key: sample[key] for key in (*_TENSORS, "episode", "t", "text") if key in sample}
+        kept["source"] = name
+        for array, size in self._sizes.items():
+            if size is not None:
+                kept[array], kept[f"{array}_mask"] = _padded(sample.get(array), size)
+        return kept
+
+
+def _largest(parts: Mapping[str, WindowDataset], name: str) -> tuple[int, ...] | None:
+    """The smallest shape that holds the array of every part, from its first sample."""
+    shapes = [tuple(part[0][name].shape) for part in parts.values() if name in part[0]]
+    if not shapes:
+        return None
+    if len({len(shape) for shape in shapes}) != 1:
+        raise ConfigError(f"{name} has shapes {shapes}: they cannot be padded to one another")
+    return tuple(max(sides) for sides in zip(*shapes, strict=True))
+
+
+def _padded(array: Any, size: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    out, mask = torch.zeros(size), torch.zeros(size, dtype=torch.bool)
+    if array is not None:
+        inner = tuple(slice(side) for side in array.shape)
+        out[inner] = array.to(out.dtype)
+        mask[inner] = True
+    return out, mask
+
+
+def _refuse_different(parts: Mapping[str, WindowDataset]) -> None:
+    facts = {
+        name: {
+            "img_shape": part.img_shape,
+            "horizon": part.horizon,
+            "points": part.num_points,
+            "views": tuple(part.views),
+            "images": part.options.images,
+            "history": part.options.history,
+        }
+        for name, part in parts.items()
+    }
+    (first, expected), *others = facts.items()
+    for name, found in others:
+        differing = [key for key in expected if found[key] != expected[key]]
+        if differing:
+            said = "; ".join(f"{key} {expected[key]} and {found[key]}" for key in differing)
+            raise ConfigError(
+                f"{first} and {name} give different samples: {said}. Give both WindowDatasets the "
+                "same img_shape, resample, points and view_map"
+            )

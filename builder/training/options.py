@@ -1,0 +1,52 @@
+"""What a training sample holds: one strict record of options."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from schemas.base import Record, Shape, Side
+from schemas.dataset import Name
+
+
+class WindowOptions(Record):
+    """Options of :class:`builder.training.WindowDataset`; defaults are AMPLIFY's sample.
+
+    ``views`` are the stored names, in the model's order (default: those all episodes share);
+    ``view_map`` renames, model's name to stored name, and gives the order when it is given.
+    """
+
+    img_shape: Shape | None = Field(default=None, description="canvas other than the stored one")
+    views: tuple[Name, ...] | None = Field(default=None, strict=False, min_length=1)
+    view_map: dict[Name, Name] | None = Field(default=None, min_length=1)
+    missing: Literal["error", "skip", "mask"] = Field(
+        default="error", description="episodes without one of the views"
+    )
+    horizon: Side | None = Field(default=None, description="steps read, at most the stored ones")
+    resample: Side | None = Field(default=None, description="interpolate those to so many steps")
+    method: Literal["linear", "spline"] = "linear"
+    points: Side | None = Field(default=None, description="points, evenly chosen by index")
+    history: Side = Field(default=1, description="frames up to and including step 0")
+    stride: Side = Field(default=1, description="use every n-th stored window")
+    tail: Literal["exclude", "mask", "include"] = Field(
+        default="exclude", description="windows that run past the last frame"
+    )
+    images: Literal["uint8", "float", "none"] = "uint8"
+    arrays: tuple[Name, ...] | None = Field(
+        default=None, strict=False, description="pass-through arrays; default: all there are"
+    )
+    seed: Annotated[int, Field(ge=0)] = Field(default=0, description="of the augmentation")
+
+    @model_validator(mode="after")
+    def _one_way_to_name_views(self) -> WindowOptions:
+        if self.views and self.view_map:
+            raise ValueError("give views or view_map, not both")
+        return self
+
+    @property
+    def stored_views(self) -> dict[str, str] | None:
+        """Model's name to stored name, in the model's order; None when not chosen."""
+        if self.views:
+            return {name: name for name in self.views}
+        return self.view_map

@@ -1,0 +1,100 @@
+"""Which sample comes when: shuffled without a list, split over ranks, resumable anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Sampler
+
+_ROUNDS = 4
+
+
+class WindowSampler(Sampler[int]):
+    """Every index once per epoch, in an order fixed by seed and epoch.
+
+    The order is a keyed permutation, computed index by index, so that 10^9 windows cost no
+    memory.  Rank r of n takes every n-th of it; all ranks get equally many, the last few
+    indices of an epoch are left out when they do not divide.  Pass it to a DataLoader, call
+    ``set_epoch``, and keep ``state_dict`` with a checkpoint: ``load_state_dict`` goes on with the
+    next sample.  A DataLoader with workers reads ahead, so tell ``state_dict`` how many samples
+    were really trained on.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        *,
+        seed: int = 0,
+        shuffle: bool = True,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        """Sample ``range(length)``.  Raises ValueError for an impossible rank."""
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank must be within [0, {world_size}), got {rank}")
+        if length < world_size:
+            raise ValueError(f"{length} samples cannot be shared by {world_size} ranks")
+        self.length, self.seed, self.shuffle = length, seed, shuffle
+        self.rank, self.world_size = rank, world_size
+        self.epoch = self._done = 0
+
+    def __len__(self) -> int:
+        return self.length // self.world_size
+
+    def __iter__(self) -> Iterator[int]:
+        order = permutation(self.length, (self.seed, self.epoch)) if self.shuffle else int
+        begin, self._done = self._done, 0
+        for position in range(begin, len(self)):
+            yield order(position * self.world_size + self.rank)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch, from its first sample on."""
+        self.epoch, self._done = epoch, 0
+
+    def state_dict(self, samples_done: int) -> dict[str, Any]:
+        """Describe where training is: ``samples_done`` of this rank in this epoch."""
+        facts = {"length": self.length, "seed": self.seed, "world_size": self.world_size}
+        return {**facts, "epoch": self.epoch, "samples_done": samples_done}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there.  Raises ValueError when the sampler is not the same."""
+        for name in ("length", "seed", "world_size"):
+            if state[name] != getattr(self, name):
+                raise ValueError(
+                    f"cannot resume: {name} was {state[name]}, now it is {getattr(self, name)}"
+                )
+        self.epoch, self._done = state["epoch"], state["samples_done"]
+
+
+def permutation(length: int, key: tuple[int, ...]) -> Callable[[int], int]:
+    """Return a pseudorandom bijection of ``range(length)``, fixed by ``key``.
+
+    A Feistel network over the next even power of two, walked until it lands inside (Black
+    and Rogaway, Ciphers with Arbitrary Finite Domains, 2002).
+    """
+    half = max(1, ((length - 1).bit_length() + 1) // 2)
+    mask = (1 << half) - 1
+    keys = [int(k) for k in np.random.default_rng(key).integers(1 << 62, size=_ROUNDS)]
+
+    def once(value: int) -> int:
+        left, right = value >> half, value & mask
+        for round_key in keys:
+            left, right = right, left ^ (_mix(right ^ round_key) & mask)
+        return (left << half) | right
+
+    def walk(index: int) -> int:
+        value = once(index)
+        while value >= length:
+            value = once(value)
+        return value
+
+    return walk
+
+
+def _mix(value: int) -> int:
+    """Scramble 64 bits (the finalizer of splitmix64, Steele et al. 2014)."""
+    value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
+    value = (value ^ (value >> 27)) * 0x94D049BB133111EB & 0xFFFFFFFFFFFFFFFF
+    return value ^ (value >> 31)
