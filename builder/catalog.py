@@ -19,12 +19,13 @@ from builder.errors import ConfigError, DatasetError, OutputError
 from builder.journal import append_line, read_lines
 from builder.records import parse_record, record_data
 from builder.stores.staging import (
-    Staged,
     fsync_folder,
     leftovers,
     make_folders,
     output_errors,
+    publish_text,
     stage,
+    stage_text,
     try_lock,
     write_all,
 )
@@ -52,7 +53,7 @@ class Catalog:
         folder = Path(folder)
         _WRITER.validate_python(writer)
         check_writable(folder)
-        lock = _take_lock(folder, writer)
+        lock = take_lock(folder, writer)
         try:
             if not (folder / META_NAME).exists():
                 _create_meta(folder, meta)
@@ -99,12 +100,7 @@ class Catalog:
         """Keep a summary of this run (JSON data) under ``runs/``; returns its path."""
         when = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S.%fZ")
         path = self.folder / "runs" / f"{when}-{self.writer}-{os.getpid()}.json"
-        staged = _staged_text(self.folder, json.dumps(summary, indent=2, sort_keys=True) + "\n")
-        try:
-            staged.publish(path)
-        except BaseException:
-            staged.discard()
-            raise
+        publish_text(self.folder, path, json.dumps(summary, indent=2, sort_keys=True) + "\n")
         return path
 
 
@@ -161,21 +157,9 @@ def check_writable(folder: Path) -> None:
             probe.discard()
 
 
-def _staged_text(folder: Path, text: str) -> Staged:
-    staged = stage(folder / "tmp", ".json")
-    with output_errors(staged.path):
-        try:
-            write_all(staged.descriptor, text.encode(), 0)
-            os.fsync(staged.descriptor)
-        except BaseException:
-            staged.discard()
-            raise
-    return staged
-
-
 def _create_meta(folder: Path, meta: DatasetMeta) -> None:
     """Write ``dataset.json`` whole; when another writer was first, its file stays."""
-    staged = _staged_text(folder, pretty_json(meta))
+    staged = stage_text(folder / "tmp", pretty_json(meta))
     path = folder / META_NAME
     with output_errors(path):
         try:
@@ -190,7 +174,11 @@ def _create_meta(folder: Path, meta: DatasetMeta) -> None:
         fsync_folder(folder)
 
 
-def _take_lock(folder: Path, writer: str) -> int:
+def take_lock(folder: Path, writer: str) -> int:
+    """Become the one process that writes as ``writer``, until the descriptor is closed.
+
+    Raises OutputError naming who has the lock.
+    """
     path = folder / "index" / f"{writer}.lock"
     with output_errors(path):
         make_folders(path.parent)

@@ -229,7 +229,8 @@ def test_arrays_are_mapped_not_read(tmp_path):
         frames = reader.array("front", "frames")
         assert not frames.flags.writeable
         assert not frames.flags.owndata
-        offset = h5py.File(store.path("a"))["root/front/frames"].id.get_offset()
+        with h5py.File(store.path("a")) as file:  # users may look into it at the same time
+            offset = file["root/front/frames"].id.get_offset()
         with open(store.path("a"), "r+b") as file:
             file.seek(offset)
             file.write(bytes([frames[0, 0, 0, 0] ^ 1]))
@@ -368,21 +369,21 @@ def _group(file):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (_soft, "links are refused, got a SoftLink"),
-        (_external_link, "links are refused, got a ExternalLink"),
+        (_soft, "links to other places are refused"),
+        (_external_link, "links to other places are refused"),
         (_external_storage, "external storage are refused"),
         (_virtual, "virtual datasets"),
         (_chunked, "expected contiguous"),
         (_strings, "expected uint8"),
         (_shorter, r"expected uint8 \(7, 4, 6\), got uint8 \(6, 4, 6\)"),
         (_missing, "listed in the metadata but missing"),
-        (_group, "expected a dataset, got a Group"),
+        (_group, "expected a dataset, got a GroupID"),
     ],
 )
 def test_arrays_that_are_not_what_they_should_be(episode, change, says):
     _retouch(episode, change)
     with closing(episode.open("a")) as reader:
-        with pytest.raises(DatasetError, match=rf"a\.hdf5 is damaged: root/front/vis: .*{says}"):
+        with pytest.raises(DatasetError, match=rf"a\.hdf5 is damaged .*: root/front/vis: .*{says}"):
             reader.array("front", "vis")
         assert any("root/front/vis" in message for message in reader.problems())
         # The others can still be had.
@@ -395,7 +396,7 @@ def test_a_whole_view_behind_a_link(episode):
         file["root/front"] = h5py.SoftLink("/moved")
 
     _retouch(episode, change)
-    with closing(episode.open("a")) as reader, pytest.raises(DatasetError, match="links are"):
+    with closing(episode.open("a")) as reader, pytest.raises(DatasetError, match="links to"):
         reader.array("front", "frames")
 
 
@@ -412,7 +413,7 @@ def test_what_should_not_be_there_is_a_problem(episode):
     assert "root/front/depth is in the file but not in its metadata" in text
     assert "/extra is in the file" in text
     assert "attribute scale_xy is [1. 1.], expected" in text
-    assert "root/wrist: attribute height is None, expected 24" in text
+    assert "/root/wrist: attribute height is None, expected 24" in text
     assert text.count("\n") == 3
 
 

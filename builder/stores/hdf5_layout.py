@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -42,52 +43,54 @@ def stored_dtype(array: ArrayMeta) -> np.dtype:
     return np.dtype(STORED_DTYPES.get(array.codec, array.dtype)).newbyteorder("<")
 
 
-def _member(group: Any, name: str) -> Any:
-    """Return a child that is really there: no soft, external or missing link."""
-    link = group.get(name, getlink=True)
-    if link is None:
-        raise ValueError("it is listed in the metadata but missing")
-    if not isinstance(link, h5py.HardLink):
-        raise ValueError(f"links are refused, got a {type(link).__name__}")
-    return group[name]
+def locate(file: Any, view: str | None, name: str, array: ArrayMeta, size: int) -> int | None:
+    """Check a dataset against the metadata; return its offset, None if chunked or empty.
 
-
-def locate(file: Any, view: str | None, name: str, array: ArrayMeta, file_size: int) -> int | None:
-    """Check a dataset against the metadata; return its offset, None if chunked or empty."""
-    found = file
-    for part in array_path(view, name).split("/"):
-        if not isinstance(found, h5py.Group):
-            raise ValueError(f"expected a group, got a {type(found).__name__}")
-        found = _member(found, part)
-    if not isinstance(found, h5py.Dataset):
-        raise ValueError(f"expected a dataset, got a {type(found).__name__}")
-    if found.is_virtual or found.external:
-        raise ValueError("virtual datasets and external storage are refused")
+    ``size`` is the file's, in bytes.  Raises ValueError saying what is wrong with it.
+    """
+    found = _member(file.id, array_path(view, name))
     shape: tuple[int, ...] = array.shape
     if array.codec == "jpeg":
-        shape = found.shape if found.ndim == 1 else (-1,)
-        offsets = _member(found.parent, f"{name}_offsets")
-        if offsets.shape != (array.shape[0] + 1,) or int(offsets[-1]) != found.size:
-            raise ValueError(f"its size does not agree with {name}_offsets")
-    dtype = stored_dtype(array)
+        shape = found.shape if len(found.shape) == 1 else (-1,)
+    dtype, plist = stored_dtype(array), found.get_create_plist()
     if (found.dtype, found.shape) != (dtype, shape):
         raise ValueError(f"expected {dtype} {shape}, got {found.dtype} {found.shape}")
-    plist = found.id.get_create_plist()
+    if plist.get_layout() == h5py.h5d.VIRTUAL or plist.get_external_count():
+        raise ValueError("virtual datasets and external storage are refused")
     filters = [plist.get_filter(index)[0] for index in range(plist.get_nfilters())]
     if array.codec == "lz4":
-        if found.chunks != (1, *shape[1:]) or filters != [LZ4_FILTER, FLETCHER32_FILTER]:
-            raise ValueError(f"expected one LZ4 chunk per row, got {found.chunks}, {filters}")
+        chunks = plist.get_chunk() if plist.get_layout() == h5py.h5d.CHUNKED else None
+        if chunks != (1, *shape[1:]) or filters != [LZ4_FILTER, FLETCHER32_FILTER]:
+            raise ValueError(f"expected one LZ4 chunk per row, got {chunks}, {filters}")
         return None
     if array.codec not in ("raw", "u16", "jpeg"):
         raise ValueError(f"unknown codec {array.codec!r}")
-    if array.codec == "u16" and any(found.attrs.get(key) != U16_ATTRS[key] for key in U16_ATTRS):
-        raise ValueError(f"expected attributes {U16_ATTRS}, got {dict(found.attrs)}")
-    offset = found.id.get_offset()
-    if found.chunks is not None or filters or (offset is None and found.size):
+    offset, length = found.get_offset(), math.prod(shape) * dtype.itemsize
+    if plist.get_layout() != h5py.h5d.CONTIGUOUS or (offset is None and length):
         raise ValueError("expected contiguous storage")
-    if offset is not None and offset + found.nbytes > file_size:
-        raise ValueError(f"it ends at byte {offset + found.nbytes}, the file at {file_size}")
+    if offset is not None and offset + length > size:
+        raise ValueError(f"it ends at byte {offset + length}, the file at {size}")
     return offset
+
+
+def _member(place: Any, path: str) -> Any:
+    """Return a dataset that is really there: no soft, external or missing link on the way."""
+    for part in path.split("/"):
+        if not isinstance(place, h5py.h5g.GroupID):
+            raise ValueError("it is listed in the metadata but missing")
+        link = _link_type(place, part)
+        if link is None:
+            raise ValueError("it is listed in the metadata but missing")
+        if link != h5py.h5l.TYPE_HARD:
+            raise ValueError("links to other places are refused")
+        place = h5py.h5o.open(place, part.encode())
+    if not isinstance(place, h5py.h5d.DatasetID):
+        raise ValueError(f"expected a dataset, got a {type(place).__name__}")
+    return place
+
+
+def _link_type(group: Any, name: str) -> int | None:
+    return group.links.get_info(name.encode()).type if group.links.exists(name.encode()) else None
 
 
 def disagreements(file: Any, meta: EpisodeMeta, text: str) -> Iterator[str]:
@@ -97,24 +100,32 @@ def disagreements(file: Any, meta: EpisodeMeta, text: str) -> Iterator[str]:
     expected = {"root": {view.name for view in meta.views} | set(meta.arrays)}
     expected |= {f"root/{view.name}": set(view.arrays) for view in meta.views}
     for place, names in {"": {"root"}, **expected}.items():
-        group = _group(file, place)
-        if group is not None:
-            for extra in sorted(set(group) - names):
-                yield f"{place}/{extra} is in the file but not in its metadata"
+        for extra in sorted(set(_group(file, place) or ()) - names):
+            yield f"{place}/{extra} is in the file but not in its metadata"
     for view in meta.views:
         group = _group(file, f"root/{view.name}")
-        found = {} if group is None else dict(group.attrs)
-        for key, value in view_attrs(view).items():
-            if key not in found or not np.array_equal(found[key], value):
-                yield f"root/{view.name}: attribute {key} is {found.get(key)}, expected {value}"
+        yield from _attributes(group, view_attrs(view))
+        for name, array in view.arrays.items():
+            if array.codec == "u16" and group is not None and name in group:
+                yield from _attributes(group[name], U16_ATTRS)
+
+
+def _attributes(item: Any, expected: dict[str, Any]) -> Iterator[str]:
+    if item is None:
+        return
+    found = dict(item.attrs)
+    for key, value in expected.items():
+        if key not in found or not np.array_equal(found[key], value):
+            yield f"{item.name}: attribute {key} is {found.get(key)}, expected {value}"
 
 
 def _group(file: Any, place: str) -> Any:
     """Return a group without following links; None when there is none."""
     found = file
     for part in filter(None, place.split("/")):
-        link = found.get(part, getlink=True)
-        found = found[part] if isinstance(link, h5py.HardLink) else None
+        if _link_type(found.id, part) != h5py.h5l.TYPE_HARD:
+            return None
+        found = found[part]
         if not isinstance(found, h5py.Group):
             return None
     return found

@@ -7,6 +7,7 @@ datasets and object types are refused.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from functools import partial
@@ -38,24 +39,16 @@ class Hdf5Reader:
         self._handle_pid = 0
         # Where each contiguous array begins; None for chunked and empty ones.
         self._offsets: dict[tuple[str | None, str], int | None] = {}
-        self._refused: dict[tuple[str | None, str], str] = {}
-        self._other: list[str] = []
-        try:
-            with _open_file(path) as file:
-                self._load(file)
-        except FileNotFoundError:
-            raise DatasetError(f"there is no episode {episode_id!r}: {path} is missing") from None
-        except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-            raise DatasetError(f"{path} is damaged or no episode file: {error}") from None
+        self._text = self._metadata()
+        self.meta = parse_record(EpisodeMeta, self._text, str(path))
+        if self.meta.id != episode_id:
+            raise DatasetError(
+                f"{path} holds episode {self.meta.id!r}, expected {episode_id!r}: "
+                "was it moved or renamed? Put it back"
+            )
 
     def __reduce__(self) -> tuple[type, tuple[Path, str]]:
         return type(self), (self.path, self.episode_id)
-
-    def __enter__(self) -> Hdf5Reader:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Release files; arrays already handed out stay valid, the next access opens again."""
@@ -64,29 +57,18 @@ class Hdf5Reader:
             self._handle.close()
         self._handle = None
 
-    def _load(self, file: Any) -> None:
-        text = file.attrs.get(METADATA)
-        if not isinstance(text, str):
-            raise DatasetError(f"{self.path} is no episode file: it has no attribute {METADATA!r}")
-        self.meta = parse_record(EpisodeMeta, text, str(self.path))
-        if self.meta.id != self.episode_id:
-            raise DatasetError(
-                f"{self.path} holds episode {self.meta.id!r}, expected {self.episode_id!r}: "
-                "was it moved or renamed? Put it back"
-            )
-        size = os.stat(self.path).st_size
-        for view, arrays in arrays_by_view(self.meta).items():
-            for name, array in arrays.items():
-                try:
-                    self._offsets[view, name] = locate(file, view, name, array, size)
-                except (ValueError, KeyError, OSError, RuntimeError, TypeError) as error:
-                    reason = error.args[0] if error.args else repr(error)
-                    self._refused[view, name] = f"{array_path(view, name)}: {reason}"
-        self._other = list(disagreements(file, self.meta, text))
-
     def problems(self) -> list[str]:
         """List arrays that cannot be read, and copies that disagree with the metadata."""
-        return [*self._refused.values(), *self._other]
+        found = []
+        for view, arrays in arrays_by_view(self.meta).items():
+            for name in arrays:
+                try:
+                    self._locate(view, name)
+                except DatasetError as error:
+                    found.append(str(error))
+        with self._damage(METADATA):
+            found += disagreements(self._file(), self.meta, self._text)
+        return found
 
     def array(self, view: str | None, name: str) -> Any:
         """Return one array: read-only, memory-mapped where it is stored plainly.
@@ -96,13 +78,13 @@ class Hdf5Reader:
         """
         array = self._meta_of(view, name)
         if array.codec == "jpeg":
-            offsets = self.array(view, f"{name}_offsets")
             _, height, width, _ = array.shape
-            data = self._stored(view, name)
+            data, offsets = self._stored(view, name), self.array(view, f"{name}_offsets")
             row = partial(self._jpeg_row, data, offsets, (height, width), name)
             return Rows(array.shape, "uint8", row)
         if array.codec == "lz4":
             load_lz4()
+            self._locate(view, name)
             return Rows(array.shape, array.dtype, partial(self._chunk, view, name))
         stored = self._stored(view, name)
         return FixedPoint(stored) if array.codec == "u16" else stored
@@ -110,35 +92,46 @@ class Hdf5Reader:
     def stored_bytes(self, view: str | None, name: str) -> Iterator[bytes]:
         """Yield, in bounded pieces, the bytes that ``ArrayMeta.sha256`` is taken over."""
         if self._meta_of(view, name).codec == "lz4":
-            for row in range(len(rows := self.array(view, name))):
-                yield rows[row].tobytes()
+            rows = self.array(view, name)
+            yield from (rows[at].tobytes() for at in range(len(rows)))
             return
         stored = self._stored(view, name).reshape(-1)
         step = max(1, _PIECE_BYTES // stored.itemsize)
-        for at in range(0, stored.size, step):
-            yield stored[at : at + step].tobytes()
+        yield from (stored[at : at + step].tobytes() for at in range(0, stored.size, step))
+
+    def _metadata(self) -> str:
+        with self._damage(METADATA):
+            text = self._file().attrs.get(METADATA)
+        if not isinstance(text, str):
+            raise DatasetError(f"{self.path} is no episode file: it has no attribute {METADATA!r}")
+        return text
 
     def _meta_of(self, view: str | None, name: str) -> ArrayMeta:
         arrays = self.meta.arrays if view is None else self.meta.view(view).arrays
         if name not in arrays:
             where = self.meta.id if view is None else f"view {view!r} of {self.meta.id}"
             raise KeyError(f"no array {name!r} in {where}; it has {sorted(arrays)}")
-        if (view, name) in self._refused:
-            raise DatasetError(f"{self.path} is damaged: {self._refused[view, name]}")
         return arrays[name]
+
+    def _locate(self, view: str | None, name: str) -> int | None:
+        if (view, name) not in self._offsets:
+            size, array = os.stat(self.path).st_size, self._meta_of(view, name)
+            with self._damage(array_path(view, name)):
+                self._offsets[view, name] = locate(self._file(), view, name, array, size)
+        return self._offsets[view, name]
 
     def _stored(self, view: str | None, name: str) -> np.ndarray:
         """View a contiguous array in the mapped file."""
-        array, offset = self._meta_of(view, name), self._offsets[view, name]
-        dtype = stored_dtype(array)
-        shape = array.shape
-        if self._map is None:
-            self._map = np.memmap(self.path, np.uint8, "r")
+        offset, array = self._locate(view, name), self._meta_of(view, name)
+        shape: tuple[int, ...] = array.shape
         if array.codec == "jpeg":
             shape = (int(self.array(view, f"{name}_offsets")[-1]),)
         if offset is None:
-            return np.empty(shape, dtype)
-        return np.ndarray(shape, dtype, self._map.data, offset)
+            return np.empty(shape, stored_dtype(array))
+        if self._map is None:
+            self._map = np.memmap(self.path, np.uint8, "r")
+        with self._damage(array_path(view, name)):
+            return np.ndarray(shape, stored_dtype(array), self._map.data, offset)
 
     def _jpeg_row(
         self, data: np.ndarray, offsets: np.ndarray, shape: tuple[int, int], name: str, row: int
@@ -149,16 +142,27 @@ class Hdf5Reader:
         return decode_jpeg(data[begin:end], shape, f"{self.path}: {name}[{row}]")
 
     def _chunk(self, view: str | None, name: str, row: int) -> np.ndarray:
+        path = array_path(view, name)
+        with self._damage(f"{path}[{row}]"):
+            return self._file()[path][row]
+
+    def _file(self) -> Any:
         if self._handle is None or self._handle_pid != os.getpid():
-            # A handle must not be shared with the process this one was forked from.
-            self._handle, self._handle_pid = _open_file(self.path), os.getpid()
+            # A handle must not be shared with the process this one was forked from.  Locking
+            # otherwise than h5py does by default would keep users from opening the file too.
+            self._handle = h5py.File(self.path, "r", locking="best-effort")
+            self._handle_pid = os.getpid()
+        return self._handle
+
+    @contextlib.contextmanager
+    def _damage(self, where: str) -> Iterator[None]:
+        """Turn whatever a damaged file makes HDF5 raise into a DatasetError."""
         try:
-            return self._handle[array_path(view, name)][row]
-        except OSError as error:
-            where = f"{array_path(view, name)}[{row}]"
-            raise DatasetError(f"{self.path} is damaged: {where}: {error}") from None
-
-
-def _open_file(path: Path) -> Any:
-    # Committed files never change, so there is nothing to lock (and some filesystems cannot).
-    return h5py.File(path, "r", locking=False)
+            yield
+        except FileNotFoundError:
+            message = f"there is no episode {self.episode_id!r}: {self.path} is missing"
+            raise DatasetError(message) from None
+        except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+            raise DatasetError(
+                f"{self.path} is damaged or no episode file: {where}: {error}"
+            ) from None

@@ -69,6 +69,8 @@ def make_folders(folder: Path) -> None:
     """Create a folder and its parents, durably."""
     if folder.is_dir():
         return
+    if folder.exists():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
     make_folders(folder.parent)
     folder.mkdir(exist_ok=True)
     fsync_folder(folder.parent)
@@ -144,6 +146,29 @@ def stage(folder: Path, suffix: str) -> Staged:
             if try_lock(descriptor) is not False and path.exists():
                 return Staged(path, descriptor)
             os.close(descriptor)
+
+
+def stage_text(folder: Path, text: str) -> Staged:
+    """Stage a text file in ``folder``, durably; raises OutputError."""
+    staged = stage(folder, ".json")
+    try:
+        with output_errors(staged.path):
+            write_all(staged.descriptor, text.encode(), 0)
+            os.fsync(staged.descriptor)
+    except BaseException:
+        staged.discard()
+        raise
+    return staged
+
+
+def publish_text(folder: Path, final: Path, text: str, *, replace: bool = False) -> None:
+    """Write a text file of the dataset ``folder`` whole and durably; raises OutputError."""
+    staged = stage_text(folder / "tmp", text)
+    try:
+        staged.publish(final, replace=replace)
+    except BaseException:
+        staged.discard()
+        raise
 
 
 def leftovers(folder: Path, *, remove: bool = False) -> list[Path]:

@@ -1,0 +1,82 @@
+"""Rebuilding the index from the episodes themselves: what verifies is listed, nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder.catalog import index_line, load_meta, read_index, take_lock
+from builder.errors import DatasetError
+from builder.records import stored_form
+from builder.stores.hdf5 import Hdf5Store
+from builder.stores.staging import output_errors, publish_text
+from builder.validate import check_episode
+from schemas.dataset import IndexLine
+
+
+@dataclass(frozen=True)
+class Repair:
+    """What a repair did: episodes listed, those dropped and why, temporaries cleared."""
+
+    kept: tuple[str, ...]
+    dropped: dict[str, str]
+    cleared: tuple[Path, ...]
+
+
+def repair(path: Path | str) -> Repair:
+    """Rebuild the index of a dataset; damaged episodes are moved to ``damaged/``.
+
+    Every byte of every episode is verified before anything is changed.  What was moved away is
+    built again by the next build.  Raises DatasetError when the dataset itself cannot be read
+    and OutputError when it is being written or cannot be.
+    """
+    folder = Path(path)
+    meta, store = load_meta(folder), Hdf5Store(folder)
+    with _all_locks(folder):
+        kept: list[IndexLine] = []
+        dropped: dict[str, str] = {}
+        stored = list(store.ids())
+        for episode_id in stored:
+            problems = check_episode(store, episode_id, meta)
+            if problems:
+                dropped[episode_id] = "; ".join(map(str, problems))
+                continue
+            with contextlib.closing(store.open(episode_id)) as reader:
+                kept.append(index_line(reader.meta))
+        for episode_id in dropped:
+            store.set_aside(episode_id)
+        for episode_id in _listed(folder) - set(stored):
+            dropped[episode_id] = "it was listed, but there is no such episode"
+        _replace_index(folder, kept)
+        cleared = store.leftovers(remove=True)
+    return Repair(tuple(line.id for line in kept), dropped, tuple(cleared))
+
+
+def _listed(folder: Path) -> set[str]:
+    try:
+        return set(read_index(folder))
+    except DatasetError:
+        return set()  # a damaged index is what repair is for
+
+
+def _replace_index(folder: Path, lines: list[IndexLine]) -> None:
+    main = folder / "index" / "main.jsonl"
+    text = "".join(stored_form(line) + "\n" for line in lines)
+    publish_text(folder, main, text, replace=True)
+    with output_errors(main):
+        for other in main.parent.glob("*.jsonl"):
+            if other != main:
+                other.unlink()
+
+
+@contextlib.contextmanager
+def _all_locks(folder: Path) -> Iterator[None]:
+    """Hold the lock of every writer there is."""
+    writers = {path.stem for path in (folder / "index").glob("*.*")} | {"main"}
+    with contextlib.ExitStack() as stack:
+        for writer in sorted(writers):
+            stack.callback(os.close, take_lock(folder, writer))
+        yield

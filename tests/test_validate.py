@@ -1,0 +1,307 @@
+"""Validation: a good dataset passes, anything else is found, and all of it is listed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from contextlib import closing
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from builder.catalog import Catalog
+from builder.errors import DatasetError, OutputError
+from builder.records import stored_form
+from builder.stores.hdf5 import Hdf5Store
+from builder.stores.staging import stage
+from builder.testing_samples import HORIZON, Sample, sample_dataset, sample_meta
+from builder.validate import Problem, check_episode, validate
+from schemas.dataset import DatasetMeta, EpisodeMeta, QuerySpec
+
+CODECS = [("raw", "raw"), ("raw", "u16"), ("lz4", "raw"), ("jpeg", "u16")]
+PACKAGES = {"raw": "numpy", "lz4": "hdf5plugin", "jpeg": "cv2"}
+
+
+def _dataset(folder, codec="raw", track_codec="raw"):
+    pytest.importorskip(PACKAGES[codec])
+    samples = [Sample(n, codec=codec, track_codec=track_codec) for n in ("a", "b/c")]
+    sample_dataset(folder, Hdf5Store(folder), samples)
+    return folder
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    return _dataset(tmp_path)
+
+
+def _texts(folder, **options) -> list[str]:
+    return [str(problem) for problem in validate(folder, **options)]
+
+
+@pytest.mark.parametrize(("codec", "track_codec"), CODECS)
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_good_dataset_has_no_problems(tmp_path, codec, track_codec, deep):
+    assert _texts(_dataset(tmp_path, codec, track_codec), deep=deep) == []
+
+
+def test_problems_say_where():
+    assert str(Problem("a", "front/vis", "bad")) == "a: front/vis: bad"
+    assert str(Problem(None, "index", "bad", note=True)) == "note: index: bad"
+
+
+def test_no_dataset(tmp_path):
+    with pytest.raises(DatasetError, match="no letterset dataset"):
+        validate(tmp_path)
+
+
+def test_a_newer_dataset_is_refused(dataset):
+    path = dataset / "dataset.json"
+    path.write_text(path.read_text().replace('"format_version": 1', '"format_version": 2'))
+    with pytest.raises(OutputError, match="newer"):
+        validate(dataset)
+
+
+# One flipped byte anywhere in the data or the metadata.
+
+
+@pytest.fixture(scope="module", params=CODECS, ids="-".join)
+def flippable(request, tmp_path_factory):
+    """A dataset, one of its files and all byte ranges of data and metadata in it."""
+    folder = _dataset(tmp_path_factory.mktemp("flip"), *request.param)
+    path = Hdf5Store(folder).path("a")
+    ranges = []
+    with h5py.File(path) as file:
+        for view in ("front", "wrist", "."):
+            for item in file["root"][view].values():
+                if not isinstance(item, h5py.Dataset):
+                    continue
+                if item.chunks is None and item.size:
+                    ranges.append((item.id.get_offset(), item.nbytes))
+                for index in range(item.id.get_num_chunks() if item.chunks else 0):
+                    chunk = item.id.get_chunk_info(index)
+                    ranges.append((chunk.byte_offset, chunk.size))
+        text = file.attrs["metadata"].encode()
+    ranges.append((path.read_bytes().index(text), len(text)))
+    return folder, path, ranges
+
+
+@settings(max_examples=60)
+@given(data=st.data())
+def test_any_flipped_byte_is_found(flippable, data):
+    folder, path, ranges = flippable
+    begin, size = data.draw(st.sampled_from(ranges))
+    at = begin + data.draw(st.integers(0, size - 1))
+    mask = data.draw(st.integers(1, 255))
+    whole = path.read_bytes()
+    try:
+        with path.open("r+b") as file:
+            file.seek(at)
+            file.write(bytes([whole[at] ^ mask]))
+        problems = check_episode(Hdf5Store(folder), "a")
+    finally:
+        path.write_bytes(whole)
+    assert problems
+
+
+def test_the_same_metadata_in_another_form_is_found(dataset):
+    with h5py.File(Hdf5Store(dataset).path("a"), "r+") as file:
+        file.attrs["metadata"] += " "
+    assert _texts(dataset) == [
+        "a: attribute metadata is not in its stored form: it was edited or damaged"
+    ]
+
+
+@pytest.mark.parametrize("name", ["dataset.json", "index/main.jsonl"])
+def test_any_flipped_byte_of_the_catalog_is_found(tmp_path, name):
+    sample_dataset(tmp_path, Hdf5Store(tmp_path), [Sample("a")] if "index" in name else [])
+    path = tmp_path / name
+    whole = path.read_bytes()
+    for at in range(0, len(whole), 5):
+        flipped = bytearray(whole)
+        flipped[at] ^= 0x20
+        path.write_bytes(flipped)
+        assert validate(tmp_path), f"byte {at}: {whole[at - 5 : at + 5]!r}"
+    path.write_bytes(whole)
+    assert validate(tmp_path) == []
+
+
+# Episodes that were written wrong: each edit is stored with honest digests.
+
+
+def _rewrite(dataset, edit) -> list[str]:
+    sample = Sample("a")
+    edit(sample)
+    sample.build(Hdf5Store(dataset), replace=True)
+    return [text for text in _texts(dataset) if "not what the index lists" not in text]
+
+
+def _set(name, key, value, view="front"):
+    def edit(sample):
+        sample.arrays[view, name][key] = value
+
+    return edit
+
+
+def _put(name, change, view="front"):
+    def edit(sample):
+        sample.arrays[view, name] = change(sample.arrays[view, name])
+
+    return edit
+
+
+def _drop(name):
+    def edit(sample):
+        del sample.arrays["front", name]
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("edit", "says"),
+    [
+        (_set("tracks", (3, 2, 1, 0), np.nan), "front/tracks: numbers are not finite.* window 3"),
+        (_set("tracks", (3, 0, 1, 0), 1.0), "front/tracks: step 0 is not at the query .* window 3"),
+        (_set("vis", (2, 1, 0), 2), "front/vis: expected 0 or 1, got 2 near window 2"),
+        (_set("conf", (2, 1, 0), 1.5), "front/conf: expected numbers from 0 to 1.* window 2"),
+        (_set("conf", (2, 1, 0), np.nan), "front/conf: expected numbers from 0 to 1.* window 2"),
+        (_set("starts", 1, 2), "front/starts: expected a start at every 1 frames of 7"),
+        (_set("timestamps", 3, 0.0), "front/timestamps: time goes back after frame 2"),
+        (_set("timestamps", 3, np.inf), "front/timestamps: numbers are not finite"),
+        (_put("frames", lambda a: a[:, :, 1:]), r"front/frames: expected uint8 \(7, 24, 40, 3\)"),
+        (_put("vis", lambda a: a.astype("f4")), "front/vis: expected uint8 .* got float32"),
+        (
+            _put("tracks", lambda a: a[:, :3]),
+            r"expected float32 \(7, 4, 6, 2\), got float32 \(7, 3",
+        ),
+        (_put("tracks", lambda a: a[..., ::-1]), "front/tracks: step 0"),
+        (_put("timestamps", lambda a: a[:-1]), r"front/timestamps: expected float64 \(7,\)"),
+        (_drop("vis"), "front/vis: it is missing"),
+        (_drop("starts"), "front/starts: it is missing"),
+    ],
+)
+def test_wrong_values_are_found(dataset, edit, says):
+    problems = _rewrite(dataset, edit)
+    assert len(problems) == 1
+    assert re.search(rf"^a: .*{says}", problems[0]), problems
+
+
+def test_queries_are_recomputed(dataset):
+    def edit(sample):
+        for name in ("queries", "tracks"):
+            sample.arrays["front", name] = sample.arrays["front", name] + np.float32(0.5)
+
+    assert _rewrite(dataset, edit) == [
+        "a: front/queries: points are up to 0.5 px from where the dataset's grid puts them"
+    ]
+
+
+def test_all_problems_are_listed(dataset):
+    def edit(sample):
+        sample.arrays["front", "vis"][0] = 7
+        sample.arrays["wrist", "timestamps"][1] = -1
+        del sample.arrays["wrist", "queries"]
+
+    problems = _rewrite(dataset, edit)
+    assert [text.split(": ")[1] for text in problems] == [
+        "front/vis",
+        "wrist/queries",
+        "wrist/timestamps",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"img_shape": (24, 42)}, r"view front: img_shape is \(24, 40\), the dataset's \(24, 42\)"),
+        ({"horizon": HORIZON + 1}, "horizon is 4, the dataset says 5"),
+        ({"mode": "episode"}, "mode is reinit, the dataset says episode"),
+        ({"queries": QuerySpec(grid=(3, 3))}, r"front/queries: expected float32 \(9, 2\)"),
+        ({"queries": QuerySpec(grid=(3, 2))}, "front/queries: points are up to"),
+    ],
+)
+def test_episodes_of_another_dataset_are_found(dataset, change, says):
+    (dataset / "dataset.json").unlink()
+    Catalog.create(dataset, sample_meta(**change)).close()
+    assert any(re.search(rf"^a: .*{says}", text) for text in _texts(dataset))
+
+
+# Index, files, leftovers.
+
+
+def test_index_against_files(dataset):
+    store = Hdf5Store(dataset)
+    Sample("extra").build(store)
+    Sample("a", seed=1).build(store, replace=True)
+    store.path("b/c").unlink()
+    texts = _texts(dataset)
+    assert len(texts) == 3
+    assert texts[0] == "a: index: the episode is not what the index lists; run letterset repair"
+    assert "b/c: there is no episode 'b/c'" in texts[1]
+    assert texts[2] == "extra: index: the episode is not listed in the index; run letterset repair"
+
+
+def test_a_missing_dataset_json_does_not_hide_the_rest(dataset):
+    (dataset / "dataset.json").unlink()
+    store = Hdf5Store(dataset)
+    store.path("a").write_bytes(b"")
+    texts = _texts(dataset)
+    assert len(texts) == 2
+    assert "dataset.json" in texts[0]
+    assert "a.hdf5 is damaged or no episode file" in texts[1]
+
+
+def test_dataset_json_in_another_form_is_found(dataset):
+    path = dataset / "dataset.json"
+    path.write_text(json.dumps(json.loads(path.read_text())))
+    assert len(_texts(dataset)) == 1
+    assert "not in the form" in _texts(dataset)[0]
+
+
+def test_stray_files_are_found(dataset):
+    shutil.copy(Hdf5Store(dataset).path("a"), dataset / "episodes" / "copy.hdf5")
+    assert any("holds episode 'a', expected 'copy'" in text for text in _texts(dataset))
+
+
+def test_leftovers_are_notes(dataset):
+    staged = stage(dataset / "tmp", ".h5")
+    assert validate(dataset) == []
+    os.close(staged.descriptor)  # as the kernel does for a process that died
+    (problem,) = validate(dataset)
+    assert problem.note
+    assert problem.where == f"tmp/{staged.path.name}"
+
+
+def test_deep_decodes_every_frame(tmp_path):
+    """A JPEG that was garbage when it was written has an honest digest."""
+    pytest.importorskip("cv2")
+    folder = _dataset(tmp_path, "jpeg")
+    store = Hdf5Store(folder)
+    with closing(store.open("a")) as reader:
+        meta = reader.meta
+    with h5py.File(store.path("a"), "r+") as file:
+        offsets = file["root/front/frames_offsets"][()]
+        file["root/front/frames"][offsets[2] : offsets[3]] = 0
+        digest = hashlib.sha256(file["root/front/frames"][()].tobytes()).hexdigest()
+        front = meta.view("front")
+        arrays = {
+            **front.arrays,
+            "frames": front.arrays["frames"].model_copy(update={"sha256": digest}),
+        }
+        views = (front.model_copy(update={"arrays": arrays}), meta.view("wrist"))
+        fields = {name: getattr(meta, name) for name in EpisodeMeta.model_fields}
+        del fields["digest"]
+        file.attrs["metadata"] = stored_form(EpisodeMeta.seal(**{**fields, "views": views}))
+    assert not any("frames" in text for text in _texts(folder))
+    deep = [text for text in _texts(folder, deep=True) if "frames" in text]
+    assert len(deep) == 1
+    assert "frames[2] is damaged: expected a JPEG" in deep[0]
+
+
+def test_dataset_meta_is_what_validate_reads(dataset):
+    assert DatasetMeta.model_validate_json((dataset / "dataset.json").read_text()) == sample_meta()
