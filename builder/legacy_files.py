@@ -14,8 +14,11 @@ from pydantic import TypeAdapter, ValidationError
 from builder.errors import DatasetError
 from builder.ids import episode_id
 from builder.legacy_hdf5 import checked_array, child, open_file
+from builder.sources.listing import walk
 from schemas.dataset import Name
 from schemas.legacy import tracked_shape
+
+SUFFIXES = (".hdf5", ".h5")
 
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
 
@@ -35,6 +38,7 @@ class LegacyRef:
     mode: Mode
     length: int
     horizon: int
+    points: int
     tracked: Mapping[str, tuple[int, int] | None]
     """By view: the size (H, W) its tracks are pixels of, None where it is not recorded."""
 
@@ -43,13 +47,8 @@ def track_files(folder: Path) -> list[Path]:
     """List HDF5 files below a folder in natural order; raises DatasetError without a folder."""
     if not folder.is_dir():
         raise DatasetError(f"{folder} is not a folder")
-    found = [p for p in folder.rglob("*") if p.suffix in (".hdf5", ".h5") and p.is_file()]
-    return sorted(found, key=lambda p: [_natural(part) for part in p.relative_to(folder).parts])
-
-
-def _natural(text: str) -> list[tuple[int, str]]:
-    pieces = re.split(r"(\d+)", text)
-    return [(int(piece), "") if piece.isdigit() else (-1, piece) for piece in pieces]
+    found = (folder / inner / name for inner, names in walk(folder) for name in names)
+    return [path for path in found if path.suffix in SUFFIXES and path.is_file()]
 
 
 def inspect_file(
@@ -72,9 +71,9 @@ def inspect_file(
             is_atm = "task_emb_bert" in root or any("video" in root[name] for name in names)
             layout = "atm" if is_atm else "amplify"
         shapes = {name: track_shape(root[name], f"{path}, view {name}") for name in names}
-        if len({(shape[0], shape[1]) for shape in shapes.values()}) > 1:
-            raise DatasetError(f"{path}: views differ in length: {shapes}; expected equal ones")
-        first, second, *_ = shapes[names[0]]
+        if len(set(shapes.values())) > 1:
+            raise DatasetError(f"{path}: views differ in shape: {shapes}; expected equal ones")
+        first, second, points, _ = shapes[names[0]]
         mode = mode or _mode(path, first)
         if mode == "episode" and first != 1:
             raise DatasetError(f"{path}: whole-episode tracks are (1, T, N, 2), got {first} first")
@@ -87,6 +86,7 @@ def inspect_file(
             mode=mode,
             length=second if mode == "episode" else first,
             horizon=second,
+            points=points,
             tracked={name: _tracked(root[name], layout, f"{path}, view {name}") for name in names},
         )
 

@@ -45,6 +45,7 @@ LAYERS = [
         "builder.export",
         "builder.inference",
         "builder.migrate",
+        "builder.migrate_episode",
         "builder.training",
         "builder.report",
         "builder.testing",
