@@ -1,0 +1,321 @@
+"""The embedded trackers: conformance, known motion, small pictures; and the suite itself."""
+
+import os
+
+import cv2
+import numpy as np
+import pytest
+
+from builder import testing_trackers as suite
+from builder.errors import TrackingError
+from builder.registry import configure
+from builder.testing import check_tracker
+from builder.trackers.base import Window
+from builder.trackers.dis import NOTICE, DisConfig, DisTracker, sample
+from builder.trackers.lk import LkTracker
+from builder.trackers.none import NoTracker
+from schemas.config import TrackerPart
+from tests.synthetic import random_scene, random_texture
+
+
+def make(kind, **settings):
+    backend, config = configure("trackers", TrackerPart(kind=kind, **settings))
+    return backend(config)
+
+
+TRACKERS = {
+    "dis": lambda: make("dis"),
+    "dis-fast": lambda: make("dis", preset="fast"),
+    "lk": lambda: make("lk"),
+}
+
+
+def make_scene(occluders):
+    """A non-square video with a mean speed of 1.2 px per frame."""
+    rng = np.random.default_rng(5)
+    textures = [random_texture(rng, (300, 420)) for _ in range(3)]
+    return random_scene(rng, textures, (144, 208), length=20, speed=1.2, occluders=occluders)
+
+
+@pytest.fixture(scope="module")
+def scene():
+    return make_scene(occluders=2)
+
+
+@pytest.mark.parametrize("name", TRACKERS)
+def test_conforms(name):
+    check_tracker(TRACKERS[name])
+
+
+def track(tracker, frames, queries, horizon=16, start_every=4):
+    session = tracker.open(frames[0].shape[:2], queries, horizon, start_every)
+    return [w for frame in frames for w in session.push(frame)] + session.finish()
+
+
+def grid(shape, rows=12, columns=16):
+    y = (np.arange(rows) + 0.5) * shape[0] / rows
+    x = (np.arange(columns) + 0.5) * shape[1] / columns
+    return np.stack(np.meshgrid(x, y), -1).reshape(-1, 2).astype(np.float32)
+
+
+@pytest.mark.parametrize(("name", "limit_px"), [("dis", 0.5), ("dis-fast", 0.8)])
+def test_known_motion_of_a_non_square_video(name, limit_px):
+    scene = make_scene(occluders=0)
+    frames, queries = scene.frames(), grid(scene.shape)
+    errors = []
+    for window in track(TRACKERS[name](), frames, queries):
+        truth, visible = scene.truth(window.start, queries, 16)
+        steps = np.linalg.norm(np.diff(truth, axis=0), axis=-1).max(axis=0)
+        keep = visible & (window.vis == 1) & (steps < 2)
+        errors.append(np.linalg.norm(window.tracks_xy - truth, axis=-1)[keep])
+    errors = np.concatenate(errors)
+    assert errors.size > 5000
+    assert np.percentile(errors, 95) < limit_px
+
+
+def test_occluded_and_departed_points_are_mostly_found_lost(scene):
+    frames, queries = scene.frames(), grid(scene.shape)
+    said, true = [], []
+    for window in track(TRACKERS["dis"](), frames, queries):
+        _, visible = scene.truth(window.start, queries, 16)
+        said.append(window.vis == 1)
+        true.append(visible)
+    said, true = np.concatenate(said), np.concatenate(true)
+    assert (~true).mean() > 0.02
+    assert said[true].mean() > 0.9
+    assert said[~true].mean() < 0.65
+
+
+@pytest.mark.parametrize("name", TRACKERS)
+def test_points_that_leave_the_frame_are_lost_and_stay_lost(name):
+    texture = random_texture(np.random.default_rng(2), (80, 400))
+    frames = [np.ascontiguousarray(texture[:, 4 * t : 4 * t + 120]) for t in range(20)]
+    frames += frames[::-1]  # and everything comes back
+    queries = np.array([(10, 40), (100, 40)], np.float32)
+    (window,) = track(TRACKERS[name](), frames, queries, horizon=40, start_every=40)
+    np.testing.assert_array_equal(window.vis[6:, 0], 0)
+    assert np.isfinite(window.tracks_xy).all()
+    assert window.vis[:19, 1].all()
+    # At step 19 the second point has moved 76 px to the left and nothing up or down.
+    np.testing.assert_allclose(window.tracks_xy[19, 1], (24, 40), atol=1)
+
+
+@pytest.mark.parametrize("name", TRACKERS)
+@pytest.mark.parametrize(
+    "shape", [(1, 1), (1, 40), (7, 9), (8, 300), (16, 16), (17, 15), (3, 2000)]
+)
+def test_small_pictures_give_finite_tracks(name, shape):
+    rng = np.random.default_rng(0)
+    frames = [rng.integers(0, 256, (*shape, 3), np.uint8) for _ in range(4)]
+    queries = np.array([(shape[1] / 2, shape[0] / 2), (shape[1], shape[0])], np.float32)
+    windows = track(TRACKERS[name](), frames, queries, horizon=3, start_every=1)
+    assert [window.start for window in windows] == [0, 1, 2, 3]
+    assert all(np.isfinite(window.tracks_xy).all() for window in windows)
+
+
+@pytest.mark.parametrize("name", TRACKERS)
+def test_a_still_picture_stands_still(name):
+    picture = random_texture(np.random.default_rng(1), (50, 70))
+    queries = grid((50, 70), 5, 7)
+    (window, *_) = track(TRACKERS[name](), [picture] * 6, queries, horizon=6)
+    np.testing.assert_allclose(window.tracks_xy, np.broadcast_to(queries, (6, 35, 2)), atol=1e-3)
+    assert window.vis.all()
+
+
+@pytest.mark.parametrize("name", TRACKERS)
+def test_blank_frames_are_tracked_without_nan(name):
+    blank = np.zeros((50, 70, 3), np.uint8)
+    queries = grid((50, 70), 3, 3)
+    (window, *_) = track(TRACKERS[name](), [blank] * 4, queries, horizon=4)
+    np.testing.assert_allclose(window.tracks_xy[-1], queries, atol=1e-3)
+
+
+def test_dis_does_not_depend_on_the_thread_count(scene):
+    frames, queries = scene.frames()[:6], grid(scene.shape)
+    before, results = cv2.getNumThreads(), []
+    try:
+        for threads in (1, 2, max(4, os.cpu_count() or 1)):
+            cv2.setNumThreads(threads)
+            results.append(track(TRACKERS["dis"](), frames, queries, horizon=6))
+    finally:
+        cv2.setNumThreads(before)
+    for windows in results[1:]:
+        for left, right in zip(results[0], windows, strict=True):
+            np.testing.assert_array_equal(left.tracks_xy, right.tracks_xy)
+            np.testing.assert_array_equal(left.vis, right.vis)
+
+
+def test_dis_says_that_it_is_not_cotracker():
+    info = DisTracker().info
+    assert "not CoTracker quality" in NOTICE
+    assert info.settings["note"] == NOTICE
+    assert info.visibility.sticky
+    assert LkTracker().info.kind == "lk"
+
+
+def test_sample_belongs_to_pixel_centres():
+    field = np.arange(12, dtype=np.float32).reshape(3, 4, 1)  # value = 4 * row + column
+    points = np.array([(0.5, 0.5), (1.5, 0.5), (0.5, 1.5), (1.0, 1.0), (-9, -9), (99, 99)])
+    np.testing.assert_allclose(sample(field, points)[:, 0], [0, 1, 4, 2.5, 0, 11])
+
+
+def test_no_tracking_gives_no_windows():
+    assert track(NoTracker(), [np.zeros((6, 9, 3), np.uint8)] * 5, grid((6, 9), 2, 2)) == []
+    assert make("none").info.kind == "none"
+    with pytest.raises(TrackingError, match="outside"):
+        NoTracker().open((6, 9), np.array([(10.0, 2.0)]), 4, 1)
+
+
+# The conformance suite must notice every one of these.
+
+
+class Broken:
+    """A good tracker that misbehaves as ``fault`` says."""
+
+    made = 0
+    frames_seen = 0
+
+    def __init__(self, fault):
+        self.fault = fault
+        self.good = DisTracker(DisConfig(preset="fast"))
+        Broken.made += 1
+        self.number = Broken.made
+        if fault == "not picklable":
+            self.hook = lambda: None
+
+    @property
+    def info(self):
+        return {"kind": "broken"} if self.fault == "info is a dict" else self.good.info
+
+    def open(self, shape, queries_xy, horizon, start_every):
+        if self.fault == "accepts outside queries":
+            queries_xy = np.minimum(np.clip(np.nan_to_num(queries_xy), 0, None), shape[::-1])
+        if self.fault == "checks x against the height" and (queries_xy > shape[0]).any():
+            raise TrackingError("outside")
+        if self.fault == "never more than one start":
+            start_every = 10**6
+        if self.fault == "restarts at the horizon":
+            start_every = min(start_every, horizon - 1) or 1
+        return BrokenSession(self, queries_xy, shape, horizon, start_every)
+
+
+class BrokenSession:
+    def __init__(self, tracker, queries_xy, shape, horizon, start_every):
+        self.fault, self.number = tracker.fault, tracker.number
+        self.queries = queries_xy
+        self.good = tracker.good.open(shape, queries_xy, horizon, start_every)
+        self.frames, self.held = [], []
+
+    def push(self, frame):
+        self.frames.append(frame)
+        Broken.frames_seen += 1
+        if self.fault == "keeps the caller's frame":
+            return []
+        windows = [self.spoil(window) for window in self.good.push(frame)]
+        if self.fault == "writes to the frame":
+            frame += 1
+        if self.fault == "windows in reverse":
+            self.held += windows
+            return []
+        return windows
+
+    def finish(self):
+        if self.fault == "keeps the caller's frame":
+            return [w for frame in self.frames for w in self.good.push(frame)] + self.good.finish()
+        if self.fault == "forgets the tail":
+            return []
+        if self.fault == "forgets one-frame clips" and len(self.frames) == 1:
+            return []
+        windows = [self.spoil(window) for window in self.good.finish()]
+        return (self.held + windows)[::-1] if self.fault == "windows in reverse" else windows
+
+    def spoil(self, window):
+        fault, (start, tracks, vis, conf) = self.fault, window
+        steps = np.arange(len(tracks), dtype=np.float32)[:, None, None]
+        if fault == "float64 tracks":
+            tracks = tracks.astype(np.float64)
+        elif fault == "boolean vis":
+            vis = vis.astype(bool)
+        elif fault == "vis of 255":
+            vis = vis * np.uint8(255)
+        elif fault == "conf above 1":
+            conf = np.full(vis.shape, 1.5, np.float32)
+        elif fault == "conf without axes":
+            conf = np.float32(1)
+        elif fault == "points first":
+            tracks = tracks.transpose(1, 0, 2)
+        elif fault == "NaN":
+            tracks[-1, 0] = np.nan
+        elif fault == "half a pixel off":
+            tracks = tracks + np.float32(0.5)
+        elif fault == "starts from 1":
+            start += 1
+        elif fault == "moving tail":
+            tracks = tracks + steps * 0.01
+        elif fault == "flickering tail":
+            vis = (vis * (steps[..., 0] % 2)).astype(np.uint8)
+        elif fault == "random":
+            tracks = tracks + np.sign(steps) * self.number * 0.001
+        elif fault == "state shared between sessions":
+            tracks = tracks + np.sign(steps) * Broken.frames_seen * 0.001
+        elif fault == "keeps the caller's queries":
+            tracks = tracks - tracks[:1] + self.queries
+        elif fault == "swaps axes of motion":
+            tracks = tracks[:1] + (tracks - tracks[:1])[..., ::-1]
+        elif fault == "does not follow":
+            tracks = np.repeat(tracks[:1], len(tracks), axis=0)
+        elif fault == "nothing visible":
+            vis = vis * np.uint8(0)
+        if fault in ("random", "state shared between sessions"):
+            tracks = tracks.astype(np.float32)
+        return Window(start, tracks, vis, conf)
+
+
+# fault: (the check that must notice, what it says)
+FAULTS = {
+    "info is a dict": (suite.check_info, "TrackerInfo"),
+    "not picklable": (suite.check_info, "picklable"),
+    "windows in reverse": (suite.check_windows, "in this order"),
+    "starts from 1": (suite.check_windows, "windows starting at"),
+    "forgets the tail": (suite.check_windows, "windows starting at"),
+    "float64 tracks": (suite.check_windows, "tracks_xy must be"),
+    "points first": (suite.check_windows, "tracks_xy must be"),
+    "boolean vis": (suite.check_windows, "vis must be"),
+    "vis of 255": (suite.check_windows, "0 and 1"),
+    "conf above 1": (suite.check_windows, "between 0 and 1"),
+    "conf without axes": (suite.check_windows, "conf must be"),
+    "NaN": (suite.check_windows, "finite"),
+    "half a pixel off": (suite.check_windows, "query points themselves"),
+    "forgets one-frame clips": (suite.check_short_clips, "1 frames must give 1 windows"),
+    "moving tail": (suite.check_tail, "repeat the last real step"),
+    "flickering tail": (suite.check_tail, "repeat the last real step"),
+    "never more than one start": (suite.check_windows, "windows starting at"),
+    "restarts at the horizon": (suite.check_whole_episode, "one window"),
+    "state shared between sessions": (suite.check_streaming, "another session"),
+    "random": (suite.check_determinism, "from a fresh tracker"),
+    "writes to the frame": (suite.check_leaves_inputs_alone, "changed by push"),
+    "keeps the caller's frame": (suite.check_leaves_inputs_alone, "reuses"),
+    "keeps the caller's queries": (suite.check_leaves_inputs_alone, "reuses"),
+    "accepts outside queries": (suite.check_refuses_outside_queries, "must raise TrackingError"),
+    "checks x against the height": (suite.check_refuses_outside_queries, "refused, though inside"),
+    "swaps axes of motion": (suite.check_follows_motion, "must be followed"),
+    "does not follow": (suite.check_follows_motion, "must be followed"),
+    "nothing visible": (suite.check_follows_motion, "visible"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_suite_notices(fault):
+    check, message = FAULTS[fault]
+    with pytest.raises(AssertionError, match=message):
+        check(lambda: Broken(fault))
+
+
+def test_every_check_has_a_fault():
+    assert {check for check, _ in FAULTS.values()} == {*suite.CHECKS, suite.check_follows_motion}
+
+
+def test_random_weights_may_leave_out_accuracy():
+    check_tracker(lambda: Broken("does not follow"), max_error_px=None)
+    with pytest.raises(AssertionError, match="must be followed"):
+        check_tracker(lambda: Broken("does not follow"))
