@@ -326,10 +326,11 @@ def test_registry_knows_both():
 
 
 SCRIPT = """
-import sys
+import signal
 from tests.test_executors import make, sleep_long
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
     for event in make(2, 600).run(sleep_long, range(100)):
         print(event.frames_done, flush=True)
 """
