@@ -7,14 +7,25 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from source_fixtures import write_video
 from torch.utils.data import DataLoader
 
 from builder.cli import main
 from builder.dataset import open_dataset
 from builder.errors import ConfigError, DatasetError
-from builder.training import WindowDataset, decode_batch, normalize_traj
-from schemas import Letterbox, swap_xy
-from media import write_video
+from builder.training import (
+    MixtureDataset,
+    RandomAugment,
+    WindowDataset,
+    WindowSampler,
+    decode_batch,
+    normalize_traj,
+)
+from builder.training.augment import warp
+from builder.training.sampling import permutation
+from schemas import AxisAffine, Letterbox, swap_xy, unnormalize
 
 IMG_SHAPE = (72, 100)
 LENGTHS = {"short.mp4": 5, "tall.mp4": 20, "wide.mp4": 23}
@@ -27,7 +38,7 @@ def dataset(tmp_path_factory):
     (folder / "videos").mkdir()
     shapes = {"short.mp4": (48, 64), "tall.mp4": (90, 50), "wide.mp4": (40, 120)}
     for name, frames in LENGTHS.items():
-        write_video(folder / "videos" / name, shape=shapes[name], frames=frames)
+        write_video(folder / "videos" / name, shape=shapes[name], count=frames)
     argv = ["build", "--source", str(folder / "videos"), "--out", str(folder / "out"), "--quiet"]
     shape = ["--img-shape", *map(str, IMG_SHAPE)]
     settings = [f"tracker.horizon={HORIZON}", "queries.grid=[3, 5]"]
@@ -112,7 +123,156 @@ def test_workers_and_pickles(dataset):
 def test_what_cannot_be_given_is_refused(dataset):
     with pytest.raises(ConfigError, match="longer than the stored 8"):
         WindowDataset(dataset, horizon=9)
-    with pytest.raises(DatasetError, match="none of 3 episodes has views"):
+    with pytest.raises(ConfigError, match=r"3 of 3 episodes lack .* lacks \['wrist'\]"):
         WindowDataset(dataset, views=["wrist"])
+    with pytest.raises(DatasetError, match="none of 3 episodes has views"):
+        WindowDataset(dataset, views=["wrist"], missing="skip")
+    with pytest.raises(ConfigError, match="horizn: unknown key, did you mean 'horizon'"):
+        WindowDataset(dataset, horizn=4)
+    with pytest.raises(ConfigError, match="not both"):
+        WindowDataset(dataset, views=["main"], view_map={"a": "main"})
     with pytest.raises(IndexError):
         WindowDataset(dataset)[10_000]
+
+
+def test_missing_views_are_masked_with_zeros(dataset):
+    windows = WindowDataset(dataset, view_map={"wrist": "gone", "front": "main"}, missing="mask")
+    sample = windows[3]
+    assert sample["view_mask"].tolist() == [False, True]
+    assert not sample["traj"][0].any()
+    assert not sample["images"][0].any()
+    assert sample["images"][1].any()
+    assert torch.equal(sample["traj"][1], WindowDataset(dataset)[3]["traj"][0])
+
+
+def test_points_history_stride_and_resampling(dataset):
+    plain = WindowDataset(dataset)
+    fewer = WindowDataset(dataset, points=5)[2]
+    assert torch.equal(fewer["traj"], plain[2]["traj"][:, :, [1, 4, 7, 10, 13]])
+    more = WindowDataset(dataset, points=30)[2]
+    assert torch.equal(more["traj"], plain[2]["traj"].repeat_interleave(2, dim=2))
+    frames = dataset[plain[0]["episode"]].views["main"].frames
+    late = WindowDataset(dataset, history=3)[1]["images"][0]
+    np.testing.assert_array_equal(late, np.stack([frames[0], frames[0], frames[1]]))
+    strided = WindowDataset(dataset, stride=3)
+    assert strided[1]["t"] == 3
+    doubled = WindowDataset(dataset, resample=2 * HORIZON - 1)[2]
+    assert doubled["traj"].shape[1] == doubled["valid"].shape[0] == 15
+    np.testing.assert_allclose(doubled["traj"][:, ::2], plain[2]["traj"], atol=1e-6)
+
+
+def test_the_tail_when_resampled(dataset):
+    windows = WindowDataset(dataset, tail="mask", resample=15)
+    last = windows[4]  # the last window of the shortest episode: one real step
+    assert (last["t"], last["valid"].sum()) == (4, 1)
+    assert WindowDataset(dataset, tail="include")[4]["valid"].all()
+
+
+class Fixed:
+    """One map for every sample."""
+
+    def __init__(self, turn):
+        self.turn = turn
+
+    def draw(self, rng, img_shape):
+        return self.turn
+
+    def recolor(self, images, rng):
+        return images
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [
+        AxisAffine.orient("hflip", IMG_SHAPE),
+        AxisAffine.orient("rot180", IMG_SHAPE),
+        AxisAffine(scale_xy=(1.5, 1.5), offset_xy=(-20.25, -11.5)),
+        AxisAffine(scale_xy=(0.8, 0.8), offset_xy=(3.0, 6.5)),
+    ],
+)
+def test_augmentation_moves_points_and_pixels_alike_and_still_decodes(dataset, turn):
+    plain, turned = WindowDataset(dataset)[5], WindowDataset(dataset, augment=Fixed(turn))[5]
+    before = decode_batch(plain["traj"][None].double(), plain["decode"][None])
+    after = decode_batch(turned["traj"][None].double(), turned["decode"][None])
+    np.testing.assert_allclose(after, before, atol=1e-3)
+    canvas_xy = unnormalize(swap_xy(plain["traj"].double().numpy()), IMG_SHAPE)
+    moved_xy = unnormalize(swap_xy(turned["traj"].double().numpy()), IMG_SHAPE)
+    np.testing.assert_allclose(moved_xy, turn(canvas_xy), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["none", "hflip", "vflip", "rot180", "transpose", "rot90"])
+def test_warped_pixels_lie_where_the_map_says(name):
+    shape = (64, 64) if name in ("transpose", "rot90") else (50, 90)
+    turn = AxisAffine(scale_xy=(1.25, 1.25), offset_xy=(-4.5, -7.0)) @ AxisAffine.orient(
+        name, shape
+    )
+    rows, columns = np.mgrid[: shape[0], : shape[1]] + 0.5
+    centre = np.array([30.3, 26.8])
+    blob = 255 * np.exp(-((columns - centre[0]) ** 2 + (rows - centre[1]) ** 2) / (2 * 3.0**2))
+    out = warp(np.repeat(blob[..., None], 3, axis=2).astype(np.float32), turn)[..., 0]
+    found = np.array([(out * columns).sum(), (out * rows).sum()]) / out.sum()
+    np.testing.assert_allclose(found, turn(centre[None])[0], atol=0.02)
+
+
+def test_random_augmentation_is_fixed_by_seed_epoch_and_sample(dataset):
+    augment = RandomAugment(hflip=0.5, vflip=0.5, zoom=(0.8, 1.4), brightness=0.2, contrast=0.2)
+    windows = WindowDataset(dataset, augment=augment, seed=3)
+    first, again = windows[4], pickle.loads(pickle.dumps(windows))[4]
+    assert torch.equal(first["traj"], again["traj"])
+    assert torch.equal(first["images"], again["images"])
+    assert not torch.equal(first["images"], WindowDataset(dataset)[4]["images"])
+    windows.set_epoch(1)
+    assert not torch.equal(first["traj"], windows[4]["traj"])
+    with pytest.raises(ValueError, match="quarter turns need a square"):
+        WindowDataset(dataset, augment=RandomAugment(quarter_turns=True))[0]
+
+
+@given(st.integers(1, 700), st.integers(0, 5))
+def test_a_permutation_is_one(length, key):
+    order = permutation(length, (key, 1))
+    assert sorted(order(index) for index in range(length)) == list(range(length))
+
+
+def test_the_order_is_mixed_and_differs_by_epoch_and_seed():
+    orders = [[*map(permutation(1000, key), range(1000))] for key in ((0, 0), (0, 1), (1, 0))]
+    for order in orders:
+        assert abs(np.corrcoef(order, range(1000))[0, 1]) < 0.1
+    assert orders[0] != orders[1] != orders[2] != orders[0]
+
+
+def test_ranks_share_an_epoch_and_resume_in_its_middle():
+    ranks = [WindowSampler(103, seed=5, rank=rank, world_size=4) for rank in range(4)]
+    for sampler in ranks:
+        sampler.set_epoch(2)
+    seen = [list(sampler) for sampler in ranks]
+    assert {len(part) for part in seen} == {25}
+    assert len({index for part in seen for index in part}) == 100
+    state = ranks[1].state_dict(samples_done=10)
+    fresh = WindowSampler(103, seed=5, rank=1, world_size=4)
+    fresh.load_state_dict(state)
+    assert list(fresh) == seen[1][10:]
+    assert list(fresh) == seen[1]  # the next pass is whole again
+    with pytest.raises(ValueError, match="length was 103, now it is 50"):
+        WindowSampler(50, seed=5, rank=1, world_size=4).load_state_dict(state)
+
+
+def test_a_mixture_draws_by_weight_and_pads(dataset):
+    options = {"horizon": 4, "points": 6, "missing": "mask"}
+    parts = {
+        "front": WindowDataset(dataset, view_map={"a": "main", "b": "none"}, **options),
+        "other": WindowDataset(dataset, view_map={"a": "none", "b": "main"}, **options),
+    }
+    mixture = MixtureDataset(parts, {"front": 3.0, "other": 1.0}, length=400, seed=1)
+    names = [mixture[index]["source"] for index in range(400)]
+    assert 0.65 < names.count("front") / 400 < 0.85
+    batch = next(iter(DataLoader(mixture, batch_size=8)))
+    assert batch["traj"].shape == (8, 2, 4, 6, 2)
+    assert torch.equal(mixture[7]["traj"], mixture[7]["traj"])
+
+
+def test_parts_that_differ_are_refused_saying_what_differs(dataset):
+    parts = {"a": WindowDataset(dataset), "b": WindowDataset(dataset, horizon=4, points=3)}
+    with pytest.raises(ConfigError, match="horizon 8 and 4; points 15 and 3"):
+        MixtureDataset(parts)
+    with pytest.raises(ConfigError, match="weights must be positive"):
+        MixtureDataset({"a": parts["a"]}, {"a": 0.0})

@@ -84,7 +84,7 @@ class MixtureDataset(TorchDataset[Sample]):
 
 
 def _largest(parts: Mapping[str, WindowDataset], name: str) -> tuple[int, ...] | None:
-    """The smallest shape that holds the array of every part, from its first sample."""
+    """Return the smallest shape that holds the array of every part, from its first sample."""
     shapes = [tuple(part[0][name].shape) for part in parts.values() if name in part[0]]
     if not shapes:
         return None

@@ -26,6 +26,7 @@ from builder.training.episodes import (
 from builder.training.interpolate import interpolate_traj
 from builder.training.options import WindowOptions
 from schemas.affine import AxisAffine
+from schemas.geometry import Letterbox
 
 Sample = dict[str, Any]
 
@@ -134,10 +135,10 @@ class WindowDataset(TorchDataset[Sample]):
         episode = self.dataset[self.ids[at]]
         start = window * self.dataset.meta.start_every
         turn = self._augmentation(index)
-        sample = self._arrays(self._views_of(episode), window, start, turn)
-        if turn is not None and self.augment is not None and "images" in sample:
-            sample["images"] = self.augment.recolor(sample["images"], self._rng(index, 1))
-        sample = {key: torch.from_numpy(value) for key, value in sample.items()}
+        arrays = self._arrays(self._views_of(episode), window, start, turn)
+        if self.augment is not None and "images" in arrays:
+            arrays["images"] = self.augment.recolor(arrays["images"], self._rng(index, 1))
+        sample: Sample = {key: torch.from_numpy(value) for key, value in arrays.items()}
         sample.update(
             valid=torch.from_numpy(self._valid(start, episode.meta.length)),
             episode=episode.meta.id,
@@ -222,9 +223,7 @@ class WindowDataset(TorchDataset[Sample]):
         for back, slot in enumerate(reversed(slots)):
             frame = np.asarray(view.frames[max(0, start - back)])
             if view.box is not view.stored:
-                from builder.letterbox import letterbox_frame, unletterbox_frame
-
-                frame = letterbox_frame(unletterbox_frame(frame, view.stored), view.box)
+                frame = _replaced(frame, view)
             if turn is not None:
                 frame = warp(frame, turn)
             slot[...] = frame
@@ -244,6 +243,18 @@ class WindowDataset(TorchDataset[Sample]):
     def _rng(self, index: int, stream: int) -> np.random.Generator:
         # Of the sample, not of the worker that happens to read it.
         return np.random.default_rng([self.options.seed, self.epoch, index, stream])
+
+
+def _replaced(frame: np.ndarray, view: ViewWindows) -> np.ndarray:
+    """Move a stored frame onto the sample's canvas, through the source's own pixels."""
+    from builder.letterbox import letterbox_frame, unletterbox_frame
+
+    if not (isinstance(view.stored, Letterbox) and isinstance(view.box, Letterbox)):
+        raise ConfigError(
+            "the frames of a stretched view have no letterbox to be moved to another img_shape; "
+            "read them with the stored one, or with images='none'"
+        )
+    return letterbox_frame(unletterbox_frame(frame, view.stored), view.box)
 
 
 def decode_batch(prediction_rc: torch.Tensor, decode: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,154 @@
+"""Beside a checkpoint: one JSON, decoding without numpy, live frames like built ones."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import av
+import numpy as np
+import pytest
+import torch
+from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
+from hypothesis import given
+from hypothesis import strategies as st
+from source_fixtures import write_video
+
+from builder.cli import main
+from builder.dataset import open_dataset
+from builder.errors import ConfigError
+from builder.export.inference import inference_meta
+from builder.inference import Preprocessor
+from schemas import Letterbox, QuerySpec, swap_xy
+from schemas.dataset import ViewMeta
+from schemas.inference import Decoder, InferenceMeta, InferenceView
+
+IMG_SHAPE = (96, 150)
+SOURCE_SHAPE = (120, 212)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("robot")
+    (folder / "videos").mkdir()
+    for name in ("a.mp4", "b.mp4"):
+        write_video(folder / "videos" / name, shape=SOURCE_SHAPE, count=4)
+    argv = ["build", "--source", str(folder / "videos"), "--out", str(folder / "out"), "--quiet"]
+    shape = ["--img-shape", *map(str, IMG_SHAPE)]
+    assert main([argv[0], "queries.grid=[3, 4]", *argv[1:], *shape]) == 0
+    beside = folder / "inference.json"
+    assert main(["export", str(folder / "out"), str(beside), "--to", "inference"]) == 0
+    return folder
+
+
+def test_the_file_holds_what_a_robot_needs(folder):
+    decoder = Decoder.load(folder / "inference.json")
+    dataset = open_dataset(folder / "out")
+    view = dataset[dataset.ids[0]].views["main"]
+    assert decoder.meta.img_shape == IMG_SHAPE
+    assert decoder.view().geometry == view.geometry
+    queries_rc = np.array(decoder.view().queries_rc)
+    source_xy = decoder.decode(queries_rc)
+    np.testing.assert_allclose(source_xy, view.geometry.to_source(view.queries[:]), atol=1e-4)
+
+
+def test_a_prediction_decodes_alike_in_every_form(folder):
+    decoder = Decoder.load(folder / "inference.json")
+    point_rc = (0.25, -0.5)
+    as_tuple = decoder.decode(point_rc)
+    assert isinstance(as_tuple, tuple)
+    as_array = decoder.decode(np.array([point_rc]))
+    as_tensor = decoder.decode(torch.tensor([point_rc], dtype=torch.float64))
+    np.testing.assert_array_equal(as_array[0], as_tuple)
+    np.testing.assert_array_equal(as_tensor[0], as_tuple)
+    assert decoder.decode(swap_xy(point_rc), order="xy") == as_tuple
+
+
+def test_decoding_needs_pydantic_alone():
+    code = (
+        "import sys; from schemas.inference import Decoder; "
+        "heavy = {'numpy', 'torch', 'h5py', 'cv2', 'av', 'yaml'} & {*sys.modules}; "
+        "sys.exit(', '.join(heavy) or 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_changed_camera_is_refused_until_refitted(folder):
+    meta = Decoder.load(folder / "inference.json").meta
+    bigger = (240, 424)
+    with pytest.raises(ValueError, match=r"\(240, 424\), expected \(120, 212\).*refit"):
+        Preprocessor(meta).frame(np.zeros((*bigger, 3), np.uint8))
+    refitted = Decoder(meta).refit(bigger)
+    assert (
+        Preprocessor(refitted.meta).frame(np.zeros((*bigger, 3), np.uint8)).shape[:2] == IMG_SHAPE
+    )
+    # The same place in the picture is now at twice the pixel.
+    x, y = Decoder(meta).decode((0.1, 0.2))
+    assert refitted.decode((0.1, 0.2)) == pytest.approx((2 * x, 2 * y))
+
+
+def inference_of(box, queries):
+    from builder.queries import query_points
+
+    norm_xy = box.encode(box.to_source(query_points(queries, box).astype(float)))
+    view = InferenceView(
+        name="front",
+        geometry=box,
+        coded_shape=box.source_shape,
+        queries_rc=tuple((float(row), float(col)) for row, col in swap_xy(norm_xy)),
+    )
+    return InferenceMeta.seal(img_shape=box.img_shape, horizon=8, queries=queries, views=(view,))
+
+
+@given(
+    old=st.tuples(st.integers(8, 900), st.integers(8, 900)),
+    new=st.tuples(st.integers(8, 900), st.integers(8, 900)),
+    region=st.sampled_from(["content", "canvas"]),
+)
+def test_refitting_moves_the_grid_with_its_region(old, new, region):
+    queries = QuerySpec(grid=(2, 3), region=region)
+    meta = inference_of(Letterbox.fit(old, IMG_SHAPE), queries)
+    refitted = Decoder(meta).refit(new).view().queries_rc
+    expected = inference_of(Letterbox.fit(new, IMG_SHAPE), queries).views[0].queries_rc
+    np.testing.assert_allclose(refitted, expected, atol=1e-4)  # the grid is float32
+
+
+def test_live_frames_look_like_built_ones(folder):
+    """Against the build's own frames: the camera's YUV is exact, good RGB is within noise."""
+    meta = Decoder.load(folder / "inference.json").meta
+    dataset = open_dataset(folder / "out")
+    built = dataset[dataset.ids[0]].views["main"].frames[0]
+    with av.open(str(folder / "videos" / "a.mp4")) as container:
+        frame = next(container.decode(video=0))
+    live = Preprocessor(meta)
+    np.testing.assert_array_equal(live.frame(frame), built)
+    # What a camera driver with interpolated chroma hands over.
+    kernel = Interpolation.BICUBIC | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
+    rgb = VideoReformatter().reformat(
+        frame, format="rgb24", interpolation=kernel, dst_color_range=ColorRange.JPEG
+    )
+    error = live.frame(rgb.to_ndarray()).astype(float) - built
+    assert 10 * np.log10(255**2 / np.mean(error**2)) > 45
+    assert live({"main": frame}).shape == (1, *IMG_SHAPE, 3)
+    with pytest.raises(KeyError, match="main"):
+        live({"wrist": frame})
+
+
+def test_episodes_of_different_cameras_are_refused_by_name(folder, tmp_path):
+    (tmp_path / "videos").mkdir()
+    write_video(tmp_path / "videos" / "a.mp4", shape=(48, 90), count=3)
+    write_video(tmp_path / "videos" / "b.mp4", shape=(60, 50), count=3)
+    argv = ["build", "--source", str(tmp_path / "videos"), "--out", str(tmp_path / "out")]
+    assert main([*argv, "--quiet", "--img-shape", "40", "60"]) == 0
+    with pytest.raises(ConfigError, match=r"\(48, 90\).*\(60, 50\)"):
+        inference_meta(open_dataset(tmp_path / "out"))
+    assert (
+        main(["export", str(tmp_path / "out"), str(tmp_path / "x.json"), "--to", "inference"]) == 2
+    )
+    assert not (tmp_path / "x.json").exists()
+
+
+def test_a_view_turned_in_its_file_decodes_upright():
+    box = Letterbox.fit((212, 120), IMG_SHAPE)
+    view = ViewMeta(name="a", geometry=box, coded_shape=(120, 212), orientation="rot90", arrays={})
+    assert view.to_coded((0.0, 0.0)) == (0.0, 120.0)
