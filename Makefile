@@ -33,8 +33,8 @@ docs: $(VENV)/installed-dev  ## run every code block of the README and docs
 bench: $(VENV)/installed-dev  ## measure speed and memory
 	$(BIN)/python scripts/bench_frames.py
 
-picture: demo  ## make the README's picture anew
-	cp demo/tracks.png docs/images/tracks.png
+picture: $(VENV)/installed-build  ## make the README's picture anew
+	$(BIN)/python scripts/readme_picture.py demo/videos docs/images/tracks.png
 
 golden: $(VENV)/installed-dev  ## write golden files that are missing
 	$(BIN)/python tests/golden_examples.py
