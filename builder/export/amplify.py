@@ -1,0 +1,270 @@
+"""A dataset in AMPLIFY's layout: ``upstream`` for its public LiberoDataset, or ``attrs``.
+
+``upstream`` is a tree to use as ``root_dir``: task files with upside-down pictures, track
+files, text embeddings and a Hydra override.  ``attrs`` is track files alone, with the
+``height``/``width`` attributes of the older route.  Tracks are in pixels of img_shape, in
+which AMPLIFY's ``p / (size / 2)`` is right: it treats them as edge coordinates.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import h5py
+import numpy as np
+import yaml
+
+from builder.dataset import Dataset, EpisodeData
+from builder.errors import ConfigError
+from builder.stores.staging import fsync_folder, output_errors
+from schemas.dataset import DatasetMeta
+
+Target = Literal["upstream", "attrs"]
+
+DEMOS_PER_TASK = 50
+"""LiberoDataset looks for demos 0 to 49 of a task."""
+
+FIRST_VIEW = "agentview"
+"""LiberoDataset takes the size of all pictures from this view."""
+
+_BLOCK = 64
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Where an episode goes: a suite, a task and a number below 50."""
+
+    suite: str
+    task: str
+    number: int
+    episode: str
+
+
+def export_amplify(
+    dataset: Dataset,
+    out: Path | str,
+    target: Target = "upstream",
+    *,
+    views: Sequence[str] | None = None,
+    suite: str = "libero_letterset",
+    text_embeddings: Mapping[str, np.ndarray] | None = None,
+) -> list[Demo]:
+    """Write ``dataset`` to the new folder ``out``; returns where each episode went.
+
+    ``views`` defaults to those of the first episode.  A task with more than 50 episodes goes
+    on in ``<suite>_2`` and so on; a suite's name must contain "libero" for AMPLIFY to load
+    it.  ``text_embeddings`` maps an episode's text to a vector (E,); an array ``text_emb`` of
+    the episode serves too.
+
+    Raises ConfigError, before any work, naming what the target cannot hold, and OutputError
+    when ``out`` cannot be written; then nothing is left there.
+    """
+    out = Path(out)
+    if out.exists():
+        raise ConfigError(f"{out} exists already; choose another name or move it away")
+    if "libero" not in suite:
+        raise ConfigError(f"AMPLIFY loads suites whose name contains 'libero', got {suite!r}")
+    names = _checked(dataset, views, target)
+    demos = _demos(dataset, suite)
+    half = out.with_name(f".{out.name}.half-{os.getpid()}")
+    writer = _Writer(dataset, half, names, target, text_embeddings or {})
+    with output_errors(out):
+        try:
+            half.mkdir(parents=True)
+            for demo in demos:
+                writer.add(demo)
+            writer.finish(demos)
+            os.rename(half, out)
+            fsync_folder(out.absolute().parent)
+        except BaseException:
+            shutil.rmtree(half, ignore_errors=True)
+            raise
+    return demos
+
+
+def track_method(meta: DatasetMeta) -> str:
+    """Return AMPLIFY's name of a kind of track files, such as ``uniform_400_reinit_16``."""
+    reinit = f"_reinit_{meta.horizon}" if meta.mode == "reinit" else ""
+    return f"uniform_{meta.queries.num_points}{reinit}"
+
+
+def _checked(dataset: Dataset, views: Sequence[str] | None, target: Target) -> tuple[str, ...]:
+    """Return the views; raises ConfigError listing everything the target cannot hold."""
+    meta, refused = dataset.meta, []
+    if not len(dataset):
+        raise ConfigError(f"{dataset.path} has no episodes")
+    if meta.mode == "reinit" and meta.start_every != 1:
+        refused.append(f"start_every {meta.start_every}: it looks up windows by frame number")
+    if target == "upstream" and meta.queries.grid[0] != meta.queries.grid[1]:
+        refused.append(f"a query grid of {meta.queries.grid}: its uniform grid is square")
+    names = tuple(views or (view.name for view in dataset[dataset.ids[0]].meta.views))
+    widths: dict[int, str] = {}
+    for episode_id in dataset.ids:
+        episode = dataset[episode_id]
+        refused += [
+            f"episode {episode_id} without view {name!r}: every sample has all views"
+            for name in names
+            if name not in episode.views
+        ]
+        if target == "upstream":
+            refused += [
+                f"episode {episode_id}, view {name}: no frames are stored"
+                for name in names
+                if name in episode.views and "frames" not in episode.views[name].meta.arrays
+            ]
+            widths.setdefault(_actions(episode).shape[1], episode_id)
+    if len(widths) > 1:
+        refused.append(f"actions of different sizes: {widths}")
+    if refused:
+        more = f" and {len(refused) - 5} more" if len(refused) > 5 else ""
+        raise ConfigError(
+            f"AMPLIFY's {target} layout cannot hold {'; '.join(refused[:5])}{more}. Leave these "
+            f"out, or build the dataset for it"
+        )
+    return names
+
+
+def _actions(episode: EpisodeData) -> np.ndarray:
+    """Actions (T, D); without any, (T, 0): the loader needs their length."""
+    if "actions" not in episode.meta.arrays:
+        return np.zeros((episode.meta.length, 0), np.float32)
+    actions = np.asarray(episode.arrays["actions"])
+    return actions.reshape(len(actions), -1)
+
+
+def _demos(dataset: Dataset, suite: str) -> list[Demo]:
+    """Give every episode a number within its task; every 50 of them begin another suite."""
+    counts: dict[str, int] = {}
+    demos = []
+    for episode_id in dataset.ids:
+        meta = dataset[episode_id].meta
+        task = _task_name(meta.task or meta.text or "task")
+        part, number = divmod(counts.get(task, 0), DEMOS_PER_TASK)
+        counts[task] = counts.get(task, 0) + 1
+        demos.append(Demo(suite if part == 0 else f"{suite}_{part + 1}", task, number, episode_id))
+    return demos
+
+
+def _task_name(text: str) -> str:
+    """Make a file name of which AMPLIFY makes the instruction: words joined by underscores.
+
+    LIBERO's own names, which begin with a scene in capitals, are kept.
+    """
+    if re.fullmatch(r"[A-Z][A-Z0-9_]*SCENE\d+_\w+", text):
+        return text
+    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")[:150] or "task"
+
+
+class _Writer:
+    def __init__(
+        self,
+        dataset: Dataset,
+        root: Path,
+        views: tuple[str, ...],
+        target: Target,
+        embeddings: Mapping[str, np.ndarray],
+    ) -> None:
+        self.dataset, self.root, self.views = dataset, root, views
+        self.target, self.embeddings = target, embeddings
+        self.method = track_method(dataset.meta)
+
+    def add(self, demo: Demo) -> None:
+        """Write one episode."""
+        episode = self.dataset[demo.episode]
+        data = self.root / "preprocessed_data" / demo.suite
+        folder = data / self.method / f"{demo.task}_demo"
+        with _file(folder / f"demo_{demo.number}.hdf5") as file:
+            for name in self.views:
+                self._tracks(file.create_group(f"root/{name}"), episode, name)
+        if self.target == "attrs":
+            return
+        libero = self.root / "LIBERO" / "libero" / "datasets" / demo.suite
+        with _file(libero / f"{demo.task}_demo.hdf5", "a") as file:
+            self._demo(file.create_group(f"data/demo_{demo.number}"), episode)
+        self._text(data / "text" / f"{demo.task}.hdf5", episode)
+
+    def _tracks(self, group: h5py.Group, episode: EpisodeData, name: str) -> None:
+        view, order = episode.views[name], self._order()
+        tracks, vis = view.tracks, view.vis
+        stored = group.create_dataset("tracks", tracks.shape, "<f4")
+        seen = group.create_dataset("vis", vis.shape, "<f4")
+        for at in range(0, len(tracks), _BLOCK):
+            stored[at : at + _BLOCK] = np.asarray(tracks[at : at + _BLOCK])[:, :, order]
+            seen[at : at + _BLOCK] = np.asarray(vis[at : at + _BLOCK])[:, :, order]
+        if self.target == "attrs":
+            group.attrs["height"], group.attrs["width"] = self.dataset.meta.img_shape
+
+    def _order(self) -> np.ndarray | slice:
+        """Return the permutation to AMPLIFY's order of points, in which rows vary fastest."""
+        queries = self.dataset.meta.queries
+        if queries.order == "rows_fastest":
+            return slice(None)
+        return np.arange(queries.num_points).reshape(queries.grid).T.ravel()
+
+    def _demo(self, group: h5py.Group, episode: EpisodeData) -> None:
+        group["actions"] = _actions(episode)
+        for name in ("states", "rewards", "dones"):
+            if name in episode.meta.arrays:
+                group[name] = np.asarray(episode.arrays[name])
+        for name in ("joint_states", "gripper_states", "ee_pos", "ee_ori", "ee_states"):
+            if name in episode.meta.arrays:
+                group[f"obs/{name}"] = np.asarray(episode.arrays[name])
+        for name in self.views:
+            frames = episode.views[name].frames
+            stored = group.create_dataset(f"obs/{name}_rgb", frames.shape, "u1")
+            for at in range(len(frames)):
+                stored[at] = np.asarray(frames[at])[::-1]  # the loader flips them back
+        if FIRST_VIEW not in self.views:
+            group[f"obs/{FIRST_VIEW}_rgb"] = group[f"obs/{self.views[0]}_rgb"]  # the same bytes
+
+    def _text(self, path: Path, episode: EpisodeData) -> None:
+        text = episode.meta.text or (episode.meta.task or "").replace("_", " ")
+        vector: Any = self.embeddings.get(text)
+        if vector is None and "text_emb" in episode.meta.arrays:
+            vector = episode.arrays["text_emb"]
+        if vector is None or path.exists():
+            return
+        with _file(path) as file:
+            file["text_emb"] = np.asarray(vector, np.float32)
+            file["text"] = text
+
+    def finish(self, demos: list[Demo]) -> None:
+        """Write the override and the list of episodes."""
+        config = "# @package _global_\n" + yaml.safe_dump(self._override(demos), sort_keys=False)
+        folder = self.root / "cfg" / "letterset"
+        folder.mkdir(parents=True)
+        (folder / "dataset.yaml").write_text(config, encoding="utf-8")
+        listing = {f"{d.suite}/{d.task}_demo/demo_{d.number}": d.episode for d in demos}
+        origin = {"dataset": self.dataset.meta.digest, "episodes": listing}
+        (self.root / "letterset.json").write_text(json.dumps(origin, indent=1) + "\n")
+
+    def _override(self, demos: list[Demo]) -> dict[str, Any]:
+        meta = self.dataset.meta
+        weights = {name: 1.0 for name in self.views}
+        return {
+            "root_dir": "???",
+            "train_datasets": [f"{suite}:traj1.0" for suite in _suites(demos)],
+            "cond_cameraviews": list(self.views),
+            "img_shape": list(meta.img_shape),
+            "true_horizon": meta.horizon,
+            "track_pred_horizon": meta.horizon,
+            "num_tracks": meta.queries.num_points,
+            "track_method": self.method,
+            "loss": {"loss_weights": weights, "cls_img_size": list(meta.img_shape)},
+        }
+
+
+def _suites(demos: list[Demo]) -> Iterator[str]:
+    yield from dict.fromkeys(demo.suite for demo in demos)
+
+
+def _file(path: Path, mode: str = "w") -> h5py.File:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return h5py.File(path, mode)
