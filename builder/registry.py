@@ -21,6 +21,7 @@ BUILTIN: dict[str, dict[str, str]] = {
     "sources": {
         "episodes": "builder.sources.episode_folders:EpisodeFolders",
         "images": "builder.sources.image_folders:ImageFolders",
+        "lerobot": "builder.sources.lerobot:LeRobot",
         "libero": "builder.sources.libero:Libero",
         "robomimic": "builder.sources.robomimic:Robomimic",
         "video": "builder.sources.video_files:VideoFiles",
@@ -44,6 +45,8 @@ BUILTIN: dict[str, dict[str, str]] = {
 EXTRA_OF = {
     **dict.fromkeys(("av", "cv2", "hdf5plugin", "rich"), "build"),
     "scipy": "torch",
+    "pyarrow": "lerobot",
+    "numcodecs": "zarr",
     **{name: name for name in ("zarr", "torch", "ray", "rerun")},
 }
 

@@ -1,7 +1,7 @@
 """Small episodes in the layouts people have, written by code, faithful to the public ones.
 
 Every frame says which one it is: :func:`picture` puts red at the top left of an upright picture
-and the frame's number into its blue channel.  All shapes are (H, W) and not square.
+and the frame's number, as a gray level, into its middle.  All shapes are (H, W), none square.
 """
 
 from __future__ import annotations
@@ -22,10 +22,9 @@ _CONTAINERS = {".mp4": "mp4", ".mkv": "matroska", ".avi": "avi", ".webm": "webm"
 def picture(index: int, shape: tuple[int, int] = SHAPE) -> np.ndarray:
     """Upright picture (H, W, 3) uint8 RGB of frame ``index`` (below 50)."""
     height, width = shape
-    image = np.zeros((height, width, 3), np.uint8)
-    image[:, :, 1] = np.linspace(20, 200, width, dtype=np.uint8)
-    image[: height // 2, : width // 2, 0] = 240
-    image[:, :, 2] = 5 * index
+    image = np.full((height, width, 3), 60, np.uint8)
+    image[: height // 2, : width // 2] = (240, 20, 20)
+    image[height // 4 : height - height // 4, width // 4 : width - width // 4] = 5 * index
     return image
 
 
@@ -34,20 +33,17 @@ def pictures(count: int, shape: tuple[int, int] = SHAPE) -> np.ndarray:
 
 
 def number_of(image: np.ndarray) -> int:
-    """Which frame a picture (H, W, 3) shows; right after lossy coding too."""
-    return round(float(np.median(image[:, :, 2])) / 5)
+    """Which frame a picture (H, W, 3) shows, whatever way up; right after lossy coding too."""
+    height, width = image.shape[:2]
+    middle = image[height // 3 : height - height // 3, width // 3 : width - width // 3]
+    return round(float(np.median(middle)) / 5)
 
 
 def is_upright(image: np.ndarray) -> bool:
-    height, width = image.shape[:2]
-    red = image[:, :, 0].astype(int)
-    top_left = red[: height // 2, : width // 2].mean()
-    rest = [
-        red[height // 2 :, : width // 2].mean(),
-        red[: height // 2, width // 2 :].mean(),
-        red[height // 2 :, width // 2 :].mean(),
-    ]
-    return top_left > 150 > 80 > max(rest)
+    height, width = image.shape[0] // 4, image.shape[1] // 4
+    redness = image[..., 0].astype(int) - image[..., 1]
+    rest = [redness[:height, -width:], redness[-height:, :width], redness[-height:, -width:]]
+    return redness[:height, :width].mean() > 100 > 50 > max(corner.mean() for corner in rest)
 
 
 def rgb(frame) -> np.ndarray:
@@ -75,6 +71,8 @@ def write_video(
         stream = container.add_stream(codec, rate=fps)
         stream.height, stream.width = shape
         stream.pix_fmt = "yuv420p"
+        if codec == "libx264":
+            stream.codec_context.options = {"crf": "6"}
         stream.codec_context.gop_size = gop
         stream.codec_context.max_b_frames = 0
         stream.codec_context.time_base = Fraction(1, fps)

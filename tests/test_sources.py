@@ -1,5 +1,7 @@
 """Every source against the shared conformance suite; one line each."""
 
+from importlib import import_module
+
 import pytest
 import source_fixtures as fixtures
 
@@ -9,11 +11,23 @@ from builder.sources.select import Selection
 from builder.testing_sources import CHECKS
 from schemas.config import Limits
 
+
+def lerobot(name):
+    """A writer that needs pyarrow, imported when it is used."""
+
+    def write(root):
+        pytest.importorskip("pyarrow")
+        return getattr(import_module("lerobot_fixtures"), name)(root)
+
+    return write
+
+
 # kind -> (writes a small faithful example into a folder and returns it, settings)
 EXAMPLES = {
     "episodes": (fixtures.write_episode_folders, {}),
     "images": (fixtures.write_image_folders, {"folder": "view", "recorded_fps": 12.5}),
     "video": (fixtures.write_videos, {}),
+    "lerobot": (lerobot("write_v3"), {}),
     "libero": (fixtures.write_libero, {}),
     "robomimic": (fixtures.write_robomimic, {}),
 }

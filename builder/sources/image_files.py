@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,38 +40,58 @@ _EXIF_REACH = 1 << 17
 def image_stream(
     folder: Path, names: Sequence[str], seconds: np.ndarray, fps: float | None, limits: Limits
 ) -> BlockStream:
-    """Return the images of a folder as frames, one file each, at ``seconds`` (T,).
+    """Return the images of a folder as frames, one file each, at ``seconds`` (T,)."""
 
-    All must have the shape and the EXIF orientation of the first.  Raises DecodeError.
+    def data_of(index: int) -> bytes:
+        return read_small(folder / names[index], limits.max_array_bytes)
+
+    return encoded_stream(data_of, folder, seconds, fps, limits, names)
+
+
+def encoded_stream(
+    data_of: Callable[[int], bytes],
+    place: Path,
+    seconds: np.ndarray,
+    fps: float | None,
+    limits: Limits,
+    names: Sequence[str] | None = None,
+) -> BlockStream:
+    """Return encoded images as frames, at ``seconds`` (T,); ``data_of(index)`` is one file.
+
+    All must have the shape and the EXIF orientation of the first.  ``place`` and ``names`` are
+    for errors.  Raises DecodeError.
     """
-    paths = [folder / name for name in names]
-    if len(paths) > limits.max_frames:
+    if len(seconds) > limits.max_frames:
         raise DecodeError(
-            f"{printable_path(folder)}: it has more than {limits.max_frames} images "
+            f"{printable_path(place)}: it has more than {limits.max_frames} images "
             f"(limits.max_frames)"
         )
-    data = read_small(paths[0], limits.max_array_bytes)
-    first, orientation = decode_image(data, paths[0], limits), exif_orientation(data)
+
+    def path_of(index: int) -> Path:
+        return place / (names[index] if names else f"image {index}")
+
+    data = data_of(0)
+    first, orientation = decode_image(data, path_of(0), limits), exif_orientation(data)
     shape = (first.height, first.width)
     info = StreamInfo(
         coded_shape=shape,
-        num_frames=len(paths),
+        num_frames=len(seconds),
         orientation=orientation,
         fps=fps,
-        color=_color(first, paths[0]),
+        color=_color(first, path_of(0)),
         codec=_codec_of(data),
     )
 
     def read(start: int, stop: int) -> list[Any]:
-        return [one(path) for path in paths[start:stop]]
+        return [one(index) for index in range(start, stop)]
 
-    def one(path: Path) -> Any:
-        data = read_small(path, limits.max_array_bytes)
-        frame, turn = decode_image(data, path, limits), exif_orientation(data)
+    def one(index: int) -> Any:
+        data = data_of(index)
+        frame, turn = decode_image(data, path_of(index), limits), exif_orientation(data)
         if (frame.height, frame.width, turn) != (*shape, orientation):
             raise DecodeError(
-                f"{printable_path(path)}: (H, W) = {(frame.height, frame.width)}, {turn}; the "
-                f"first image of the sequence has {shape}, {orientation}; split the sequence"
+                f"{printable_path(path_of(index))}: (H, W) = {(frame.height, frame.width)}, "
+                f"{turn}; the first image of the sequence has {shape}, {orientation}; split it"
             )
         return frame
 
