@@ -16,7 +16,7 @@ from builder.catalog import META_NAME
 from builder.dataset import Dataset, EpisodeData, ViewData, open_dataset
 from builder.doctor_report import MotionReport, Origin, Report, SizeReport, ViewReport, findings
 from builder.errors import DatasetError
-from builder.legacy import LegacyDataset, guess_queries
+from builder.legacy import EPISODE_HORIZON, LegacyDataset, guess_queries
 from builder.training.metrics import MotionStats
 from builder.training.normalize import normalize_traj
 from builder.windows import valid_steps
@@ -148,7 +148,7 @@ def _sample(
     """Return windows (W, horizon, N, 2) float32 xy, their vis and valid (W, horizon, 1)."""
     length, horizon = episode.meta.length, episode.meta.horizon
     if episode.meta.mode == "episode":
-        horizon = min(16, length)
+        horizon = min(EPISODE_HORIZON, length)
         starts = _spread(length - horizon + 1, windows)
         picked = [(0, slice(start, start + horizon)) for start in starts]
     else:

@@ -29,6 +29,9 @@ from schemas.legacy import QUERY_SLACK_PX, PixelOrigin, missing_size_note
 
 log = logging.getLogger("letterset.legacy")
 
+EPISODE_HORIZON = 16
+"""Steps of a window cut from whole-episode tracks: AMPLIFY's ``true_horizon``."""
+
 UNKNOWN_TRACKER = TrackerInfo(
     kind="unknown",
     name="unknown",
@@ -75,8 +78,14 @@ class LegacyDataset(Dataset):
         self.meta = _dataset_meta(refs, img_shape, store)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        state = (self.path, self.refs, self.img_shape, self.pixel_origin, self.problems)
-        return type(self), (*state, self.max_open)
+        return type(self), self._made_of(self.img_shape)
+
+    def with_img_shape(self, img_shape: tuple[int, int]) -> LegacyDataset:
+        """Return the same files, read for another ``img_shape``."""
+        return LegacyDataset(*self._made_of(img_shape))
+
+    def _made_of(self, img_shape: tuple[int, int]) -> tuple[Any, ...]:
+        return (self.path, self.refs, img_shape, self.pixel_origin, self.problems, self.max_open)
 
 
 class LegacyStore:
@@ -175,7 +184,8 @@ def _dataset_meta(
             continue
         fallback = QuerySpec(grid=(len(points), 1), region="stored")
         queries = guess_queries(points, img_shape) or fallback
-        horizon, mode = ref.horizon, ref.mode
+        mode = ref.mode
+        horizon = ref.horizon if mode == "reinit" else EPISODE_HORIZON
         break
     return DatasetMeta.seal(
         created_with=version("letterset"),

@@ -78,12 +78,13 @@ def test_without_attributes_tracks_count_as_img_pixels():
 IMG = (477, 470)
 
 
-def by_hand(tracks_xy, tracked, img=IMG):
+def by_hand(tracks_xy, tracked, img=IMG, normalize_in=None):
     """The older loader's arithmetic, from stored (x, y) to normalized (row, col)."""
     rc = tracks_xy[..., [1, 0]].copy()
     if tracked is not None:
         rc[..., 0] = rc[..., 0] * (img[0] / tracked[0])
         rc[..., 1] = rc[..., 1] * (img[1] / tracked[1])
+    rc = rc.astype(normalize_in or rc.dtype)
     rc[..., 0] = (rc[..., 0] - img[0] / 2) / (img[0] / 2)
     rc[..., 1] = (rc[..., 1] - img[1] / 2) / (img[1] / 2)
     return np.clip(rc, -1, 1)
@@ -333,3 +334,49 @@ def test_chunked_and_compressed_files_read_the_same(tmp_path):
     view = dataset[dataset.ids[0]].views["front"]
     np.testing.assert_array_equal(view.tracks[:], want)
     np.testing.assert_array_equal(view.tracks[3, 2], want[3, 2])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("attrs", [True, False])
+def test_windows_for_training_are_bit_equal_to_the_older_route(tmp_path, attrs, dtype):
+    pytest.importorskip("torch")
+    from builder.training import WindowDataset
+
+    stored = amplify_folder(tmp_path, demos=2, attrs=attrs)
+    for path in tmp_path.rglob("*.hdf5"):
+        with h5py.File(path, "r+") as file:
+            for group in file["root"].values():
+                tracks = group["tracks"][:].astype(dtype)
+                del group["tracks"]
+                group["tracks"] = tracks
+    windows = WindowDataset(open_dataset(tmp_path, (10, 10)), img_shape=IMG, tail="mask")
+    assert len(windows) == 48
+    for index in (0, 3, 23, 24, 40):
+        sample = windows[index]
+        assert set(sample) >= {"traj", "vis", "valid", "decode", "episode", "t"}
+        assert "images" not in sample
+        for view, (name, shape) in enumerate(
+            (("agentview", (480, 853)), ("eye_in_hand", (480, 640)))
+        ):
+            tracks = stored[index // 24][name][index % 24].astype(dtype)
+            # AMPLIFY's normalize_traj itself works in float32, whatever it is given.
+            want = by_hand(tracks, shape if attrs else None, normalize_in=np.float32)
+            np.testing.assert_array_equal(sample["traj"][view].numpy(), want)
+        assert int(sample["valid"].sum()) == min(16, 24 - index % 24)
+
+
+def test_windows_are_cut_from_whole_episodes(tmp_path):
+    pytest.importorskip("torch")
+    from builder.training import WindowDataset
+
+    tracks = write_amplify(tmp_path / "a.hdf5", {"front": (480, 853)}, whole=True)["front"][0]
+    windows = WindowDataset(open_dataset(tmp_path, IMG), tail="mask")
+    assert (len(windows), windows.horizon) == (24, 16)
+    want = by_hand(tracks, (480, 853))
+    np.testing.assert_array_equal(windows[5]["traj"][0].numpy(), want[5:21])
+    tail = windows[20]["traj"][0].numpy()
+    np.testing.assert_array_equal(tail[:4], want[20:])
+    np.testing.assert_array_equal(tail[4:], np.broadcast_to(want[-1], (12, 16, 2)))
+    assert windows[20]["valid"].tolist() == [True] * 4 + [False] * 12
+    assert windows[20]["vis"].shape == (1, 16, 16)
+    assert len(WindowDataset(open_dataset(tmp_path, IMG))) == 9

@@ -9,7 +9,9 @@ import numpy as np
 
 from builder.dataset import EpisodeData, ViewData
 from builder.errors import ConfigError
-from schemas.affine import AxisAffine
+from builder.legacy_hdf5 import LegacyTracks
+from builder.training.normalize import clip_traj, normalize_traj
+from schemas.affine import AxisAffine, swap_xy
 from schemas.geometry import Letterbox, Stretch
 
 
@@ -32,25 +34,49 @@ class ViewWindows:
     """From there to source pixels."""
     in_content: np.ndarray
     """(N,) bool: points that start on the picture."""
+    older: bool = False
+    """Normalized by the older route's own operations, clipping among them."""
 
 
-def view_windows(view: ViewData, img_shape: tuple[int, int]) -> ViewWindows:
-    """Prepare one view for samples on a canvas of ``img_shape``."""
+@dataclass(frozen=True)
+class Sliding:
+    """A whole-episode array (1, T, ...) as windows; past its end the last step is repeated."""
+
+    stored: Any
+    start_every: int
+
+    def __getitem__(self, key: tuple[int, slice]) -> np.ndarray:
+        window, steps = key
+        start = window * self.start_every
+        rows = np.asarray(self.stored[0, start : start + steps.stop])
+        missing = steps.stop - len(rows)
+        return np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)]) if missing else rows
+
+
+def view_windows(
+    view: ViewData, img_shape: tuple[int, int], cut_every: int | None = None
+) -> ViewWindows:
+    """Prepare one view for samples on a canvas of ``img_shape``.
+
+    ``cut_every`` cuts whole-episode tracks into windows that start so many frames apart.
+    """
     stored = view.geometry
     box = stored if stored.img_shape == img_shape else refit(stored, img_shape)
     encode = AxisAffine.normalization(img_shape) @ box.affine
     norm = AxisAffine.normalization(img_shape)
     if box is not stored:
         norm = encode @ ~stored.affine
+    tracks, vis = view.tracks, view.vis
     return ViewWindows(
-        tracks=view.tracks,
-        vis=view.vis,
+        tracks=tracks if cut_every is None else Sliding(tracks, cut_every),
+        vis=vis if cut_every is None else Sliding(vis, cut_every),
         frames=view.frames,
         stored=stored,
         box=box,
         norm=norm,
         decode=~encode,
         in_content=np.asarray(stored.inside(np.asarray(view.queries))),
+        older=isinstance(tracks, LegacyTracks),
     )
 
 
@@ -67,6 +93,10 @@ def write_tracks(view: ViewWindows, window: int, points: Any, out: np.ndarray) -
     ``points`` selects among the stored ones: a slice or an index array.
     """
     tracks_xy = np.asarray(view.tracks[window, : len(out)])[:, points]
+    if view.older:
+        rc = swap_xy(tracks_xy).astype(np.float32, copy=False)
+        out[...] = clip_traj(normalize_traj(rc, view.box.img_shape))
+        return
     # Per component: numpy is slow along an axis of two.
     for column, axis in ((0, 1), (1, 0)):
         np.multiply(tracks_xy[..., axis], view.norm.scale_xy[axis], out=out[..., column])

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from builder.dataset import Dataset, EpisodeData
 from builder.errors import ConfigError, DatasetError
+from builder.legacy import LegacyDataset
 from builder.registry import explain
 from builder.training.augment import Augment, warp
 from builder.training.episodes import (
@@ -36,7 +37,8 @@ class WindowDataset(TorchDataset[Sample]):
 
     A sample has, for V views and N points:
 
-    ``traj`` (V, horizon, N, 2) float32, (row, col), [-1, 1] on the canvas, not clipped;
+    ``traj`` (V, horizon, N, 2) float32, (row, col), [-1, 1] on the canvas, not clipped
+    (of older files: by their own arithmetic, clipping among it);
     ``vis`` (V, horizon, N) float32, 0 or 1;
     ``valid`` (horizon,) bool: steps that show a frame of their own (not the frozen tail);
     ``in_content`` (V, N) bool: points that start on the picture, not in the bars;
@@ -64,11 +66,11 @@ class WindowDataset(TorchDataset[Sample]):
         ``augment`` moves points and pictures together; see ``builder.training.augment``.
         Raises ConfigError for what the dataset cannot give, DatasetError when no window is left.
         """
-        self.dataset, self.augment, self.epoch = dataset, augment, 0
         self.options = options = _options(options, changes)
+        if isinstance(dataset, LegacyDataset) and options.img_shape:
+            dataset = dataset.with_img_shape(options.img_shape)
+        self.dataset, self.augment, self.epoch = dataset, augment, 0
         meta = dataset.meta
-        if meta.mode != "reinit":
-            raise ConfigError(f"{dataset.path}: whole-episode tracks are not cut into windows")
         self.read_steps = options.horizon or meta.horizon
         if self.read_steps > meta.horizon:
             raise ConfigError(
@@ -157,8 +159,10 @@ class WindowDataset(TorchDataset[Sample]):
         if key in self._recent:
             self._recent.move_to_end(key)
             return self._recent[key]
+        meta = self.dataset.meta
+        cut = meta.start_every if meta.mode == "episode" else None
         found = {
-            name: view_windows(episode.views[stored], self.img_shape)
+            name: view_windows(episode.views[stored], self.img_shape, cut)
             for name, stored in self.views.items()
             if stored in episode.views
         }
