@@ -21,7 +21,7 @@ from builder.errors import LettersetError
 from builder.registry import raise_missing_extra
 
 # One verb is one module in builder.cli with HELP, EXAMPLE, arguments(parser) and run(args).
-VERBS = ("preview", "build", "validate", "inspect", "decode", "export", "schema")
+VERBS = ("preview", "build", "validate", "repair", "inspect", "decode", "export", "schema")
 
 INTRO = """\
 Build letterbox-standardized datasets of point tracks from robot videos.

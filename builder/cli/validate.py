@@ -33,11 +33,14 @@ def run(args: argparse.Namespace) -> int:
 
     path = Path(args.dataset)
     problems = validate(path, deep=args.deep)
+    wrong = [problem for problem in problems if not problem.note]
     if args.json:
-        say(json.dumps({"ok": not problems, "problems": [asdict(item) for item in problems]}))
-    elif problems:
-        say("\n".join(str(problem) for problem in problems))
-        say(f"{path}: {len(problems)} problems found")
+        say(json.dumps({"ok": not wrong, "problems": [asdict(item) for item in problems]}))
+        return 1 if wrong else 0
+    for problem in problems:
+        say(str(problem))
+    if wrong:
+        say(f"{path}: {len(wrong)} problems found")
     else:
         say(f"{path}: {len(open_dataset(path))} episodes, all valid")
-    return 1 if problems else 0
+    return 1 if wrong else 0

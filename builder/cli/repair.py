@@ -1,0 +1,40 @@
+"""Rebuild a dataset's index from the episodes that verify; move damaged ones to damaged/.
+
+What was moved away is built again by the next build.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from builder.cli.common import add_json, say
+
+HELP = "rebuild the index from episodes that verify"
+EXAMPLE = """\
+  letterset repair dataset
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's options."""
+    parser.add_argument("dataset", metavar="DATASET", help="dataset folder")
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Repair; returns 1 when something had to be dropped, each thing listed."""
+    from builder.repair import repair
+
+    done = repair(Path(args.dataset))
+    if args.json:
+        say(json.dumps(asdict(done), default=str))
+    else:
+        for name, why in done.dropped.items():
+            say(f"DROPPED    {name}: {why}")
+        for path in done.cleared:
+            say(f"CLEARED    {path}")
+        say(f"{args.dataset}: {len(done.kept)} episodes listed, {len(done.dropped)} dropped")
+    return 1 if done.dropped else 0

@@ -1,0 +1,154 @@
+"""Writes a small dataset with one fault at the k-th system call; run as a program.
+
+    python store_faults.py FOLDER MODE FIRST STEP
+
+tries k = FIRST, FIRST + STEP, ... until a run ends before its fault, each in a forked child and
+a fresh folder, checks that nothing bad is left, lets an undisturbed run finish the job, and
+prints one JSON line: how many faults there were and everything that went wrong.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+from builder.catalog import Catalog, index_line, read_index
+from builder.errors import OutputError
+from builder.stores.hdf5 import Hdf5Store
+from builder.stores.staging import leftovers
+from builder.testing_samples import Sample, sample_meta
+from builder.validate import validate
+
+CALLS = (
+    "open",
+    "pwrite",
+    "fsync",
+    "rename",
+    "replace",
+    "link",
+    "ftruncate",
+    "unlink",
+    "mkdir",
+)
+ERRORS = {"EIO": errno.EIO, "ENOSPC": errno.ENOSPC, "EMFILE": errno.EMFILE}
+
+
+def samples() -> list[Sample]:
+    return [Sample("a/first"), Sample("second", seed=1, length=3)]
+
+
+def write(folder: Path) -> None:
+    """Do what a build does: create or continue, adopt what was committed, add the rest."""
+    store = Hdf5Store(folder)
+    with Catalog.create(folder, sample_meta()) as catalog:
+        for sample in samples():
+            if sample.id in catalog.index():
+                continue
+            if store.has(sample.id):
+                with closing(store.open(sample.id)) as reader:
+                    catalog.add(index_line(reader.meta))
+            else:
+                catalog.add(index_line(sample.build(store)))
+
+
+def inject(mode: str, at: int) -> Callable[[], bool]:
+    """Make the ``at``-th call of the process fail, or kill it there; returns: was it reached?"""
+    calls = 0
+
+    def wrap(name, function):
+        def call(*args, **kwargs):
+            nonlocal calls
+            calls += 1
+            if calls == at:
+                if mode == "TORN" and name == "pwrite":
+                    descriptor, data, place = args
+                    function(descriptor, data[: len(data) // 2], place)
+                if mode in ("KILL", "TORN"):
+                    os.kill(os.getpid(), signal.SIGKILL)
+                raise OSError(ERRORS[mode], os.strerror(ERRORS[mode]))
+            return function(*args, **kwargs)
+
+        return call
+
+    for name in CALLS:
+        setattr(os, name, wrap(name, getattr(os, name)))
+    return lambda: calls >= at
+
+
+def run(folder: Path, mode: str | None = None, at: int = 0) -> str:
+    """Write in a forked child; tells how it ended."""
+    child = os.fork()
+    if child == 0:
+        code = 70
+        try:
+            reached = inject(mode, at) if mode else lambda: False
+            write(folder)
+            code = 10 if reached() else 0
+        except OutputError:
+            code = 4
+        except BaseException as error:
+            sys.stderr.write(f"{mode} {at}: {error!r}\n")
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        return signal.Signals(os.WTERMSIG(status)).name
+    return {0: "good", 10: "good in spite of it", 4: "refused"}.get(
+        os.WEXITSTATUS(status), f"exit {os.WEXITSTATUS(status)}"
+    )
+
+
+def state(folder: Path) -> dict[str, bytes]:
+    """Everything that must come out the same."""
+    files = [folder / "dataset.json", *sorted((folder / "episodes").rglob("*.hdf5"))]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def bad_states(folder: Path, ended: str) -> list[str]:
+    """List what a fault must never leave behind."""
+    if ended not in ("good", "good in spite of it", "refused", "SIGKILL"):
+        return [f"it ended with {ended}"]
+    done = ended.startswith("good")
+    if not (folder / "dataset.json").exists():
+        return ["no dataset after success"] if done or (folder / "episodes").exists() else []
+    listed_later = "the episode is not listed in the index"
+    bad = [str(p) for p in validate(folder) if not p.note and listed_later not in p.message]
+    if done and len(read_index(folder)) != len(samples()):
+        bad.append("it claims success, but episodes are missing")
+    # A file stays when it is its deletion that fails; it must at least count as dead.
+    if left := set((folder / "tmp").glob("*")) - set(leftovers(folder / "tmp")):
+        bad.append(f"temporaries are taken for live ones: {left}")
+    return bad
+
+
+def main(folder: Path, mode: str, first: int, step: int) -> None:
+    run(folder / "reference")
+    reference, found, at = state(folder / "reference"), [], first
+    while True:
+        place = folder / "faulty"
+        ended = run(place, mode, at)
+        if ended == "good":
+            break
+        bad = bad_states(place, ended)
+        again = run(place)
+        if again != "good":
+            bad.append(f"the next run ended with {again}")
+        elif state(place) != reference or any((place / "tmp").iterdir()):
+            bad.append("the next run's result differs from an undisturbed one")
+        elif problems := validate(place):
+            bad.append(f"after the next run: {problems}")
+        found += [f"{mode} at call {at}: {what}" for what in bad]
+        shutil.rmtree(place)
+        at += step
+    sys.stdout.write(json.dumps({"faults": (at - first) // step, "bad": found}) + "\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
