@@ -20,11 +20,11 @@ _CONTAINERS = {".mp4": "mp4", ".mkv": "matroska", ".avi": "avi", ".webm": "webm"
 
 
 def picture(index: int, shape: tuple[int, int] = SHAPE) -> np.ndarray:
-    """Upright picture (H, W, 3) uint8 RGB of frame ``index`` (below 50)."""
+    """Upright picture (H, W, 3) uint8 RGB of frame ``index``; its number is told up to 49."""
     height, width = shape
     image = np.full((height, width, 3), 60, np.uint8)
     image[: height // 2, : width // 2] = (240, 20, 20)
-    image[height // 4 : height - height // 4, width // 4 : width - width // 4] = 5 * index
+    image[height // 4 : height - height // 4, width // 4 : width - width // 4] = 5 * (index % 50)
     return image
 
 
