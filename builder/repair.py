@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.catalog import index_line, load_meta, read_index, take_lock
+from builder.dataset import store_at
 from builder.errors import DatasetError
 from builder.records import stored_form
-from builder.stores.hdf5 import Hdf5Store
 from builder.stores.staging import output_errors, publish_text
 from builder.validate import check_episode
 from schemas.dataset import IndexLine
@@ -34,7 +34,7 @@ def repair(path: Path | str) -> Repair:
     and OutputError when it is being written or cannot be.
     """
     folder = Path(path)
-    meta, store = load_meta(folder), Hdf5Store(folder)
+    meta, store = load_meta(folder), store_at(folder)
     with _all_locks(folder):
         kept: list[IndexLine] = []
         dropped: dict[str, str] = {}
