@@ -19,6 +19,7 @@ from schemas.config import Part
 
 BUILTIN: dict[str, dict[str, str]] = {
     "sources": {
+        "diffusion_policy": "builder.sources.diffusion_policy:DiffusionPolicy",
         "episodes": "builder.sources.episode_folders:EpisodeFolders",
         "images": "builder.sources.image_folders:ImageFolders",
         "lerobot": "builder.sources.lerobot:LeRobot",

@@ -12,22 +12,23 @@ from builder.testing_sources import CHECKS
 from schemas.config import Limits
 
 
-def lerobot(name):
-    """A writer that needs pyarrow, imported when it is used."""
+def later(module, writer, needs):
+    """A writer that needs more packages, imported when it is used."""
 
     def write(root):
-        pytest.importorskip("pyarrow")
-        return getattr(import_module("lerobot_fixtures"), name)(root)
+        pytest.importorskip(needs)
+        return getattr(import_module(module), writer)(root)
 
     return write
 
 
 # kind -> (writes a small faithful example into a folder and returns it, settings)
 EXAMPLES = {
+    "diffusion_policy": (later("zarr_fixtures", "write_pusht", "zarr"), {}),
     "episodes": (fixtures.write_episode_folders, {}),
     "images": (fixtures.write_image_folders, {"folder": "view", "recorded_fps": 12.5}),
     "video": (fixtures.write_videos, {}),
-    "lerobot": (lerobot("write_v3"), {}),
+    "lerobot": (later("lerobot_fixtures", "write_v3", "pyarrow"), {}),
     "libero": (fixtures.write_libero, {}),
     "robomimic": (fixtures.write_robomimic, {}),
 }

@@ -106,7 +106,11 @@ class Episode:
 
 
 class Source(Protocol):
-    """Episodes of one kind.  Constructed as ``Source(path, config, limits)``; picklable."""
+    """Episodes of one kind.  Constructed as ``Source(path, config, limits)``; picklable.
+
+    An optional method ``weight(ref)`` tells how much work an episode is beside the source's
+    others, in one unit (frames, or bytes), without opening it; shards are balanced by it.
+    """
 
     def refs(self) -> Iterator[EpisodeRef]:
         """List episodes in a stable order, cheaply.  Raises SourceError if there is no source."""

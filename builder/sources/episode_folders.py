@@ -11,7 +11,7 @@ from typing import ClassVar
 from builder.errors import SourceError
 from builder.ids import episode_id, printable_path
 from builder.sources.base import Episode, EpisodeRef
-from builder.sources.listing import UNREADABLE, VIDEO_SUFFIXES, names_in, walk
+from builder.sources.listing import UNREADABLE, VIDEO_SUFFIXES, names_in, total_bytes, walk
 from builder.sources.names import safe_names
 from builder.sources.provenance import fingerprints
 from builder.sources.select import Selection
@@ -76,3 +76,11 @@ class EpisodeFolders:
             ),
             text=beside.text,
         )
+
+    def weight(self, ref: EpisodeRef) -> float:
+        """Return the bytes of the videos: frames could not be told without opening them."""
+        folder = self.path / ref.locator
+        try:
+            return total_bytes(folder / name for name in names_in(folder, VIDEO_SUFFIXES))
+        except SourceError:
+            return 0.0

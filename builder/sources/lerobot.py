@@ -97,6 +97,10 @@ class LeRobot:
             clock=clock,
         )
 
+    def weight(self, ref: EpisodeRef) -> float:
+        """Return the frames of one view."""
+        return float(ref.locator.length)
+
     def _numeric(self, meta: LeRobotMeta) -> list[str]:
         if self._config.arrays is not None:
             return list(self._config.arrays)

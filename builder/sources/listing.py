@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -126,6 +127,15 @@ def regular_file(path: Path) -> int:
             f"{printable_path(path)}: it is not a regular file (a folder, FIFO, socket or device)"
         )
     return status.st_size
+
+
+def total_bytes(paths: Iterable[Path]) -> float:
+    """Return the bytes of the files together; what cannot be looked at counts nothing."""
+    total = 0
+    for path in paths:
+        with suppress(OSError, ValueError):
+            total += os.stat(path).st_size
+    return float(total)
 
 
 def read_small(path: Path, limit: int) -> bytes:

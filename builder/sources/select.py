@@ -96,6 +96,11 @@ class Selected:
         with self.source.open(ref) as episode:
             yield select(episode, self.how)
 
+    def weight(self, ref: EpisodeRef) -> float:
+        """Tell how much work an episode is; 1 for all where the source does not know."""
+        weigh = getattr(self.source, "weight", None)
+        return float(weigh(ref)) if weigh else 1.0
+
     def _globbed(self) -> Iterator[EpisodeRef]:
         for ref in self.source.refs():
             wanted = not self.how.include or matches(ref.path, self.how.include)

@@ -11,7 +11,14 @@ from typing import ClassVar
 from builder.errors import SourceError
 from builder.ids import episode_id, printable_path
 from builder.sources.base import Episode, EpisodeRef
-from builder.sources.listing import UNREADABLE, VIDEO_SUFFIXES, matches, walk
+from builder.sources.listing import (
+    UNREADABLE,
+    VIDEO_SUFFIXES,
+    locate,
+    matches,
+    total_bytes,
+    walk,
+)
 from builder.sources.select import Selection
 from builder.video import VideoStream, fingerprint
 from schemas.config import Limits
@@ -77,6 +84,10 @@ class VideoFiles:
         by_hand = turn.get(self._config.view) if isinstance(turn, dict) else turn
         stream = VideoStream(path, limits=self._limits, orientation=by_hand)
         yield Episode(views={self._config.view: stream}, files={ref.path: fingerprint(path)})
+
+    def weight(self, ref: EpisodeRef) -> float:
+        """Return the bytes of the file: frames could not be told without opening it."""
+        return total_bytes([locate(self.path, ref.locator)])
 
     def _ref(self, relative: str) -> EpisodeRef:
         raw = os.fsencode(relative)
