@@ -36,6 +36,11 @@ class LkTracker:
     """Points carried by pyramidal Lucas-Kanade flow, with a forward-backward check."""
 
     Config = LkConfig
+    gives_conf = False
+    notice = (
+        "tracker 'lk' chains optical flow: it drifts and cannot see through occlusions; "
+        "it is not CoTracker quality"
+    )
 
     def __init__(self, config: LkConfig | None = None) -> None:
         self.config = config or LkConfig()

@@ -19,6 +19,8 @@ class NoTracker:
     """Gives no windows at all; a dataset made with it has frames but no track arrays."""
 
     Config = NoConfig
+    gives_conf = False
+    notice = None
 
     def __init__(self, config: NoConfig | None = None) -> None:
         self.config = config or NoConfig()
