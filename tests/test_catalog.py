@@ -137,13 +137,6 @@ def test_reasons_with_odd_bytes_can_be_read_back(tmp_path):
     assert read_failures(tmp_path)["a"].reason == r"no such file: caf\udce9.mp4"
 
 
-def test_runs_are_kept(tmp_path):
-    with Catalog.create(tmp_path, sample_meta()) as catalog:
-        path = catalog.write_run({"built": 3})
-    assert json.loads(path.read_text()) == {"built": 3}
-    assert path.parent == tmp_path / "runs"
-
-
 # dataset.json
 
 
