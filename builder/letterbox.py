@@ -11,13 +11,17 @@ from typing import Any
 import av
 import cv2
 import numpy as np
-from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
+from av.video.reformatter import ColorRange, VideoReformatter
 
 from schemas.geometry import AxisAffine, Letterbox, Orientation, oriented_shape
 
 # Area averaging with chroma at full resolution: the most faithful pair (58 dB and more against
 # a float reference) and among the fastest; without the second, colours shift and smear.
-_SWSCALE = int(Interpolation.AREA | Interpolation.FULL_CHR_H_INT)
+# Accurate rounding costs nothing and keeps frames that need no scaling away from a shortcut of
+# swscale that leaves the last columns unwritten.  Planes come out about twice as fast as packed
+# RGB, with the same numbers.
+# SWS_AREA | SWS_FULL_CHR_H_INT | SWS_ACCURATE_RND; older PyAV takes them but has no names for all.
+_SWSCALE = 0x20 | 0x2000 | 0x40000
 _DTYPES = ("uint8", "uint16", "float32", "float64")
 
 
