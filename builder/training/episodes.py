@@ -10,8 +10,7 @@ import numpy as np
 from builder.dataset import EpisodeData, ViewData
 from builder.errors import ConfigError
 from builder.legacy_hdf5 import LegacyTracks
-from builder.training.normalize import clip_traj, normalize_traj
-from schemas.affine import AxisAffine, swap_xy
+from schemas.affine import AxisAffine
 from schemas.geometry import Letterbox, Stretch
 
 
@@ -94,13 +93,20 @@ def write_tracks(view: ViewWindows, window: int, points: Any, out: np.ndarray) -
     """
     tracks_xy = np.asarray(view.tracks[window, : len(out)])[:, points]
     if view.older:
-        rc = swap_xy(tracks_xy).astype(np.float32, copy=False)
-        out[...] = clip_traj(normalize_traj(rc, view.box.img_shape))
-        return
-    # Per component: numpy is slow along an axis of two.
+        tracks_xy = tracks_xy.astype(np.float32, copy=False)
+    # Per component and straight into place: numpy is slow along an axis of two.
     for column, axis in ((0, 1), (1, 0)):
-        np.multiply(tracks_xy[..., axis], view.norm.scale_xy[axis], out=out[..., column])
-        out[..., column] += view.norm.offset_xy[axis]
+        row = out[..., column]
+        if view.older:
+            # normalize_traj's operations in its order, so that the bits are the same.
+            half = view.box.img_shape[column] / 2
+            np.subtract(tracks_xy[..., axis], half, out=row)
+            row /= half
+        else:
+            np.multiply(tracks_xy[..., axis], view.norm.scale_xy[axis], out=row)
+            row += view.norm.offset_xy[axis]
+    if view.older:
+        np.clip(out, -1.0, 1.0, out=out)
 
 
 def steps_of(episode: EpisodeData, name: str, start: int, horizon: int) -> np.ndarray:
