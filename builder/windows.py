@@ -14,7 +14,7 @@ import numpy as np
 
 from builder.errors import TrackingError
 from builder.queries import checked_queries
-from builder.trackers.base import Window
+from builder.trackers.base import Session, Window
 from schemas.dataset import TrackerInfo
 
 
@@ -84,7 +84,7 @@ class WindowedTracker(ABC):
         queries_xy: np.ndarray,
         horizon: int,
         start_every: int,
-    ) -> WindowedSession:
+    ) -> Session:
         """Start a session; see ``Tracker.open``."""
         return WindowedSession(self, shape, queries_xy, horizon, start_every)
 

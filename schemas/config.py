@@ -111,6 +111,7 @@ class BuildConfig(Record):
     # Where things lie, which of them are built and who does the work cannot change an episode.
     _LOCATION_KEYS: ClassVar[dict[str, set[str]]] = {
         "source": {"path", "include", "exclude", "episodes"},
+        "tracker": {"weights"},  # TrackerInfo has their hash
         "store": {"path", "kind"},
     }
 
