@@ -25,6 +25,7 @@ BUILTIN: dict[str, dict[str, str]] = {
         "lerobot": "builder.sources.lerobot:LeRobot",
         "libero": "builder.sources.libero:Libero",
         "robomimic": "builder.sources.robomimic:Robomimic",
+        "tapvid": "builder.sources.tapvid:TapVid",
         "video": "builder.sources.video_files:VideoFiles",
     },
     "trackers": {

@@ -7,6 +7,7 @@ and the frame's number, as a gray level, into its middle.  All shapes are (H, W)
 from __future__ import annotations
 
 import json
+import pickle
 from fractions import Fraction
 from pathlib import Path
 
@@ -180,4 +181,19 @@ def write_robomimic(root: Path, lengths: tuple[int, ...] = (9, 12, 7)) -> Path:
             demo.create_group("next_obs").create_dataset("agentview_image", data=pictures(length))
         for split, demos in (("train", [b"demo_0", b"demo_2"]), ("valid", [b"demo_1"])):
             file.create_dataset(f"mask/{split}", data=np.array(demos, "S8"))
+    return root
+
+
+def write_tapvid(root: Path) -> Path:
+    """A dict of arrays, as DAVIS comes, and a list of JPEG frames, as Kinetics comes."""
+    rng = np.random.default_rng(0)
+
+    def sample(video, count):
+        points = rng.uniform(0, 1, (5, count, 2)).astype(np.float32)
+        return {"video": video, "points": points, "occluded": rng.uniform(size=(5, count)) < 0.3}
+
+    davis = {name: sample(pictures(count), count) for name, count in (("cow", 9), ("dog", 6))}
+    (root / "tapvid_davis.pkl").write_bytes(pickle.dumps(davis))
+    jpegs = [cv2.imencode(".jpg", picture(k)[..., ::-1])[1].tobytes() for k in range(7)]
+    (root / "kinetics.pkl").write_bytes(pickle.dumps([sample(jpegs, 7)]))
     return root

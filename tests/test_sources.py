@@ -27,6 +27,7 @@ EXAMPLES = {
     "diffusion_policy": (later("zarr_fixtures", "write_pusht", "zarr"), {}),
     "episodes": (fixtures.write_episode_folders, {}),
     "images": (fixtures.write_image_folders, {"folder": "view", "recorded_fps": 12.5}),
+    "tapvid": (fixtures.write_tapvid, {}),
     "video": (fixtures.write_videos, {}),
     "lerobot": (later("lerobot_fixtures", "write_v3", "pyarrow"), {}),
     "libero": (fixtures.write_libero, {}),
