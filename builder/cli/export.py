@@ -1,13 +1,16 @@
 """Write a dataset, or what is needed of it, in another form.
 
-Targets: inference is one JSON to keep beside a checkpoint (views in order, geometry, queries,
-action statistics); read it with schemas.inference.Decoder.
+inference: one JSON to keep beside a checkpoint (views in order, geometry, queries, action
+statistics), read with schemas.inference.Decoder. amplify: a tree that AMPLIFY's public
+LiberoDataset loads unchanged. amplify-attrs: its track files alone, with the height and width
+attributes of the older route.
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from builder.cli.common import say
 from builder.errors import ConfigError, OutputError
@@ -15,30 +18,50 @@ from builder.errors import ConfigError, OutputError
 HELP = "write a dataset in another form"
 EXAMPLE = """\
   letterset export dataset checkpoint/inference.json --to inference
+  letterset export dataset amplify_data --to amplify --views agentview eye_in_hand
 """
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
     parser.add_argument("dataset", metavar="DATASET", help="dataset folder")
-    parser.add_argument("out", metavar="OUT", help="file or folder to write")
-    parser.add_argument("--to", required=True, choices=("inference",), help="what to write")
+    parser.add_argument("out", metavar="OUT", help="file or folder to write; must not exist")
+    parser.add_argument("--to", required=True, choices=sorted(TARGETS), help="what to write")
     parser.add_argument("--views", nargs="+", metavar="VIEW", help="views, in the model's order")
+    parser.add_argument(
+        "--suite", default="libero_letterset", metavar="NAME", help="of an amplify tree"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Export; returns the exit code."""
     from builder.dataset import open_dataset
-    from builder.export.inference import inference_meta
 
     out = Path(args.out)
     if out.exists():
         raise ConfigError(f"{out} exists already; choose another name or move it away")
-    meta = inference_meta(open_dataset(args.dataset), args.views)
+    say(TARGETS[args.to](open_dataset(args.dataset), out, args))
+    return 0
+
+
+def _inference(dataset: Any, out: Path, args: argparse.Namespace) -> str:
+    from builder.export.inference import inference_meta
+
+    meta = inference_meta(dataset, args.views)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(meta.model_dump_json(indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise OutputError(f"cannot write {out}: {error}") from None
-    say(f"wrote {out}: views {', '.join(view.name for view in meta.views)}")
-    return 0
+    return f"wrote {out}: views {', '.join(view.name for view in meta.views)}"
+
+
+def _amplify(dataset: Any, out: Path, args: argparse.Namespace) -> str:
+    from builder.export.amplify import export_amplify
+
+    target: Any = "attrs" if args.to == "amplify-attrs" else "upstream"
+    demos = export_amplify(dataset, out, target, views=args.views, suite=args.suite)
+    return f"wrote {out}: {len(demos)} demonstrations of {len({d.task for d in demos})} tasks"
+
+
+TARGETS = {"inference": _inference, "amplify": _amplify, "amplify-attrs": _amplify}

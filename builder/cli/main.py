@@ -21,7 +21,18 @@ from builder.errors import LettersetError
 from builder.registry import raise_missing_extra
 
 # One verb is one module in builder.cli with HELP, EXAMPLE, arguments(parser) and run(args).
-VERBS = ("preview", "build", "validate", "repair", "inspect", "decode", "export", "schema")
+VERBS = (
+    "preview",
+    "build",
+    "validate",
+    "repair",
+    "inspect",
+    "doctor",
+    "decode",
+    "migrate",
+    "export",
+    "schema",
+)
 
 INTRO = """\
 Build letterbox-standardized datasets of point tracks from robot videos.
@@ -66,7 +77,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.verb is None:
         parser().print_help()
         return 0
-    signal.signal(signal.SIGTERM, _terminated)
+    for name in ("SIGTERM", "SIGUSR1"):  # the second: what SLURM is asked to send before its end
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), _terminated)
     try:
         return _run(args)
     except LettersetError as error:
@@ -97,7 +110,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 class _Terminated(BaseException):
-    """SIGTERM, as an exception, so that everything open is closed on the way out."""
+    """SIGTERM or SIGUSR1, as an exception, so that everything open is closed on the way out."""
 
 
 def _terminated(signum: int, frame: Any) -> None:

@@ -1,0 +1,58 @@
+"""Tell before any training whether a dataset suits an img_shape.
+
+Looks at scale, amplitude, the zero, saturated and clipped shares of motion, points in the
+bars, the frozen tail and visibility, and says in words what would hurt and what cures it.
+Works on built datasets and on folders of older files.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from builder.cli.common import add_json, say
+from builder.errors import ConfigError
+
+HELP = "tell whether a dataset suits an img_shape"
+EXAMPLE = """\
+  letterset doctor dataset --img-shape 256 256
+  letterset doctor preprocessed_data/libero_10 --img-shape 128 128 --pixel-origin center
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's options."""
+    parser.add_argument("dataset", metavar="DATASET", help="dataset, or folder of older files")
+    parser.add_argument(
+        "--img-shape",
+        nargs=2,
+        type=int,
+        metavar=("H", "W"),
+        help="of the training (default: the dataset's own)",
+    )
+    parser.add_argument(
+        "--pixel-origin",
+        choices=("corner", "center"),
+        help="of older tracks: center for CoTracker's pixel-centre indices",
+    )
+    parser.add_argument(
+        "--windows", type=int, default=64, metavar="N", help="windows read per episode and view"
+    )
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Diagnose; returns 1 when training on the dataset as it is would hurt."""
+    from builder.catalog import META_NAME, load_meta
+    from builder.doctor import diagnose_path
+
+    path = Path(args.dataset)
+    img_shape = tuple(args.img_shape) if args.img_shape else None
+    if img_shape is None:
+        if not (path / META_NAME).exists():
+            raise ConfigError(f"{path} does not record an img_shape: give --img-shape H W")
+        img_shape = load_meta(path).img_shape
+    legacy = {"pixel_origin": args.pixel_origin} if args.pixel_origin else {}
+    report = diagnose_path(path, img_shape, args.windows, **legacy)
+    say(report.model_dump_json(indent=2) if args.json else report.text())
+    return report.exit_code

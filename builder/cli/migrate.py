@@ -1,0 +1,68 @@
+"""Turn older AMPLIFY- or ATM-layout track files into a dataset of format version 1.
+
+With the videos at hand geometry and frames are complete; without them the tracks keep the size
+they record, marked as stretched. Originals are never touched; running the same command again
+finishes the job.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from builder.cli.common import add_json, say
+
+HELP = "turn older track files into a dataset"
+EXAMPLE = """\
+  letterset migrate preprocessed_data/libero_10 dataset --img-shape 256 256 --dry-run
+  letterset migrate tracks dataset --videos videos --pixel-origin center
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's options."""
+    parser.add_argument("legacy", metavar="LEGACY", help="folder of older files")
+    parser.add_argument("out", metavar="OUT", help="dataset folder to create or to finish")
+    parser.add_argument(
+        "--img-shape",
+        nargs=2,
+        type=int,
+        metavar=("H", "W"),
+        help="canvas (default: the tracked size, if there is only one)",
+    )
+    parser.add_argument(
+        "--tracked",
+        nargs=2,
+        type=int,
+        metavar=("H", "W"),
+        help="tracked size, for files that record none",
+    )
+    parser.add_argument("--videos", metavar="DIR", help="folder of the videos that were tracked")
+    parser.add_argument(
+        "--frame-step", type=int, default=1, metavar="N", help="every n-th frame was tracked"
+    )
+    parser.add_argument(
+        "--pixel-origin",
+        choices=("corner", "center", "unknown"),
+        default="unknown",
+        help="center adds the half pixel of CoTracker's indices; unknown is recorded as such",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="list what would happen")
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Migrate; returns 1 when files failed, 3 when all did."""
+    from builder.migrate import migrate
+
+    report = migrate(
+        args.legacy,
+        args.out,
+        img_shape=tuple(args.img_shape) if args.img_shape else None,
+        tracked=tuple(args.tracked) if args.tracked else None,
+        videos=args.videos,
+        frame_step=args.frame_step,
+        pixel_origin=args.pixel_origin,
+        dry_run=args.dry_run,
+    )
+    say(report.model_dump_json(indent=2) if args.json else report.text())
+    return report.exit_code
