@@ -19,12 +19,16 @@ from schemas.config import Part
 
 BUILTIN: dict[str, dict[str, str]] = {
     "sources": {
+        "atm": "builder.sources.atm:Atm",
+        "bridge": "builder.sources.bridge:Bridge",
         "diffusion_policy": "builder.sources.diffusion_policy:DiffusionPolicy",
+        "droid": "builder.sources.droid:Droid",
         "episodes": "builder.sources.episode_folders:EpisodeFolders",
         "images": "builder.sources.image_folders:ImageFolders",
         "lerobot": "builder.sources.lerobot:LeRobot",
         "libero": "builder.sources.libero:Libero",
         "robomimic": "builder.sources.robomimic:Robomimic",
+        "something_something": "builder.sources.something_something:SomethingSomething",
         "tapvid": "builder.sources.tapvid:TapVid",
         "video": "builder.sources.video_files:VideoFiles",
     },

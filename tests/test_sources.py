@@ -3,6 +3,7 @@
 from importlib import import_module
 
 import pytest
+import robot_fixtures as robots
 import source_fixtures as fixtures
 
 from builder.errors import SourceError
@@ -24,6 +25,10 @@ def later(module, writer, needs):
 
 # kind -> (writes a small faithful example into a folder and returns it, settings)
 EXAMPLES = {
+    "atm": (robots.write_atm, {}),
+    "bridge": (robots.write_bridge, {}),
+    "droid": (robots.write_droid, {}),
+    "something_something": (robots.write_something, {}),
     "diffusion_policy": (later("zarr_fixtures", "write_pusht", "zarr"), {}),
     "episodes": (fixtures.write_episode_folders, {}),
     "images": (fixtures.write_image_folders, {"folder": "view", "recorded_fps": 12.5}),

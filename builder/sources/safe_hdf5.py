@@ -105,8 +105,12 @@ class SafeHdf5:
 
     def rows(self, data: Any, first: int, last: int) -> np.ndarray:
         """Read rows ``first:last`` of a checked dataset.  Raises DecodeError for damage."""
+        return self.part(data, slice(first, last))
+
+    def part(self, data: Any, key: Any) -> np.ndarray:
+        """Read any part of a checked dataset.  Raises DecodeError for damage."""
         with self._named(data.name):
-            return np.asarray(data[first:last])
+            return np.asarray(data[key])
 
     def error(self, path: str, message: str) -> SourceError:
         """Return an error that names the file and the place in it."""

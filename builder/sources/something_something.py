@@ -1,0 +1,92 @@
+"""Something-Something v2: ``<id>.webm`` and label files in JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+from builder.errors import SourceError
+from builder.ids import episode_id, printable_path
+from builder.sources.base import Episode, EpisodeRef
+from builder.sources.listing import UNREADABLE, files, locate, read_small, walk
+from builder.sources.names import safe_text
+from builder.sources.provenance import fingerprints
+from builder.sources.select import Selection
+from builder.video import VideoStream
+from schemas.config import Limits
+
+SUFFIXES = (".webm",)
+_SPLITS = ("train", "validation", "test")
+_LABEL_BYTES = 1 << 30
+
+
+class SomethingSomethingConfig(Selection):
+    """Settings of the ``something_something`` source."""
+
+
+class SomethingSomething:
+    """Videos of one view; the label is the text, its template the task.
+
+    Labels are all files below the root whose names end in train.json, validation.json or
+    test.json; they also say the split.
+    """
+
+    Config: ClassVar = SomethingSomethingConfig
+
+    def __init__(
+        self,
+        path: Path,
+        config: SomethingSomethingConfig | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self._limits = limits or Limits()
+
+    def refs(self) -> Iterator[EpisodeRef]:
+        """List the videos in natural order.  Raises SourceError for label files that are none."""
+        labels = self._labels() if self.path.is_dir() else {}
+        for relative in files(self.path, SUFFIXES, "video"):
+            raw = os.fsencode(relative)
+            label = labels.get(os.path.basename(relative)[: -len(SUFFIXES[0])], {})
+            split = label.get("split")
+            yield EpisodeRef(
+                episode_id(raw),
+                printable_path(raw),
+                (relative, safe_text(label.get("label"))),
+                task=_plain(label.get("template")),
+                splits=(split,) if split else (),
+            )
+
+    @contextmanager
+    def open(self, ref: EpisodeRef) -> Iterator[Episode]:
+        """Open one video.  Raises DecodeError naming what is wrong with it."""
+        relative, text = ref.locator
+        stream = VideoStream(locate(self.path, relative), limits=self._limits)
+        marks = fingerprints(self.path, [relative])
+        yield Episode(views={"main": stream}, files=marks, text=text)
+
+    def _labels(self) -> dict[str, dict[str, Any]]:
+        found = {}
+        for folder, names in walk(self.path):
+            for name in names:
+                split = next((s for s in _SPLITS if name.endswith(f"{s}.json")), None)
+                if split is None or name == UNREADABLE:
+                    continue
+                path = self.path / folder / name
+                try:
+                    for entry in json.loads(read_small(path, _LABEL_BYTES)):
+                        found[str(entry["id"])] = {**entry, "split": split}
+                except (ValueError, TypeError, KeyError, RecursionError) as error:
+                    raise SourceError(
+                        f"{printable_path(path)}: not a list of labels with ids ({error!r})"
+                    ) from None
+        return found
+
+
+def _plain(text: Any) -> str | None:
+    safe = safe_text(text) if isinstance(text, str) else None
+    return printable_path(safe) if safe else None
