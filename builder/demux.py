@@ -39,10 +39,15 @@ def open_container(path: Path, limits: Limits, **options: str) -> Any:
     options |= {
         "protocol_whitelist": "file",
         "format_whitelist": FORMATS,
-        "max_pixels": str(limits.max_pixels),
+        "max_pixels": decoder_limit(limits),
     }
     # "file:" keeps names like "concat:x.mp4" from reaching another protocol.
     return av.open(f"file:{path}", options=options, metadata_errors="replace")
+
+
+def decoder_limit(limits: Limits) -> str:
+    """Pixels at which a decoder stops by itself: it counts whole blocks, so it gets more."""
+    return str(2 * limits.max_pixels + (1 << 16))
 
 
 def choose_stream(path: Path, container: Any) -> Any:

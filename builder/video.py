@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -14,7 +14,15 @@ import av
 import numpy as np
 
 from builder.containers import cut_off
-from builder.demux import ADVICE, Survey, choose_stream, failure, open_container, survey
+from builder.demux import (
+    ADVICE,
+    Survey,
+    choose_stream,
+    decoder_limit,
+    failure,
+    open_container,
+    survey,
+)
 from builder.display import color_info, orientation_of, pixel_aspect
 from builder.errors import DecodeError
 from builder.sources.base import Frame, StreamInfo
@@ -32,6 +40,30 @@ class _Opened(NamedTuple):
     container: Any
     stream: Any
     frames: Iterator[Any]
+
+
+class _Clock:
+    """When the frames of one stream are shown."""
+
+    def __init__(self, opened: _Opened, pts: Sequence[int] | None) -> None:
+        self._rate, self._unit = opened.stream.average_rate, opened.stream.time_base
+        # AVI has frame numbers in decoding order instead of times.
+        self._numbered = opened.container.format.name == "avi" and bool(self._rate)
+        self._pts = pts
+
+    def seconds(self, frame: Any, index: int) -> float:
+        """Return the time of a decoded frame; a file without times is read at its rate."""
+        if self._numbered or frame.pts is None:
+            return float(index / (self._rate or 1))
+        return float(frame.pts * frame.time_base)
+
+    def all(self, count: int) -> np.ndarray | None:
+        """Return the times of all frames, (count,) float64, or None when only decoding tells."""
+        if self._numbered:
+            return np.array([float(index / self._rate) for index in range(count)])
+        if self._pts is None:
+            return None
+        return np.array([float(value * self._unit) for value in self._pts])
 
 
 class VideoStream:
@@ -55,27 +87,13 @@ class VideoStream:
             first = next(opened.frames, None)
             if first is None:
                 raise self._error(f"no frame could be decoded; {ADVICE}")
-            container, stream = opened.container, opened.stream
             self._shape = (first.height, first.width)
-            self._rate = stream.average_rate
-            # AVI has frame numbers in decoding order instead of times.
-            self._timed = container.format.name != "avi"
-            self._time_base = stream.time_base
-            found = survey(self.path, stream.index, self._limits)
+            self._check_pixels(first.width, first.height)
+            found = survey(self.path, opened.stream.index, self._limits)
+            self._check_end(opened, found)
             self._count = self._count_frames(found)
-            self._pts = found.pts if self._timed and found.count == self._count else None
-            notes = []
-            if found.count != self._count:
-                notes.append(
-                    f"starts inside a group of pictures: {found.count} frames are stored, "
-                    f"{self._count} can be decoded"
-                )
-            missing = cut_off(
-                self.path, container.format.name, declared=stream.frames, counted=found.count
-            )
-            if missing:
-                raise self._error(f"{missing}; {ADVICE}")
-            self.info = self._describe(container, stream, first, orientation, notes)
+            self._clock = _Clock(opened, found.pts if found.count == self._count else None)
+            self.info = self._describe(opened, first, orientation, found)
         # The first reading goes on where this stopped: opening a file has its cost.
         self._opened: _Opened | None = opened._replace(frames=chain([first], opened.frames))
 
@@ -87,18 +105,15 @@ class VideoStream:
             with opened.container:
                 for frame in opened.frames:
                     self._check_frame(frame, count)
-                    yield Frame(frame, self._seconds(frame, count))
+                    yield Frame(frame, self._clock.seconds(frame, count))
                     count += 1
         if count != self._count:
             raise self._wrong_count(count)
 
     def times(self) -> np.ndarray:
         """Return the seconds of all frames, (num_frames,) float64, without decoding if possible."""
-        if self._pts is not None:
-            return np.array([float(value * self._time_base) for value in self._pts])
-        if not self._timed and self._rate:
-            return np.array([float(index / self._rate) for index in range(self._count)])
-        return np.array([frame.seconds for frame in self], np.float64)
+        known = self._clock.all(self._count)
+        return known if known is not None else np.array([frame.seconds for frame in self])
 
     def _open(self) -> _Opened:
         container = open_container(self.path, self._limits)
@@ -106,7 +121,7 @@ class VideoStream:
         self._check_pixels(stream.width, stream.height)
         stream.thread_count = 1
         context = stream.codec_context
-        context.options = {"max_pixels": str(self._limits.max_pixels)}
+        context.options = {"max_pixels": decoder_limit(self._limits)}
         if context.codec.canonical_name in _SILENT_CODECS:
             context.options |= {"err_detect": "crccheck+explode"}
         return _Opened(container, stream, container.decode(stream))
@@ -118,27 +133,34 @@ class VideoStream:
         with opened.container:
             return sum(1 for _ in opened.frames)
 
+    def _check_end(self, opened: _Opened, found: Survey) -> None:
+        missing = cut_off(
+            self.path,
+            opened.container.format.name,
+            declared=opened.stream.frames,
+            counted=found.count,
+        )
+        if missing:
+            raise self._error(f"{missing}; {ADVICE}")
+
     def _describe(
-        self,
-        container: Any,
-        stream: Any,
-        first: Any,
-        orientation: Orientation | None,
-        notes: list[str],
+        self, opened: _Opened, first: Any, orientation: Orientation | None, found: Survey
     ) -> StreamInfo:
+        stream, streams = opened.stream, len(opened.container.streams.video)
         try:
             orientation = orientation or orientation_of(first)
             color = color_info(first)
         except ValueError as error:
             raise self._error(str(error)) from None
-        aspect, note = pixel_aspect(stream.sample_aspect_ratio, orientation)
-        if note:
-            notes.append(note)
-        if len(container.streams.video) > 1:
+        aspect, aspect_note = pixel_aspect(stream.sample_aspect_ratio, orientation)
+        notes = [aspect_note] if aspect_note else []
+        if found.count != self._count:
             notes.append(
-                f"the file has {len(container.streams.video)} video streams; "
-                f"number {stream.index} was read"
+                f"starts inside a group of pictures: {found.count} frames are stored, "
+                f"{self._count} can be decoded"
             )
+        if streams > 1:
+            notes.append(f"the file has {streams} video streams; number {stream.index} was read")
         if first.interlaced_frame:
             notes.append("interlaced: both fields are kept in one frame")
         return StreamInfo(
@@ -170,11 +192,6 @@ class VideoStream:
                 f"its frames of {width}x{height} pixels exceed the limit of "
                 f"{self._limits.max_pixels} (limits.max_pixels)"
             )
-
-    def _seconds(self, frame: Any, index: int) -> float:
-        if self._timed and frame.pts is not None:
-            return float(frame.pts * frame.time_base)
-        return float(index / self._rate) if self._rate else float(index)
 
     def _wrong_count(self, actual: int) -> DecodeError:
         return self._error(
