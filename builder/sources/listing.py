@@ -90,7 +90,8 @@ def _walk(
         yield below, [UNREADABLE]
         return
     with os.scandir(root / below) as entries:
-        found = [(entry.name, entry.is_dir()) for entry in entries if entry.name[:1] != "."]
+        # DirEntry.is_dir raises for a link to itself; that is a broken file, not a broken source.
+        found = [(entry.name, os.path.isdir(entry)) for entry in entries if entry.name[:1] != "."]
     found.sort(key=lambda pair: natural_key(pair[0]))
     yield below, [name for name, is_folder in found if not is_folder]
     for name, is_folder in found:
