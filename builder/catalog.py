@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from datetime import datetime, timezone
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from builder.stores.staging import (
     leftovers,
     make_folders,
     output_errors,
-    publish_text,
     stage,
     stage_text,
     try_lock,
@@ -34,6 +33,9 @@ from schemas.dataset import DatasetMeta, EpisodeMeta, FailureLine, IndexLine, Na
 _WRITER: TypeAdapter[str] = TypeAdapter(Name)
 
 META_NAME = "dataset.json"
+
+# Whoever looks whether a lock is taken holds it for an instant.
+LOCK_ATTEMPTS = 4
 
 
 class Catalog:
@@ -95,13 +97,6 @@ class Catalog:
     def failures(self) -> dict[str, FailureLine]:
         """Return the failures of all writers by id, sorted, without those built since."""
         return read_failures(self.folder)
-
-    def write_run(self, summary: dict[str, Any]) -> Path:
-        """Keep a summary of this run (JSON data) under ``runs/``; returns its path."""
-        when = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S.%fZ")
-        path = self.folder / "runs" / f"{when}-{self.writer}-{os.getpid()}.json"
-        publish_text(self.folder, path, json.dumps(summary, indent=2, sort_keys=True) + "\n")
-        return path
 
 
 def index_line(meta: EpisodeMeta) -> IndexLine:
@@ -183,10 +178,12 @@ def take_lock(folder: Path, writer: str) -> int:
     with output_errors(path):
         make_folders(path.parent)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        if try_lock(descriptor) is not False:
-            os.ftruncate(descriptor, 0)
-            write_all(descriptor, f"process {os.getpid()} on {platform.node()}\n".encode(), 0)
-            return descriptor
+        for _ in range(LOCK_ATTEMPTS):
+            if try_lock(descriptor) is not False:
+                os.ftruncate(descriptor, 0)
+                write_all(descriptor, f"process {os.getpid()} on {platform.node()}\n".encode(), 0)
+                return descriptor
+            time.sleep(0.1)
         holder = os.read(descriptor, 200).decode(errors="replace").strip()
         os.close(descriptor)
     raise OutputError(
@@ -195,18 +192,23 @@ def take_lock(folder: Path, writer: str) -> int:
     )
 
 
-def _refuse_different(path: Path, found: DatasetMeta, wanted: DatasetMeta) -> None:
+def differences(found: DatasetMeta, wanted: DatasetMeta) -> list[str]:
+    """List in words the settings in which a dataset differs from what is wanted."""
     ignored = {"digest", "created_with"}
     old, new = (_flat(record_data(meta)) for meta in (found, wanted))
-    differing = [
+    return [
         f"{key} is {_show(old, key)} there and {_show(new, key)} now"
         for key in sorted(old.keys() | new.keys())
         if key not in ignored and old.get(key, ...) != new.get(key, ...)
     ]
-    if differing:
+
+
+def _refuse_different(path: Path, found: DatasetMeta, wanted: DatasetMeta) -> None:
+    if differing := differences(found, wanted):
         raise ConfigError(
             f"{path} was made with other settings: {'; '.join(differing)}. Use the same settings "
-            "to continue it, or another output folder"
+            "to continue it, or another output folder; letterset build --overwrite starts anew "
+            "and keeps what is there under replaced/"
         )
 
 

@@ -19,15 +19,22 @@ def read_lines(folder: Path, model: type[L]) -> dict[str, L]:
     """Merge all writers' files; the latest line of an id wins, a torn last line is ignored."""
     lines: list[L] = []
     for path in sorted(folder.glob("*.jsonl")):
-        *whole, _torn = path.read_bytes().split(b"\n")
-        try:
-            # All at once: validation dominates, and most files are sound.
-            batch = b"[" + b",".join(whole) + b"]"
-            lines += TypeAdapter(list[model]).validate_json(batch)  # type: ignore[valid-type]
-        except ValidationError:
-            for number, line in enumerate(whole, 1):
-                lines.append(parse_record(model, line, f"{path}, line {number}"))
+        lines += read_file(path, model)
     return {line.id: line for line in sorted(lines, key=lambda line: line.id)}
+
+
+def read_file(path: Path, model: type[L]) -> list[L]:
+    """Read one writer's file in the order it was written; a torn last line is ignored."""
+    *whole, _torn = path.read_bytes().split(b"\n")
+    try:
+        # All at once: validation dominates, and most files are sound.
+        batch = b"[" + b",".join(whole) + b"]"
+        return TypeAdapter(list[model]).validate_json(batch)  # type: ignore[valid-type]
+    except ValidationError:
+        return [
+            parse_record(model, line, f"{path}, line {number}")
+            for number, line in enumerate(whole, 1)
+        ]
 
 
 def append_line(path: Path, line: IndexLine | FailureLine) -> None:

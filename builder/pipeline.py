@@ -10,14 +10,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from builder.catalog import Catalog, index_line
+from builder.catalog import Catalog
 from builder.episode import Job, build_episode, open_source, open_store, open_tracker
 from builder.errors import ConfigError, OutputError, SourceError
 from builder.executors.base import Outcome, Progress
 from builder.registry import configure
-from builder.runs import run_facts
+from builder.resume import Changed, replace_dataset, settle
+from builder.runs import RunLog
+from builder.shards import Shard, own_refs
 from builder.sources.base import EpisodeRef
-from builder.stores.base import Store
+from builder.stores.filesystem import weaknesses
 from builder.trackers.base import Tracker
 from schemas.config import BuildConfig
 from schemas.dataset import DatasetMeta, FailureLine
@@ -64,12 +66,18 @@ def dataset_meta(config: BuildConfig, tracker: Tracker) -> DatasetMeta:
 def build(
     config: BuildConfig,
     *,
+    shard: Shard | None = None,
     on_event: Callable[[Outcome | Progress], None] = lambda event: None,
     on_start: Callable[[int, int], None] = lambda todo, done: None,
     on_notice: Callable[[str], None] = lambda sentence: None,
     retry_failed: bool = False,
+    changed: Changed = "refuse",
 ) -> Summary:
-    """Build every episode of the source that is not there yet.
+    """Build every episode of the source, or of one shard of it, that is not there yet.
+
+    Where settings or sources of finished episodes ``changed`` since, the build is refused with
+    the difference; ``overwrite`` builds such episodes again, ``append`` keeps those whose source
+    changed as they are.  ``retry_failed`` tries what failed before.
 
     ``on_start(to_do, already_done)``, ``on_event`` and ``on_notice`` (one sentence) let a
     caller show progress.  Bad sources are listed in the summary and in ``failures/``, the
@@ -78,45 +86,61 @@ def build(
     """
     begun = time.monotonic()
     tracker = open_tracker(config)
-    meta = dataset_meta(config, tracker)
-    if tracker.notice:
-        on_notice(tracker.notice)
-    refs = list(open_source(config).refs())
-    with Catalog.create(Path(config.store.path), meta) as catalog:
-        _adopt(catalog, open_store(config), refs)
-        done = catalog.index()
+    found, own = configure("executors", config.executor)
+    executor = found(own, config.executor.workers, config.limits.stall_seconds)
+    refs = _refs(config, shard, on_notice)
+    writer = shard.writer if shard else "main"
+    out, meta = Path(config.store.path), dataset_meta(config, tracker)
+    if changed == "overwrite" and (moved := replace_dataset(out, meta)):
+        on_notice(f"the dataset of other settings is now {moved}; delete it when it is not needed")
+    with Catalog.create(out, meta, writer) as catalog:
+        notices = [getattr(each, "notice", None) for each in (tracker, executor)]
+        for sentence in filter(None, [*notices, *weaknesses(catalog.folder)]):
+            on_notice(sentence)
+        root, store = Path(config.source.path), open_store(config)
+        done, again = settle(catalog, store, refs, root, changed, on_notice)
         failed = {} if retry_failed else catalog.failures()
-        jobs = [Job(config, ref) for ref in refs if ref.id not in done and ref.id not in failed]
-        summary = Summary(skipped=sum(ref.id in done for ref in refs))
+        jobs = [
+            Job(config, ref, replace=ref.id in again)
+            for ref in refs
+            if ref.id in again or not (ref.id in done or ref.id in failed)
+        ]
+        summary = Summary(skipped=len(done) - len(again))
         summary.failures += [failed[ref.id] for ref in refs if ref.id in failed]
         on_start(len(jobs), summary.skipped)
-        found, own = configure("executors", config.executor)
-        executor = found(own, config.executor.workers, config.limits.stall_seconds)
-        with closing(executor.run(build_episode, jobs)) as events:
-            for event in events:
-                if isinstance(event, Outcome):
-                    _record(event, catalog, summary)
-                on_event(event)
-        summary.seconds = time.monotonic() - begun
-        catalog.write_run({**run_facts(), **summary.as_json(), "config": config.model_dump()})
+        with RunLog(catalog.folder, writer) as log:
+            log.start(todo=len(jobs), there=summary.skipped, config=config.model_dump())
+            with closing(executor.run(build_episode, jobs)) as events:
+                for event in events:
+                    if isinstance(event, Outcome):
+                        _record(event, catalog, summary)
+                    log.event(event)
+                    on_event(event)
+            summary.seconds = time.monotonic() - begun
+            log.summarize(summary.as_json())
     return summary
 
 
-def _adopt(catalog: Catalog, store: Store, refs: list[EpisodeRef]) -> None:
-    """List episodes that a killed run committed but did not get to list."""
-    done = catalog.index()
-    for ref in refs:
-        if ref.id not in done and store.has(ref.id):
-            with closing(store.open(ref.id)) as episode:
-                catalog.add(index_line(episode.meta))
+def _refs(
+    config: BuildConfig, shard: Shard | None, on_notice: Callable[[str], None]
+) -> list[EpisodeRef]:
+    source = open_source(config)
+    refs = list(source.refs())
+    if shard is None:
+        return refs
+    if shard.count > len(refs):
+        on_notice(f"{shard.count} shards share {len(refs)} episodes: some have nothing to do")
+    return own_refs(refs, shard, source)
 
 
 def _record(outcome: Outcome, catalog: Catalog, summary: Summary) -> None:
     error = outcome.error
     if error is None:
-        catalog.add(outcome.result)
-        summary.built += 1
-        summary.frames += outcome.result.length * len(outcome.result.views)
+        built = outcome.result
+        catalog.add(built.line)
+        summary.built += built.new
+        summary.skipped += not built.new
+        summary.frames += built.frames if built.new else 0
         return
     if isinstance(error, OutputError | ConfigError):
         # Every further episode would meet the same.

@@ -138,7 +138,7 @@ class _Lines(_Nothing):
         left = elapsed * (tally.todo / tally.episodes - 1) if tally.episodes else 0.0
         self.line(
             f"{tally.done}/{tally.todo} episodes, {tally.frames} frames, "
-            f"{tally.frames / elapsed:.0f} frames/s, about {_duration(left)} left, "
+            f"{tally.frames / elapsed:.0f} frames/s, about {duration(left)} left, "
             f"{tally.failed} failed"
         )
 
@@ -184,7 +184,7 @@ class _Bar(_Nothing):
         self._bar.stop()
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Write a duration with its two largest units."""
     if seconds < 60:
         return f"{seconds:.0f} s"

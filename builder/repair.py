@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder.catalog import index_line, load_meta, read_index, take_lock
+from builder.catalog import index_line, load_meta, read_index
 from builder.dataset import store_at
 from builder.errors import DatasetError
-from builder.records import stored_form
-from builder.stores.staging import output_errors, publish_text
+from builder.finalize import all_locks, replace_lines
 from builder.validate import check_episode
 from schemas.dataset import IndexLine
 
@@ -35,7 +32,7 @@ def repair(path: Path | str) -> Repair:
     """
     folder = Path(path)
     meta, store = load_meta(folder), store_at(folder)
-    with _all_locks(folder):
+    with all_locks(folder):
         kept: list[IndexLine] = []
         dropped: dict[str, str] = {}
         stored = list(store.ids())
@@ -50,7 +47,7 @@ def repair(path: Path | str) -> Repair:
             store.set_aside(episode_id)
         for episode_id in _listed(folder) - set(stored):
             dropped[episode_id] = "it was listed, but there is no such episode"
-        _replace_index(folder, kept)
+        replace_lines(folder, "index", kept)
         cleared = store.leftovers(remove=True)
     return Repair(tuple(line.id for line in kept), dropped, tuple(cleared))
 
@@ -60,23 +57,3 @@ def _listed(folder: Path) -> set[str]:
         return set(read_index(folder))
     except DatasetError:
         return set()  # a damaged index is what repair is for
-
-
-def _replace_index(folder: Path, lines: list[IndexLine]) -> None:
-    main = folder / "index" / "main.jsonl"
-    text = "".join(stored_form(line) + "\n" for line in lines)
-    publish_text(folder, main, text, replace=True)
-    with output_errors(main):
-        for other in main.parent.glob("*.jsonl"):
-            if other != main:
-                other.unlink()
-
-
-@contextlib.contextmanager
-def _all_locks(folder: Path) -> Iterator[None]:
-    """Hold the lock of every writer there is."""
-    writers = {path.stem for path in (folder / "index").glob("*.*")} | {"main"}
-    with contextlib.ExitStack() as stack:
-        for writer in sorted(writers):
-            stack.callback(os.close, take_lock(folder, writer))
-        yield

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +21,14 @@ from schemas.config import BuildConfig
 if TYPE_CHECKING:
     from builder.pipeline import Summary
     from builder.plan import Plan
+    from builder.shards import Shard
 
 HELP = "build a dataset from videos"
 EXAMPLE = """\
   letterset build --source videos --out dataset --img-shape 256 256
   letterset build cfg/quickstart.yaml store.frames.codec=jpeg
   letterset build cfg/quickstart.yaml --dry-run
+  letterset build cfg/quickstart.yaml --shard 0/4
 """
 
 
@@ -40,10 +43,33 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--workers", metavar="N", help="videos built at a time (default: cores)")
     parser.add_argument(
+        "--shard",
+        nargs="?",
+        const="",
+        metavar="i/n",
+        help="build the i-th (from 0) of n parts; alone: this task's part of a SLURM array",
+    )
+    parser.add_argument(
         "--dry-run", action="store_true", help="probe a few episodes; print bytes, space, hours"
     )
     parser.add_argument(
         "--retry-failed", action="store_true", help="try sources that failed before again"
+    )
+    policy = parser.add_mutually_exclusive_group()
+    policy.add_argument(
+        "--overwrite",
+        dest="changed",
+        action="store_const",
+        const="overwrite",
+        default="refuse",
+        help="build episodes whose source changed again; with changed settings, start anew",
+    )
+    policy.add_argument(
+        "--append",
+        dest="changed",
+        action="store_const",
+        const="append",
+        help="keep episodes whose source changed as they are, build only new ones",
     )
     parser.add_argument("--quiet", action="store_true", help="no progress, only the summary")
     add_json(parser)
@@ -74,6 +100,15 @@ def read_config(args: argparse.Namespace) -> BuildConfig:
     return load_config(Path(path) if path else None, overrides, given)
 
 
+def read_shard(text: str | None) -> Shard | None:
+    """Read --shard; raises ConfigError."""
+    from builder.shards import Shard
+
+    if text is None:
+        return None
+    return Shard.parse(text) if text else Shard.of_slurm_array(os.environ)
+
+
 def _integer(text: str) -> Any:
     # What is no integer goes on as it is, for the schema to refuse by name.
     try:
@@ -84,7 +119,7 @@ def _integer(text: str) -> Any:
 
 def run(args: argparse.Namespace) -> int:
     """Build, showing progress; returns the exit code."""
-    config = read_config(args)
+    config, shard = read_config(args), read_shard(args.shard)
     check_backends(config)
     from builder.pipeline import build
     from builder.plan import plan, refuse_if_full
@@ -98,10 +133,12 @@ def run(args: argparse.Namespace) -> int:
     with Progress(quiet=args.quiet or args.json) as progress:
         summary = build(
             config,
+            shard=shard,
             on_start=progress.start,
             on_event=progress.event,
             on_notice=progress.note,
             retry_failed=args.retry_failed,
+            changed=args.changed,
         )
     say(
         json.dumps(summary.as_json(), indent=2)

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from builder.cli.common import add_json, say
+from builder.cli.common import add_json, say, table
 
 HELP = "show what a dataset or a source holds"
 EXAMPLE = """\
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     for key, value in head.items():
         say(f"{key:10} {value}")
     if rows:
-        say("\n" + _table(rows))
+        say("\n" + table(rows))
     for failure in failures:
         say(f"FAILED     {failure['path']} ({failure['stage']}): {failure['reason']}")
     return 1 if failures else 0
@@ -134,13 +134,3 @@ def _pad(pad: Any) -> str:
 
 def _ratio(ratio: tuple[int, int]) -> str:
     return f"{ratio[0]}:{ratio[1]}"
-
-
-def _table(rows: list[Row]) -> str:
-    columns = list(rows[0])
-    cells = [columns, *([str(row[column]) for column in columns] for row in rows)]
-    widths = [max(len(line[index]) for line in cells) for index in range(len(columns))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in cells
-    )

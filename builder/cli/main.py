@@ -24,6 +24,8 @@ from builder.registry import raise_missing_extra
 VERBS = (
     "preview",
     "build",
+    "status",
+    "finalize",
     "validate",
     "repair",
     "inspect",

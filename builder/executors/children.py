@@ -146,6 +146,8 @@ def _work(pipe: Connection, function: Function) -> None:
     """Take tasks and send progress and results, until told to end: the child's whole life."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _leave)
+    if hasattr(signal, "SIGUSR1"):  # which a scheduler sends to every process of a job
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     threading.Thread(target=_follow_parent, daemon=True).start()
     if "cv2" in sys.modules:
         sys.modules["cv2"].setNumThreads(1)

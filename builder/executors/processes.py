@@ -34,6 +34,14 @@ class Processes:
         self.workers = workers or available_cores()
         self.stall_seconds = stall_seconds
 
+    @property
+    def notice(self) -> str | None:
+        """What is worth knowing before the start."""
+        cores = available_cores()
+        if self.workers <= cores:
+            return None
+        return f"{self.workers} workers share {cores} cores: more workers will not make it faster"
+
     def run(self, function: Function, tasks: Iterable[Any]) -> Iterator[Outcome | Progress]:
         """Yield progress and one Outcome per task; see ``builder.executors.base``.
 

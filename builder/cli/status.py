@@ -1,0 +1,64 @@
+"""Show how far a build is, while it runs or after; only reads."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from builder.cli.common import add_json, say, table
+
+if TYPE_CHECKING:
+    from builder.status import WriterStatus
+
+HELP = "show how far a build is, or how it ended"
+EXAMPLE = """\
+  letterset status dataset
+  letterset status dataset --json
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's options."""
+    parser.add_argument("dataset", metavar="OUT", help="dataset folder")
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Show the status of every writer."""
+    from builder.status import status
+
+    found = status(Path(args.dataset))
+    if args.json:
+        say(json.dumps([asdict(writer) for writer in found], indent=2))
+        return 0
+    if found:
+        say(table([_row(writer) for writer in found]) + "\n")
+    for writer in found:
+        for path, share in writer.running.items():
+            say(f"{writer.writer}: {path} {share:.0%}")
+    states = [writer.state for writer in found]
+    say(
+        f"{args.dataset}: {sum(writer.done for writer in found)} episodes done, "
+        f"{sum(writer.failed for writer in found)} failed; "
+        f"{states.count('running')} of {len(found)} writers at work"
+    )
+    return 0
+
+
+def _row(writer: WriterStatus) -> dict[str, str]:
+    from builder.progress import duration
+
+    rate, left = writer.frames_per_second, writer.seconds_left
+    return {
+        "writer": writer.writer,
+        "state": writer.state,
+        "done": str(writer.done),
+        "failed": str(writer.failed),
+        "to do": str(writer.left),
+        "frames/s": "-" if rate is None else f"{rate:.0f}",
+        "time left": "-" if left is None else duration(left),
+        "": writer.why[:100],
+    }

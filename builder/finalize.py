@@ -1,0 +1,105 @@
+"""Putting the files of many writers together once all of them are done."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder.catalog import index_line, load_meta, read_failures, read_index, take_lock
+from builder.dataset import store_at
+from builder.errors import DatasetError
+from builder.journal import read_file
+from builder.records import stored_form
+from builder.stores.staging import output_errors, publish_text
+from schemas.dataset import FailureLine, IndexLine
+
+
+@dataclass(frozen=True)
+class Finalized:
+    """What is in a finalized dataset: episodes, failures by path, and what is not right."""
+
+    episodes: int
+    frames: int
+    writers: tuple[str, ...]
+    failures: dict[str, str]
+    problems: tuple[str, ...]
+
+
+def finalize(path: Path | str) -> Finalized:
+    """Merge the index and the failures of all writers into one sorted file each, and check them.
+
+    Every listed episode must be there, and writers must not contradict each other; episodes
+    that a killed run did not get to list are listed.  Bytes are not verified: ``validate``
+    does.  Finalizing again changes nothing.  Raises DatasetError when the dataset cannot be
+    read and OutputError while a writer is at work.
+    """
+    folder = Path(path)
+    load_meta(folder)
+    store = store_at(folder)
+    with all_locks(folder):
+        writers = tuple(path.stem for path in sorted((folder / "index").glob("*.jsonl")))
+        problems = list(_contradictions(folder))
+        listed, stored = read_index(folder), set(store.ids())
+        for episode_id in sorted(stored - listed.keys()):
+            try:
+                with closing(store.open(episode_id)) as reader:
+                    listed[episode_id] = index_line(reader.meta)
+            except DatasetError as error:
+                problems.append(f"{error}; run letterset repair")
+        problems += [
+            f"{episode_id} is listed, but there is no such episode; run letterset repair"
+            for episode_id in sorted(listed.keys() - stored)
+        ]
+        failures = read_failures(folder)
+        replace_lines(folder, "index", [listed[key] for key in sorted(listed)])
+        replace_lines(folder, "failures", failures.values())
+        store.leftovers(remove=True)
+    return Finalized(
+        episodes=len(listed),
+        frames=sum(line.length * len(line.views) for line in listed.values()),
+        writers=writers,
+        failures={line.path: f"({line.stage}): {line.reason}" for line in failures.values()},
+        problems=tuple(problems),
+    )
+
+
+def _contradictions(folder: Path) -> Iterator[str]:
+    """Name the episodes that two writers list with different content."""
+    seen: dict[str, tuple[str, str]] = {}
+    for path in sorted((folder / "index").glob("*.jsonl")):
+        latest = {line.id: line.digest for line in read_file(path, IndexLine)}
+        for episode_id, digest in latest.items():
+            first, writer = seen.setdefault(episode_id, (digest, path.stem))
+            if digest != first:
+                yield (
+                    f"{episode_id}: {writer} and {path.stem} list it with different content; "
+                    "run letterset repair"
+                )
+
+
+def replace_lines(
+    folder: Path, kind: str, lines: Iterable[IndexLine] | Iterable[FailureLine]
+) -> None:
+    """Make ``lines`` all there is in ``index`` or ``failures``; killed halfway loses none."""
+    main = folder / kind / "main.jsonl"
+    if not main.parent.exists():
+        return
+    text = "".join(stored_form(line) + "\n" for line in lines)
+    publish_text(folder, main, text, replace=True)
+    with output_errors(main):
+        for other in main.parent.glob("*.jsonl"):
+            if other != main:
+                other.unlink()
+
+
+@contextmanager
+def all_locks(folder: Path) -> Iterator[None]:
+    """Hold the lock of every writer there is.  Raises OutputError while one is at work."""
+    writers = {path.stem for path in (folder / "index").glob("*.*")} | {"main"}
+    with ExitStack() as stack:
+        for writer in sorted(writers):
+            stack.callback(os.close, take_lock(folder, writer))
+        yield

@@ -1,0 +1,155 @@
+"""How far the builds of a dataset are; reads only, so it may be asked at any time."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from builder.catalog import load_meta, read_index
+from builder.journal import read_file
+from builder.stores.staging import try_lock
+from schemas.dataset import FailureLine
+
+# Where locks are unknown, a run whose log is younger than this counts as running.
+FRESH_SECONDS = 60.0
+_TAIL_BYTES = 1 << 18
+
+
+@dataclass(frozen=True)
+class WriterStatus:
+    """One writer: what it has listed altogether, and how its latest run goes.
+
+    ``state`` is running, finished, stopped or killed; ``why`` says what stopped it.  ``todo``
+    counts the episodes of the latest run; rates are None before anything was done.
+    ``running`` are the episodes being built and the share done of each.
+    """
+
+    writer: str
+    state: str
+    why: str
+    done: int
+    failed: int
+    todo: int
+    left: int
+    frames_per_second: float | None
+    seconds_left: float | None
+    running: dict[str, float]
+
+
+def status(path: Path | str) -> list[WriterStatus]:
+    """Tell how each writer of a dataset is doing, by name.
+
+    Raises DatasetError when the folder is no dataset or is damaged.
+    """
+    folder = Path(path)
+    load_meta(folder)
+    built = read_index(folder)
+    logs = _latest_logs(folder)
+    names = {path.stem for kind in ("index", "failures") for path in (folder / kind).glob("*.*")}
+    found = []
+    for writer in sorted(names | logs.keys(), key=_natural):
+        failures = folder / "failures" / f"{writer}.jsonl"
+        failed = {line.id for line in read_file(failures, FailureLine)} if failures.exists() else ()
+        found.append(
+            _writer_status(
+                writer,
+                is_locked(folder, writer),
+                _count_lines(folder / "index" / f"{writer}.jsonl"),
+                sum(episode_id not in built for episode_id in failed),
+                logs.get(writer),
+            )
+        )
+    return found
+
+
+def is_locked(folder: Path, writer: str) -> bool | None:
+    """Tell whether a writer is at work; None where the filesystem knows no locks."""
+    try:
+        descriptor = os.open(folder / "index" / f"{writer}.lock", os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        got = try_lock(descriptor, shared=True)
+        return None if got is None else not got
+    finally:
+        os.close(descriptor)
+
+
+@dataclass(frozen=True)
+class _Log:
+    start: dict[str, Any]
+    last: dict[str, Any]
+    alive: dict[str, Any]
+    age: float
+
+
+def _writer_status(
+    writer: str, locked: bool | None, done: int, failed: int, log: _Log | None
+) -> WriterStatus:
+    if log is None:
+        state = "running" if locked else "finished"
+        return WriterStatus(writer, state, "", done, failed, 0, 0, None, None, {})
+    ended = log.last["event"] == "end"
+    running = (not ended and log.age < FRESH_SECONDS) if locked is None else locked
+    why = log.last["how"] if ended and log.last["how"] != "done" else ""
+    state = "running" if running else "killed" if not ended else "stopped" if why else "finished"
+    shares = {
+        path: at / max(1, total) for path, (at, total) in log.alive.get("running", {}).items()
+    }
+    shares = shares if running else {}
+    finished = log.last["done"] + log.last["failed"]
+    left, seconds = log.start["todo"] - finished, log.last["seconds"]
+    pace = (finished + sum(shares.values())) / seconds if seconds else 0.0
+    return WriterStatus(
+        writer,
+        state,
+        why,
+        done,
+        failed,
+        log.start["todo"],
+        left,
+        log.last["frames_done"] / seconds if seconds else None,
+        max(0.0, left - sum(shares.values())) / pace if pace and running else None,
+        shares,
+    )
+
+
+def _latest_logs(folder: Path) -> dict[str, _Log]:
+    """Return the latest run of each writer; names of logs begin with their time."""
+    found: dict[str, _Log] = {}
+    for path in sorted((folder / "runs").glob("*.jsonl")):
+        log = _read_log(path)
+        if log is not None:
+            found[log.start["writer"]] = log
+    return found
+
+
+def _read_log(path: Path) -> _Log | None:
+    """Read a log's first and last whole lines; None when it has not begun."""
+    with path.open("rb") as file:
+        first = file.readline()
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - _TAIL_BYTES))
+        *tail, _torn = file.read().split(b"\n")
+    if not first.endswith(b"\n") or not tail:
+        return None
+    start, last = json.loads(first), json.loads(tail[-1])
+    alive = next((line for line in reversed(tail) if line.startswith(b'{"event": "alive"')), b"{}")
+    age = time.time() - path.stat().st_mtime
+    return _Log(start, last, json.loads(alive), age)
+
+
+def _count_lines(path: Path) -> int:
+    if not path.exists():
+        return 0
+    with path.open("rb") as file:
+        return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
+
+
+def _natural(writer: str) -> tuple[list[int], str]:
+    numbers = "".join(char if char.isdigit() else " " for char in writer).split()
+    return [int(number) for number in reversed(numbers)], writer

@@ -1,0 +1,365 @@
+"""Shards: the partition, its place in a SLURM array, builds by many writers, finalize."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from source_fixtures import write_video
+
+from builder.catalog import Catalog, load_meta, read_failures, read_index, take_lock
+from builder.cli import main
+from builder.dataset import open_dataset
+from builder.errors import ConfigError, OutputError
+from builder.finalize import finalize
+from builder.shards import WEIGH_AT_MOST, Shard, own_refs
+from builder.sources.base import EpisodeRef
+from builder.sources.episode_folders import EpisodeFolders
+from builder.sources.select import Selected, Selection
+from builder.sources.video_files import VideoFiles
+from builder.stores import filesystem, staging
+from builder.stores.filesystem import filesystem_type, weaknesses
+from builder.validate import validate
+
+SETTINGS = ["queries.grid=[3, 4]", "tracker.horizon=4", "executor.kind=serial"]
+SHAPE = ["--img-shape", "48", "100"]
+
+
+class Weighed:
+    def __init__(self, weights):
+        self.weights = weights
+
+    def weight(self, ref):
+        return self.weights[ref.locator]
+
+
+def refs_of(weights):
+    return [EpisodeRef(f"clip {k * 7919 % 104729}-{k}", f"{k}.mp4", k) for k in range(len(weights))]
+
+
+def split(weights, count, source=None):
+    refs = refs_of(weights)
+    return [own_refs(refs, Shard(k, count), source or Weighed(weights)) for k in range(count)]
+
+
+# The partition
+
+
+@given(st.lists(st.floats(0, 1e9), max_size=60), st.integers(1, 70))
+def test_shards_have_each_episode_once_and_in_order(weights, count):
+    shards = split(weights, count)
+    assert sorted(ref.locator for part in shards for ref in part) == list(range(len(weights)))
+    for part in shards:
+        places = [ref.locator for ref in part]
+        assert places == sorted(places)
+    # No shard is idle while another has two.
+    assert max(map(len, shards)) <= 1 or count <= len(weights)
+
+
+@given(st.lists(st.integers(1, 1000), min_size=1, max_size=80), st.integers(1, 9))
+def test_shards_are_balanced_by_weight(weights, count):
+    loads = [sum(weights[ref.locator] for ref in part) for part in split(weights, count)]
+    # What handing out the heaviest first promises: nobody has more than his share and one more.
+    assert max(loads) <= sum(weights) / count + max(weights)
+
+
+def test_shards_of_a_source_that_does_not_weigh_are_balanced_by_number():
+    for source in (object(), Selected(object(), Selection())):
+        assert sorted(map(len, split([5] * 11, 4, source))) == [2, 3, 3, 3]
+
+
+def test_very_many_episodes_are_not_looked_at():
+    class Slow:
+        def weight(self, ref):
+            raise AssertionError("it was weighed")
+
+    weights = [1] * (WEIGH_AT_MOST + 1)
+    assert sorted(map(len, split(weights, 2, Slow()))) == [10_000, 10_001]
+
+
+def test_the_order_of_the_listing_does_not_matter():
+    refs = refs_of(range(30))
+    same = Weighed([3, 1, 2] * 10)
+    there = {ref.id for ref in own_refs(refs, Shard(1, 4), same)}
+    assert {ref.id for ref in own_refs(refs[::-1], Shard(1, 4), same)} == there
+
+
+def test_videos_weigh_their_bytes(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "front.mp4").write_bytes(b"x" * 300)
+    (tmp_path / "a" / "wrist.mp4").write_bytes(b"x" * 50)
+    (tmp_path / "a" / "gone.mp4").symlink_to("nowhere")
+    files = VideoFiles(tmp_path)
+    assert [files.weight(ref) for ref in files.refs()] == [300, 0, 50]
+    folders = EpisodeFolders(tmp_path)
+    assert [folders.weight(ref) for ref in folders.refs()] == [350]
+    one = Selected(VideoFiles(tmp_path / "a" / "front.mp4"), Selection())
+    assert [one.weight(ref) for ref in one.refs()] == [300]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("4/4", "0/4 to 3/4"), ("1/0", "from 0"), ("1", "i/n"), ("-1/3", "i/n"), ("a.yaml", "last")],
+)
+def test_bad_shards_are_refused(text, words):
+    with pytest.raises(ConfigError, match=words):
+        Shard.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "expected"),
+    [
+        ((0, 4, 0, 1), Shard(0, 4)),
+        ((3, 4, 0, 1), Shard(3, 4)),
+        ((7, 4, 4, 1), Shard(3, 4)),
+        ((30, 4, 10, 10), Shard(2, 4)),
+        ((7, 3, 1, 1), "plain range"),  # --array=1,5,7
+        ((11, 3, 10, 5), "plain range"),
+    ],
+)
+def test_place_in_a_slurm_array(numbers, expected):
+    keys = ("ID", "COUNT", "MIN", "STEP")
+    environ = {f"SLURM_ARRAY_TASK_{k}": str(n) for k, n in zip(keys, numbers, strict=True)}
+    if isinstance(expected, Shard):
+        assert Shard.of_slurm_array(environ) == expected
+        return
+    with pytest.raises(ConfigError, match=expected):
+        Shard.of_slurm_array(environ)
+
+
+def test_no_slurm_array():
+    with pytest.raises(ConfigError, match="give --shard i/n"):
+        Shard.of_slurm_array({"SLURM_ARRAY_TASK_ID": "1"})
+
+
+# Builds
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shards") / "videos"
+    for index in range(3):
+        write_video(folder / f"clip {index}.mp4", count=6 + 4 * index, shape=(48, 90))
+    (folder / "broken.mp4").write_bytes(b"no video")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undivided(videos):
+    out = videos.parent / "undivided"
+    assert build(videos, out) == 1
+    return out
+
+
+def build(videos, out, *more):
+    where = ["--source", str(videos), "--out", str(out), "--quiet"]
+    return main(["build", *SETTINGS, *where, *SHAPE, *more])
+
+
+@pytest.fixture(scope="module")
+def sharded(videos):
+    """Six shards of four episodes: two of them have nothing to do."""
+    out = videos.parent / "sharded"
+    codes = [build(videos, out, "--shard", f"{k}/6") for k in range(6)]
+    # One shard has nothing but the broken video.
+    assert sorted(codes) == [0, 0, 0, 0, 0, 3]
+    return out
+
+
+def test_shards_together_make_the_same_dataset(sharded, undivided, tmp_path, capsys):
+    out = tmp_path / "out"
+    shutil.copytree(sharded, out)
+    assert read_index(out) == read_index(undivided)
+    assert len(list((out / "index").glob("*.jsonl"))) == 3
+    assert main(["finalize", str(out)]) == 1
+    text = capsys.readouterr().out
+    assert "FAILED     broken.mp4" in text
+    assert "3 episodes, 30 frames of 3 writers; 1 failed, 0 problems" in text
+    for kind in ("index", "failures"):
+        (merged,) = (out / kind).glob("*.jsonl")
+        lines = [json.loads(line) for line in merged.read_text().splitlines()]
+        single = (undivided / kind / "main.jsonl").read_text().splitlines()
+        assert lines == sorted(map(json.loads, single), key=lambda line: line["id"])
+    assert validate(out) == []
+    before = {path: path.read_bytes() for path in out.rglob("*.jsonl")}
+    finalize(out)
+    assert {path: path.read_bytes() for path in out.rglob("*.jsonl")} == before
+    # Nothing is left to do for anyone.
+    assert build(videos_of(sharded), out, "--json") == 1
+    assert '"built": 0' in capsys.readouterr().out
+
+
+def videos_of(out):
+    return out.parent / "videos"
+
+
+def test_more_shards_than_episodes_is_said(videos, tmp_path, capsys):
+    argv = ["build", *SETTINGS, "--source", str(videos), "--out", str(tmp_path / "out"), *SHAPE]
+    assert main([*argv, "--shard", "5/6"]) == 0
+    assert "6 shards share 4 episodes" in capsys.readouterr().err
+
+
+def test_the_place_comes_from_the_environment(videos, tmp_path, monkeypatch):
+    for key, value in {"ID": 8, "COUNT": 2, "MIN": 7}.items():
+        monkeypatch.setenv(f"SLURM_ARRAY_TASK_{key}", str(value))
+    build(videos, tmp_path / "out", "--shard")
+    assert (tmp_path / "out" / "index" / "shard-1-of-2.lock").exists()
+
+
+def test_bad_shards_end_with_2_before_any_work(videos, tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("SLURM_ARRAY_TASK_ID", raising=False)
+    assert build(videos, tmp_path / "out", "--shard", "6/6") == 2
+    assert build(videos, tmp_path / "out", "--shard") == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_shard_that_runs_already_is_refused(videos, undivided, tmp_path, capsys):
+    out = tmp_path / "out"
+    with Catalog.create(out, load_meta(undivided), "shard-0-of-2"):
+        assert build(videos, out, "--shard", "0/2") == 4
+        assert f"is being written by process {os.getpid()} on" in capsys.readouterr().err
+        assert build(videos, out, "--shard", "1/2") in (0, 1)
+        assert main(["finalize", str(out)]) == 4
+        assert "being written" in capsys.readouterr().err
+
+
+def test_a_lock_that_is_looked_at_is_no_obstacle(undivided, tmp_path):
+    """Status holds a lock for an instant; a build that starts just then waits a little."""
+    descriptor = take_lock(tmp_path, "main")
+    threading.Timer(0.15, os.close, [descriptor]).start()
+    os.close(take_lock(tmp_path, "main"))
+
+
+def test_finalize_finds_what_is_not_right(sharded, tmp_path, capsys):
+    out = tmp_path / "out"
+    shutil.copytree(sharded, out)
+    names = sorted(read_index(out))
+    # Never listed: its writer was killed between commit and listing.
+    for path in (out / "index").glob("*.jsonl"):
+        if names[0] in path.read_text():
+            path.unlink()
+    (out / "episodes" / f"{names[1]}.hdf5").unlink()
+    line = read_index(out)[names[2]].model_copy(update={"digest": "1" * 64})
+    with Catalog.create(out, load_meta(out), "other") as catalog:
+        catalog.add(line)
+    done = finalize(out)
+    assert done.episodes == 3
+    missing, contradicted = sorted(done.problems, key=lambda text: "different" in text)
+    assert names[1] in missing
+    assert "no such episode" in missing
+    assert names[2] in contradicted
+
+
+def test_an_episode_that_somebody_else_finished_meanwhile_is_taken(videos, undivided, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(undivided, out)
+    shutil.rmtree(out / "index")
+    assert build(videos, out, "--json", "--retry-failed") == 1
+    assert read_index(out) == read_index(undivided)
+    assert list(read_failures(out)) == list(read_failures(undivided))
+
+
+@pytest.mark.parametrize("name", ["SIGUSR1", "SIGTERM"])
+def test_a_job_that_is_told_to_end_ends_cleanly(videos, undivided, tmp_path, name):
+    """As SLURM does before it requeues: to every process of the job; then it goes on."""
+    out = tmp_path / "out"
+    long = tmp_path / "videos"
+    shutil.copytree(videos, long)
+    write_video(long / "a long one.mp4", count=3000, shape=(48, 90))
+    where = ["--source", str(long), "--out", str(out), "--quiet", *SHAPE]
+    command = [sys.executable, "-m", "builder.cli", "build", *SETTINGS, *where, "--shard", "0/1"]
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 60
+    while not any((out / "tmp").glob("*.h5")) and time.monotonic() < until:
+        time.sleep(0.02)
+    begun = time.monotonic()
+    os.killpg(process.pid, getattr(signal, name))
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143, errors
+    assert "run the same command again" in errors
+    assert time.monotonic() - begun < 30
+    assert [path for path in (out / "tmp").glob("*") if path.suffix == ".h5"] == []
+    (long / "a long one.mp4").unlink()
+    assert build(long, out, "--shard", "0/1") == 1
+    assert read_index(out) == read_index(undivided)
+
+
+def test_a_disk_that_fills_up_in_the_middle_ends_with_4_and_can_be_resumed(
+    videos, undivided, tmp_path, monkeypatch, capsys
+):
+    """The listing of the second episode meets a full disk."""
+    out, real, calls = tmp_path / "out", os.pwrite, []
+
+    def pwrite(descriptor, data, at):
+        if b'"digest"' in bytes(data[:4000]) and b'"views":["main"]' in bytes(data[:4000]):
+            calls.append(at)
+            if len(calls) == 2:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(descriptor, data, at)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", pwrite)
+        assert build(videos, out) == 4
+    assert "finished episodes are kept" in capsys.readouterr().err
+    assert len(read_index(out)) == 1
+    assert build(videos, out) == 1
+    assert read_index(out) == read_index(undivided)
+
+
+# Filesystems
+
+
+def test_a_filesystem_without_locks_is_said(tmp_path, monkeypatch):
+    assert weaknesses(tmp_path) == []
+
+    def flock(descriptor, how):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(staging.fcntl, "flock", flock)
+    (sentence,) = weaknesses(tmp_path)
+    assert "knows no locks" in sentence
+    assert list((tmp_path / "tmp").iterdir()) == []
+    os.close(take_lock(tmp_path, "main"))
+
+
+def test_an_object_store_that_looks_like_a_folder_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(filesystem, "filesystem_type", lambda folder: "fuse.s3fs")
+    (sentence,) = weaknesses(tmp_path)
+    assert "a rename is not one step" in sentence
+
+
+def test_the_deepest_and_latest_mount_counts(tmp_path):
+    mounts = tmp_path / "mounts"
+    spaced = str(tmp_path / "a b")
+    lines = [
+        "none / ext4 rw 0 0",
+        f"none {tmp_path} nfs4 rw 0 0",
+        f"none {spaced} tmpfs rw 0 0".replace("a b", r"a\040b"),
+        f"none {spaced} fuse.s3fs rw 0 0".replace("a b", r"a\040b"),
+        f"none {tmp_path / 'a'} xfs rw 0 0",
+    ]
+    mounts.write_text("\n".join(lines))
+    assert filesystem_type(tmp_path / "a b" / "out", mounts) == "fuse.s3fs"
+    assert filesystem_type(tmp_path / "ab", mounts) == "nfs4"
+    assert filesystem_type(tmp_path.parent, mounts) == "ext4"
+    assert filesystem_type(tmp_path, tmp_path / "no mounts") == ""
+
+
+def test_a_place_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot write"):
+        weaknesses(tmp_path / "file")
+
+
+def test_open_dataset_reads_what_shards_wrote(sharded):
+    assert len(open_dataset(sharded)) == 3

@@ -1,0 +1,201 @@
+"""Status: what is told of writers that run, ended, were stopped or killed; the run log."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from source_fixtures import write_video
+
+from builder.catalog import Catalog
+from builder.cli import main
+from builder.episode import Built
+from builder.errors import DecodeError
+from builder.executors.base import Outcome, Progress
+from builder.runs import RunLog, Stopwatch
+from builder.status import is_locked, status
+from builder.stores import staging
+from builder.testing_samples import sample_meta
+from schemas.dataset import FailureLine, IndexLine
+
+SETTINGS = ["queries.grid=[3, 4]", "tracker.horizon=4", "executor.kind=serial"]
+
+
+def line(name):
+    return IndexLine(id=name, length=7, views=("front", "wrist"), digest="0" * 64)
+
+
+def job(name):
+    return SimpleNamespace(ref=SimpleNamespace(id=name, path=f"{name}.mp4"))
+
+
+def built(name, new=True):
+    return Outcome(job(name), Built(line(name), new, {"decode": 0.25, "track": 0.5}, "host:7"))
+
+
+@pytest.fixture
+def catalog(tmp_path):
+    with Catalog.create(tmp_path, sample_meta(), "shard-1-of-2") as catalog:
+        yield catalog
+
+
+def test_a_running_writer(catalog, tmp_path, monkeypatch):
+    monkeypatch.setattr("builder.runs.ALIVE_SECONDS", 0.0)
+    catalog.add(line("a"))
+    catalog.fail(FailureLine(id="b", path="b.mp4", stage="decode", reason="cut"))
+    with RunLog(tmp_path, "shard-1-of-2") as log:
+        log.start(todo=5, there=3)
+        log.event(built("a"))
+        log.event(Outcome(job("b"), error=DecodeError("cut")))
+        log.event(Progress(job("odd \udcff"), 5, 20))
+        time.sleep(0.01)
+        before = snapshot(tmp_path)
+        (found,) = status(tmp_path)
+        assert snapshot(tmp_path) == before
+    assert (found.writer, found.state, found.why) == ("shard-1-of-2", "running", "")
+    assert (found.done, found.failed, found.todo, found.left) == (1, 1, 5, 3)
+    assert found.running == {"odd \udcff.mp4": 0.25}
+    assert found.frames_per_second > 0
+    # Two and a quarter episodes took so long, two and three quarters are left.
+    assert found.seconds_left == pytest.approx(14 / found.frames_per_second * 2.75 / 2.25)
+
+
+def snapshot(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_writers_that_ended(tmp_path):
+    for writer, error in (("a", None), ("b", KeyboardInterrupt())):
+        with Catalog.create(tmp_path, sample_meta(), writer) as catalog:
+            try:
+                with RunLog(tmp_path, writer) as log:
+                    log.start(todo=1, there=0)
+                    catalog.add(line(f"episode {writer}"))
+                    log.event(built(f"episode {writer}"))
+                    if error:
+                        raise error
+            except KeyboardInterrupt:
+                pass
+    with Catalog.create(tmp_path, sample_meta(), "c"):
+        log = RunLog(tmp_path, "c")
+        log.start(todo=1, there=0)
+        log.event(Progress(job("x"), 1, 2))
+        os.close(log._file)  # as a kill does
+    states = {writer.writer: (writer.state, writer.why) for writer in status(tmp_path)}
+    assert states == {
+        "a": ("finished", ""),
+        "b": ("stopped", "KeyboardInterrupt: "),
+        "c": ("killed", ""),
+    }
+    assert all(not writer.running and writer.seconds_left is None for writer in status(tmp_path))
+
+
+def test_a_torn_log_and_a_log_that_has_not_begun(catalog, tmp_path):
+    with RunLog(tmp_path, "shard-1-of-2") as log:
+        (found,) = status(tmp_path)
+        assert (found.state, found.todo) == ("running", 0)
+        log.start(todo=5, there=3)
+        with log._path.open("ab") as file:
+            file.write(b'{"event": "al')
+        (found,) = status(tmp_path)
+        assert found.todo == 5
+
+
+def test_where_locks_are_unknown_a_fresh_log_counts(tmp_path, monkeypatch):
+    monkeypatch.setattr(staging, "fcntl", None)
+    with Catalog.create(tmp_path, sample_meta(), "main"), RunLog(tmp_path, "main") as log:
+        log.start(todo=1, there=0)
+        assert is_locked(tmp_path, "main") is None
+        assert status(tmp_path)[0].state == "running"
+        os.utime(log._path, (0, 0))
+        assert status(tmp_path)[0].state == "killed"
+
+
+def test_a_lock_is_seen_and_left_alone(catalog, tmp_path):
+    assert is_locked(tmp_path, "shard-1-of-2")
+    assert not is_locked(tmp_path, "nobody")
+    assert not (tmp_path / "index" / "nobody.lock").exists()
+    catalog.close()
+    assert is_locked(tmp_path, "shard-1-of-2") is False
+
+
+def test_writers_are_in_the_order_of_their_numbers(tmp_path):
+    for index in (10, 9, 0):
+        Catalog.create(tmp_path, sample_meta(), f"shard-{index}-of-12").close()
+    names = [writer.writer for writer in status(tmp_path)]
+    assert names == ["shard-0-of-12", "shard-9-of-12", "shard-10-of-12"]
+
+
+def test_stopwatch_adds_up():
+    clock = Stopwatch()
+    assert list(clock.each("decode", [1, None, 3])) == [1, None, 3]
+    with clock("track"):
+        time.sleep(0.01)
+    with pytest.raises(ValueError, match="no"), clock("track"):
+        raise ValueError("no")
+    assert clock.seconds["track"] >= 0.01
+    assert set(clock.seconds) == {"decode", "track"}
+
+
+# Through the command
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("status")
+    for index in range(2):
+        write_video(folder / "videos" / f"clip {index}.mp4", count=8 + index, shape=(48, 90))
+    (folder / "videos" / "broken.mp4").touch()
+    where = ["--source", str(folder / "videos"), "--out", str(folder / "out")]
+    argv = ["build", *SETTINGS, *where, "--quiet", "--img-shape", "48", "100"]
+    assert main(argv) == 1
+    return folder / "out"
+
+
+def test_the_command(out, capsys):
+    assert main(["status", str(out)]) == 0
+    text = capsys.readouterr().out
+    assert "finished" in text
+    assert "2 episodes done, 1 failed; 0 of 1 writers at work" in text
+    assert main(["status", str(out), "--json"]) == 0
+    (writer,) = json.loads(capsys.readouterr().out)
+    assert (writer["done"], writer["failed"], writer["left"]) == (2, 1, 0)
+    assert main(["status", str(out.parent)]) == 1
+    assert "no letterset dataset" in capsys.readouterr().err
+
+
+def test_a_run_keeps_a_log_and_a_summary(out):
+    (log,) = (out / "runs").glob("*.jsonl")
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [event["event"] for event in events][::5] == ["start"]
+    kinds = sorted(event["event"] for event in events)
+    assert kinds == ["end", "episode", "episode", "failed", "start"]
+    assert events[0]["todo"] == 3
+    assert "numpy" in events[0]["versions"]
+    assert events[-1]["how"] == "done"
+    (kept,) = (out / "runs").glob("*.json")
+    summary = json.loads(kept.read_text())
+    assert kept.stem == log.stem
+    assert (summary["built"], summary["frames"], len(summary["failures"])) == (2, 17, 1)
+    assert {"decode", "letterbox", "track", "write"} == set(summary["stage_seconds"])
+    (own,) = summary["workers"].values()
+    assert (own["episodes"], own["frames"]) == (2, 17)
+    assert own["seconds"] == pytest.approx(sum(summary["stage_seconds"].values()))
+    assert summary["seconds"] >= own["seconds"]
+    assert summary["frames_per_second"] > 0
+
+
+def test_what_was_there_already_is_not_counted_as_work(tmp_path):
+    with RunLog(tmp_path, "main") as log:
+        log.start(todo=2, there=0)
+        log.event(built("a", new=False))
+        log.event(built("b"))
+        log.summarize({})
+    (kept,) = Path(tmp_path / "runs").glob("*.json")
+    assert json.loads(kept.read_text())["workers"] == {
+        "host:7": {"episodes": 1, "frames": 14, "seconds": 0.75}
+    }
