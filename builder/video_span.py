@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from builder.containers import cut_off
+from builder.demux import Survey
 from builder.sources.base import Frame
 from builder.sources.clock import period
 from builder.video import VideoStream
@@ -35,21 +36,21 @@ class VideoSpan(VideoStream):
     ) -> None:
         self.path = Path(path)
         self._limits = limits or Limits()
-        self._start, self._clock, self._count = start, seconds, len(seconds)
+        self._start, self._seconds, self._count = start, seconds, len(seconds)
         with self._errors_named():
             opened = self._open()
-            container, stream = opened.container, opened.stream
-            declared, name = stream.frames, container.format.name
-            missing = cut_off(self.path, name, declared=declared, counted=declared)
-            if missing:
-                raise self._error(missing)
-            self._slack = (period(seconds) or 1 / float(stream.average_rate or 1)) / 2
+            rate = float(opened.stream.average_rate or 1)
+            self._slack = (period(seconds) or 1 / rate) / 2
+            # Counting the whole file for each of its spans would take quadratic time.
+            survey = Survey(self._count, inside=False, pts=None)
+            self._check_end(opened, replace(survey, count=opened.stream.frames))
             frames = self._seek(opened)
             first = next(frames, None)
             if first is None:
                 raise self._error(f"it has no frame at {self._expected(0):.3f} s")
             self._shape = (first.height, first.width)
-            self.info = self._describe(container, stream, first, None, [])
+            self._check_pixels(first.width, first.height)
+            self.info = self._describe(opened, first, None, survey)
         # The first reading goes on where this stopped.
         self._opened = opened._replace(frames=chain([first], frames))
 
@@ -61,7 +62,7 @@ class VideoSpan(VideoStream):
                 opened = self._open()
                 opened = opened._replace(frames=self._seek(opened))
             with opened.container:
-                for index, seconds in enumerate(self._clock.tolist()):
+                for index, seconds in enumerate(self._seconds.tolist()):
                     frame = next(opened.frames, None)
                     self._check_time(frame, index)
                     self._check_frame(frame, index)
@@ -69,7 +70,7 @@ class VideoSpan(VideoStream):
 
     def times(self) -> np.ndarray:
         """Return the seconds of all frames, (num_frames,) float64."""
-        return self._clock
+        return self._seconds
 
     def _seek(self, opened: Any) -> Iterator[Any]:
         """Return the frames from the span's first on, decoding from the keyframe before it."""
@@ -79,7 +80,7 @@ class VideoSpan(VideoStream):
         return (frame for frame in opened.frames if frame.pts is None or _time(frame) >= first)
 
     def _expected(self, index: int) -> float:
-        return self._start + float(self._clock[index])
+        return self._start + float(self._seconds[index])
 
     def _check_time(self, frame: Any, index: int) -> None:
         expected = self._expected(index)

@@ -10,6 +10,7 @@ from typing import Any
 import av
 import numpy as np
 
+from builder.demux import decoder_limit
 from builder.display import color_info
 from builder.errors import DecodeError
 from builder.ids import printable_path
@@ -111,7 +112,7 @@ def decode_image(data: bytes, path: Path, limits: Limits) -> Any:
             f"(PNG, JPEG, WebP, BMP, TIFF, PNM)"
         )
     context: Any = av.CodecContext.create(codec, "r")
-    context.options = {"max_pixels": str(limits.max_pixels)}
+    context.options = {"max_pixels": decoder_limit(limits)}
     if codec != "tiff":
         # JPEG hides damage unless told to be strict; strict TIFF refuses what plays everywhere.
         context.options |= {"err_detect": "explode+crccheck"}
@@ -124,7 +125,13 @@ def decode_image(data: bytes, path: Path, limits: Limits) -> Any:
         ) from None
     if not frames:
         raise DecodeError(f"{printable_path(path)}: the {codec} file holds no image")
-    return frames[0]
+    frame = frames[0]
+    if frame.width * frame.height > limits.max_pixels:
+        raise DecodeError(
+            f"{printable_path(path)}: {frame.width}x{frame.height} pixels exceed the limit of "
+            f"{limits.max_pixels} (limits.max_pixels)"
+        )
+    return frame
 
 
 def exif_orientation(data: bytes) -> Orientation:
