@@ -37,6 +37,8 @@ LAYERS = [
         "builder.episode",
         "builder.legacy",
         "builder.repair",
+        "builder.finalize",
+        "builder.resume",
         "builder.validate",
     },
     {

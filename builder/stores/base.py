@@ -61,6 +61,8 @@ class EpisodeReader(Protocol):
     """One stored episode, read lazily; close it or use it as a context manager."""
 
     meta: EpisodeMeta
+    path: Path
+    """Where it lies: a file that was written when the episode was."""
 
     def array(self, view: str | None, name: str) -> Any:
         """Return a lazily read array: supports ``.shape``, ``.dtype`` and slicing.
