@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from av.video.reformatter import ColorRange, VideoReformatter
 
-from schemas.geometry import AxisAffine, Letterbox, Orientation, oriented_shape
+from schemas.geometry import AxisAffine, Letterbox, Orientation, Stretch, oriented_shape
 
 # Area averaging with chroma at full resolution: the most faithful pair (58 dB and more against
 # a float reference) and among the fastest; without the second, colours shift and smear.
@@ -29,9 +29,12 @@ class Letterboxer:
     """Letterboxes the frames of one stream; reuses one scaler, so make one per stream.
 
     ``box`` describes upright frames; frames come as stored and are turned by ``orientation``.
+    A ``Stretch`` fills the canvas, as the older route does.
     """
 
-    def __init__(self, box: Letterbox, orientation: Orientation = "none", fill: int = 0) -> None:
+    def __init__(
+        self, box: Letterbox | Stretch, orientation: Orientation = "none", fill: int = 0
+    ) -> None:
         self.box, self.orientation, self.fill = box, orientation, fill
         # Turning is its own inverse as far as shapes go.
         self._coded_shape = oriented_shape(orientation, box.source_shape)
@@ -94,7 +97,7 @@ def _unflagged(frame: av.VideoFrame) -> av.VideoFrame:
     return copy
 
 
-def letterbox_frame(frame: np.ndarray, box: Letterbox, fill: float = 0) -> np.ndarray:
+def letterbox_frame(frame: np.ndarray, box: Letterbox | Stretch, fill: float = 0) -> np.ndarray:
     """Letterbox an upright frame (H, W, C) of ``box.source_shape``.
 
     Returns (img_H, img_W, C) of the same dtype; uint8, uint16, float32 and float64 are
@@ -108,7 +111,7 @@ def letterbox_frame(frame: np.ndarray, box: Letterbox, fill: float = 0) -> np.nd
     return out
 
 
-def unletterbox_frame(img: np.ndarray, box: Letterbox) -> np.ndarray:
+def unletterbox_frame(img: np.ndarray, box: Letterbox | Stretch) -> np.ndarray:
     """Cut the bars off a canvas (img_H, img_W, C) and resize to ``box.source_shape``.
 
     The inverse of :func:`letterbox_frame` as far as places go; lost detail stays lost.

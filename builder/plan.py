@@ -20,7 +20,6 @@ from builder.letterbox import Letterboxer
 from builder.sources.base import EpisodeRef, FrameStream, Source
 from builder.tracking import ViewTracker
 from schemas.config import BuildConfig
-from schemas.geometry import Letterbox
 
 PROBED_EPISODES = 3
 PROBED_FRAMES = 32
@@ -64,7 +63,7 @@ def plan(config: BuildConfig) -> Plan:
     source, tracker = open_source(config), open_tracker(config)
     refs = list(source.refs())
     unreadable: dict[str, str] = {}
-    frames = seconds = jpeg = counted = 0.0
+    frames = seconds = raw = jpeg = counted = 0.0
     for ref in _spread(refs, PROBED_EPISODES):
         try:
             for stream in _streams(source, ref):
@@ -74,11 +73,11 @@ def plan(config: BuildConfig) -> Plan:
                 seconds += (time.perf_counter() - begun) * length / done
                 jpeg += jpeg_bytes * length / done
                 frames += length
+                raw += length * _frame_bytes(config, stream)
             counted += 1
         except SourceError as error:
             unreadable[ref.path] = str(error)
     share = len(refs) / max(1.0, counted)
-    raw = frames * 3 * config.img_shape[0] * config.img_shape[1]
     other = frames * _track_bytes(config) + ENVELOPE_BYTES * counted
     sizes = {"raw": raw, "lz4": raw * LZ4_SHARE, "jpeg": jpeg, "none": 0.0}
     return Plan(
@@ -102,17 +101,16 @@ def refuse_if_full(config: BuildConfig) -> None:
     source = open_source(config)
     have = read_index(config.store.path)
     todo = [ref for ref in source.refs() if ref.id not in have]
-    frames = probed = 0
+    total = probed = 0.0
     for ref in _spread(todo, PROBED_EPISODES):
         try:
-            frames += sum(stream.info.num_frames for stream in _streams(source, ref))
+            for stream in _streams(source, ref):
+                stored = _frame_bytes(config, stream) if config.store.frames.codec == "raw" else 0
+                total += stream.info.num_frames * (stored + _track_bytes(config))
             probed += 1
         except SourceError:
             continue
-    per_frame = _track_bytes(config)
-    if config.store.frames.codec == "raw":
-        per_frame += 3 * config.img_shape[0] * config.img_shape[1]
-    need = frames * per_frame * len(todo) / max(1, probed)
+    need = total * len(todo) / max(1.0, probed)
     free = free_bytes(Path(config.store.path))
     if need > free:
         raise OutputError(
@@ -148,6 +146,13 @@ def _spread(refs: list[EpisodeRef], count: int) -> list[EpisodeRef]:
     return [refs[pick] for pick in dict.fromkeys(picks.tolist())]
 
 
+def _frame_bytes(config: BuildConfig, stream: FrameStream) -> int:
+    """Bytes of one raw frame of a view."""
+    info = stream.info
+    height, width = config.fit(info.source_shape, info.sample_aspect_ratio).img_shape
+    return 3 * height * width
+
+
 def _track_bytes(config: BuildConfig) -> float:
     """Bytes of tracks and visibility per source frame."""
     part = config.tracker
@@ -159,11 +164,11 @@ def _track_bytes(config: BuildConfig) -> float:
 def _probe(config: BuildConfig, tracker: Any, stream: FrameStream) -> tuple[int, float]:
     """Build the first frames of a view into nowhere; returns their number and JPEG bytes."""
     info = stream.info
-    box = Letterbox.fit(info.source_shape, config.img_shape, info.sample_aspect_ratio)
+    box = config.fit(info.source_shape, info.sample_aspect_ratio)
     length = min(PROBED_FRAMES, info.num_frames)
     tracks = ViewTracker(tracker, box, config.queries, config.tracker, length)
     boxer = Letterboxer(box, info.orientation)
-    canvas = np.zeros((*config.img_shape, 3), np.uint8)
+    canvas = np.zeros((*box.img_shape, 3), np.uint8)
     quality = [cv2.IMWRITE_JPEG_QUALITY, config.store.frames.quality]
     done, jpeg = 0, 0.0
     for frame in islice(stream, length):

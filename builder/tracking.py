@@ -11,19 +11,19 @@ from builder.trackers.base import Session, Tracker, Window
 from builder.windows import window_starts
 from schemas.config import ShortSide, TrackerPart
 from schemas.dataset import QuerySpec
-from schemas.geometry import AxisAffine, Letterbox
+from schemas.geometry import AxisAffine, Letterbox, Stretch
 
 
 class TrackingPlan(NamedTuple):
     """What a tracker is shown and how its points get onto the canvas."""
 
-    input_box: Letterbox
+    input_box: Letterbox | Stretch
     """Its content is what the tracker sees: never bars, never a stretched picture."""
     to_img: AxisAffine
     """From pixels of that content to pixels of the canvas."""
 
 
-def tracking_plan(box: Letterbox, tracker: TrackerPart) -> TrackingPlan:
+def tracking_plan(box: Letterbox | Stretch, tracker: TrackerPart) -> TrackingPlan:
     """Choose the frames a tracker is shown, from ``tracker.input``."""
     if tracker.input == "content":
         return TrackingPlan(box, box.content_to_img)
@@ -50,7 +50,7 @@ class ViewTracker:
     def __init__(
         self,
         tracker: Tracker,
-        box: Letterbox,
+        box: Letterbox | Stretch,
         queries: QuerySpec,
         part: TrackerPart,
         length: int,

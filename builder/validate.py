@@ -127,7 +127,8 @@ def _against_dataset(meta: EpisodeMeta, dataset: DatasetMeta) -> Iterator[str]:
         if getattr(meta, key) != value:
             yield f"{key} is {getattr(meta, key)}, the dataset says {value}"
     for view in meta.views:
-        if view.geometry.img_shape != dataset.img_shape:
+        one_canvas = dataset.config.get("geometry") != "resize_shorter"
+        if one_canvas and view.geometry.img_shape != dataset.img_shape:
             yield (
                 f"view {view.name}: img_shape is {view.geometry.img_shape}, the dataset's "
                 f"{dataset.img_shape}"

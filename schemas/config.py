@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from schemas.base import Record, Shape, Side
 from schemas.dataset import QuerySpec
+from schemas.geometry import Letterbox, Stretch
 
 
 class Part(Record):
@@ -100,7 +101,12 @@ class BuildConfig(Record):
     """One build."""
 
     img_shape: Shape = Field(description="(H, W) every frame is letterboxed to")
-    geometry: Literal["letterbox"] = "letterbox"
+    geometry: Literal["letterbox", "resize_shorter"] = Field(
+        default="letterbox",
+        description="resize_shorter is the older preprocessing: aspect kept, no padding, each "
+        "video at a size of its own; readers then stretch to img_shape",
+    )
+    short_side: Side = Field(default=480, description="resize_shorter only, in pixels")
     source: SourcePart
     queries: QuerySpec = QuerySpec()
     tracker: TrackerPart = TrackerPart()
@@ -121,9 +127,19 @@ class BuildConfig(Record):
             raise ValueError("queries.region must be content or canvas: a build places new points")
         return self
 
+    def fit(
+        self, source_shape: tuple[int, int], sample_aspect_ratio: tuple[int, int] = (1, 1)
+    ) -> Letterbox | Stretch:
+        """Place a source of (H, W) as this config says."""
+        if self.geometry == "resize_shorter":
+            return Stretch.shorter(source_shape, self.short_side)
+        return Letterbox.fit(source_shape, self.img_shape, sample_aspect_ratio)
+
     def content(self) -> dict[str, Any]:
         """Return the settings that affect what is written, as JSON data."""
         data = self.model_dump(mode="json", exclude={"executor", "limits"})
+        if self.geometry != "resize_shorter":
+            del data["short_side"]
         for part, keys in self._LOCATION_KEYS.items():
             data[part] = {key: value for key, value in data[part].items() if key not in keys}
         return data

@@ -235,6 +235,41 @@ class Stretch(_Geometry):
 
     kind: Literal["stretch"] = "stretch"
 
+    @classmethod
+    def shorter(cls, source_shape: tuple[int, int], short_side: int) -> Stretch:
+        """Resize a source (H, W) until its short side has ``short_side`` pixels, aspect kept.
+
+        The long side is rounded half up; nothing is padded.  The older preprocessing.
+        """
+        short = min(source_shape)
+        height, width = (_scaled(side, short_side, short) for side in source_shape)
+        return cls(source_shape=source_shape, img_shape=(height, width))
+
+    @property
+    def content_shape(self) -> tuple[int, int]:
+        """Shape (H, W) of the picture on the canvas: all of it."""
+        return self.img_shape
+
+    @property
+    def pad(self) -> Pad:
+        """Empty pixels around the picture: none."""
+        return Pad(top=0, bottom=0, left=0, right=0)
+
+    @property
+    def scale_xy(self) -> tuple[float, float]:
+        """Canvas pixels per source pixel, (x, y)."""
+        return self.affine.scale_xy
+
+    @property
+    def content_to_img(self) -> AxisAffine:
+        """The map from pixels of the picture to canvas pixels: nothing changes."""
+        return AxisAffine()
+
+    @property
+    def sample_aspect_ratio(self) -> tuple[int, int]:
+        """The older route knows square pixels only."""
+        return (1, 1)
+
     @cached_property
     def affine(self) -> AxisAffine:
         """The map from source pixels to img pixels."""

@@ -293,13 +293,14 @@ def robot(rounds: int = 200) -> dict[str, float]:
             took[name].append((time.perf_counter() - begun) * 1e3)
     many = rng.uniform(-1, 1, (1_000_000, 2))
     passes: dict[str, list[float]] = {"decode": [], "numpy": []}
+    ways: dict[str, Callable[[], Any]] = {
+        "decode": lambda: decoder.decode(many, "front"),
+        "numpy": lambda: many * np.array([5.0, 5.0]) + np.array([1.0, 2.0]),
+    }
     for _ in range(15):
-        for name, function in (
-            ("decode", lambda: decoder.decode(many, "front")),
-            ("numpy", lambda: many * np.array([5.0, 5.0]) + np.array([1.0, 2.0])),
-        ):
+        for name, way in ways.items():
             begun = time.perf_counter()
-            function()
+            way()
             passes[name].append(time.perf_counter() - begun)
     return {
         "median_ms": median(took["ours"]),

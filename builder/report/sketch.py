@@ -17,7 +17,7 @@ from builder.sources.base import FrameStream, StreamInfo
 from builder.trackers.base import Window
 from builder.tracking import ViewTracker
 from schemas.config import BuildConfig
-from schemas.geometry import Letterbox, Orientation
+from schemas.geometry import Letterbox, Orientation, Stretch
 
 Report = Callable[[int, int], None]
 
@@ -68,7 +68,7 @@ def sketch_episode(job: Job, report: Report) -> list[Sketch]:
 
 def _sketch(job: Job, view: str, stream: FrameStream, report: Report) -> Sketch:
     config, info = job.config, stream.info
-    box = Letterbox.fit(info.source_shape, config.img_shape, info.sample_aspect_ratio)
+    box = config.fit(info.source_shape, info.sample_aspect_ratio)
     steps = min(config.tracker.horizon, MAX_STEPS, info.num_frames)
     start = min(info.num_frames // 3, MAX_SKIPPED, info.num_frames - steps)
     tracks = _one_window(config, box, steps)
@@ -103,7 +103,7 @@ def _sketch(job: Job, view: str, stream: FrameStream, report: Report) -> Sketch:
     )
 
 
-def _one_window(config: BuildConfig, box: Letterbox, steps: int) -> ViewTracker:
+def _one_window(config: BuildConfig, box: Letterbox | Stretch, steps: int) -> ViewTracker:
     once = {"mode": "reinit", "horizon": steps, "start_every": steps}
     part = config.tracker.model_copy(update=once)
     return ViewTracker(open_tracker(config), box, config.queries, part, steps)
@@ -117,7 +117,7 @@ def _candidates(image: Any, info: StreamInfo) -> dict[Orientation, np.ndarray]:
     return {turn: Letterboxer(box, turn).content(image) for turn in family}
 
 
-def _facts(info: StreamInfo, box: Letterbox, window: Window) -> dict[str, str]:
+def _facts(info: StreamInfo, box: Letterbox | Stretch, window: Window) -> dict[str, str]:
     height, width = info.source_shape
     pad, (scale_x, scale_y) = box.pad, box.scale_xy
     facts = {

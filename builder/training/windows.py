@@ -27,7 +27,7 @@ from builder.training.episodes import (
 from builder.training.interpolate import interpolate_traj
 from builder.training.options import WindowOptions
 from schemas.affine import AxisAffine
-from schemas.geometry import Letterbox
+from schemas.geometry import Stretch
 
 Sample = dict[str, Any]
 
@@ -253,11 +253,10 @@ def _replaced(frame: np.ndarray, view: ViewWindows) -> np.ndarray:
     """Move a stored frame onto the sample's canvas, through the source's own pixels."""
     from builder.letterbox import letterbox_frame, unletterbox_frame
 
-    if not (isinstance(view.stored, Letterbox) and isinstance(view.box, Letterbox)):
-        raise ConfigError(
-            "the frames of a stretched view have no letterbox to be moved to another img_shape; "
-            "read them with the stored one, or with images='none'"
-        )
+    if isinstance(view.stored, Stretch):
+        # The older route stretches from canvas to canvas.
+        direct = Stretch(source_shape=view.stored.img_shape, img_shape=view.box.img_shape)
+        return letterbox_frame(frame, direct)
     return letterbox_frame(unletterbox_frame(frame, view.stored), view.box)
 
 
