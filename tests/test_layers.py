@@ -39,6 +39,7 @@ LAYERS = [
         "builder.repair",
         "builder.finalize",
         "builder.resume",
+        "builder.sources.guess",
         "builder.validate",
     },
     {

@@ -1,0 +1,144 @@
+"""A first config for a folder: what it holds, and every choice that matters, with comments."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from builder.errors import ConfigError, SourceError
+from builder.registry import configure
+from builder.sources.base import Source
+from builder.sources.recognize import recognize
+from schemas.config import Limits, SourcePart
+
+MAX_LISTED = 10_000
+_TRIED = 5
+
+
+@dataclass(frozen=True)
+class GuessedView:
+    """One view of the episode that was opened; shapes are upright (H, W)."""
+
+    name: str
+    source_shape: tuple[int, int]
+    num_frames: int
+    fps: float | None
+    orientation: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Guess:
+    """What a path seems to hold.  ``episodes`` counts up to ``MAX_LISTED``."""
+
+    kind: str
+    path: Path
+    settings: dict[str, Any]
+    why: str
+    episodes: int
+    views: tuple[GuessedView, ...]
+    arrays: dict[str, tuple[int, ...]]
+    problems: tuple[str, ...] = ()
+
+
+def guess(path: Path) -> Guess:
+    """Look at a file or folder: its kind, and the views of the first episode that opens.
+
+    Raises SourceError when nothing is recognized, MissingExtraError when reading it needs more.
+    """
+    found = recognize(path)
+    part = SourcePart(kind=found.kind, path=str(path), **found.settings)
+    kind, own = configure("sources", part)
+    source: Source = kind(path, own, Limits())
+    refs = list(islice(source.refs(), MAX_LISTED))
+    problems: list[str] = []
+    for ref in refs[:_TRIED]:
+        try:
+            with source.open(ref) as episode:
+                views = tuple(_view(name, stream) for name, stream in episode.views.items())
+                arrays = {**episode.arrays, **episode.constants}
+                shapes = {name: array.shape for name, array in arrays.items()}
+            break
+        except SourceError as error:
+            problems.append(str(error))
+    else:
+        views, shapes = (), {}
+    return Guess(
+        found.kind, path, found.settings, found.why, len(refs), views, shapes, tuple(problems)
+    )
+
+
+def write_config(guess: Guess, path: Path) -> None:
+    """Write a commented YAML config for a guess.  Raises ConfigError if the file is there."""
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(config_text(guess))
+    except FileExistsError:
+        raise ConfigError(f"{path} is there already; choose another name") from None
+    except UnicodeEncodeError:
+        path.unlink()
+        raise ConfigError(
+            "the source's path is not valid UTF-8; rename a folder, or pass it with --source"
+        ) from None
+
+
+def config_text(guess: Guess) -> str:
+    """Return the YAML text of a config for a guess."""
+    count = f"{guess.episodes}{' or more' if guess.episodes == MAX_LISTED else ''}"
+    lines = [
+        f"# A guess: {guess.why}; {count} episodes.",
+        "# Look before you build:  letterset preview SOURCE",
+        "img_shape: [256, 256]     # (height, width) every frame is letterboxed to",
+        "",
+        "source:",
+        f"  kind: {guess.kind}",
+        f"  path: {json.dumps(str(guess.path), ensure_ascii=False)}",
+        *(f"  {key}: {json.dumps(value)}" for key, value in guess.settings.items()),
+        *_view_lines(guess),
+        "  # frame_step: 2         # keep every n-th frame; or fps: 10",
+        "  # start_seconds: 0      # and end_seconds, max_frames",
+        '  # include: ["*"]        # globs of episode paths; or exclude',
+        "",
+        "queries: {grid: [20, 20], region: content}   # rows, columns of tracked points",
+        "tracker: {kind: dis, horizon: 16}",
+        "store:",
+        "  path: dataset",
+        "  frames: {codec: raw}    # lz4: half the size; jpeg: a tenth; none: tracks only",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _view_lines(guess: Guess) -> list[str]:
+    lines = [f"  # cannot be opened: {_comment(problem)}" for problem in guess.problems]
+    for view in guess.views:
+        height, width = view.source_shape
+        fps = f"{view.fps:.3g} fps" if view.fps else "fps unknown"
+        turned = "upright" if view.orientation == "none" else f"turned by {view.orientation}"
+        notes = "".join(f"; {_comment(note)}" for note in view.notes)
+        lines.append(
+            f"  # view {view.name}: {height} x {width} (H x W, aspect {width / height:.3g}), "
+            f"{view.num_frames} frames, {fps}, {turned}{notes}"
+        )
+    if guess.arrays:
+        shapes = ", ".join(f"{name} {shape}" for name, shape in guess.arrays.items())
+        lines.append(f"  # arrays that pass through: {shapes}")
+    if guess.views:
+        names = ", ".join(view.name for view in guess.views)
+        lines.append(f"  # views: [{names}]")
+        turn = guess.views[0].orientation
+        lines.append(f"  # orientation: {turn}     # none, vflip, hflip, rot180, rot90, rot270")
+    return lines
+
+
+def _view(name: str, stream: Any) -> GuessedView:
+    info = stream.info
+    return GuessedView(
+        name, info.source_shape, info.num_frames, info.fps, info.orientation, info.notes
+    )
+
+
+def _comment(text: str) -> str:
+    return " ".join(text.split())

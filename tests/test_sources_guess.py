@@ -1,0 +1,87 @@
+"""Guessing what a folder holds, and the config written for it."""
+
+import pytest
+import source_fixtures as fixtures
+from test_sources import EXAMPLES
+
+from builder.errors import ConfigError, SourceError
+from builder.registry import configure
+from builder.settings import check_backends, load_config
+from builder.sources.guess import config_text, guess, write_config
+from builder.sources.recognize import recognize
+
+
+@pytest.mark.parametrize("kind", EXAMPLES)
+def test_every_example_is_recognized_and_its_config_works(kind, tmp_path):
+    (tmp_path / "data with: spaces").mkdir()
+    root = EXAMPLES[kind][0](tmp_path / "data with: spaces")
+    found = guess(root)
+    assert found.kind == kind
+    assert found.episodes >= 2
+    assert found.views
+    assert not found.problems
+    write_config(found, tmp_path / "build.yaml")
+    config = load_config(tmp_path / "build.yaml")
+    check_backends(config)
+    assert config.source.path == str(root)
+    backend, own = configure("sources", config.source)
+    assert len(list(backend(root, own, config.limits).refs())) == found.episodes
+
+
+def test_the_config_says_what_was_seen(tmp_path):
+    text = config_text(guess(fixtures.write_libero(tmp_path)))
+    assert "# A guess: data/demo_0/obs/*_rgb in HDF5 files; 6 episodes." in text
+    assert (
+        "# view agentview: 36 x 48 (H x W, aspect 1.33), 9 frames, 20 fps, turned by vflip" in text
+    )
+    assert "actions (9, 7)" in text
+    assert "# views: [agentview, eye_in_hand]" in text
+    assert "# orientation: vflip" in text
+
+
+def test_what_cannot_be_opened_is_said(tmp_path):
+    fixtures.write_videos(tmp_path)
+    (tmp_path / "a.mp4").write_text("no video")
+    found = guess(tmp_path)
+    assert found.views
+    assert "a.mp4" in found.problems[0]
+    assert "# cannot be opened: " in config_text(found)
+
+
+def test_an_existing_config_is_kept(tmp_path):
+    (tmp_path / "build.yaml").write_text("mine")
+    found = guess(fixtures.write_videos(tmp_path / "v"))
+    with pytest.raises(ConfigError, match="is there already"):
+        write_config(found, tmp_path / "build.yaml")
+    assert (tmp_path / "build.yaml").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("write", "kind", "settings"),
+    [
+        (lambda root: fixtures.write_video(root / "a.mp4"), "video", {}),
+        (lambda root: fixtures.write_images(root / "e1"), "images", {"folder": "episode"}),
+        (lambda root: fixtures.write_images(root), "images", {"folder": "episode"}),
+    ],
+)
+def test_small_folders_are_recognized(tmp_path, write, kind, settings):
+    write(tmp_path)
+    found = recognize(tmp_path)
+    assert (found.kind, found.settings) == (kind, settings)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "demo.hdf5", "x.zarr.zip", "x.pkl"])
+def test_single_files_are_recognized(tmp_path, name):
+    if name == "demo.hdf5":
+        root = fixtures.write_robomimic(tmp_path)
+        assert recognize(next(root.rglob("*.hdf5"))).kind == "robomimic"
+        return
+    (tmp_path / name).touch()
+    expected = {"a.mp4": "video", "x.zarr.zip": "diffusion_policy", "x.pkl": "tapvid"}
+    assert recognize(tmp_path / name).kind == expected[name]
+
+
+def test_a_folder_of_something_else_is_no_source(tmp_path):
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(SourceError, match="nothing here looks like a source"):
+        guess(tmp_path)
