@@ -54,6 +54,15 @@ def moving(count: int, shape: tuple[int, int], seed: int = 0) -> list[np.ndarray
     return [np.roll(scene, index, 1)[:height, :width].copy() for index in range(count)]
 
 
+def as_frame(image: np.ndarray, pix_fmt: str, **colours: int | None) -> av.VideoFrame:
+    """Turn an RGB image (H, W, 3) uint8 into a frame of another pixel format.
+
+    Bilinear with accurate rounding: without it, swscale leaves some columns unwritten.
+    """
+    frame = av.VideoFrame.from_ndarray(image, "rgb24")
+    return frame.reformat(format=pix_fmt, interpolation=0x2 | 0x40000, **colours)
+
+
 def encode(
     path: Path,
     images: Iterable[np.ndarray],
@@ -88,9 +97,7 @@ def encode(
                     context.colorspace = colorspace
                 if color_range:
                     context.color_range = color_range
-            frame = av.VideoFrame.from_ndarray(image, "rgb24").reformat(
-                format=pix_fmt, dst_colorspace=colorspace, dst_color_range=color_range
-            )
+            frame = as_frame(image, pix_fmt, dst_colorspace=colorspace, dst_color_range=color_range)
             if colorspace:
                 frame.colorspace = colorspace
             if color_range:
