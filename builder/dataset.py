@@ -122,6 +122,7 @@ class EpisodeData:
     """One episode: ``meta``, ``views`` by name and pass-through ``arrays`` by name."""
 
     def __init__(self, reader: EpisodeReader) -> None:
+        self.reader = reader
         self.meta: EpisodeMeta = reader.meta
         self.views: Mapping[str, ViewData] = {
             view.name: ViewData(view, reader) for view in self.meta.views

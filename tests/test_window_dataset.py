@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader
 from builder.cli import main
 from builder.dataset import open_dataset
 from builder.errors import ConfigError, DatasetError
+from builder.splits import Splits, write_splits
 from builder.training import (
     MixtureDataset,
     RandomAugment,
@@ -276,3 +278,36 @@ def test_parts_that_differ_are_refused_saying_what_differs(dataset):
         MixtureDataset(parts)
     with pytest.raises(ConfigError, match="weights must be positive"):
         MixtureDataset({"a": parts["a"]}, {"a": 0.0})
+
+
+def test_a_split_is_read_and_an_empty_one_is_named(dataset):
+    splits = {"train": list(dataset.ids[1:]), "gone": ["elsewhere"]}
+    write_splits(dataset.path, "default", Splits(splits=splits))
+    windows = WindowDataset(dataset, split="default/train", tail="mask")
+    assert windows.ids == list(dataset.ids[1:])
+    with pytest.raises(DatasetError, match="'default/gone' is empty: it lists 1"):
+        WindowDataset(dataset, split="default/gone")
+    with pytest.raises(ConfigError, match=r"no 'test', only \['gone', 'train'\]"):
+        WindowDataset(dataset, split="default/test")
+
+
+def test_an_episode_damaged_after_building_is_named_or_skipped_and_counted(dataset, tmp_path):
+    copy = tmp_path / "out"
+    shutil.copytree(dataset.path, copy)
+    victim = dataset.ids[1]
+    path = copy / "episodes" / f"{victim}.hdf5"
+    data = bytearray(path.read_bytes())
+    stored = np.ascontiguousarray(dataset[victim].views["main"].tracks).tobytes()
+    data[data.find(stored) + 1000] ^= 1
+    path.write_bytes(data)
+    damaged = open_dataset(copy)
+    options = {"tail": "mask", "verify": True}
+    first = LENGTHS["short.mp4"]  # the first window of the second episode
+    with pytest.raises(DatasetError, match=rf"{victim} is damaged: main/tracks"):
+        WindowDataset(damaged, **options)[first]
+    windows = WindowDataset(damaged, damaged="skip", **options)
+    assert windows[first]["episode"] == dataset.ids[2]
+    assert list(windows.damaged) == [victim]
+    path.write_bytes(b"")
+    with pytest.raises(DatasetError, match=victim):
+        WindowDataset(open_dataset(copy), tail="mask")[first]

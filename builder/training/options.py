@@ -33,6 +33,15 @@ class WindowOptions(Record):
         default="exclude", description="windows that run past the last frame"
     )
     images: Literal["uint8", "float", "none"] = "uint8"
+    split: Annotated[str, Field(pattern=r"^[^/]+/[^/]+$")] | None = Field(
+        default=None, description="<file>/<split>, for example default/train"
+    )
+    damaged: Literal["error", "skip"] = Field(
+        default="error", description="episodes that turn out damaged; skip draws another sample"
+    )
+    verify: bool = Field(
+        default=False, description="compare digests when an episode is first read: slow, certain"
+    )
     arrays: tuple[Name, ...] | None = Field(
         default=None, strict=False, description="pass-through arrays; default: all there are"
     )

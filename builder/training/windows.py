@@ -26,6 +26,7 @@ from builder.training.episodes import (
 )
 from builder.training.interpolate import interpolate_traj
 from builder.training.options import WindowOptions
+from builder.training.selection import choose_ids, verify
 from schemas.affine import AxisAffine
 from schemas.geometry import Stretch
 
@@ -50,6 +51,7 @@ class WindowDataset(TorchDataset[Sample]):
     ``episode`` id, ``t`` start frame, ``text``, and pass-through arrays such as ``actions``
     (horizon, D), zeros after the end.
 
+    Episodes that turn out damaged are listed in ``damaged`` (id to reason) when they are skipped.
     Samples do not depend on workers or on the order of reading.  Small to pickle, safe to fork.
     """
 
@@ -82,7 +84,7 @@ class WindowDataset(TorchDataset[Sample]):
         self.points = chosen_points(meta.queries.num_points, options.points)
         self.num_points = options.points or meta.queries.num_points
         self.views = options.stored_views or {name: name for name in _shared_views(dataset)}
-        self.ids = self._chosen_ids()
+        self.ids = choose_ids(dataset, list(self.views.values()), options)
         self._ends = list(accumulate(self._count(dataset.index[key].length) for key in self.ids))
         if not len(self):
             raise DatasetError(
@@ -93,6 +95,7 @@ class WindowDataset(TorchDataset[Sample]):
         # Resampled steps are spread evenly over those that are read.
         self._steps = np.linspace(0, self.read_steps - 1, self.horizon)
         self._recent: OrderedDict[str, dict[str, ViewWindows]] = OrderedDict()
+        self.damaged: dict[str, str] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         # Open files stay behind; a worker opens its own.
@@ -101,24 +104,6 @@ class WindowDataset(TorchDataset[Sample]):
     def set_epoch(self, epoch: int) -> None:
         """Draw other augmentations in another epoch."""
         self.epoch = epoch
-
-    def _chosen_ids(self) -> list[str]:
-        wanted = {*self.views.values()}
-        if self.options.missing == "mask":
-            return [key for key, line in self.dataset.index.items() if wanted & {*line.views}]
-        lacking = {
-            key: sorted(wanted - {*line.views})
-            for key, line in self.dataset.index.items()
-            if not wanted <= {*line.views}
-        }
-        if lacking and self.options.missing == "error":
-            key, names = next(iter(lacking.items()))
-            raise ConfigError(
-                f"{self.dataset.path}: {len(lacking)} of {len(self.dataset)} episodes lack a view, "
-                f"the first is {key}, which lacks {names}; choose other views, or leave such "
-                "episodes out with missing='skip', or fill with zeros with missing='mask'"
-            )
-        return [key for key in self.dataset.ids if key not in lacking]
 
     def _count(self, length: int) -> int:
         last = length - self.read_steps if self.options.tail == "exclude" else length - 1
@@ -132,6 +117,22 @@ class WindowDataset(TorchDataset[Sample]):
         if not -len(self) <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         index %= len(self)
+        at = bisect_right(self._ends, index)
+        for step in range(len(self.ids)):
+            try:
+                # Instead of a damaged episode, the first window of the next sound one.
+                return self._sample(index if step == 0 else self._first_of(at + step))
+            except DatasetError as error:
+                if self.options.damaged == "error":
+                    raise
+                self.damaged[self.ids[(at + step) % len(self.ids)]] = str(error)
+        raise DatasetError(f"{self.dataset.path}: every episode is damaged: {self.damaged}")
+
+    def _first_of(self, at: int) -> int:
+        at %= len(self.ids)
+        return self._ends[at - 1] if at else 0
+
+    def _sample(self, index: int) -> Sample:
         at = bisect_right(self._ends, index)
         window = (index - (self._ends[at - 1] if at else 0)) * self.options.stride
         episode = self.dataset[self.ids[at]]
@@ -159,6 +160,8 @@ class WindowDataset(TorchDataset[Sample]):
         if key in self._recent:
             self._recent.move_to_end(key)
             return self._recent[key]
+        if self.options.verify:
+            verify(episode)
         meta = self.dataset.meta
         cut = meta.start_every if meta.mode == "episode" else None
         found = {
