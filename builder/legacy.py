@@ -151,17 +151,6 @@ def scan(
     return refs, problems
 
 
-def is_legacy(folder: Path) -> bool:
-    """Tell whether a folder holds an older track file, sound or not, or a damaged HDF5 file."""
-    for path in track_files(folder):
-        try:
-            if inspect_file(folder, path, None, None) is not None:
-                return True
-        except DatasetError:
-            return True
-    return False
-
-
 def guess_queries(queries_xy: np.ndarray, img_shape: tuple[int, int]) -> QuerySpec | None:
     """Recognize AMPLIFY's square grid over the whole picture, to a pixel; else None."""
     side = math.isqrt(len(queries_xy))

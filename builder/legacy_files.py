@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import h5py
 from pydantic import TypeAdapter, ValidationError
 
 from builder.errors import DatasetError
 from builder.ids import episode_id
-from builder.legacy_hdf5 import checked_array, child, open_file
+from builder.legacy_hdf5 import open_older
 from builder.sources.listing import walk
+from builder.sources.safe_hdf5 import SafeHdf5
 from schemas.dataset import Name
 from schemas.legacy import tracked_shape
 
@@ -58,19 +58,17 @@ def inspect_file(
 
     Raises DatasetError naming file and view for what cannot be trusted.
     """
-    with open_file(path) as file:
-        if not isinstance(file.get("root", getlink=True), h5py.HardLink):
-            return None
-        root = file["root"]
-        if not isinstance(root, h5py.Group):
-            return None
-        names = [name for name in root if _has_tracks(root, name)]
+    with open_older(path) as file:
+        members = {name: file.keys(f"root/{name}") for name in file.keys("root")}
+        names = [name for name, inner in members.items() if "tracks" in inner]
         if not names:
             return None
+        for name in names:
+            _check_name(path, name)
         if layout is None:
-            is_atm = "task_emb_bert" in root or any("video" in root[name] for name in names)
+            is_atm = "task_emb_bert" in members or any("video" in members[n] for n in names)
             layout = "atm" if is_atm else "amplify"
-        shapes = {name: track_shape(root[name], f"{path}, view {name}") for name in names}
+        shapes = {name: track_shape(file, path, name) for name in names}
         if len(set(shapes.values())) > 1:
             raise DatasetError(f"{path}: views differ in shape: {shapes}; expected equal ones")
         first, second, points, _ = shapes[names[0]]
@@ -87,38 +85,35 @@ def inspect_file(
             length=second if mode == "episode" else first,
             horizon=second,
             points=points,
-            tracked={name: _tracked(root[name], layout, f"{path}, view {name}") for name in names},
+            tracked={name: _tracked(file, layout, path, name) for name in names},
         )
 
 
-def _has_tracks(root: h5py.Group, name: str) -> bool:
-    link = root.get(name, getlink=True)
-    if not isinstance(link, h5py.HardLink):
-        raise DatasetError(f"{root.file.filename}: root/{name} is a link; links are not followed")
-    if not isinstance(root[name], h5py.Group) or "tracks" not in root[name]:
-        return False
-    try:
-        _NAME.validate_python(name)
-    except ValidationError:
-        raise DatasetError(
-            f"{root.file.filename}: the view name {name!r} cannot be kept; rename the group, "
-            f"using letters, digits, '_', '-' and '.'"
-        ) from None
-    return True
-
-
-def track_shape(group: h5py.Group, where: str) -> tuple[int, ...]:
+def track_shape(file: SafeHdf5, path: Path, view: str) -> tuple[int, ...]:
     """Check a view's arrays and return the shape of its tracks."""
-    tracks = checked_array(child(group, "tracks", where), where, kinds="f")
+    where = f"{path}, view {view}"
+    tracks = file.dataset(f"root/{view}/tracks")
+    if tracks.dtype.kind != "f":
+        raise DatasetError(f"{where}: tracks must be floating-point numbers, got {tracks.dtype}")
     if len(tracks.shape) != 4 or tracks.shape[-1] != 2 or 0 in tracks.shape:
         raise DatasetError(
             f"{where}: tracks must be (T, horizon, N, 2) or (1, T, N, 2), got {tracks.shape}"
         )
-    if "vis" in group:
-        vis = checked_array(child(group, "vis", where), where)
+    if "vis" in file.keys(f"root/{view}"):
+        vis = file.dataset(f"root/{view}/vis")
         if vis.shape != tracks.shape[:-1]:
             raise DatasetError(f"{where}: vis {vis.shape} does not fit tracks {tracks.shape}")
     return tuple(tracks.shape)
+
+
+def _check_name(path: Path, name: str) -> None:
+    try:
+        _NAME.validate_python(name)
+    except ValidationError:
+        raise DatasetError(
+            f"{path}: the view name {name!r} cannot be kept; rename the group, using letters, "
+            f"digits, '_', '-' and '.'"
+        ) from None
 
 
 def _mode(path: Path, leading: int) -> Mode:
@@ -132,15 +127,17 @@ def _task(path: Path) -> str | None:
     return name.removesuffix("_demo") if name.endswith("_demo") else None
 
 
-def _tracked(group: h5py.Group, layout: Layout, where: str) -> tuple[int, int] | None:
+def _tracked(file: SafeHdf5, layout: Layout, path: Path, view: str) -> tuple[int, int] | None:
+    group, where = f"root/{view}", f"{path}, view {view}"
     if layout == "atm":
-        if "video" not in group:
+        if "video" not in file.keys(group):
             return None
-        video = checked_array(child(group, "video", where), where, kinds="u")
-        if len(video.shape) != 5 or video.shape[0] != 1 or video.shape[2] != 3:
-            raise DatasetError(f"{where}: video must be (1, T, 3, H, W), got {video.shape}")
-        return (int(video.shape[3]), int(video.shape[4]))
+        shape = file.dataset(f"{group}/video").shape
+        if len(shape) != 5 or shape[0] != 1 or shape[2] != 3:
+            raise DatasetError(f"{where}: video must be (1, T, 3, H, W), got {shape}")
+        return (int(shape[3]), int(shape[4]))
+    values = {name: file.attr(group, name) for name in ("height", "width")}
     try:
-        return tracked_shape(group.attrs, where)
-    except (ValueError, OSError) as error:
+        return tracked_shape({k: v for k, v in values.items() if v is not None}, where)
+    except ValueError as error:
         raise DatasetError(str(error)) from None

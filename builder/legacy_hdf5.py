@@ -1,65 +1,28 @@
-"""Access to older HDF5 files, which are data: nothing in them leads anywhere else.
-
-Links are not followed; virtual, external and object arrays are refused.
-"""
+"""Access to older HDF5 files: refused as any foreign file is, and their tracks as they are read."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
-from builder.errors import DatasetError
+from builder.errors import DatasetError, SourceError
+from builder.sources.safe_hdf5 import SafeHdf5, open_hdf5
 from schemas.affine import as_float_points
-
-MAX_CHUNK_BYTES = 1 << 28
-"""A single chunk is inflated as a whole; no track file needs larger ones."""
+from schemas.config import Limits
 
 
-def open_file(path: Path) -> h5py.File:
-    """Open a file for reading; raises DatasetError naming it."""
+@contextmanager
+def open_older(path: Path) -> Iterator[SafeHdf5]:
+    """Open a file for reading; whatever is refused in it is a DatasetError that names it."""
     try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        raise DatasetError(f"{path}: not a readable HDF5 file: {error}") from None
-
-
-def child(group: h5py.Group, name: str, where: str) -> Any:
-    """Return a member of a group, never following a soft or external link.
-
-    Raises DatasetError for a link and for anything missing.
-    """
-    link = group.get(name, getlink=True)
-    if not isinstance(link, h5py.HardLink):
-        what = "is missing" if link is None else "is a link; links are not followed"
-        raise DatasetError(f"{where}: {group.name.rstrip('/')}/{name} {what}")
-    return group[name]
-
-
-def checked_array(dataset: Any, where: str, kinds: str = "biuf") -> h5py.Dataset:
-    """Return an HDF5 dataset whose bytes lie in its own file and are plain numbers."""
-    if not isinstance(dataset, h5py.Dataset):
-        raise DatasetError(f"{where}: expected an array, got a group")
-    if dataset.is_virtual or dataset.external:
-        raise DatasetError(f"{where}: the array's bytes lie in another file; that is refused")
-    if dataset.dtype.kind not in kinds or dataset.dtype.hasobject:
-        raise DatasetError(f"{where}: expected plain numbers, got dtype {dataset.dtype}")
-    if dataset.chunks and np.prod(dataset.chunks) * dataset.dtype.itemsize > MAX_CHUNK_BYTES:
-        raise DatasetError(
-            f"{where}: chunks {dataset.chunks} are larger than {MAX_CHUNK_BYTES} bytes; rewrite "
-            f"the file with smaller ones, for example with h5repack"
-        )
-    return dataset
-
-
-def read(dataset: h5py.Dataset, key: Any, where: str) -> np.ndarray:
-    """Read part of an array; raises DatasetError when its bytes are damaged."""
-    try:
-        return np.asarray(dataset[key])
-    except OSError as error:
-        raise DatasetError(f"{where}: cannot read {dataset.name}: {error}") from None
+        with open_hdf5(path, Limits()) as file:
+            yield file
+    except SourceError as error:
+        raise DatasetError(str(error)) from None
 
 
 class LegacyTracks:

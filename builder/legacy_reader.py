@@ -12,7 +12,8 @@ import numpy as np
 from builder.errors import DatasetError
 from builder.ids import printable_path
 from builder.legacy_files import LegacyRef, track_shape
-from builder.legacy_hdf5 import LegacyTracks, LegacyVideo, checked_array, child, open_file, read
+from builder.legacy_hdf5 import LegacyTracks, LegacyVideo, open_older
+from builder.sources.safe_hdf5 import SafeHdf5
 from schemas.dataset import ArrayMeta, EpisodeMeta, SourceInfo, ViewMeta
 from schemas.geometry import Stretch
 from schemas.legacy import PixelOrigin, check_queries, implied_geometry
@@ -34,10 +35,9 @@ class LegacyReader:
         self._handle: Any = None
         self._handle_pid = 0
         self._views: dict[str, dict[str, Any]] = {}
-        with open_file(ref.path) as file:
-            root = child(file, "root", str(ref.path))
-            metas = [self._load_view(root, name) for name in ref.tracked]
-            self._root = _pass_through(root, str(ref.path), "")
+        with open_older(ref.path) as file:
+            metas = [self._load_view(file, name) for name in ref.tracked]
+            self._root = _pass_through(file, "root", "")
         self.meta = EpisodeMeta.model_construct(
             id=ref.id,
             digest=UNSEALED,
@@ -83,13 +83,13 @@ class LegacyReader:
         """Nothing is stored twice in an older file."""
         return []
 
-    def _load_view(self, root: h5py.Group, name: str) -> ViewMeta:
-        where = f"{self.ref.path}, view {name}"
-        group, tracked = child(root, name, where), self.ref.tracked[name]
-        shape = track_shape(group, where)
+    def _load_view(self, file: SafeHdf5, name: str) -> ViewMeta:
+        where, group = f"{self.ref.path}, view {name}", f"root/{name}"
+        tracked = self.ref.tracked[name]
+        shape = track_shape(file, self.ref.path, name)
         geometry = implied_geometry(tracked, self.img_shape)
         scale_xy, offset_xy = self._mapping(geometry, tracked, where)
-        stored = self._plain(group["tracks"], where)
+        stored = self._plain(file.dataset(f"{group}/tracks"))
         if tracked is not None:
             queries = np.asarray(stored[:, 0] if self.ref.mode == "reinit" else stored[0, 0])
             size = (1, 1) if self.ref.layout == "atm" else tracked
@@ -104,10 +104,10 @@ class LegacyReader:
             "starts": np.arange(shape[0], dtype=np.int64),
             "queries": tracks[0, 0],
         }
-        if "vis" in group:
-            arrays["vis"] = self._plain(group["vis"], where)
+        if "vis" in file.keys(group):
+            arrays["vis"] = self._plain(file.dataset(f"{group}/vis"))
         if self.ref.layout == "atm" and tracked is not None:
-            video = self._plain(group["video"], where)
+            video = self._plain(file.dataset(f"{group}/video"))
             arrays["frames"] = LegacyVideo(video, self.img_shape)
         self._views[name] = arrays
         return ViewMeta(
@@ -134,47 +134,48 @@ class LegacyReader:
             half = (0.5 / tracked[1], 0.5 / tracked[0])
         return (float(width), float(height)), half
 
-    def _plain(self, dataset: h5py.Dataset, where: str) -> Any:
+    def _plain(self, dataset: Any) -> Any:
         """Map a contiguous array into memory; others are read through a handle of this process."""
         offset = dataset.id.get_offset()
         if dataset.chunks is None and offset is not None:
-            if offset + dataset.nbytes > os.path.getsize(self.ref.path):
-                raise DatasetError(f"{where}: {dataset.name} ends after the end of the file")
             return np.memmap(self.ref.path, dataset.dtype, "r", offset, dataset.shape)
-        return _Chunked(self, dataset, where)
+        return _Chunked(self, dataset)
 
     def handle(self) -> h5py.File:
         """Return this process's own open file: a forked one must not be shared."""
         if self._handle is None or self._handle_pid != os.getpid():
-            self._handle, self._handle_pid = open_file(self.ref.path), os.getpid()
+            self._handle, self._handle_pid = h5py.File(self.ref.path, "r"), os.getpid()
         return self._handle
 
 
 class _Chunked:
     """A chunked or filtered array, read through its reader's handle."""
 
-    def __init__(self, reader: LegacyReader, dataset: h5py.Dataset, where: str) -> None:
-        self._reader, self._name, self._where = reader, dataset.name, where
+    def __init__(self, reader: LegacyReader, dataset: Any) -> None:
+        self._reader, self._name = reader, dataset.name
         self.shape, self.dtype = dataset.shape, dataset.dtype
 
     def __len__(self) -> int:
         return int(self.shape[0])
 
     def __getitem__(self, key: Any) -> np.ndarray:
-        return read(self._reader.handle()[self._name], key, self._where)
+        try:
+            return np.asarray(self._reader.handle()[self._name][key])
+        except OSError as error:
+            raise DatasetError(f"{self._reader.ref.path}: {self._name}: {error}") from None
 
 
 def _describe(array: Any) -> ArrayMeta:
     return ArrayMeta(dtype=np.dtype(array.dtype).name, shape=tuple(array.shape), sha256=UNSEALED)
 
 
-def _pass_through(root: h5py.Group, where: str, prefix: str) -> dict[str, np.ndarray]:
+def _pass_through(file: SafeHdf5, group: str, prefix: str) -> dict[str, np.ndarray]:
     """Read the arrays beside the views (ATM: actions, task_emb_bert, extra_states/*)."""
     found: dict[str, np.ndarray] = {}
-    for name in root:
-        member = child(root, name, where)
-        if isinstance(member, h5py.Dataset):
-            found[prefix + name] = read(checked_array(member, where), (), where)
-        elif "tracks" not in member:
-            found |= _pass_through(member, where, f"{prefix}{name}.")
+    for name in file.keys(group):
+        path = f"{group}/{name}"
+        if not file.is_group(path):
+            found[prefix + name] = file.array(path)
+        elif "tracks" not in file.keys(path):
+            found |= _pass_through(file, path, f"{prefix}{name}.")
     return found
