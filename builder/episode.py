@@ -122,7 +122,9 @@ def _build(
     with source.open(job.ref) as episode:
         length = _common_length(episode)
         views = {
-            name: ViewBuilder(job.config, tracker, name, stream, length, clock)
+            name: ViewBuilder(
+                job.config, tracker, name, stream, length, clock, episode.maps.get(name)
+            )
             for name, stream in episode.views.items()
         }
         layout: dict[str | None, Mapping[str, ArraySpec]] = {

@@ -121,6 +121,23 @@ def unletterbox_frame(img: np.ndarray, box: Letterbox | Stretch) -> np.ndarray:
     return _resize(img[top:bottom, left:right], box.source_shape)
 
 
+def letterbox_labels(labels: np.ndarray, box: Letterbox | Stretch, fill: float = 0) -> np.ndarray:
+    """Letterbox labels or depth (H, W) or (H, W, C) of ``box.source_shape``, of any dtype.
+
+    Returns (img_H, img_W[, C]).  Every pixel is the one of the source that lies under its
+    centre, so no value is made up.  Raises ValueError for a wrong shape.
+    """
+    _check_shape(labels.shape[:2], box.source_shape)
+    out = np.full((*box.img_shape, *labels.shape[2:]), fill, labels.dtype)
+    left, top, right, bottom = box.content_box
+    rows, columns = (
+        (2 * np.arange(to) + 1) * size // (2 * to)
+        for size, to in zip(box.source_shape, box.content_shape, strict=True)
+    )
+    out[top:bottom, left:right] = labels[rows[:, None], columns]
+    return out
+
+
 def orient_frame(frame: np.ndarray, orientation: Orientation) -> np.ndarray:
     """Turn an array (H, W, ...) upright; a view, agreeing with ``AxisAffine.orient``."""
     turn = AxisAffine.orient(orientation, frame.shape[:2])

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from builder.errors import TrackingError
-from builder.letterbox import Letterboxer
+from builder.errors import SourceError, TrackingError
+from builder.letterbox import Letterboxer, letterbox_labels, orient_frame
 from builder.motion import MotionMeter
 from builder.runs import Stopwatch
 from builder.sources.base import FrameStream
@@ -18,9 +18,15 @@ from builder.windows import window_starts
 from schemas.config import BuildConfig
 from schemas.dataset import ArrayMeta, ViewMeta
 
+MAP_NOTE = "letterboxed by nearest neighbour, bars hold 0"
+
 
 class ViewBuilder:
-    """One view being built: frames are decoded once, stored and tracked as they come."""
+    """One view being built: frames are decoded once, stored and tracked as they come.
+
+    ``maps``, depth or labels that the source keeps beside the pictures, are stored under their
+    own names, (T, img_H, img_W).
+    """
 
     def __init__(
         self,
@@ -30,6 +36,7 @@ class ViewBuilder:
         stream: FrameStream,
         length: int,
         clock: Stopwatch,
+        maps: Mapping[str, FrameStream] | None = None,
     ) -> None:
         info = stream.info
         self.name, self.stream, self.info, self.length = name, stream, info, length
@@ -38,6 +45,7 @@ class ViewBuilder:
         self.frames, self.storage = config.store.frames, config.store.tracks
         self.motion = MotionMeter(length)
         self.clock = clock
+        self.maps = maps or {}
         self._at = 0
         self._has_conf = tracker.gives_conf
 
@@ -59,6 +67,11 @@ class ViewBuilder:
         if self.frames.codec != "none":
             shape = (self.length, *self.box.img_shape, 3)
             arrays["frames"] = ArraySpec(shape, "|u1", self.frames.codec, self.frames.quality)
+        for name, stream in self.maps.items():
+            if name in {*arrays, "frames", "conf"}:
+                raise SourceError(f"view {self.name} has a map called {name}, a name of our own")
+            dtype = next(iter(stream)).image.dtype.newbyteorder("<").str
+            arrays[name] = ArraySpec((self.length, *self.box.img_shape), dtype)
         return arrays
 
     def write(self, writer: EpisodeWriter) -> Iterator[int]:
@@ -86,6 +99,11 @@ class ViewBuilder:
         with clock("track"):
             windows = self.tracks.finish()
         self._store(writer, windows)
+        for name, stream in self.maps.items():
+            for index, frame in enumerate(self.clock.each("decode", stream)):
+                upright = orient_frame(frame.image, self.info.orientation)
+                writer.write(self.name, name, index, letterbox_labels(upright, self.box)[None])
+                yield self.length
 
     def meta(self, arrays: Mapping[str, ArrayMeta]) -> ViewMeta:
         """Describe the view once everything is written."""
@@ -100,7 +118,7 @@ class ViewBuilder:
             fps=info.fps,
             arrays=dict(arrays),
             motion=self.motion.summary(),
-            notes=info.notes,
+            notes=(*info.notes, *(f"{name}: {MAP_NOTE}" for name in self.maps)),
         )
 
     def _store(self, writer: EpisodeWriter, windows: list[Window]) -> None:
