@@ -10,37 +10,55 @@ import h5py
 import numpy as np
 
 from builder.records import stored_form
-from builder.stores.codecs import U16_OFFSET, U16_SCALE
-from schemas.dataset import ArrayMeta, EpisodeMeta, ViewMeta
+from builder.stores.codecs import load_lz4
+from builder.stores.columns import Put
+from builder.stores.layout import METADATA, U16_ATTRS, array_path, stored_dtype, view_attrs
+from schemas.dataset import ArrayMeta, EpisodeMeta
 
-METADATA = "metadata"
 LZ4_FILTER, FLETCHER32_FILTER = 32004, 3
-STORED_DTYPES = {"u16": "<u2", "jpeg": "|u1"}
-U16_ATTRS = {"scale": U16_SCALE, "offset": U16_OFFSET}
 
 
-def array_path(view: str | None, name: str) -> str:
-    """Return where an array lies in the file."""
-    return f"root/{name}" if view is None else f"root/{view}/{name}"
+class Hdf5Place:
+    """A group that arrays are created in."""
+
+    def __init__(self, group: Any) -> None:
+        self.group, self.name = group, group.name
+
+    def create(self, name: str, shape: tuple[int, ...], dtype: np.dtype, codec: str) -> Put:
+        """Create a dataset: contiguous, or for lz4 in one chunk per row."""
+        if codec == "lz4":
+            dataset = self.group.create_dataset(
+                name,
+                shape=shape,
+                dtype=dtype,
+                chunks=(1, *shape[1:]),
+                # The checksum covers the packed bytes, which our own digest does not.
+                fletcher32=True,
+                **load_lz4().LZ4(),
+            )
+        else:
+            dataset = _create_contiguous(self.group, name, shape, dtype)
+        if codec == "u16":
+            dataset.attrs.update(U16_ATTRS)
+
+        def put(at: int, rows: np.ndarray) -> None:
+            if shape:
+                dataset[at : at + len(rows)] = rows
+            else:
+                dataset[()] = rows[0]
+
+        return put
 
 
-def view_attrs(view: ViewMeta) -> dict[str, Any]:
-    """Copy a view's geometry for people who look into the file; it is never the truth."""
-    geometry = view.geometry
-    (height, width), (source_height, source_width) = geometry.img_shape, geometry.source_shape
-    return {
-        "height": height,
-        "width": width,
-        "source_height": source_height,
-        "source_width": source_width,
-        "scale_xy": np.asarray(geometry.affine.scale_xy, "<f8"),
-        "pad_xy": np.asarray(geometry.content_box[:2], "<i8"),
-    }
-
-
-def stored_dtype(array: ArrayMeta) -> np.dtype:
-    """Return the dtype of an array's bytes in the file."""
-    return np.dtype(STORED_DTYPES.get(array.codec, array.dtype)).newbyteorder("<")
+def _create_contiguous(group: Any, name: str, shape: tuple[int, ...], dtype: np.dtype) -> Any:
+    """Create a dataset whose place in the file is fixed and never filled beforehand."""
+    plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    plist.set_obj_track_times(False)
+    kind = h5py.h5t.py_create(dtype, logical=True)
+    space = h5py.h5s.create_simple(shape) if shape else h5py.h5s.create(h5py.h5s.SCALAR)
+    return h5py.Dataset(h5py.h5d.create(group.id, name.encode(), kind, space, plist))
 
 
 def locate(file: Any, view: str | None, name: str, array: ArrayMeta, size: int) -> int | None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,37 +17,22 @@ import h5py
 import numpy as np
 
 from builder.errors import DatasetError
-from builder.records import parse_record
-from builder.stores.base import arrays_by_view
-from builder.stores.codecs import FixedPoint, Rows, decode_jpeg, load_lz4
-from builder.stores.hdf5_layout import METADATA, array_path, disagreements, locate, stored_dtype
-from schemas.dataset import ArrayMeta, EpisodeMeta
-
-_PIECE_BYTES = 4 << 20
+from builder.stores.codecs import load_lz4
+from builder.stores.hdf5_layout import disagreements, locate
+from builder.stores.layout import METADATA, array_path, stored_dtype
+from builder.stores.reading import FileReader
 
 
-class Hdf5Reader:
+class Hdf5Reader(FileReader):
     """One episode file.  Safe to fork, small to pickle (it opens the file again)."""
 
-    meta: EpisodeMeta
-
     def __init__(self, path: Path, episode_id: str) -> None:
-        self.path, self.episode_id = path, episode_id
         self._map: np.ndarray | None = None
         self._handle: Any = None
         self._handle_pid = 0
         # Where each contiguous array begins; None for chunked and empty ones.
         self._offsets: dict[tuple[str | None, str], int | None] = {}
-        self._text = self._metadata()
-        self.meta = parse_record(EpisodeMeta, self._text, str(path))
-        if self.meta.id != episode_id:
-            raise DatasetError(
-                f"{path} holds episode {self.meta.id!r}, expected {episode_id!r}: "
-                "was it moved or renamed? Put it back"
-            )
-
-    def __reduce__(self) -> tuple[type, tuple[Path, str]]:
-        return type(self), (self.path, self.episode_id)
+        super().__init__(path, episode_id)
 
     def close(self) -> None:
         """Release files; arrays already handed out stay valid, the next access opens again."""
@@ -57,47 +41,11 @@ class Hdf5Reader:
             self._handle.close()
         self._handle = None
 
-    def problems(self) -> list[str]:
-        """List arrays that cannot be read, and copies that disagree with the metadata."""
-        found = []
-        for view, arrays in arrays_by_view(self.meta).items():
-            for name in arrays:
-                try:
-                    self._locate(view, name)
-                except DatasetError as error:
-                    found.append(str(error))
-        with self._damage(METADATA):
-            found += disagreements(self._file(), self.meta, self._text)
-        return found
-
     def array(self, view: str | None, name: str) -> Any:
-        """Return one array: read-only, memory-mapped where it is stored plainly.
-
-        See :class:`builder.stores.base.EpisodeReader`.  Raises DatasetError when the file does
-        not hold it as the metadata says.
-        """
-        array = self._meta_of(view, name)
-        if array.codec == "jpeg":
-            _, height, width, _ = array.shape
-            data, offsets = self._stored(view, name), self.array(view, f"{name}_offsets")
-            row = partial(self._jpeg_row, data, offsets, (height, width), name)
-            return Rows(array.shape, "uint8", row)
-        if array.codec == "lz4":
-            load_lz4()
-            self._locate(view, name)
-            return Rows(array.shape, array.dtype, partial(self._chunk, view, name))
-        stored = self._stored(view, name)
-        return FixedPoint(stored) if array.codec == "u16" else stored
-
-    def stored_bytes(self, view: str | None, name: str) -> Iterator[bytes]:
-        """Yield, in bounded pieces, the bytes that ``ArrayMeta.sha256`` is taken over."""
+        """Return one array; see :class:`builder.stores.base.EpisodeReader`."""
         if self._meta_of(view, name).codec == "lz4":
-            rows = self.array(view, name)
-            yield from (rows[at].tobytes() for at in range(len(rows)))
-            return
-        stored = self._stored(view, name).reshape(-1)
-        step = max(1, _PIECE_BYTES // stored.itemsize)
-        yield from (stored[at : at + step].tobytes() for at in range(0, stored.size, step))
+            load_lz4()
+        return super().array(view, name)
 
     def _metadata(self) -> str:
         with self._damage(METADATA):
@@ -106,12 +54,9 @@ class Hdf5Reader:
             raise DatasetError(f"{self.path} is no episode file: it has no attribute {METADATA!r}")
         return text
 
-    def _meta_of(self, view: str | None, name: str) -> ArrayMeta:
-        arrays = self.meta.arrays if view is None else self.meta.view(view).arrays
-        if name not in arrays:
-            where = self.meta.id if view is None else f"view {view!r} of {self.meta.id}"
-            raise KeyError(f"no array {name!r} in {where}; it has {sorted(arrays)}")
-        return arrays[name]
+    def _disagreements(self) -> Iterator[str]:
+        with self._damage(METADATA):
+            yield from disagreements(self._file(), self.meta, self._text)
 
     def _locate(self, view: str | None, name: str) -> int | None:
         if (view, name) not in self._offsets:
@@ -123,23 +68,13 @@ class Hdf5Reader:
     def _stored(self, view: str | None, name: str) -> np.ndarray:
         """View a contiguous array in the mapped file."""
         offset, array = self._locate(view, name), self._meta_of(view, name)
-        shape: tuple[int, ...] = array.shape
-        if array.codec == "jpeg":
-            shape = (int(self.array(view, f"{name}_offsets")[-1]),)
+        shape = self._stored_shape(view, name)
         if offset is None:
             return np.empty(shape, stored_dtype(array))
         if self._map is None:
             self._map = np.memmap(self.path, np.uint8, "r")
         with self._damage(array_path(view, name)):
             return np.ndarray(shape, stored_dtype(array), self._map.data, offset)
-
-    def _jpeg_row(
-        self, data: np.ndarray, offsets: np.ndarray, shape: tuple[int, int], name: str, row: int
-    ) -> np.ndarray:
-        begin, end = int(offsets[row]), int(offsets[row + 1])
-        if not 0 <= begin <= end <= len(data):
-            raise DatasetError(f"{self.path} is damaged: {name}_offsets jump at row {row}")
-        return decode_jpeg(data[begin:end], shape, f"{self.path}: {name}[{row}]")
 
     def _chunk(self, view: str | None, name: str, row: int) -> np.ndarray:
         path = array_path(view, name)

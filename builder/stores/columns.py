@@ -1,4 +1,4 @@
-"""Arrays on their way into an episode file: buffered, in order, hashed as they pass."""
+"""Arrays on their way into an episode: buffered, in order, hashed as they pass."""
 
 from __future__ import annotations
 
@@ -6,49 +6,51 @@ import contextlib
 import hashlib
 import math
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
-import h5py
 import numpy as np
 from pydantic import TypeAdapter
 
 from builder.stores.base import ArraySpec
-from builder.stores.codecs import encode_jpeg, encode_u16, load_lz4
-from builder.stores.hdf5_layout import STORED_DTYPES, U16_ATTRS
+from builder.stores.codecs import encode_jpeg, encode_u16
+from builder.stores.layout import STORED_DTYPES
 from schemas.dataset import ArrayMeta, Name
 
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
 _BUFFER_BYTES = 1 << 20
 
+Put = Callable[[int, np.ndarray], None]
+"""Takes rows (rows, ...) as they are stored, each call at the row where the last one ended."""
 
-def make_column(group: Any, name: str, spec: ArraySpec, scratch_folder: Path) -> Column:
-    """Create the array ``name`` of an HDF5 group; raises ValueError for an impossible spec."""
+
+class Place(Protocol):
+    """Where the arrays of one view, or of the root, go; ``name`` is for messages."""
+
+    name: str
+
+    def create(self, name: str, shape: tuple[int, ...], dtype: np.dtype, codec: str) -> Put:
+        """Create an array of this stored shape and dtype.  A scalar () gets one row."""
+        ...
+
+
+def make_column(place: Place, name: str, spec: ArraySpec, scratch_folder: Path) -> Column:
+    """Create the array ``name``; raises ValueError for an impossible spec."""
     _NAME.validate_python(name)
     if np.dtype(spec.dtype).kind not in "biuf":
         raise ValueError(f"{name}: only numbers can be stored, got dtype {spec.dtype}")
     kinds = {"raw": Column, "lz4": Column, "u16": Column, "jpeg": JpegColumn}
     if spec.codec not in kinds:
         raise ValueError(f"{name}: unknown codec {spec.codec!r}; there are {', '.join(kinds)}")
-    return kinds[spec.codec](group, name, spec, scratch_folder)
-
-
-def create_contiguous(group: Any, name: str, shape: tuple[int, ...], dtype: np.dtype) -> Any:
-    """Create a dataset whose place in the file is fixed and never filled beforehand."""
-    plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-    plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-    plist.set_obj_track_times(False)
-    kind = h5py.h5t.py_create(dtype, logical=True)
-    space = h5py.h5s.create_simple(shape) if shape else h5py.h5s.create(h5py.h5s.SCALAR)
-    return h5py.Dataset(h5py.h5d.create(group.id, name.encode(), kind, space, plist))
+    return kinds[spec.codec](place, name, spec, scratch_folder)
 
 
 class Column:
-    """One array being written: raw, LZ4 in one chunk per row, or u16 fixed point."""
+    """One array being written: raw, LZ4 row by row, or u16 fixed point."""
 
-    def __init__(self, group: Any, name: str, spec: ArraySpec, scratch_folder: Path) -> None:
-        self.group, self.name, self.spec = group, name, spec
+    def __init__(self, place: Place, name: str, spec: ArraySpec, scratch_folder: Path) -> None:
+        self.place, self.name, self.spec = place, name, spec
         self.dtype = np.dtype(spec.dtype).newbyteorder("<")
         self._scratch_folder = scratch_folder
         # A scalar is one row of nothing.
@@ -59,20 +61,7 @@ class Column:
 
     def _open(self) -> None:
         stored = np.dtype(STORED_DTYPES.get(self.spec.codec, self.dtype))
-        if self.spec.codec == "lz4":
-            self._dataset = self.group.create_dataset(
-                self.name,
-                shape=self.shape,
-                dtype=stored,
-                chunks=(1, *self.shape[1:]),
-                # The checksum covers the packed bytes, which our own digest does not.
-                fletcher32=True,
-                **load_lz4().LZ4(),
-            )
-        else:
-            self._dataset = create_contiguous(self.group, self.name, self.spec.shape, stored)
-        if self.spec.codec == "u16":
-            self._dataset.attrs.update(U16_ATTRS)
+        self._put = self.place.create(self.name, self.spec.shape, stored, self.spec.codec)
         row_bytes = stored.itemsize * math.prod(self.shape[1:])
         rows = min(self.shape[0], max(1, _BUFFER_BYTES // max(1, row_bytes)))
         self._buffer = np.empty((rows, *self.shape[1:]), stored)
@@ -91,7 +80,7 @@ class Column:
             or block.dtype.newbyteorder("<") != self.dtype
         ):
             raise ValueError(
-                f"{self.group.name}/{self.name} is {self.dtype} {self.shape} and has "
+                f"{self.place.name}/{self.name} is {self.dtype} {self.shape} and has "
                 f"{self._written} rows so far; got {block.dtype} {block.shape} for row {at}"
             )
         self._take(block)
@@ -99,7 +88,7 @@ class Column:
 
     def _take(self, block: np.ndarray) -> None:
         if self.spec.codec == "u16":
-            block = encode_u16(block, f"{self.group.name}/{self.name}")
+            block = encode_u16(block, f"{self.place.name}/{self.name}")
         while len(block):
             rows = min(len(block), len(self._buffer) - self._buffered)
             self._buffer[self._buffered : self._buffered + rows] = block[:rows]
@@ -109,13 +98,10 @@ class Column:
                 self._flush()
 
     def _flush(self) -> None:
-        rows, begin = self._buffer[: self._buffered], self._flushed
+        rows = self._buffer[: self._buffered]
         self._sha.update(rows.data)
-        if self.spec.shape:
-            self._dataset[begin : begin + len(rows)] = rows
-        else:
-            self._dataset[()] = rows[0]
-        self._flushed, self._buffered = begin + len(rows), 0
+        self._put(self._flushed, rows)
+        self._flushed, self._buffered = self._flushed + len(rows), 0
 
     def finish(self) -> dict[str, ArrayMeta]:
         """Describe the complete array; may be called again.  Raises ValueError if rows miss."""
@@ -127,7 +113,7 @@ class Column:
     def _check_complete(self) -> None:
         if self._written != self.shape[0]:
             raise ValueError(
-                f"{self.group.name}/{self.name} has {self._written} of {self.shape[0]} rows"
+                f"{self.place.name}/{self.name} has {self._written} of {self.shape[0]} rows"
             )
 
     def _meta(self) -> ArrayMeta:
@@ -171,18 +157,17 @@ class JpegColumn(Column):
             self._check_complete()
             self._copy()
             spec = ArraySpec((len(self._offsets),), "int64")
-            offsets = Column(self.group, f"{self.name}_offsets", spec, self._scratch_folder)
+            offsets = Column(self.place, f"{self.name}_offsets", spec, self._scratch_folder)
             offsets.write(0, np.array(self._offsets, "<i8"))
             self._metas = {self.name: self._meta(), **offsets.finish()}
         return self._metas
 
     def _copy(self) -> None:
         size = self._offsets[-1]
-        dataset = create_contiguous(self.group, self.name, (size,), np.dtype(np.uint8))
+        put = self.place.create(self.name, (size,), np.dtype(np.uint8), "raw")
         self._scratch.seek(0)
         for at in range(0, size, _BUFFER_BYTES):
-            piece = np.frombuffer(self._scratch.read(_BUFFER_BYTES), np.uint8)
-            dataset[at : at + len(piece)] = piece
+            put(at, np.frombuffer(self._scratch.read(_BUFFER_BYTES), np.uint8))
 
     def close(self) -> None:
         """Drop the scratch file."""

@@ -1,0 +1,123 @@
+"""Reading one episode lazily and without trusting it: what is the same in every format."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from builder.errors import DatasetError
+from builder.records import parse_record
+from builder.stores.base import arrays_by_view
+from builder.stores.codecs import FixedPoint, Rows, decode_jpeg
+from schemas.dataset import ArrayMeta, EpisodeMeta
+
+_PIECE_BYTES = 4 << 20
+
+
+class FileReader(ABC):
+    """One stored episode.  Safe to fork, small to pickle (it opens the file again)."""
+
+    meta: EpisodeMeta
+
+    def __init__(self, path: Path, episode_id: str) -> None:
+        self.path, self.episode_id = path, episode_id
+        self._text = self._metadata()
+        self.meta = parse_record(EpisodeMeta, self._text, str(path))
+        if self.meta.id != episode_id:
+            raise DatasetError(
+                f"{path} holds episode {self.meta.id!r}, expected {episode_id!r}: "
+                "was it moved or renamed? Put it back"
+            )
+
+    def __reduce__(self) -> tuple[type, tuple[Path, str]]:
+        return type(self), (self.path, self.episode_id)
+
+    @abstractmethod
+    def _metadata(self) -> str:
+        """Read the metadata's stored form; raises DatasetError."""
+
+    @abstractmethod
+    def _locate(self, view: str | None, name: str) -> Any:
+        """Check that an array is there as the metadata says; raises DatasetError."""
+
+    @abstractmethod
+    def _stored(self, view: str | None, name: str) -> np.ndarray:
+        """Map an array that is not lz4 as it is stored; raises DatasetError."""
+
+    @abstractmethod
+    def _chunk(self, view: str | None, name: str, row: int) -> np.ndarray:
+        """Unpack one row of an lz4 array; raises DatasetError."""
+
+    @abstractmethod
+    def _disagreements(self) -> Iterator[str]:
+        """Compare what is stored twice, and look for what should not be there."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release files; arrays already handed out stay valid, the next access opens again."""
+
+    def problems(self) -> list[str]:
+        """List arrays that cannot be read, and copies that disagree with the metadata."""
+        found = []
+        for view, arrays in arrays_by_view(self.meta).items():
+            for name in arrays:
+                try:
+                    self._locate(view, name)
+                except DatasetError as error:
+                    found.append(str(error))
+        return found + list(self._disagreements())
+
+    def array(self, view: str | None, name: str) -> Any:
+        """Return one array: read-only, memory-mapped where it is stored plainly.
+
+        See :class:`builder.stores.base.EpisodeReader`.  Raises DatasetError when the file does
+        not hold it as the metadata says.
+        """
+        array = self._meta_of(view, name)
+        if array.codec == "jpeg":
+            _, height, width, _ = array.shape
+            data, offsets = self._stored(view, name), self.array(view, f"{name}_offsets")
+            row = partial(self._jpeg_row, data, offsets, (height, width), name)
+            return Rows(array.shape, "uint8", row)
+        if array.codec == "lz4":
+            self._locate(view, name)
+            return Rows(array.shape, array.dtype, partial(self._chunk, view, name))
+        stored = self._stored(view, name)
+        return FixedPoint(stored) if array.codec == "u16" else stored
+
+    def stored_bytes(self, view: str | None, name: str) -> Iterator[bytes]:
+        """Yield, in bounded pieces, the bytes that ``ArrayMeta.sha256`` is taken over."""
+        if self._meta_of(view, name).codec == "lz4":
+            rows = self.array(view, name)
+            yield from (rows[at].tobytes() for at in range(len(rows)))
+            return
+        stored = self._stored(view, name).reshape(-1)
+        step = max(1, _PIECE_BYTES // stored.itemsize)
+        yield from (stored[at : at + step].tobytes() for at in range(0, stored.size, step))
+
+    def _meta_of(self, view: str | None, name: str) -> ArrayMeta:
+        arrays = self.meta.arrays if view is None else self.meta.view(view).arrays
+        if name not in arrays:
+            where = self.meta.id if view is None else f"view {view!r} of {self.meta.id}"
+            raise KeyError(f"no array {name!r} in {where}; it has {sorted(arrays)}")
+        return arrays[name]
+
+    def _stored_shape(self, view: str | None, name: str) -> tuple[int, ...]:
+        """Shape of what ``_stored`` returns."""
+        array = self._meta_of(view, name)
+        if array.codec == "jpeg":
+            return (max(0, int(self.array(view, f"{name}_offsets")[-1])),)
+        return array.shape
+
+    def _jpeg_row(
+        self, data: np.ndarray, offsets: np.ndarray, shape: tuple[int, int], name: str, row: int
+    ) -> np.ndarray:
+        begin, end = int(offsets[row]), int(offsets[row + 1])
+        if not 0 <= begin <= end <= len(data):
+            raise DatasetError(f"{self.path} is damaged: {name}_offsets jump at row {row}")
+        return decode_jpeg(data[begin:end], shape, f"{self.path}: {name}[{row}]")

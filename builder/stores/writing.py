@@ -1,0 +1,170 @@
+"""What stores of files share: where episodes lie, and how one is written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import ClassVar, TypeVar
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+
+from builder.errors import DatasetError
+from builder.stores.base import ArraySpec, arrays_by_view
+from builder.stores.columns import Column
+from builder.stores.staging import (
+    fsync_folder,
+    leftovers,
+    make_folders,
+    output_errors,
+    refuse_existing,
+    stage,
+)
+from schemas.dataset import ArrayMeta, EpisodeId, EpisodeMeta, Name
+
+_EPISODE_ID: TypeAdapter[str] = TypeAdapter(EpisodeId)
+_NAME: TypeAdapter[str] = TypeAdapter(Name)
+
+Layout = Mapping[str | None, Mapping[str, ArraySpec]]
+W = TypeVar("W", bound="FileWriter")
+
+
+class FileStore:
+    """Episodes as files or folders below ``folder/<place>``; temporaries in ``folder/tmp``."""
+
+    place: ClassVar[str]
+    suffix: ClassVar[str]
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+
+    def path(self, episode_id: str) -> Path:
+        """Return where an episode is, there or not.  Raises DatasetError for an unsafe id."""
+        try:
+            checked = _EPISODE_ID.validate_python(episode_id)
+        except ValidationError as error:
+            raise DatasetError(f"{episode_id!r}: {error.errors()[0]['msg']}") from None
+        return self.folder / self.place / f"{checked}{self.suffix}"
+
+    def leftovers(self, *, remove: bool = False) -> list[Path]:
+        """List (and remove) the temporary files of dead runs; never those of live ones."""
+        return leftovers(self.folder / "tmp", remove=remove)
+
+    def set_aside(self, episode_id: str) -> Path:
+        """Move a damaged episode out of the way, to ``damaged/``; returns where it is now."""
+        path = self.path(episode_id)
+        target = self.folder / "damaged" / path.relative_to(self.folder / self.place)
+        with output_errors(target):
+            make_folders(target.parent)
+            if target.is_dir():
+                shutil.rmtree(target)
+            os.replace(path, target)
+            fsync_folder(path.parent)
+        return target
+
+
+class FileWriter(ABC):
+    """One episode being written.  Leaving the context without commit leaves nothing."""
+
+    suffix: ClassVar[str]
+    """Of the temporary name."""
+
+    def __init__(
+        self, store: FileStore, episode_id: str, layout: Layout, replace: bool = False
+    ) -> None:
+        self.episode_id, self._replace = episode_id, replace
+        self.path = store.path(episode_id)
+        _check_names(layout)
+        self._folder = store.folder / "tmp"
+        self._columns: dict[tuple[str | None, str], Column] = {}
+        self._views = [view for view in layout if view is not None]
+        self._layout = layout
+
+    def __enter__(self: W) -> W:
+        if not self._replace:
+            refuse_existing(self.path)
+        self._staged = stage(self._folder, self.suffix)
+        self._committed = False
+        try:
+            with self._errors():
+                self._create()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    @abstractmethod
+    def _create(self) -> None:
+        """Create the temporary and fill ``_columns``."""
+
+    @abstractmethod
+    def _finish(self, meta: EpisodeMeta) -> None:
+        """Write the metadata, last of all."""
+
+    def _publish(self) -> None:
+        self._staged.publish(self.path, replace=self._replace)
+
+    def _release(self) -> None:
+        """Close what is open of the temporary."""
+
+    def write(self, view: str | None, name: str, at: int, block: np.ndarray) -> None:
+        """Write ``block`` at row ``at`` of array ``name`` of ``view`` (None: the root).
+
+        Blocks of one array come in order, without gaps; raises ValueError otherwise.
+        """
+        with self._errors():
+            self._columns[view, name].write(at, block)
+
+    def digests(self) -> dict[str | None, dict[str, ArrayMeta]]:
+        """Describe all arrays written, by view (None: the root).  All must be complete.
+
+        Raises ValueError naming those that are not.
+        """
+        found: dict[str | None, dict[str, ArrayMeta]] = {view: {} for view in (None, *self._views)}
+        with self._errors():
+            for (view, _), column in self._columns.items():
+                found[view].update(column.finish())
+        return found
+
+    def commit(self, meta: EpisodeMeta) -> None:
+        """Make the episode exist: fsync, rename, fsync folder.
+
+        Raises ValueError when ``meta`` is not about what was written.
+        """
+        found = self.digests()
+        said = arrays_by_view(meta)
+        if meta.id != self.episode_id or said != found:
+            raise ValueError(
+                f"the metadata of {meta.id!r} do not describe what was written as "
+                f"{self.episode_id!r}: arrays {said}, written {found}"
+            )
+        with self._errors():
+            self._finish(meta)
+        self._publish()
+        self._committed = True
+
+    def __exit__(self, *exc: object) -> None:
+        for column in self._columns.values():
+            column.close()
+        if self._committed:
+            return
+        self._release()
+        self._staged.discard()
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Turn errors of the disk into an OutputError."""
+        with output_errors(self.path):
+            yield
+
+
+def _check_names(layout: Layout) -> None:
+    """Refuse names that are unsafe or that would meet in the file."""
+    for name in (*(view for view in layout if view is not None), *layout.get(None, {})):
+        _NAME.validate_python(name)
+    if clash := set(layout) & set(layout.get(None, {})):
+        raise ValueError(f"a view and a root array must not share a name, got {clash}")
