@@ -3,7 +3,7 @@
 FFmpeg reads the start of many a cut-off file without a word, so the few bytes that tell are
 read here.  What nobody can tell: a transport or program stream cut between two packets, a
 fragmented MP4 cut between two fragments, a live WebM recording (no sizes, no duration) cut
-between two clusters.
+between two frames.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from __future__ import annotations
 import os
 import struct
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
-_SEGMENT = 0x18538067
+_SEGMENT = 0x18538067 & 0x0FFFFFFF
 
 
 def cut_off(path: Path, container: str, *, declared: int, counted: int) -> str | None:
@@ -38,31 +38,37 @@ def _matroska(file: BinaryIO, size: int) -> int:
     end = position = 0
     while position < size:
         file.seek(position)
-        number, length = _vint(file, keep_marker=True), _vint(file, keep_marker=False)
+        number, length = _vint(file), _vint(file)
         if number is None or length is None:
-            # A cut inside an element's head, or a live recording whose sizes are unknown.
-            return max(end, size + (file.tell() > size))
-        body = file.tell()
-        end = max(end, body + length)
-        # The segment holds all the rest: its parts are walked too, since its size may lie.
-        position = body if number == _SEGMENT else body + length
+            # Zeros behind the end, or a cut inside an element's head.
+            return max(end, size + (number is not None))
+        position = file.tell()
+        # Live recordings do not know their sizes: their parts come one after another.  So do
+        # those of the segment, which holds all the rest.
+        known = length.payload != length.unknown
+        if known:
+            end = max(end, position + length.payload)
+        if known and number.payload != _SEGMENT:
+            position += length.payload
     return end
 
 
-def _vint(file: BinaryIO, *, keep_marker: bool) -> int | None:
-    """Read an EBML number; None at the end of the file and for "unknown size"."""
+class _Vint(NamedTuple):
+    """An EBML number without its length marker, and the value that means "unknown"."""
+
+    payload: int
+    unknown: int
+
+
+def _vint(file: BinaryIO) -> _Vint | None:
+    """Read an EBML number; None where there is none, or not all of it."""
     head = file.read(1)
     if not head or not head[0]:
         return None
     width = 9 - head[0].bit_length()
     raw = head + file.read(width - 1)
-    if len(raw) < width:
-        return None
-    value = int.from_bytes(raw, "big")
-    payload = value & ((1 << 7 * width) - 1)
-    if keep_marker:
-        return value
-    return None if payload == (1 << 7 * width) - 1 else payload
+    unknown = (1 << 7 * width) - 1
+    return _Vint(int.from_bytes(raw, "big") & unknown, unknown) if len(raw) == width else None
 
 
 def _avi(file: BinaryIO, size: int) -> int:

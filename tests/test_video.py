@@ -115,6 +115,21 @@ def test_no_cut_at_all_is_silently_short(clips, name, tmp_path):
             continue
 
 
+def test_a_live_recording_is_whole_only_between_two_frames(tmp_path):
+    """A browser writes WebM without sizes or duration: what breaks off inside a frame shows."""
+    live = {"container": {"live": "1"}, **KINDS["vp8.webm"]}
+    data = make(tmp_path / "whole.webm", **live).read_bytes()
+    assert sum(1 for _ in VideoStream(tmp_path / "whole.webm")) == COUNT
+    accepted = []
+    for size in range(len(data) // 2, len(data), 7):
+        (tmp_path / "cut.webm").write_bytes(data[:size])
+        try:
+            accepted.append(sum(1 for _ in VideoStream(tmp_path / "cut.webm")))
+        except SourceError:
+            continue
+    assert len(accepted) <= COUNT // 2
+
+
 def _packet_ends(path):
     with av.open(str(path)) as container:
         return {p.pos + p.size for p in container.demux(video=0) if p.pos is not None}
