@@ -40,10 +40,12 @@ BUILTIN: dict[str, dict[str, str]] = {
     },
     "stores": {
         "hdf5": "builder.stores.hdf5:Hdf5Store",
+        "zarr": "builder.stores.zarr:ZarrStore",
     },
     "executors": {
         "serial": "builder.executors.processes:Serial",
         "processes": "builder.executors.processes:Processes",
+        "ray": "builder.executors.ray_cluster:RayCluster",
     },
 }
 
@@ -52,7 +54,7 @@ EXTRA_OF = {
     **dict.fromkeys(("av", "cv2", "hdf5plugin", "rich"), "build"),
     "scipy": "torch",
     "pyarrow": "lerobot",
-    "numcodecs": "zarr",
+    **dict.fromkeys(("numcodecs", "google_crc32c"), "zarr"),
     **{name: name for name in ("zarr", "torch", "ray", "rerun")},
 }
 

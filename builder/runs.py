@@ -149,7 +149,7 @@ class RunLog:
         self._frames += built.frames
         self._stages.update(stages)
         own = {"episodes": 1, "frames": built.frames, "seconds": sum(stages.values())}
-        self._workers[built.worker].update(own)  # type: ignore[arg-type]
+        self._workers[built.worker].update(own)
         self.write(
             "episode", id=ref.id, frames=built.frames, worker=built.worker, stage_seconds=stages
         )

@@ -56,9 +56,12 @@ class Child:
 
     def send(self, task: Any) -> None:
         """Send a task.  Raises whatever pickling it raises; a dead child is found later."""
-        packed = pickle.dumps(task)
+        self.send_packed(pickle.dumps(task))
+
+    def send_packed(self, packed_task: bytes) -> None:
+        """Send a pickled task; a dead child is found later."""
         try:
-            self.pipe.send_bytes(packed)
+            self.pipe.send_bytes(packed_task)
         except OSError:
             return  # receive() meets the end of the pipe and has the cause of death
 
@@ -67,16 +70,13 @@ class Child:
 
         Raises EOFError or OSError when the child is dead.
         """
+        return unpack(self.receive_packed())
+
+    def receive_packed(self) -> bytes:
+        """Take one message as it is, for :func:`unpack`; else like :meth:`receive`."""
         packed = self.pipe.recv_bytes()
         self.ready, self.heard = True, time.monotonic()
-        try:
-            kind, value = pickle.loads(packed)
-        except Exception as error:
-            return "error", WorkerError(f"the result cannot be read: {describe(error)}")
-        if kind == "error":
-            value, trace = value
-            value.__cause__ = RemoteTraceback(trace)
-        return kind, value
+        return packed
 
     def cause_of_death(self) -> str:
         """Say how a child whose pipe has ended died, as a verb phrase."""
@@ -102,6 +102,18 @@ class Child:
             self._process.join()
         self.pipe.close()
         self._process.close()
+
+
+def unpack(packed: bytes) -> tuple[str, Any]:
+    """Read a child's message: its kind and value; errors bring their traceback as cause."""
+    try:
+        kind, value = pickle.loads(packed)
+    except Exception as error:
+        return "error", WorkerError(f"the result cannot be read: {describe(error)}")
+    if kind == "error":
+        value, trace = value
+        value.__cause__ = RemoteTraceback(trace)
+    return kind, value
 
 
 def end_all(children: Iterable[Child]) -> None:

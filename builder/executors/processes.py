@@ -86,11 +86,7 @@ class Processes:
         if not worker.child.ready:
             jobs.not_started(job, f"was silent for {START_SECONDS:g} s")
             return []
-        reason = (
-            f"stalled: no progress for {self.stall_seconds:g} s, so its worker was stopped; "
-            f"if it was only slow, raise limits.stall_seconds"
-        )
-        return [Outcome(job.task, error=WorkerError(reason))]
+        return [Outcome(job.task, error=stalled(self.stall_seconds))]
 
 
 class Serial(Processes):
@@ -98,6 +94,14 @@ class Serial(Processes):
 
     def __init__(self, config: Processes.Config, workers: int | None, stall_seconds: float) -> None:
         super().__init__(config, 1, stall_seconds)
+
+
+def stalled(seconds: float) -> WorkerError:
+    """Make the error of a task whose worker was silent for too long."""
+    return WorkerError(
+        f"stalled: no progress for {seconds:g} s, so its worker was stopped; if it was only slow, "
+        f"raise limits.stall_seconds"
+    )
 
 
 def available_cores() -> int:

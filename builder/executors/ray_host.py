@@ -1,0 +1,90 @@
+"""What runs in an actor of a Ray cluster: one child process at a time and the job it has."""
+
+from __future__ import annotations
+
+import pickle
+import secrets
+import sys
+import time
+
+from builder.errors import WorkerError
+from builder.executors.children import Child, end_all, unpack
+from builder.executors.processes import START_SECONDS, TASKS_PER_WORKER, stalled
+
+POLL_SECONDS = 1.0  # an actor answers at least so often; progress comes no more often
+
+
+class Host:
+    """One child, which keeps its backends from job to job, and the job it has."""
+
+    def __init__(self, packed_function: bytes, stall_seconds: float) -> None:
+        # Spawned children would load Ray's own main module, which takes seconds.
+        main = sys.modules["__main__"]
+        main.__spec__ = None
+        main.__dict__.pop("__file__", None)
+        self._function = pickle.loads(packed_function)
+        self._stall_seconds = stall_seconds
+        self._life = secrets.token_hex(8)
+        self._child: Child | None = None
+        self._number = -1
+        self._died = False
+        self._finished = 0
+
+    def advance(self, number: int, packed_task: bytes) -> tuple[str, list[bytes]]:
+        """Begin a job unless it is begun, and return what is heard of it within a second.
+
+        May be repeated with the same arguments on a restarted actor.
+        """
+        if number != self._number:
+            self._number, self._died = number, False
+            self._begin(packed_task)
+        return self._life, self._listen(packed_task)
+
+    def close(self) -> None:
+        """End the child."""
+        if self._child is not None:
+            end_all([self._child])
+            self._child = None
+
+    def _begin(self, packed_task: bytes) -> Child:
+        if self._child is None:
+            self._child, self._finished = Child(self._function), 0
+        self._child.heard = time.monotonic()
+        self._child.send_packed(packed_task)
+        return self._child
+
+    def _listen(self, packed_task: bytes) -> list[bytes]:
+        child = self._child or self._begin(packed_task)
+        until = time.monotonic() + POLL_SECONDS
+        latest: list[bytes] = []
+        while (left := until - time.monotonic()) > 0 and child.pipe.poll(left):
+            try:
+                packed = child.receive_packed()
+            except (EOFError, OSError):
+                return self._mourn(child)
+            kind, _ = unpack(packed)
+            if kind == "progress":
+                latest = [packed]
+            elif kind != "ready":
+                self._finished += 1
+                if self._finished == TASKS_PER_WORKER:
+                    self.close()
+                return [*latest, packed]
+        patience = self._stall_seconds if child.ready else START_SECONDS
+        if time.monotonic() - child.heard < patience:
+            return latest
+        self.close()
+        return [_error(stalled(patience))]
+
+    def _mourn(self, child: Child) -> list[bytes]:
+        """Have a job begun once more; the second time it is an error."""
+        how = child.cause_of_death()
+        self.close()
+        if self._died:
+            return [_error(WorkerError(f"its worker {how}; tried twice"))]
+        self._died = True
+        return []
+
+
+def _error(error: WorkerError) -> bytes:
+    return pickle.dumps(("error", (error, "")))
