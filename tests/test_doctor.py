@@ -8,9 +8,14 @@ import numpy as np
 import pytest
 from legacy_fixtures import amplify_folder, write_amplify, write_atm
 
+from builder.catalog import Catalog, index_line
 from builder.dataset import open_dataset
 from builder.doctor import diagnose, diagnose_path
 from builder.doctor_report import Report
+from builder.queries import query_points
+from builder.stores.hdf5 import Hdf5Store
+from builder.testing_samples import QUERIES, Sample, sample_dataset, sample_meta
+from schemas import QuerySpec
 
 IMG = (477, 470)
 
@@ -152,3 +157,34 @@ def test_memory_does_not_grow_with_the_number_of_episodes(tmp_path):
     assert report.views[0].episodes == 60
     assert peaks[1] < 1.5 * peaks[0]
     assert json.loads(report.model_dump_json())["episodes"] == 60
+
+
+def test_a_built_dataset_at_its_own_and_at_another_img_shape(tmp_path):
+    sample_dataset(tmp_path, Hdf5Store(tmp_path), [Sample("a-1"), Sample("a-2", seed=1)])
+    views = {view.name: view for view in diagnose_path(tmp_path, (24, 40)).views}
+    assert {*views} == {"front", "wrist"}
+    (size,) = views["front"].sizes
+    assert (size.shape, size.origin, size.scale_rc) == ((24, 40), "letterbox", (1.0, 1.0))
+    assert views["front"].padding_share == 0.0
+    assert views["front"].aspects == (0.67,)
+    # Twice the canvas: the same place in [-1, 1], twice the pixels.
+    double = {view.name: view for view in diagnose_path(tmp_path, (48, 80)).views}
+    for name, view in views.items():
+        assert double[name].now.col_max == pytest.approx(view.now.col_max, abs=1e-6)
+        assert double[name].now.zero_class_share < view.now.zero_class_share
+
+
+def test_points_in_the_bars_are_counted(tmp_path):
+    spec = QuerySpec(grid=QUERIES.grid, region="canvas")
+    sample, store = Sample("a-1"), Hdf5Store(tmp_path)
+    for view, box in sample.boxes.items():
+        queries = query_points(spec, box)
+        sample.arrays[view, "queries"] = queries
+        sample.arrays[view, "tracks"] = np.broadcast_to(queries, (7, 4, 6, 2)).astype("<f4")
+    with Catalog.create(tmp_path, sample_meta(queries=spec)) as catalog:
+        catalog.add(index_line(sample.build(store)))
+    report = diagnose_path(tmp_path, (24, 40))
+    front = next(view for view in report.views if view.name == "front")
+    assert front.padding_share == pytest.approx(4 / 6)  # a portrait picture in a wide canvas
+    assert "66.7% of the points lie in the bars" in report.text()
+    assert report.exit_code == 1
