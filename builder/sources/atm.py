@@ -22,7 +22,7 @@ from builder.sources.streams import BlockStream, even_times
 from schemas.config import Limits
 
 SUFFIXES = (".hdf5", ".h5")
-_BLOCK_BYTES = 4 << 20
+_BLOCK_BYTES = 1 << 20
 
 
 class AtmConfig(Selection):

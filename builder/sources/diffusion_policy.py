@@ -23,7 +23,7 @@ from builder.sources.streams import BlockStream, even_times
 from schemas.config import Limits
 
 SUFFIXES = (".zarr", ".zarr.zip", ".zip")
-_BLOCK_BYTES = 4 << 20
+_BLOCK_BYTES = 1 << 20
 
 
 class DiffusionPolicyConfig(Selection):

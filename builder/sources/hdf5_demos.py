@@ -26,7 +26,7 @@ from schemas.config import Limits
 from schemas.geometry import Orientation
 
 SUFFIXES = (".hdf5", ".h5")
-_BLOCK_BYTES = 4 << 20
+_BLOCK_BYTES = 1 << 20
 
 
 class DemosConfig(Selection):

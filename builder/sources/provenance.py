@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 
 from builder.errors import SourceError
@@ -23,9 +24,17 @@ def fingerprints(root: Path, relatives: Iterable[str]) -> dict[str, Fingerprint]
         relative = os.path.normpath(relative)
         path = locate(root, relative)
         try:
-            marks[printable_path(relative)] = fingerprint(path)
+            status = os.stat(path)
+            mark = _fingerprint(path, status.st_size, status.st_mtime_ns)
+            marks[printable_path(relative)] = mark
         except OSError as error:
             raise SourceError(
                 f"{printable_path(path)}: it cannot be read: {error.strerror}"
             ) from None
     return marks
+
+
+# Many episodes come from one file.
+@lru_cache(maxsize=256)
+def _fingerprint(path: Path, size: int, changed: int) -> Fingerprint:
+    return fingerprint(path)

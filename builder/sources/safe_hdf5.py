@@ -43,7 +43,8 @@ class SafeHdf5:
     """An open HDF5 file.  Paths are absolute inside the file, like ``data/demo_0/actions``."""
 
     def __init__(self, file: Any, path: Path, limits: Limits) -> None:
-        self._file, self._path, self._limits = file, path, limits
+        self._path, self._limits = path, limits
+        self._nodes: dict[str, Any] = {"": file}
 
     def keys(self, group: str) -> list[str]:
         """List the names in a group in natural order; [] when there is no such group."""
@@ -119,30 +120,31 @@ class SafeHdf5:
 
     def _follow(self, path: str, hops: int = 0) -> Any:
         """Walk to a path link by link; None when it is not there."""
-        node = self._file
-        parts = [part for part in path.split("/") if part]
-        for depth, part in enumerate(parts):
-            if not isinstance(node, h5py.Group):
-                return None
-            here = "/".join(parts[: depth + 1])
-            with self._named(here):
-                link = node.get(part, getlink=True)
-            if link is None:
-                return None
-            if isinstance(link, h5py.ExternalLink):
-                raise self.error(here, "it is an external link; links to other files are refused")
-            if isinstance(link, h5py.SoftLink):
-                node = self._follow_soft(parts[:depth], link.path, hops)
-            else:
-                with self._named(here):
-                    node = node[part]
-        return node
+        path = "/".join(part for part in path.split("/") if part)
+        if path not in self._nodes:
+            self._nodes[path] = self._step(path, hops)
+        return self._nodes[path]
 
-    def _follow_soft(self, folder: list[str], target: str, hops: int) -> Any:
-        here = "/".join(folder)
+    def _step(self, path: str, hops: int) -> Any:
+        folder, _, name = path.rpartition("/")
+        node = self._follow(folder, hops)
+        if not isinstance(node, h5py.Group):
+            return None
+        with self._named(path):
+            link = node.get(name, getlink=True)
+        if link is None:
+            return None
+        if isinstance(link, h5py.ExternalLink):
+            raise self.error(path, "it is an external link; links to other files are refused")
+        if isinstance(link, h5py.SoftLink):
+            return self._follow_soft(folder, link.path, hops)
+        with self._named(path):
+            return node[name]
+
+    def _follow_soft(self, folder: str, target: str, hops: int) -> Any:
         if hops >= _MAX_HOPS:
-            raise self.error(here, f"its links go round in circles, or over {_MAX_HOPS} hops")
-        absolute = target if target.startswith("/") else f"{here}/{target}"
+            raise self.error(folder, f"its links go round in circles, or over {_MAX_HOPS} hops")
+        absolute = target if target.startswith("/") else f"{folder}/{target}"
         return self._follow(absolute, hops + 1)
 
     def _check_storage(self, path: str, data: Any) -> None:
