@@ -23,6 +23,7 @@ from builder.registry import raise_missing_extra
 # One verb is one module in builder.cli with HELP, EXAMPLE, arguments(parser) and run(args).
 VERBS = (
     "preview",
+    "plan",
     "build",
     "status",
     "finalize",
@@ -33,6 +34,7 @@ VERBS = (
     "decode",
     "migrate",
     "export",
+    "report",
     "schema",
 )
 

@@ -1,0 +1,41 @@
+"""Write one page that shows a dataset: what was built, how it looks, whether it suits training.
+
+The page needs no network. It has the geometry drawn with numbers, distributions, failures, the
+doctor's verdict, a table of episodes and a player in which points can be followed.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from builder.cli.common import say
+
+HELP = "write one page that shows a dataset"
+EXAMPLE = """\
+  letterset report dataset --out report.html
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's options."""
+    parser.add_argument("dataset", metavar="DATASET", help="dataset folder")
+    parser.add_argument("--out", default="report.html", help="page to write")
+    parser.add_argument(
+        "--episodes", type=int, default=6, metavar="N", help="episodes in the player"
+    )
+    parser.add_argument(
+        "--budget-mb", type=float, default=24.0, metavar="MB", help="size of the player's pictures"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the report; returns the exit code."""
+    from builder.dataset import open_dataset
+    from builder.report.report import write_report
+
+    out = Path(args.out)
+    dataset = open_dataset(args.dataset)
+    diagnosis = write_report(dataset, out, episodes=args.episodes, budget_mb=args.budget_mb)
+    say(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB): {diagnosis.text().splitlines()[-1]}")
+    return 0

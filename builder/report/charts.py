@@ -1,0 +1,70 @@
+"""Small accessible SVG drawings: histograms and letterboxes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from builder.report.page import text
+from schemas.geometry import Letterbox, Stretch
+
+BINS = 12
+
+
+def histogram(title: str, values: Sequence[float], unit: str = "") -> str:
+    """Draw how numbers are distributed: in bins, or one by one when only a few differ."""
+    data = np.asarray(values, np.float64)
+    if not len(data):
+        return ""
+    low, high = float(data.min()), float(data.max())
+    title = f"{title}, {unit}" if unit else title
+    distinct = np.unique(data)
+    if len(distinct) <= BINS // 2:
+        return bars(title, {f"{value:.4g}": int((data == value).sum()) for value in distinct})
+    counts, edges = np.histogram(data, bins=BINS, range=(low, high))
+    labels = [f"{a:.3g} to {b:.3g}" for a, b in pairwise(edges)]
+    return bars(title, dict(zip(labels, counts.tolist(), strict=True)))
+
+
+def bars(title: str, counts: Mapping[str, float]) -> str:
+    """Draw one horizontal bar per label."""
+    top = max(counts.values()) or 1
+    rows, y = [], 22
+    for label, count in counts.items():
+        width = 130 * count / top
+        shown = f"{count:.0f}" if float(count).is_integer() else f"{count:.1%}"
+        rows.append(
+            f'<text x="118" y="{y}" text-anchor="end" class="faint">{text(label)}</text>'
+            f'<rect class="bar" x="124" y="{y - 10}" width="{width:.1f}" height="12"/>'
+            f'<text x="{130 + width:.1f}" y="{y}">{shown}</text>'
+        )
+        y += 18
+    said = "; ".join(f"{label}: {count:g}" for label, count in counts.items())
+    return (
+        f'<figure><figcaption>{text(title)}</figcaption><svg viewBox="0 0 300 {y}" role="img" '
+        f'aria-label="{text(title)}. {text(said)}">{"".join(rows)}</svg></figure>'
+    )
+
+
+def letterbox_drawing(box: Letterbox | Stretch, caption: str) -> str:
+    """Draw a geometry to scale: the canvas, the picture on it, and its numbers."""
+    (height, width), (left, top, right, bottom) = box.img_shape, box.content_box
+    zoom = 220 / max(height, width)
+    scale_x, scale_y = box.affine.scale_xy
+    source = f"{box.source_shape[0]} x {box.source_shape[1]}"
+    content = f"{bottom - top} x {right - left}"
+    said = (
+        f"source {source} px, picture {content} px at x {left}, y {top} of {height} x {width}; "
+        f"scale x {scale_x:.5g}, y {scale_y:.5g}"
+    )
+    return (
+        f'<figure><svg viewBox="0 0 300 {height * zoom + 8:.0f}" role="img" aria-label="{said}">'
+        f'<rect class="pad" x="4" y="4" width="{width * zoom:.1f}" height="{height * zoom:.1f}"/>'
+        f'<rect class="content" x="{4 + left * zoom:.1f}" y="{4 + top * zoom:.1f}" '
+        f'width="{(right - left) * zoom:.1f}" height="{(bottom - top) * zoom:.1f}"/>'
+        f'<text x="{4 + (left + right) * zoom / 2:.1f}" y="{8 + (top + bottom) * zoom / 2:.1f}" '
+        f'text-anchor="middle">{content}</text></svg>'
+        f"<figcaption>{text(caption)}<br>{said}</figcaption></figure>"
+    )

@@ -1,0 +1,78 @@
+"""The data behind the report's player: sampled episodes, small enough for one page."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import cv2
+import numpy as np
+
+from builder.dataset import Dataset, EpisodeData, ViewData
+
+MAX_FRAMES = 96
+JPEG_QUALITY = 80
+
+
+def player_data(dataset: Dataset, ids: list[str], budget_bytes: int) -> list[dict[str, Any]]:
+    """Return the player's episodes, in order, until ``budget_bytes`` of page are used up."""
+    episodes: list[dict[str, Any]] = []
+    spent = 0
+    for episode_id in ids:
+        episode = _episode(dataset[episode_id])
+        spent += sum(
+            len(view["tracks"]) + len(view["vis"]) + sum(map(len, view["frames"]))
+            for view in episode["views"]
+        )
+        if episodes and spent > budget_bytes:
+            break
+        episodes.append(episode)
+    return episodes
+
+
+def _episode(episode: EpisodeData) -> dict[str, Any]:
+    meta = episode.meta
+    shown = min(meta.length, MAX_FRAMES)
+    first = next(iter(episode.views.values()))
+    starts = np.asarray(first.starts)
+    # Windows back to back, so that the timeline passes every frame once.
+    step = max(1, -(-meta.horizon // meta.start_every))
+    rows = [row for row in range(0, len(starts), step) if starts[row] < shown]
+    steps = min(meta.horizon, shown) if meta.mode == "episode" else meta.horizon
+    return {
+        "id": meta.id,
+        "length": shown if meta.mode == "episode" else meta.length,
+        "horizon": steps,
+        "starts": [int(starts[row]) for row in rows],
+        "views": [_view(name, view, rows, steps, shown) for name, view in episode.views.items()],
+    }
+
+
+def _view(name: str, view: ViewData, rows: list[int], steps: int, shown: int) -> dict[str, Any]:
+    geometry = view.geometry
+    tracks_xy = np.stack([np.asarray(view.tracks[row, :steps]) for row in rows])
+    vis = np.stack([np.asarray(view.vis[row, :steps]) for row in rows])
+    frames = view.frames
+    # A window that begins within the shown part runs on after it.
+    count = 0 if frames is None else min(len(frames), shown + steps)
+    return {
+        "name": name,
+        "img_shape": geometry.img_shape,
+        "source_shape": geometry.source_shape,
+        "content_box": geometry.content_box,
+        "scale_xy": geometry.affine.scale_xy,
+        "offset_xy": geometry.affine.offset_xy,
+        "count": tracks_xy.shape[2],
+        "tracks": _packed(tracks_xy.astype("<f4")),
+        "vis": _packed((vis > 0.5).astype(np.uint8)),
+        "frames": [_jpeg(np.asarray(frames[index])) for index in range(count)],
+    }
+
+
+def _packed(array: np.ndarray) -> str:
+    return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode("ascii")
+
+
+def _jpeg(frame: np.ndarray) -> str:
+    _, packed = cv2.imencode(".jpg", frame[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    return base64.b64encode(packed.tobytes()).decode("ascii")

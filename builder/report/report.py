@@ -1,0 +1,233 @@
+"""``letterset report``: one self-contained page to open before training."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from builder.catalog import read_failures
+from builder.dataset import Dataset
+from builder.doctor import Report as Diagnosis
+from builder.doctor import diagnose
+from builder.errors import DatasetError
+from builder.report.charts import bars, histogram, letterbox_drawing
+from builder.report.draw import row_colors
+from builder.report.page import definitions, page, text, write_output
+from builder.report.player import player_data
+from builder.report.preview import spread
+from schemas.dataset import EpisodeMeta, ViewMeta
+from schemas.geometry import Letterbox, Stretch
+
+MAX_EPISODES = 5000
+"""Episodes looked at; of larger datasets, so many spread evenly."""
+MAX_GEOMETRIES = 6
+DOCTOR_WINDOWS = 16
+
+COLUMNS = (
+    "episode", "view", "frames", "source", "aspect", "turned", "px/step", "still", "visible", "text"
+)  # fmt: skip
+Row = tuple[Any, ...]
+
+
+@dataclass
+class _Facts:
+    """What the page shows of the episodes."""
+
+    rows: list[Row] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+    views: list[ViewMeta] = field(default_factory=list)
+    geometries: Counter[tuple[str, Letterbox | Stretch]] = field(default_factory=Counter)
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+
+def write_report(
+    dataset: Dataset, out: Path, *, episodes: int = 6, budget_mb: float = 24.0
+) -> Diagnosis:
+    """Write the page to ``out``; returns the doctor's diagnosis, which is part of it.
+
+    ``episodes`` are put into the player, fewer when their pictures exceed ``budget_mb``.
+    Raises DatasetError for an empty dataset and OutputError when ``out`` cannot be written.
+    """
+    if not len(dataset):
+        raise DatasetError(f"{dataset.path} has no episodes to report on")
+    ids = [dataset.ids[k] for k in spread(len(dataset), MAX_EPISODES)]
+    facts = _facts(dataset, ids)
+    readable = [key for key in ids if key not in facts.unreadable]
+    chosen = [readable[k] for k in spread(len(readable), episodes)]
+    diagnosis = diagnose(dataset, dataset.meta.img_shape, DOCTOR_WINDOWS)
+    colors = row_colors(dataset.meta.queries)[_row_starts(dataset)]
+    data = {
+        "rows": facts.rows,
+        "grid": dataset.meta.queries.grid,
+        "order": dataset.meta.queries.order,
+        "colors": [f"rgb({r}, {g}, {b})" for r, g, b in colors.tolist()],
+        "episodes": player_data(dataset, chosen, round(budget_mb * 1e6)),
+    }
+    body = [*_body(dataset, facts, diagnosis, len(ids)), *_player(data["episodes"])]
+    body += [*_table(facts), _script(data)]
+    write_output(out, page(f"{dataset.path.name}: letterset report", body))
+    return diagnosis
+
+
+def _row_starts(dataset: Dataset) -> list[int]:
+    """Index of the first point of every grid row."""
+    spec = dataset.meta.queries
+    rows, columns = spec.grid
+    return [row if spec.order == "rows_fastest" else row * columns for row in range(rows)]
+
+
+def _facts(dataset: Dataset, ids: list[str]) -> _Facts:
+    facts = _Facts()
+    for episode_id in ids:
+        try:
+            meta = dataset[episode_id].meta
+        except DatasetError as error:
+            facts.unreadable[episode_id] = str(error)
+            continue
+        facts.lengths.append(meta.length)
+        for view in meta.views:
+            facts.views.append(view)
+            facts.rows.append(_row(meta, view))
+            facts.geometries[view.name, view.geometry] += 1
+    return facts
+
+
+def _row(meta: EpisodeMeta, view: ViewMeta) -> Row:
+    height, width = view.geometry.source_shape
+    motion = view.motion
+    moved = (motion.mean_px, motion.zero_share, motion.visible_share) if motion else (0, 0, 0)
+    numbers = (round(value, 3) for value in moved)
+    aspect = round(_aspect(view), 3)
+    shape, said = f"{height} x {width}", (meta.text or meta.task or "")[:200]
+    return (meta.id, view.name, meta.length, shape, aspect, view.orientation, *numbers, said)
+
+
+def _aspect(view: ViewMeta) -> float:
+    height, width = view.geometry.source_shape
+    numerator, denominator = view.geometry.sample_aspect_ratio
+    return width * numerator / (height * denominator)
+
+
+def _body(dataset: Dataset, facts: _Facts, diagnosis: Diagnosis, looked_at: int) -> Iterator[str]:
+    meta = dataset.meta
+    failures = read_failures(dataset.path)
+    yield f"<h1>{text(dataset.path.name)}</h1>"
+    part = "" if looked_at == len(dataset) else f" (numbers below from {looked_at} of them)"
+    rows, columns = meta.queries.grid
+    yield definitions(
+        {
+            "Episodes": f"{len(dataset)}{part}, {len(failures)} sources failed",
+            "Frames": str(sum(line.length * len(line.views) for line in dataset.index.values())),
+            "Canvas": f"{meta.img_shape[0]} x {meta.img_shape[1]} (height x width)",
+            "Windows": f"{meta.mode}, {meta.horizon} steps, one every {meta.start_every} frames",
+            "Points": f"{rows} x {columns} over the {meta.queries.region}, {meta.queries.order}",
+            "Tracker": f"{meta.tracker.name} {meta.tracker.version} ({meta.tracker.licence})",
+            "Visible means": meta.tracker.visibility.rule,
+            "Format": f"version {meta.format_version}, digest {meta.digest[:16]}",
+            **_runs(dataset.path),
+        }
+    )
+    verdict = "bad" if diagnosis.exit_code else "good"
+    yield (
+        f'<section><h2>Doctor</h2><p class="{verdict}"><strong>'
+        f"{text(diagnosis.text().splitlines()[-1])}</strong></p><ul>"
+        + "".join(
+            f"<li{' class=bad' if finding.hurts else ''}>"
+            f"{text(f'{finding.view}: ' if finding.view else '')}{text(finding.text)}</li>"
+            for finding in diagnosis.findings
+        )
+        + "</ul></section>"
+    )
+    bad = [f"{line.path} ({line.stage}): {line.reason}" for line in failures.values()]
+    bad += [f"{key}: {why}" for key, why in facts.unreadable.items()]
+    if bad:
+        items = "".join(f"<li>{text(line)}</li>" for line in bad[:500])
+        more = f"<p>and {len(bad) - 500} more</p>" if len(bad) > 500 else ""
+        yield f'<section class="failures"><h2>{len(bad)} failed</h2><ul>{items}</ul>{more}'
+        yield "</section>"
+    yield "<section><h2>Geometry</h2><div class=charts>"
+    for (name, geometry), count in facts.geometries.most_common(MAX_GEOMETRIES):
+        yield letterbox_drawing(geometry, f"{name}, {count} episodes")
+    hidden = len(facts.geometries) - MAX_GEOMETRIES
+    yield "</div>" + (f"<p>and {hidden} more geometries</p>" if hidden > 0 else "") + "</section>"
+    yield "<section><h2>Distributions</h2><div class=charts>"
+    yield from _charts(facts, diagnosis)
+    yield "</div></section>"
+
+
+def _runs(folder: Path) -> dict[str, str]:
+    """How long the last finished run took."""
+    paths = sorted((folder / "runs").glob("*.json"))
+    if not paths:
+        return {}
+    try:
+        last = json.loads(paths[-1].read_text(encoding="utf-8"))
+        said = f"{last['built']} episodes in {last['seconds']:.0f} s, {last['frames']} frames"
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return {"Last run": f"{said}, {len(paths)} runs in all"}
+
+
+def _charts(facts: _Facts, diagnosis: Diagnosis) -> Iterator[str]:
+    shapes = Counter("{} x {}".format(*view.geometry.source_shape) for view in facts.views)
+    yield bars("Source sizes (height x width)", dict(shapes.most_common(12)))
+    yield histogram("Aspects (width / height)", [_aspect(view) for view in facts.views])
+    yield histogram("Episode lengths", facts.lengths, "frames")
+    motions = [view.motion for view in facts.views if view.motion]
+    yield histogram("Mean motion of a view", [motion.mean_px for motion in motions], "px/step")
+    yield histogram("Largest step of a view", [motion.max_px for motion in motions], "px")
+    yield histogram("Points seen", [100 * motion.visible_share for motion in motions], "%")
+    for view in diagnosis.views:
+        shares = {
+            "zero class": view.now.zero_class_share,
+            "saturated": view.now.saturated_share,
+            "clipped": view.now.clipped_share,
+            "in the bars": view.padding_share,
+            "frozen tail": view.tail_share,
+        }
+        yield bars(f"{view.name}: shares of steps and points", shares)
+
+
+def _player(episodes: list[dict[str, Any]]) -> Iterator[str]:
+    options = "".join(f"<option>{text(episode['id'])}</option>" for episode in episodes)
+    yield f"""<section id="player"><h2>Player</h2>
+<div class="controls">
+<label>Episode <select id="episode">{options}</select></label>
+<label>View <select id="view"></select></label>
+<button id="play" type="button">Play</button>
+<label><input type="checkbox" id="source"> source pixels</label>
+<label><input type="checkbox" id="bars" checked> pad borders</label>
+<label><input type="checkbox" id="trails" checked> trails</label>
+<input type="range" id="scrub" min="0" value="0" aria-label="Place on the timeline">
+</div>
+<p id="when" aria-live="off"></p>
+<div id="stage"></div>
+<p id="readout" role="status"></p>
+<p>Colours are grid rows; hollow points are occluded. On a picture: arrow keys scrub, space plays,
+N and P follow the next and the previous point.</p></section>"""
+
+
+def _table(facts: _Facts) -> Iterator[str]:
+    heads = "".join(
+        f'<th scope="col"><button type="button">{name}</button></th>' for name in COLUMNS
+    )
+    yield f"""<section><h2>Episodes</h2><div class="controls">
+<label>Search <input type="search" id="search"></label><span id="found" role="status"></span></div>
+<div class="scroll">
+<table id="episodes"><thead><tr>{heads}</tr></thead><tbody></tbody></table>
+</div>
+</section>"""
+
+
+def _script(data: dict[str, Any]) -> str:
+    code = (files("builder.report") / "report.js").read_text(encoding="utf-8")
+    # Inside <script> nothing may look like its end.
+    payload = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
+    return (
+        f'<script type="application/json" id="data">{payload}</script>\n<script>\n{code}</script>'
+    )

@@ -1,0 +1,164 @@
+"""The report in a real browser: no errors, the player scrubs, its numbers are the library's."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from source_fixtures import write_video
+
+from builder.cli import main
+from builder.dataset import open_dataset
+from schemas import normalize
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+IMG_SHAPE = (60, 100)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    write_video(folder / "videos" / "wide <b>.mp4", count=20, shape=(48, 120))
+    write_video(folder / "videos" / "tall.mp4", count=11, shape=(90, 50))
+    (folder / "videos" / "broken.mp4").write_bytes(b"no video")
+    argv = ["--source", str(folder / "videos"), "--out", str(folder / "out"), "--quiet"]
+    settings = ["queries.grid=[4, 5]", "tracker.horizon=8"]
+    assert main(["build", *settings, *argv, "--img-shape", *map(str, IMG_SHAPE)]) == 1
+    assert main(["report", str(folder / "out"), "--out", str(folder / "report.html")]) == 0
+    return folder
+
+
+def page_data(folder):
+    page = (folder / "report.html").read_text()
+    return json.loads(re.search(r'id="data">(.*?)</script>', page).group(1))
+
+
+def test_the_page_needs_nothing_else_and_names_what_failed(folder):
+    page = (folder / "report.html").read_text()
+    assert "broken.mp4" in page
+    assert "Verdict" in page
+    assert not re.search(r'(src|href)="(?!data:)', page)
+    assert "http" not in page.replace("http-equiv", "")
+
+
+def test_the_table_has_every_view(folder):
+    data = page_data(folder)
+    assert {row[2] for row in data["rows"]} == {20, 11}
+    assert {row[3] for row in data["rows"]} == {"48 x 120", "90 x 50"}
+
+
+def test_a_budget_leaves_episodes_out_of_the_player(folder, tmp_path):
+    small = tmp_path / "small.html"
+    argv = ["report", str(folder / "out"), "--out", str(small), "--budget-mb", "0.001"]
+    assert main(argv) == 0
+    assert small.read_text().count("<option>") == 1
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    webdriver = pytest.importorskip("selenium.webdriver")
+    if CHROMIUM is None or DRIVER is None:
+        pytest.skip("needs Debian's chromium and chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    profile = tmp_path_factory.mktemp("profile")
+    for flag in (
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--window-size=1200,1400",
+        f"--user-data-dir={profile}",
+    ):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+def readout(browser):
+    """What the page says of the followed point."""
+    found = browser.execute_script("return {...document.getElementById('readout').dataset}")
+    return {key: json.loads(value) for key, value in found.items() if key != "view"}
+
+
+def test_scrubbing_and_clicking_give_the_librarys_numbers(browser, folder):
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import Select
+
+    browser.get(f"file://{folder / 'report.html'}")
+    browser.implicitly_wait(5)
+    dataset = open_dataset(folder / "out")
+    for episode in [e["id"] for e in page_data(folder)["episodes"]]:
+        Select(browser.find_element(By.ID, "episode")).select_by_visible_text(episode)
+        browser.execute_script(
+            "const s = document.getElementById('scrub'); s.value = 11; "
+            "s.dispatchEvent(new Event('input'))"
+        )
+        assert "window from 8, step 3" in browser.find_element(By.ID, "when").text
+        canvas = browser.find_element(By.CSS_SELECTOR, "#stage canvas")
+        browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", canvas)
+        view = dataset[episode].views["main"]
+        point_xy = view.tracks[8, 3, 7]
+        size = canvas.size
+        x = point_xy[0] / IMG_SHAPE[1] * size["width"] - size["width"] / 2
+        y = point_xy[1] / IMG_SHAPE[0] * size["height"] - size["height"] / 2
+        ActionChains(browser).move_to_element_with_offset(
+            canvas, round(x), round(y)
+        ).click().perform()
+        said = readout(browser)
+        assert (said["index"], said["window"], said["step"]) == (7, 1, 3)
+        exact_xy = point_xy.astype(np.float64)
+        np.testing.assert_allclose(said["img"], exact_xy, atol=1e-9)
+        np.testing.assert_allclose(said["source"], view.geometry.to_source(exact_xy), atol=1e-9)
+        np.testing.assert_allclose(said["norm"], normalize(exact_xy, IMG_SHAPE), atol=1e-9)
+        browser.find_element(By.ID, "source").click()  # the same point through the inverse
+        assert readout(browser) == said
+        browser.find_element(By.ID, "source").click()
+    assert browser.get_log("browser") == []
+
+
+def test_the_frozen_tail_is_marked_and_keys_work(browser, folder):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    browser.get(f"file://{folder / 'report.html'}")
+    browser.execute_script(
+        "const s = document.getElementById('scrub'); s.value = s.max; "
+        "s.dispatchEvent(new Event('input'))"
+    )
+    when = browser.find_element(By.ID, "when")
+    assert "frozen tail" in when.text
+    canvas = browser.find_element(By.CSS_SELECTOR, "#stage canvas")
+    canvas.send_keys("n")
+    assert readout(browser)["index"] == 0
+    at = int(browser.find_element(By.ID, "scrub").get_attribute("value"))
+    canvas.send_keys(Keys.ARROW_LEFT)
+    assert int(browser.find_element(By.ID, "scrub").get_attribute("value")) == at - 1
+
+
+def test_the_table_searches_and_sorts(browser, folder):
+    from selenium.webdriver.common.by import By
+
+    browser.get(f"file://{folder / 'report.html'}")
+
+    def lengths():
+        cells = browser.find_elements(By.CSS_SELECTOR, "#episodes tbody td:nth-child(3)")
+        return [int(cell.text) for cell in cells]
+
+    frames = browser.find_element(By.XPATH, "//th/button[text()='frames']")
+    frames.click()
+    assert lengths() == [11, 20]
+    frames.click()
+    assert lengths() == [20, 11]
+    browser.find_element(By.ID, "search").send_keys("tall")
+    assert lengths() == [11]
