@@ -61,7 +61,7 @@ def write_report(
     chosen = [readable[k] for k in spread(len(readable), episodes)]
     diagnosis = diagnose(dataset, dataset.meta.img_shape, DOCTOR_WINDOWS)
     colors = row_colors(dataset.meta.queries)[_row_starts(dataset)]
-    data = {
+    data: dict[str, Any] = {
         "rows": facts.rows,
         "grid": dataset.meta.queries.grid,
         "order": dataset.meta.queries.order,
