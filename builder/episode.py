@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -77,11 +78,13 @@ class Built:
 
     Not ``new`` when the episode was there already: committed by a run that was killed before
     it could list it, by a worker that died just after, or by somebody else in the meantime.
+    ``seconds`` are wall seconds by stage, ``cpu_seconds`` those of the whole process.
     """
 
     line: IndexLine
     new: bool = True
     seconds: Mapping[str, float] = field(default_factory=dict)
+    cpu_seconds: float = 0.0
     worker: str = ""
 
     @property
@@ -98,14 +101,18 @@ def build_episode(job: Job, report: Report) -> Built:
     source, tracker, store = _backends(_key(job.config))
     if store.has(job.ref.id) and not job.replace:
         return _there_already(store, job)
-    clock = Stopwatch()
+    clock, begun, cpu_begun = Stopwatch(), time.perf_counter(), time.process_time()
     try:
         line = _build(job, source, tracker, store, report, clock)
     except OutputError:
         if store.has(job.ref.id) and not job.replace:
             return _there_already(store, job)
         raise
-    return Built(line, seconds=dict(clock.seconds), worker=worker_name())
+    stages = dict(clock.seconds)
+    stages["other"] = time.perf_counter() - begun - sum(stages.values())
+    return Built(
+        line, seconds=stages, cpu_seconds=time.process_time() - cpu_begun, worker=worker_name()
+    )
 
 
 def _there_already(store: Store, job: Job) -> Built:

@@ -64,7 +64,7 @@ def plan(config: BuildConfig) -> Plan:
     refs = list(source.refs())
     unreadable: dict[str, str] = {}
     frames = seconds = raw = jpeg = counted = 0.0
-    for ref in _spread(refs, PROBED_EPISODES):
+    for ref in spread(refs, PROBED_EPISODES):
         try:
             for stream in _streams(source, ref):
                 length = stream.info.num_frames
@@ -102,7 +102,7 @@ def refuse_if_full(config: BuildConfig) -> None:
     have = read_index(config.store.path)
     todo = [ref for ref in source.refs() if ref.id not in have]
     total = probed = 0.0
-    for ref in _spread(todo, PROBED_EPISODES):
+    for ref in spread(todo, PROBED_EPISODES):
         try:
             for stream in _streams(source, ref):
                 stored = _frame_bytes(config, stream) if config.store.frames.codec == "raw" else 0
@@ -140,7 +140,7 @@ def _streams(source: Source, ref: EpisodeRef) -> Iterator[FrameStream]:
         yield from episode.views.values()
 
 
-def _spread(refs: list[EpisodeRef], count: int) -> list[EpisodeRef]:
+def spread(refs: list[EpisodeRef], count: int) -> list[EpisodeRef]:
     """Pick at most ``count`` refs, evenly over the list."""
     picks = np.linspace(0, len(refs) - 1, min(count, len(refs))).round().astype(int)
     return [refs[pick] for pick in dict.fromkeys(picks.tolist())]

@@ -95,6 +95,7 @@ class RunLog:
         self._running: dict[str, tuple[int, int]] = {}
         self._done = self._failed = self._frames = 0
         self._stages: Counter[str] = Counter()
+        self._cpu_seconds = 0.0
         self._workers: defaultdict[str, Counter[str]] = defaultdict(Counter)
         with output_errors(self._path):
             make_folders(self._path.parent)
@@ -148,6 +149,7 @@ class RunLog:
         stages = {stage: round(seconds, 4) for stage, seconds in built.seconds.items()}
         self._frames += built.frames
         self._stages.update(stages)
+        self._cpu_seconds += built.cpu_seconds
         own = {"episodes": 1, "frames": built.frames, "seconds": sum(stages.values())}
         self._workers[built.worker].update(own)
         self.write(
@@ -161,6 +163,7 @@ class RunLog:
             **run_facts(),
             **summary,
             "stage_seconds": dict(self._stages),
+            "cpu_seconds": self._cpu_seconds,
             "frames_per_second": self._frames / seconds if seconds else 0.0,
             "workers": {name: dict(own) for name, own in self._workers.items()},
         }

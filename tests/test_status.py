@@ -34,7 +34,7 @@ def job(name):
 
 
 def built(name, new=True):
-    return Outcome(job(name), Built(line(name), new, {"decode": 0.25, "track": 0.5}, "host:7"))
+    return Outcome(job(name), Built(line(name), new, {"decode": 0.25, "track": 0.5}, 0.7, "host:7"))
 
 
 @pytest.fixture
@@ -181,7 +181,7 @@ def test_a_run_keeps_a_log_and_a_summary(out):
     summary = json.loads(kept.read_text())
     assert kept.stem == log.stem
     assert (summary["built"], summary["frames"], len(summary["failures"])) == (2, 17, 1)
-    assert {"decode", "letterbox", "track", "write"} == set(summary["stage_seconds"])
+    assert {"decode", "letterbox", "track", "write", "other"} == set(summary["stage_seconds"])
     (own,) = summary["workers"].values()
     assert (own["episodes"], own["frames"]) == (2, 17)
     assert own["seconds"] == pytest.approx(sum(summary["stage_seconds"].values()))

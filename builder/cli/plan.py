@@ -1,0 +1,101 @@
+"""Tell what a build will cost here and at any other size: hours, bytes, files, bottlenecks.
+
+A few episodes are probed: their beginnings are built into a temporary folder beside OUT, which
+is removed. Nothing else is written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from builder.cli.common import add_json, say, size, table
+from builder.errors import ConfigError
+from builder.settings import check_backends, load_config
+
+if TYPE_CHECKING:
+    from builder.costs import Costs, Estimate
+
+HELP = "what a build will cost, from a probe of a few episodes"
+EXAMPLE = """\
+  letterset plan videos cfg/quickstart.yaml
+  letterset plan videos cfg/quickstart.yaml --episodes 40000 --hours 1000000
+  letterset plan videos img_shape=[256,256] store.path=dataset --json
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's options."""
+    parser.add_argument("source", metavar="SOURCE", help="folder of videos, or one video")
+    parser.add_argument("config", metavar="CONFIG.yaml", help="build config, or key=value")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
+    parser.add_argument("--probe", type=int, default=5, metavar="N", help="episodes to probe")
+    parser.add_argument(
+        "--episodes", type=int, action="append", default=[], metavar="N", help="also for so many"
+    )
+    parser.add_argument(
+        "--hours", type=float, action="append", default=[], metavar="H", help="of video, also"
+    )
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Probe and print."""
+    if args.probe < 1 or any(each <= 0 for each in [*args.episodes, *args.hours]):
+        raise ConfigError("--probe, --episodes and --hours are positive numbers")
+    overrides, path = list(args.overrides), Path(args.config)
+    is_file = "=" not in args.config or path.exists()
+    config = load_config(
+        path if is_file else None,
+        overrides if is_file else [args.config, *overrides],
+        {"source.path": args.source},
+    )
+    check_backends(config)
+    from builder.probe import measure
+
+    costs = measure(config, args.probe)
+    found = [costs.estimate()]
+    found += [costs.estimate(episodes=count) for count in args.episodes]
+    found += [costs.estimate(hours=hours) for hours in args.hours]
+    if args.json:
+        say(json.dumps({"costs": costs.as_json(), "estimates": [e.as_json() for e in found]}))
+    else:
+        say(_text(costs, found))
+    return 0
+
+
+def _text(costs: Costs, found: list[Estimate]) -> str:
+    lines = [
+        f"probed     {costs.probed} of {costs.episodes} episodes; about {costs.frames:.0f} frames "
+        f"(standard error {costs.frames_error:.0%})",
+        "a frame    "
+        + ", ".join(f"{name} {each * 1e3:.2f} ms" for name, each in costs.frame_seconds.items())
+        + f"; {size(costs.frame_bytes)} written, {size(costs.source_frame_bytes)} read",
+        f"an episode {costs.episode_seconds:.3f} s and {size(costs.episode_bytes)} besides",
+    ]
+    if costs.device == "cpu" and costs.cpu_share < 0.8:
+        lines.append(
+            f"busy       the probe had a core for {costs.cpu_share:.0%} of the time: on an idle "
+            "machine it may take so much less"
+        )
+    lines.append("\n" + table([_row(costs, each) for each in found]))
+    largest = found[-1]
+    for name, workers in sorted(largest.workers_until.items(), key=lambda item: item[1]):
+        lines.append(f"limit      {name}: reached with {workers:,.0f} workers")
+    return "\n".join(lines)
+
+
+def _row(costs: Costs, each: Estimate) -> dict[str, str]:
+    track = each.stage_hours.get("track", 0.0)
+    return {
+        "episodes": f"{each.episodes:,}",
+        "video": f"{each.video_hours:,.4g} h",
+        "frames": f"{each.frames:,}",
+        "worker hours": f"{each.worker_hours:,.4g}",
+        "of them tracking": f"{track:,.4g} ({'CPU' if costs.device == 'cpu' else 'GPU'})",
+        "written": size(each.bytes),
+        "files": f"{each.files:,}",
+        "workers for a week": f"{max(1.0, each.worker_hours / 168):,.0f}",
+    }

@@ -1,0 +1,117 @@
+"""The cost model: its arithmetic, its fit, and what it says before a build against the build."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from source_fixtures import write_video
+
+from builder.cli import main
+from builder.costs import Costs
+from builder.plan import spread
+
+SETTINGS = ["queries.grid=[3, 4]", "tracker.horizon=4", "img_shape=[48, 100]"]
+
+COSTS = Costs(
+    episodes=10,
+    probed=5,
+    frames=3000,
+    frames_error=0.1,
+    fps=30,
+    frame_seconds={"decode": 0.001, "track": 0.009},
+    episode_seconds=0.5,
+    frame_bytes=1000,
+    episode_bytes=50_000,
+    source_frame_bytes=100,
+    cpu_share=1.0,
+    device="cpu",
+    disk_bytes_per_second=1e6,
+    syncs_per_second=100,
+)
+
+
+def test_estimates_are_linear():
+    own, double = COSTS.estimate(), COSTS.estimate(episodes=20)
+    assert (own.episodes, own.frames, own.files) == (10, 3000, 10)
+    assert own.worker_hours == pytest.approx((3000 * 0.01 + 10 * 0.5) / 3600)
+    assert own.stage_hours["track"] == pytest.approx(27 / 3600)
+    assert own.bytes == 3000 * 1000 + 10 * 50_000
+    assert own.read_bytes == 300_000
+    assert double.worker_hours == pytest.approx(2 * own.worker_hours)
+    assert own.gpu_hours == 0
+    # 35 s of work write 3.5 MB, one worker 0.1 MB/s; the disk takes ten times that.
+    assert own.workers_until["writing to the output disk"] == pytest.approx(10)
+    assert own.workers_until["listing episodes (one writer)"] == pytest.approx(350)
+    assert own.first_bottleneck == "writing to the output disk"
+    assert double.workers_until == pytest.approx(own.workers_until)
+
+
+def test_hours_of_video():
+    million = COSTS.estimate(hours=1e6)
+    assert million.frames == 30 * 3600 * 10**6
+    assert million.episodes == million.frames / 300
+    assert million.video_hours == pytest.approx(1e6)
+
+
+def test_a_gpu_is_counted_apart():
+
+    estimate = replace(COSTS, device="cuda").estimate()
+    assert estimate.gpu_hours == pytest.approx(27 / 3600)
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"), [(1, [0]), (2, [0, 9]), (3, [0, 4, 9]), (20, list(range(10)))]
+)
+def test_probes_are_spread(count, expected):
+    assert spread(list(range(10)), count) == expected
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("costs") / "videos"
+    for index, count in enumerate((60, 100, 140)):
+        write_video(folder / f"clip {index}.mp4", count=count, shape=(48, 90))
+    (folder / "broken.mp4").touch()
+    return folder
+
+
+def test_the_plan_fits_the_build(videos, tmp_path, capsys):
+    out = tmp_path / "out"
+    argv = ["plan", str(videos), *SETTINGS, f"store.path={out}"]
+    assert main([*argv, "--episodes", "40000", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert list(tmp_path.iterdir()) == [], "the probe left something"
+    assert (found["costs"]["episodes"], found["costs"]["probed"]) == (4, 3)
+    argv = ["build", *SETTINGS, f"source.path={videos}", f"store.path={out}"]
+    assert main([*argv, "executor.workers=1", "--quiet"]) == 1
+    (kept,) = (out / "runs").glob("*.json")
+    summary = json.loads(kept.read_text())
+    own, large = found["estimates"]
+    assert summary["frames"] == 300
+    # Bytes are exact up to what headers and the broken file add; weighing by bytes errs a bit.
+    size = sum(path.stat().st_size for path in (out / "episodes").iterdir())
+    assert own["bytes"] / own["frames"] == pytest.approx(size / 300, rel=0.1)
+    assert own["frames"] == pytest.approx(300, rel=0.2)
+    assert set(own["stage_hours"]) == {*summary["stage_seconds"], "per episode"}
+    assert large["episodes"] == 40_000
+    assert large["first_bottleneck"] in large["workers_until"]
+
+
+def test_the_text_names_the_limits(videos, tmp_path, capsys):
+    argv = ["plan", str(videos), *SETTINGS, f"store.path={tmp_path / 'out'}"]
+    assert main([*argv, "--hours", "1e6", "--probe", "2"]) == 0
+    text = capsys.readouterr().out
+    assert "1e+06 h" in text
+    assert "limit      " in text
+    assert "ms" in text
+
+
+def test_what_cannot_be_probed_is_said(tmp_path, capsys):
+    write_video(tmp_path / "videos" / "short.mp4", count=8, shape=(48, 90))
+    argv = ["plan", str(tmp_path / "videos"), *SETTINGS, f"store.path={tmp_path / 'out'}"]
+    assert main(argv) == 3
+    assert "none is longer than 16 frames" in capsys.readouterr().err
+    assert main([*argv, "--probe", "0"]) == 2
+    assert main([*argv, "--hours", "-1"]) == 2
