@@ -71,9 +71,15 @@ class Layer:
         middle = np.array(self.texture.shape[1::-1]) / 2
         where = (local + middle - 0.5).astype(np.float32)
         colours = cv2.remap(
-            self.texture.astype(np.float32), where, None, cv2.INTER_CUBIC, None, cv2.BORDER_REFLECT
+            self.texture.astype(np.float32),
+            where,
+            None,
+            cv2.INTER_CUBIC,
+            borderMode=cv2.BORDER_REFLECT,
         )
-        return colours, np.clip(self.covers(t, grid) + 0.5, 0, 1)[..., None].astype(np.float32)
+        return np.asarray(colours), np.clip(self.covers(t, grid) + 0.5, 0, 1)[..., None].astype(
+            np.float32
+        )
 
     def _wave(self, t: int, local: np.ndarray) -> np.ndarray:
         total = np.zeros_like(local)
@@ -109,7 +115,9 @@ class Scene:
             frames.append(np.clip(np.rint(picture), 0, 255).astype(np.uint8))
         return np.stack(frames)
 
-    def truth(self, start: int, queries_xy: np.ndarray, horizon: int):
+    def truth(
+        self, start: int, queries_xy: np.ndarray, horizon: int
+    ) -> tuple[np.ndarray, np.ndarray]:
         """True tracks (horizon, N, 2) float64 and visibility (horizon, N) bool from ``start``.
 
         A point belongs to the front layer that covers it at ``start``.  Steps past the last
@@ -181,7 +189,14 @@ def mean_speed(scene: Scene) -> float:
     return float(np.linalg.norm(np.diff(tracks, axis=0), axis=-1).mean())
 
 
-def _random_layer(rng, texture, shape, length, speed, radii) -> Layer:
+def _random_layer(
+    rng: np.random.Generator,
+    texture: np.ndarray,
+    shape: tuple[int, int],
+    length: int,
+    speed: float,
+    radii: np.ndarray | None,
+) -> Layer:
     t = np.arange(length)
     size = min(shape)
     heading = rng.uniform(0, 2 * np.pi)

@@ -5,6 +5,7 @@ import os
 import cv2
 import numpy as np
 import pytest
+from synthetic import random_scene, random_texture
 
 from builder import testing_trackers as suite
 from builder.errors import TrackingError
@@ -15,7 +16,6 @@ from builder.trackers.dis import NOTICE, DisConfig, DisTracker, sample
 from builder.trackers.lk import LkTracker
 from builder.trackers.none import NoTracker
 from schemas.config import TrackerPart
-from tests.synthetic import random_scene, random_texture
 
 
 def make(kind, **settings):
@@ -149,7 +149,8 @@ def test_dis_says_that_it_is_not_cotracker():
     info = DisTracker().info
     assert "not CoTracker quality" in NOTICE
     assert info.settings["note"] == NOTICE
-    assert info.visibility.sticky
+    assert not info.visibility.sticky
+    assert make("dis", preset="fast").info.visibility.sticky
     assert LkTracker().info.kind == "lk"
 
 

@@ -5,13 +5,15 @@ CPU only, no weights, no torch.  Good where things move smoothly; see ``NOTICE``
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 import cv2
 import numpy as np
 from pydantic import Field
 
-from builder.carry import Advance, CarriedSession
+from builder.carry import CarriedSession, Link, Sight
 from schemas.base import Record
 from schemas.dataset import TrackerInfo, VisibilityRule
 
@@ -23,16 +25,36 @@ NOTICE = (
 MIN_SIDE = 16
 """OpenCV's DIS fails or returns NaN on smaller pictures; they are padded by their edges."""
 
+LOOK_SIGMA = 1.5
+"""Colours are compared after a Gaussian blur of this many pixels: noise and jitter go."""
+
+
+PRESETS: dict[str, dict[int, int]] = {
+    "fast": {1: 1},
+    "balanced": {1: 1, 4: 0},
+    "best": {1: 0, 4: 0},
+}
+"""Which frame pairs get flow: gap in frames -> DIS' finest scale (0 is full resolution).
+
+Flow over several frames at once keeps chains short, and finds points again behind something
+that passes by: it corrects drift.
+"""
+
 
 class DisConfig(Record):
     """Settings of the DIS tracker."""
 
-    preset: Literal["best", "fast"] = Field(
-        default="best", description="best refines flow to full resolution, fast to half"
+    preset: Literal["best", "balanced", "fast"] = Field(
+        default="best", description="costs about 8 : 5 : 1, see BENCHMARKS.md for accuracy"
     )
     fb_threshold: Annotated[float, Field(gt=0)] = Field(
-        default=2.0,
+        default=1.5,
         description="a point is lost when flow there and back ends this far away, in pixels",
+    )
+    colour_threshold: Annotated[float, Field(gt=0)] | None = Field(
+        default=30.0,
+        description="a point is lost when its colour has changed by this much since its window "
+        "began, in grey levels, overall change of light taken out; null switches this off",
     )
 
 
@@ -41,7 +63,7 @@ class DisTracker:
 
     Config = DisConfig
     gives_conf = False
-    notice = NOTICE
+    notice: str | None = NOTICE
 
     def __init__(self, config: DisConfig | None = None) -> None:
         self.config = config or DisConfig()
@@ -49,6 +71,8 @@ class DisTracker:
     @property
     def info(self) -> TrackerInfo:
         """What the dataset records about it."""
+        reach = max(PRESETS[self.config.preset])
+        found_again = f"may be found again within {reach} steps" if reach > 1 else "stays lost"
         return TrackerInfo(
             kind="dis",
             name="DIS optical flow, chained",
@@ -56,10 +80,11 @@ class DisTracker:
             licence="Apache-2.0",
             settings={**self.config.model_dump(mode="json"), "note": NOTICE},
             visibility=VisibilityRule(
-                rule="inside the frame, and forward-backward flow agrees at every step so far",
+                rule="inside the frame, forward-backward flow agrees, and the colour is still "
+                f"that of the query; a point once lost {found_again}",
                 threshold=self.config.fb_threshold,
                 unit="pixels of the tracked frames",
-                sticky=True,
+                sticky=reach == 1,
             ),
         )
 
@@ -71,36 +96,55 @@ class DisTracker:
         start_every: int,
     ) -> CarriedSession:
         """Start tracking; see ``Tracker.open``."""
-        return CarriedSession(_PairFlow(self.config), shape, queries_xy, horizon, start_every)
+        return CarriedSession(
+            _Flow(PRESETS[self.config.preset]),
+            shape,
+            queries_xy,
+            horizon,
+            start_every,
+            max_error=self.config.fb_threshold,
+            max_colour=self.config.colour_threshold,
+        )
 
 
-class _PairFlow:
-    """Flow between each frame and the one before, both ways; keeps one grey frame."""
+class _Flow:
+    """Dense flow between each frame and some before it; keeps as many grey frames."""
 
-    def __init__(self, config: DisConfig) -> None:
-        self._threshold = config.fb_threshold
-        self._dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-        if config.preset == "best":
-            self._dis.setFinestScale(0)
-        self._previous: np.ndarray | None = None
+    def __init__(self, finest_by_gap: dict[int, int]) -> None:
+        self._dis = {gap: _dis(finest) for gap, finest in finest_by_gap.items()}
+        self._greys: deque[np.ndarray] = deque(maxlen=max(finest_by_gap))
 
-    def __call__(self, frame_rgb: np.ndarray) -> Advance | None:
+    def __call__(self, frame_rgb: np.ndarray) -> Sight:
         grey = _padded(cv2.cvtColor(frame_rgb, cv2.COLOR_RGB2GRAY))
-        previous, self._previous = self._previous, grey
-        if previous is None:
-            return None
-        forward, backward = self._flow(previous, grey), self._flow(grey, previous)
+        links = [
+            Link(gap, _both_ways(dis, self._greys[-gap], grey))
+            for gap, dis in self._dis.items()
+            if gap <= len(self._greys)
+        ]
+        self._greys.append(grey)
+        smooth = cv2.GaussianBlur(frame_rgb, (0, 0), LOOK_SIGMA)
+        return Sight(links, lambda points: sample(smooth, points))
 
-        def advance(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            moved = points + sample(forward, points)
-            error = moved + sample(backward, moved) - points
-            return moved, np.einsum("ij,ij->i", error, error) < self._threshold**2
 
-        return advance
+def _dis(finest_scale: int) -> cv2.DISOpticalFlow:
+    dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    dis.setFinestScale(finest_scale)
+    return dis
 
-    def _flow(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        """Return the dense flow (H, W, 2) float32, (x, y) pixels, from first to second."""
-        return np.asarray(self._dis.calc(first, second, None))  # type: ignore[call-overload]
+
+def _both_ways(
+    dis: cv2.DISOpticalFlow, first: np.ndarray, second: np.ndarray
+) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """Compute flow (H, W, 2) there and back; returns how to follow points by it."""
+    forward = np.asarray(dis.calc(first, second, None))  # type: ignore[call-overload]
+    backward = np.asarray(dis.calc(second, first, None))  # type: ignore[call-overload]
+
+    def follow(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        moved = points + sample(forward, points)
+        back = moved + sample(backward, moved)
+        return moved, np.linalg.norm(back - points, axis=1)
+
+    return follow
 
 
 def sample(field: np.ndarray, points_xy: np.ndarray) -> np.ndarray:

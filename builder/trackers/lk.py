@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from pydantic import Field
 
-from builder.carry import Advance, CarriedSession
+from builder.carry import CarriedSession, Link, Sight
 from schemas.base import Record
 from schemas.dataset import TrackerInfo, VisibilityRule
 
@@ -37,7 +37,7 @@ class LkTracker:
 
     Config = LkConfig
     gives_conf = False
-    notice = (
+    notice: str | None = (
         "tracker 'lk' chains optical flow: it drifts and cannot see through occlusions; "
         "it is not CoTracker quality"
     )
@@ -70,32 +70,37 @@ class LkTracker:
         start_every: int,
     ) -> CarriedSession:
         """Start tracking; see ``Tracker.open``."""
-        return CarriedSession(_PairLk(self.config), shape, queries_xy, horizon, start_every)
+        return CarriedSession(
+            _PairLk(self.config),
+            shape,
+            queries_xy,
+            horizon,
+            start_every,
+            max_error=self.config.fb_threshold,
+        )
 
 
 class _PairLk:
     """Sparse flow between each frame and the one before; keeps one grey frame."""
 
     def __init__(self, config: LkConfig) -> None:
-        self._threshold = config.fb_threshold
         self._size = (config.window, config.window)
         self._levels = config.levels
         self._previous: np.ndarray | None = None
 
-    def __call__(self, frame_rgb: np.ndarray) -> Advance | None:
+    def __call__(self, frame_rgb: np.ndarray) -> Sight:
         grey = cv2.cvtColor(frame_rgb, cv2.COLOR_RGB2GRAY)
         previous, self._previous = self._previous, grey
         if previous is None:
-            return None
+            return Sight([])
 
-        def advance(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        def follow(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             moved, found = self._flow(previous, grey, points)
             back, found_back = self._flow(grey, previous, moved)
-            error = back - points
-            near = np.einsum("ij,ij->i", error, error) < self._threshold**2
-            return moved, found & found_back & near
+            error = np.linalg.norm(back - points, axis=1)
+            return moved, np.where(found & found_back, error, np.inf)
 
-        return advance
+        return Sight([Link(1, follow)])
 
     def _flow(
         self, first: np.ndarray, second: np.ndarray, points: np.ndarray

@@ -20,7 +20,7 @@ class NoTracker:
 
     Config = NoConfig
     gives_conf = False
-    notice = None
+    notice: str | None = None
 
     def __init__(self, config: NoConfig | None = None) -> None:
         self.config = config or NoConfig()
