@@ -109,9 +109,9 @@ class _Values:
         """Check that numbers are finite and every window starts at the query points."""
         codec = self.view.arrays["tracks"].codec
         tolerance = _U16_TOLERANCE_PX if codec == "u16" else 0.0
-        queries = None
-        if self.view.arrays.get("queries") and tracks.shape[2] == self._stored_queries().shape[0]:
-            queries = self._stored_queries()
+        queries = self._stored_queries()
+        if queries is not None and tracks.shape[2] != queries.shape[0]:
+            queries = None
         for at, block in _blocks(tracks):
             if not np.isfinite(block).all():
                 yield f"numbers are not finite, first in window {at + _first(~np.isfinite(block))}"
@@ -167,8 +167,11 @@ class _Values:
             except DatasetError as error:
                 yield str(error)
 
-    def _stored_queries(self) -> np.ndarray:
-        return self.reader.array(self.view.name, "queries")
+    def _stored_queries(self) -> np.ndarray | None:
+        try:
+            return self.reader.array(self.view.name, "queries")
+        except (KeyError, DatasetError):
+            return None  # told where the queries are checked
 
 
 def _blocks(array: Any) -> Iterator[tuple[int, np.ndarray]]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from builder.catalog import META_NAME, load_meta, read_index
 from builder.errors import ConfigError, DatasetError
-from builder.registry import backend
+from builder.registry import backend, kinds
 from builder.stores.base import EpisodeReader, Store
 from schemas.dataset import DatasetMeta, EpisodeMeta, IndexLine, ViewMeta
 from schemas.geometry import Letterbox, Stretch
@@ -50,8 +50,19 @@ def open_dataset(
 
 
 def store_at(path: Path) -> Store:
-    """Return the store that keeps the episodes of the dataset folder ``path``."""
-    store: Store = backend("stores", "hdf5")(path)
+    """Return the store that keeps the episodes of the dataset folder ``path``.
+
+    It is known by the folder it keeps them in; without one they will be HDF5 files.  Raises
+    DatasetError when there are several.
+    """
+    found = {kind: stored for kind in kinds("stores") if (stored := backend("stores", kind))}
+    there = [kind for kind, stored in found.items() if (path / stored.place).is_dir()]
+    if len(there) > 1:
+        raise DatasetError(
+            f"{path} holds episodes of several stores, {', '.join(there)}: move one of "
+            f"{', '.join(found[kind].place for kind in there)} away and run letterset repair"
+        )
+    store: Store = found[there[0] if there else "hdf5"](path)
     return store
 
 

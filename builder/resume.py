@@ -12,6 +12,7 @@ from typing import Literal
 from urllib.parse import unquote_to_bytes
 
 from builder.catalog import META_NAME, Catalog, differences, index_line, load_meta
+from builder.dataset import store_at
 from builder.errors import ConfigError, DatasetError
 from builder.finalize import all_locks
 from builder.sources.base import EpisodeRef
@@ -94,8 +95,15 @@ def settle(
 ) -> tuple[dict[str, IndexLine], set[str]]:
     """Return the episodes that are done, and the ids among them that are to be built again.
 
-    Raises ConfigError listing the sources that changed, unless ``changed`` says what to do.
+    Raises ConfigError listing the sources that changed, unless ``changed`` says what to do, and
+    when the dataset keeps its episodes in another kind of store.
     """
+    there = store_at(catalog.folder).place
+    if there != store.place and (catalog.folder / there).is_dir():
+        raise ConfigError(
+            f"{catalog.folder} keeps its episodes in {there}, and they are to be written to "
+            f"{store.place}: use the same store.kind, or letterset convert afterwards"
+        )
     found = standing(store, catalog.index(), refs, root)
     for line in found.relisted:
         catalog.add(line)

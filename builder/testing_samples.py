@@ -99,7 +99,7 @@ class Sample:
             if array.ndim == 0:
                 writer.write(view, name, 0, array)
             at = 0
-            for size in (1, 2, 1, self.length):
+            for size in (1, 2, 1, sum(array.shape)):
                 block = array[at : at + size] if array.ndim else ()
                 if len(block):
                     writer.write(view, name, at, np.asarray(block))

@@ -1,6 +1,6 @@
 """Writes a small dataset with one fault at the k-th system call; run as a program.
 
-    python store_faults.py FOLDER MODE FIRST STEP
+    python store_faults.py FOLDER MODE FIRST STEP [STORE]
 
 tries k = FIRST, FIRST + STEP, ... until a run ends before its fault, each in a forked child and
 a fresh folder, checks that nothing bad is left, lets an undisturbed run finish the job, and
@@ -21,7 +21,7 @@ from pathlib import Path
 
 from builder.catalog import Catalog, index_line, read_index
 from builder.errors import OutputError
-from builder.stores.hdf5 import Hdf5Store
+from builder.registry import backend
 from builder.stores.staging import leftovers
 from builder.testing_samples import Sample, sample_meta
 from builder.validate import validate
@@ -37,6 +37,7 @@ CALLS = (
     "unlink",
     "mkdir",
 )
+STORE = "hdf5"
 ERRORS = {"EIO": errno.EIO, "ENOSPC": errno.ENOSPC, "EMFILE": errno.EMFILE}
 
 
@@ -46,7 +47,7 @@ def samples() -> list[Sample]:
 
 def write(folder: Path) -> None:
     """Do what a build does: create or continue, adopt what was committed, add the rest."""
-    store = Hdf5Store(folder)
+    store = backend("stores", STORE)(folder)
     with Catalog.create(folder, sample_meta()) as catalog:
         for sample in samples():
             if sample.id in catalog.index():
@@ -107,8 +108,8 @@ def run(folder: Path, mode: str | None = None, at: int = 0) -> str:
 
 def state(folder: Path) -> dict[str, bytes]:
     """Everything that must come out the same."""
-    files = [folder / "dataset.json", *sorted((folder / "episodes").rglob("*.hdf5"))]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+    found = [folder / "dataset.json", *sorted(folder.glob("episodes*/**/*"))]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found if path.is_file()}
 
 
 def bad_states(folder: Path, ended: str) -> list[str]:
@@ -117,13 +118,15 @@ def bad_states(folder: Path, ended: str) -> list[str]:
         return [f"it ended with {ended}"]
     done = ended.startswith("good")
     if not (folder / "dataset.json").exists():
-        return ["no dataset after success"] if done or (folder / "episodes").exists() else []
+        return ["no dataset after success"] if done or any(folder.glob("episodes*")) else []
     listed_later = "the episode is not listed in the index"
     bad = [str(p) for p in validate(folder) if not p.note and listed_later not in p.message]
     if done and len(read_index(folder)) != len(samples()):
         bad.append("it claims success, but episodes are missing")
     # A file stays when it is its deletion that fails; it must at least count as dead.
-    if left := set((folder / "tmp").glob("*")) - set(leftovers(folder / "tmp")):
+    dead = leftovers(folder / "tmp")
+    dead += [path.with_name(path.name + end) for path in dead for end in (".d", ".old")]
+    if left := set((folder / "tmp").glob("*")) - set(dead):
         bad.append(f"temporaries are taken for live ones: {left}")
     return bad
 
@@ -151,4 +154,5 @@ def main(folder: Path, mode: str, first: int, step: int) -> None:
 
 
 if __name__ == "__main__":
+    STORE = sys.argv[5] if len(sys.argv) > 5 else STORE
     main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))

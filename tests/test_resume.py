@@ -212,3 +212,23 @@ def test_readers_tell_where_they_read(place):
             with closing(Hdf5Store(out).open(episode_id)) as reader:
                 assert reader.path.is_file()
                 assert index_line(reader.meta) == line
+
+
+def test_another_kind_of_store_is_refused(place, capsys):
+    assert build(place / "videos", place / "out", "store.kind=zarr") == 2
+    assert "keeps its episodes in episodes, and they are to be written to episodes.zarr" in (
+        capsys.readouterr().err
+    )
+
+
+def test_a_zarr_dataset_is_built_and_resumed(place, tmp_path):
+    videos, out = place / "videos", tmp_path / "zarr"
+    assert build(videos, out, "store.kind=zarr") == 0
+    before = digests(out)
+    assert before == digests(place / "out")
+    change(videos / "a.mp4")
+    assert build(videos, out, "store.kind=zarr", "--overwrite") == 0
+    assert digests(out)["a"] != before["a"]
+    assert digests(out)["b_100_"] == before["b_100_"]
+    assert validate(out, deep=True) == []
+    assert not list((out / "tmp").iterdir())

@@ -14,17 +14,18 @@ from builder.catalog import Catalog, index_line
 from builder.stores.hdf5 import Hdf5Store
 from builder.testing_samples import Sample, sample_meta
 
-# Every thirteenth call here; run tests/store_faults.py with a step of 1 for all of them.
-STEP = 13
+# Every so many calls here; run tests/store_faults.py with a step of 1 for all of them.
+STEPS = {"hdf5": 13, "zarr": 61}
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("store", STEPS)
 @pytest.mark.parametrize("mode", ["KILL", "TORN", "EIO", "ENOSPC", "EMFILE"])
-def test_faults_at_system_calls(tmp_path, mode):
+def test_faults_at_system_calls(tmp_path, mode, store):
     script = Path(__file__).with_name("store_faults.py")
     first = 1 + len(mode)  # other calls for each mode
     done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path), mode, str(first), str(STEP)],
+        [sys.executable, str(script), str(tmp_path), mode, str(first), str(STEPS[store]), store],
         capture_output=True,
         text=True,
         timeout=300,

@@ -17,8 +17,8 @@ from builder import testing_stores as conformance
 from builder.errors import DatasetError, MissingExtraError, OutputError, StoreError
 from builder.stores import codecs
 from builder.stores.base import ArraySpec
-from builder.stores.hdf5 import ALIGNMENT, Hdf5Store, Hdf5Writer
 from builder.stores.columns import Column
+from builder.stores.hdf5 import ALIGNMENT, Hdf5Store, Hdf5Writer
 from builder.stores.hdf5_reader import Hdf5Reader
 from builder.testing_samples import Sample
 from schemas.base import canonical_json

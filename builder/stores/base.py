@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from schemas.dataset import ArrayMeta, EpisodeMeta
 
@@ -86,7 +86,12 @@ class EpisodeReader(Protocol):
 
 
 class Store(Protocol):
-    """A place for episodes.  Constructed as ``Store(folder)``; picklable."""
+    """A place for episodes.  Constructed as ``Store(folder)``; picklable.
+
+    ``place`` is the folder below, by which a dataset of this store is known.
+    """
+
+    place: ClassVar[str]
 
     def begin(
         self,

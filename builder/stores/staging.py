@@ -12,6 +12,7 @@ import os
 import platform
 import re
 import secrets
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -125,11 +126,40 @@ class Staged:
             fsync_folder(final.parent)
         os.close(self.descriptor)
 
+    @property
+    def folder(self) -> Path:
+        """Where a folder is staged instead: cleared and locked with the file."""
+        return self.path.with_name(self.path.name + ".d")
+
+    def publish_folder(self, final: Path, *, replace: bool = False) -> None:
+        """Make ``folder``, whose content is durable, exist as ``final``, and drop the file.
+
+        A folder cannot be replaced in one step: killed in between, ``final`` is gone.  Raises
+        OutputError; also when ``final`` is there and ``replace`` is False.
+        """
+        with output_errors(final):
+            make_folders(final.parent)
+            if final.exists():
+                if not replace:
+                    refuse_existing(final)
+                os.rename(final, self.path.with_name(self.path.name + ".old"))
+            os.rename(self.folder, final)
+            fsync_folder(final.parent)
+            _clear(self.path)
+        os.close(self.descriptor)
+
     def discard(self) -> None:
         """Delete it; for a file that was not published."""
-        with contextlib.suppress(FileNotFoundError):
-            self.path.unlink()
+        _clear(self.path)
         os.close(self.descriptor)
+
+
+def _clear(path: Path) -> None:
+    """Delete a staged file, after the folders that go with it."""
+    for folder in (path.with_name(path.name + end) for end in (".d", ".old")):
+        if folder.exists():
+            shutil.rmtree(folder)
+    path.unlink(missing_ok=True)
 
 
 def stage(folder: Path, suffix: str) -> Staged:
@@ -190,7 +220,7 @@ def leftovers(folder: Path, *, remove: bool = False) -> list[Path]:
                 if try_lock(descriptor):
                     found.append(path)
                     if remove:
-                        path.unlink(missing_ok=True)
+                        _clear(path)
     return found
 
 

@@ -105,11 +105,12 @@ class FileWriter(ABC):
     def _finish(self, meta: EpisodeMeta) -> None:
         """Write the metadata, last of all."""
 
-    def _publish(self) -> None:
-        self._staged.publish(self.path, replace=self._replace)
-
+    @abstractmethod
     def _release(self) -> None:
         """Close what is open of the temporary."""
+
+    def _publish(self) -> None:
+        self._staged.publish(self.path, replace=self._replace)
 
     def write(self, view: str | None, name: str, at: int, block: np.ndarray) -> None:
         """Write ``block`` at row ``at`` of array ``name`` of ``view`` (None: the root).
