@@ -157,6 +157,16 @@ def test_a_stated_tolerance_accepts_a_frame_more_or_less(count):
     assert numbers(found.views["wrist"]) == [min(k, count - 1) for k in range(20)]
 
 
+@pytest.mark.parametrize("how", [{"end_seconds": 1.5}, {"max_frames": 15}])
+def test_what_was_asked_to_be_cut_may_be_cut(how):
+    for count in (16, 30):
+        found = select(episode(front=stream(20), wrist=stream(count)), Selection(**how))
+        assert numbers(found.views["wrist"]) == list(range(15))
+    early = stream(25, start=-0.5)
+    found = select(episode(front=stream(20), wrist=early), Selection(start_seconds=0.0))
+    assert numbers(found.views["wrist"]) == list(range(5, 25))
+
+
 def test_views_are_chosen_and_missing_ones_named():
     both = episode(front=stream(5), wrist=stream(5))
     assert list(select(both, Selection(views=("wrist",))).views) == ["wrist"]

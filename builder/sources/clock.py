@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from builder.errors import DecodeError, SourceError
-from builder.sources.base import Frame, FrameStream, StreamInfo
+from builder.sources.base import Episode, Frame, FrameStream, StreamInfo
+
+if TYPE_CHECKING:
+    from builder.sources.select import Selection
 
 
 def frame_times(stream: FrameStream) -> np.ndarray:
@@ -64,6 +67,78 @@ class PickedStream:
                 return
         if index is not None:
             raise DecodeError(f"the stream ended before its frame {index}")
+
+
+class Ticks:
+    """The reference clock of one episode and the ticks picked from it.
+
+    ``None`` as the name of a view stands for the episode's own clock.  The clock is left out,
+    and no times are looked up, when one view is the clock and frames are picked by number.
+    """
+
+    def __init__(self, episode: Episode, how: Selection, chosen: list[str]) -> None:
+        self._episode, self._how = episode, how
+        self._own = None if episode.clock is not None else next(iter(episode.views))
+        # Without arrays to keep in step, a view that was not chosen need not be looked at.
+        free = self._own is not None and self._own not in chosen and not episode.arrays
+        self.reference = how.reference_view or (chosen[0] if free else self._own)
+        if self.reference is not None and self.reference not in episode.views:
+            raise SourceError(
+                f"there is no reference_view {self.reference!r}; the episode has "
+                f"{list(episode.views)}"
+            )
+        timed = how.fps or how.start_seconds is not None or how.end_seconds is not None
+        owners = {*chosen, self._own} if episode.arrays else {*chosen}
+        alone = owners == {self.reference}
+        self.clock = None if alone and not timed else self._times(self.reference)
+        count = self._count(self.reference)
+        self.picks = pick(
+            np.arange(count, dtype=np.float64) if self.clock is None else self.clock,
+            start=how.start_seconds,
+            end=how.end_seconds,
+            fps=how.fps,
+            step=how.frame_step,
+            most=how.max_frames,
+        )
+
+    def indices(self, owner: str | None, label: str) -> tuple[np.ndarray, str | None]:
+        """Return the frames of a view for the picked ticks, and a note if not one to one."""
+        if owner == self.reference or self.clock is None:
+            return self.picks, None
+        how = self._how
+        return align(
+            self._times(owner),
+            self.clock,
+            self.picks,
+            how.tolerance_seconds,
+            label,
+            # What was asked to be cut may be cut.
+            cut_start=how.start_seconds is not None,
+            cut_end=how.end_seconds is not None or how.max_frames is not None,
+        )
+
+    def rows(self) -> dict[str, np.ndarray]:
+        """Return the arrays at the picked ticks."""
+        arrays, count = self._episode.arrays, self._count(self._own)
+        for name, array in arrays.items():
+            if array.ndim == 0 or len(array) != count:
+                raise SourceError(
+                    f"the array {name} has shape {array.shape}, but the episode has {count} frames"
+                )
+        if not arrays:
+            return {}
+        picks, _ = self.indices(self._own, "what the arrays belong to")
+        return {name: array[picks] for name, array in arrays.items()}
+
+    def _times(self, owner: str | None) -> np.ndarray:
+        if owner is not None:
+            return frame_times(self._episode.views[owner])
+        return np.asarray(self._episode.clock, np.float64)
+
+    def _count(self, owner: str | None) -> int:
+        if owner is None:
+            return len(self._times(None))
+        return self._episode.views[owner].info.num_frames
 
 
 def pick(
@@ -122,14 +197,21 @@ def period(times: np.ndarray) -> float:
 
 
 def align(
-    have: np.ndarray, clock: np.ndarray, picks: np.ndarray, tolerance: float | None, name: str
+    have: np.ndarray,
+    clock: np.ndarray,
+    picks: np.ndarray,
+    tolerance: float | None,
+    name: str,
+    *,
+    cut_start: bool = False,
+    cut_end: bool = False,
 ) -> tuple[np.ndarray, str | None]:
     """Find a view's frame for every picked tick of a reference clock; errors call it ``name``.
 
     ``have`` (N,) and ``clock`` (M,) are seconds, ``picks`` (T,) indices into the clock.
     ``tolerance`` None means half a tick.  Returns the indices (T,) of the nearest frames, and
     a note when they are not one to one.  Raises SourceError when a tick has no frame within the
-    tolerance, or frames before the first or after the last tick would be cut.
+    tolerance, or frames before the first or after the last tick would be cut unasked.
     """
     if (np.diff(have) < 0).any():
         raise SourceError(f"{name}: its frames are not in the order of their times")
@@ -137,11 +219,12 @@ def align(
     allowed = (tick / 2 if tolerance is None else tolerance) * 1.001 + 1e-6
     # A faster view has frames between the last tick and the one that would follow.
     spare = max(allowed, tick - period(have) / 2)
-    if have[0] < clock[0] - spare or have[-1] > clock[-1] + spare:
+    early = have[0] < clock[0] - spare and not cut_start
+    if early or (have[-1] > clock[-1] + spare and not cut_end):
         raise SourceError(
             f"{name} goes from {have[0]:.3f} to {have[-1]:.3f} s, the reference clock from "
             f"{clock[0]:.3f} to {clock[-1]:.3f} s; choose another reference_view, or set "
-            f"tolerance_seconds or trim the videos"
+            f"tolerance_seconds, start_seconds or end_seconds"
         )
     indices = nearest(have, clock[picks])
     apart = np.abs(have[indices] - clock[picks])

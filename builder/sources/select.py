@@ -16,7 +16,7 @@ from pydantic import Field
 
 from builder.errors import SourceError
 from builder.sources.base import Episode, EpisodeRef, FrameStream, Source
-from builder.sources.clock import PickedStream, align, frame_times, pick
+from builder.sources.clock import PickedStream, Ticks
 from builder.sources.listing import matches
 from schemas.base import Record, Side
 from schemas.geometry import Orientation, oriented_shape
@@ -131,7 +131,7 @@ def select(episode: Episode, how: Selection) -> Episode:
     have joined the arrays.  Raises SourceError for views that are missing or do not fit.
     """
     views = _choose(episode, how)
-    ticks = _Ticks(episode, how, list(views))
+    ticks = Ticks(episode, how, list(views))
     streams: dict[str, FrameStream] = {}
     maps: dict[str, dict[str, FrameStream]] = {}
     for name, stream in views.items():
@@ -153,69 +153,6 @@ def select(episode: Episode, how: Selection) -> Episode:
         clock=None if ticks.clock is None else ticks.clock[ticks.picks],
         licence=episode.licence or how.licence,
     )
-
-
-class _Ticks:
-    """The reference clock of one episode and the ticks picked from it.
-
-    ``None`` as the name of a view stands for the episode's own clock.  The clock is left out,
-    and no times are looked up, when one view is the clock and frames are picked by number.
-    """
-
-    def __init__(self, episode: Episode, how: Selection, chosen: list[str]) -> None:
-        self._episode, self._how = episode, how
-        self._own = None if episode.clock is not None else next(iter(episode.views))
-        # Without arrays to keep in step, a view that was not chosen need not be looked at.
-        free = self._own is not None and self._own not in chosen and not episode.arrays
-        self.reference = how.reference_view or (chosen[0] if free else self._own)
-        if self.reference is not None and self.reference not in episode.views:
-            raise SourceError(
-                f"there is no reference_view {self.reference!r}; the episode has "
-                f"{list(episode.views)}"
-            )
-        timed = how.fps or how.start_seconds is not None or how.end_seconds is not None
-        owners = {*chosen, self._own} if episode.arrays else {*chosen}
-        alone = owners == {self.reference}
-        self.clock = None if alone and not timed else self._times(self.reference)
-        count = self._count(self.reference)
-        self.picks = pick(
-            np.arange(count, dtype=np.float64) if self.clock is None else self.clock,
-            start=how.start_seconds,
-            end=how.end_seconds,
-            fps=how.fps,
-            step=how.frame_step,
-            most=how.max_frames,
-        )
-
-    def indices(self, owner: str | None, label: str) -> tuple[np.ndarray, str | None]:
-        """Return the frames of a view for the picked ticks, and a note if not one to one."""
-        if owner == self.reference or self.clock is None:
-            return self.picks, None
-        times = self._times(owner)
-        return align(times, self.clock, self.picks, self._how.tolerance_seconds, label)
-
-    def rows(self) -> dict[str, np.ndarray]:
-        """Return the arrays at the picked ticks."""
-        arrays, count = self._episode.arrays, self._count(self._own)
-        for name, array in arrays.items():
-            if array.ndim == 0 or len(array) != count:
-                raise SourceError(
-                    f"the array {name} has shape {array.shape}, but the episode has {count} frames"
-                )
-        if not arrays:
-            return {}
-        picks, _ = self.indices(self._own, "what the arrays belong to")
-        return {name: array[picks] for name, array in arrays.items()}
-
-    def _times(self, owner: str | None) -> np.ndarray:
-        if owner is not None:
-            return frame_times(self._episode.views[owner])
-        return np.asarray(self._episode.clock, np.float64)
-
-    def _count(self, owner: str | None) -> int:
-        if owner is None:
-            return len(self._times(None))
-        return self._episode.views[owner].info.num_frames
 
 
 def _choose(episode: Episode, how: Selection) -> dict[str, FrameStream]:
