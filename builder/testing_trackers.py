@@ -89,7 +89,8 @@ def check_info(make_tracker: MakeTracker) -> None:
 def check_windows(make_tracker: MakeTracker) -> None:
     """Require windows in order, from every start, each of the right form."""
     for length, horizon, start_every in ((LENGTH, HORIZON, START_EVERY), (7, 3, 4), (4, 1, 1)):
-        windows = run_tracker(make_tracker(), moving_frames(length), horizon, start_every)
+        tracker = make_tracker()
+        windows = run_tracker(tracker, moving_frames(length), horizon, start_every)
         starts = [window.start for window in windows]
         expected = list(range(0, length, start_every))
         _require(
@@ -99,6 +100,10 @@ def check_windows(make_tracker: MakeTracker) -> None:
         )
         for window in windows:
             _check_form(window, horizon)
+            _require(
+                (window.conf is not None) == tracker.gives_conf,
+                "a window must carry conf if, and only if, the tracker's gives_conf is true",
+            )
 
 
 def check_short_clips(make_tracker: MakeTracker) -> None:

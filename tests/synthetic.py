@@ -69,17 +69,11 @@ class Layer:
         grid = np.stack(np.meshgrid(np.arange(shape[1]), np.arange(shape[0])), axis=-1) + 0.5
         local = self.local(t, grid)
         middle = np.array(self.texture.shape[1::-1]) / 2
-        where = (local + middle - 0.5).astype(np.float32)
-        colours = cv2.remap(
-            self.texture.astype(np.float32),
-            where,
-            None,
-            cv2.INTER_CUBIC,
-            borderMode=cv2.BORDER_REFLECT,
-        )
-        return np.asarray(colours), np.clip(self.covers(t, grid) + 0.5, 0, 1)[..., None].astype(
-            np.float32
-        )
+        map_x, map_y = np.moveaxis((local + middle - 0.5).astype(np.float32), -1, 0)
+        texture = self.texture.astype(np.float32)
+        colours = cv2.remap(texture, map_x, map_y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
+        opacity = np.clip(self.covers(t, grid) + 0.5, 0, 1)[..., None].astype(np.float32)
+        return np.asarray(colours), opacity
 
     def _wave(self, t: int, local: np.ndarray) -> np.ndarray:
         total = np.zeros_like(local)
