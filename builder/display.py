@@ -45,6 +45,12 @@ def orientation_of(frame: Any) -> Orientation:
         matrix = bytes(frame.side_data[SideDataType.DISPLAYMATRIX])
     except KeyError:
         return "none"
+    except ValueError:
+        # PyAV builds all side data at once and stops at kinds it does not know.
+        raise ValueError(
+            "it carries side data of a kind that hides how it is turned (EXIF or stereo, for "
+            "example); re-encode it upright, or set the source's orientation by hand"
+        ) from None
     a, b, _, c, d = struct.unpack("=5i", matrix[:20])
     if not any((a, b, c, d)):
         return "none"

@@ -2,16 +2,21 @@
 
 import os
 import shutil
+from fractions import Fraction
 
+import av
 import cv2
 import h5py
 import numpy as np
 import pytest
 import source_fixtures as fixtures
+from test_sources_images import with_exif
 
 from builder.dataset import open_dataset
 from builder.episode import open_source
+from builder.errors import DecodeError
 from builder.pipeline import build
+from builder.video import VideoStream
 from schemas.config import BuildConfig
 
 
@@ -93,6 +98,24 @@ def test_good_files_are_built_and_bad_ones_fail_by_name(folder, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["deep"]
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out"]
     assert sorted(os.listdir(os.fsencode(folder))) == before
+
+
+def test_side_data_that_hide_the_orientation_are_refused_unless_set_by_hand(tmp_path):
+    jpeg = cv2.imencode(".jpg", fixtures.picture(4)[..., ::-1])[1].tobytes()
+    with av.open(str(tmp_path / "exif.avi"), "w") as container:
+        stream = container.add_stream("mjpeg", rate=10)
+        stream.height, stream.width = fixtures.SHAPE
+        stream.pix_fmt = "yuvj420p"
+        for index in range(3):
+            packet = av.Packet(with_exif(jpeg, 6, "<"))
+            packet.stream, packet.time_base, packet.is_keyframe = stream, Fraction(1, 10), True
+            packet.pts = packet.dts = index
+            container.mux(packet)
+    with pytest.raises(DecodeError, match="hides how it is turned"):
+        VideoStream(tmp_path / "exif.avi")
+    by_hand = VideoStream(tmp_path / "exif.avi", orientation="rot90")
+    assert by_hand.info.source_shape == fixtures.SHAPE[::-1]
+    assert fixtures.numbers(by_hand) == [4, 4, 4]
 
 
 HOSTILE_NAMES = [
