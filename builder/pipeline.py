@@ -15,11 +15,12 @@ from builder.episode import Job, build_episode, open_source, open_store, open_tr
 from builder.errors import ConfigError, OutputError, SourceError
 from builder.executors.base import Outcome, Progress
 from builder.registry import configure
-from builder.resume import Changed, replace_dataset, settle
+from builder.resume import Changed, replace_dataset, replacing, settle
 from builder.runs import RunLog
 from builder.shards import Shard, own_refs
 from builder.sources.base import EpisodeRef
 from builder.stores.filesystem import weaknesses
+from builder.stores.staging import output_errors
 from builder.trackers.base import Tracker
 from schemas.config import BuildConfig
 from schemas.dataset import DatasetMeta, FailureLine
@@ -98,7 +99,11 @@ def build(
         for sentence in filter(None, [*notices, *weaknesses(catalog.folder)]):
             on_notice(sentence)
         root, store = Path(config.source.path), open_store(config)
-        done, again = settle(catalog, store, refs, root, changed, on_notice)
+        source = open_source(config)
+        done, again = settle(catalog, store, refs, source, root, changed, on_notice)
+        if again:
+            with output_errors(replacing(out)):
+                replacing(out).touch()
         failed = {} if retry_failed else catalog.failures()
         jobs = [
             Job(config, ref, replace=ref.id in again)
@@ -116,6 +121,7 @@ def build(
                         _record(event, catalog, summary)
                     log.event(event)
                     on_event(event)
+            replacing(out).unlink(missing_ok=True)
             summary.seconds = time.monotonic() - begun
             log.summarize(summary.as_json())
     return summary

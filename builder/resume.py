@@ -15,7 +15,7 @@ from builder.catalog import META_NAME, Catalog, differences, index_line, load_me
 from builder.dataset import store_at
 from builder.errors import ConfigError, DatasetError
 from builder.finalize import all_locks
-from builder.sources.base import EpisodeRef
+from builder.sources.base import EpisodeRef, Source
 from builder.sources.listing import locate
 from builder.stores.base import Store
 from builder.stores.staging import fsync_folder, make_folders, output_errors
@@ -42,13 +42,18 @@ class Standing:
 
 
 def standing(
-    store: Store, index: Mapping[str, IndexLine], refs: Iterable[EpisodeRef], root: Path
+    store: Store,
+    index: Mapping[str, IndexLine],
+    refs: Iterable[EpisodeRef],
+    root: Path,
+    files_of: Callable[[EpisodeRef], list[Path] | None] = lambda ref: None,
 ) -> Standing:
     """Look at each listed episode of ``refs`` and at the files it was built from.
 
     ``root`` is the source's path.  Sizes are compared; only a file that was touched after the
-    episode was written is read, its first and last MiB.  A listed episode that is not there is
-    left out, so that it is built again.
+    episode was written is read, its first and last MiB.  An episode is not even opened when
+    ``files_of`` tells its files and all of them are older.  A listed episode that is not there
+    is left out, so that it is built again.
     """
     found = Standing()
     for ref in refs:
@@ -56,6 +61,8 @@ def standing(
         if line is None or not store.has(ref.id):
             continue
         found.done[ref.id] = line
+        if _all_older(files_of(ref), store.path(ref.id)):
+            continue
         try:
             with closing(store.open(ref.id)) as reader:
                 meta, written = reader.meta, reader.path.stat().st_mtime
@@ -69,6 +76,18 @@ def standing(
                 found.changed[ref.id] = f"{name} {what}"
                 break
     return found
+
+
+def _all_older(files: list[Path] | None, episode: Path) -> bool:
+    """Tell whether files are known and none of them was touched since the episode was written."""
+    if not files:
+        return False
+    try:
+        written = episode.stat().st_mtime
+        # ctime too: a file that was moved here keeps its mtime.
+        return all(max(s.st_mtime, s.st_ctime) < written for s in map(os.stat, files))
+    except OSError:
+        return False
 
 
 def _change(path: Path, mark: Fingerprint, written: float) -> str | None:
@@ -89,6 +108,7 @@ def settle(
     catalog: Catalog,
     store: Store,
     refs: Iterable[EpisodeRef],
+    source: Source,
     root: Path,
     changed: Changed,
     on_notice: Callable[[str], None],
@@ -104,7 +124,9 @@ def settle(
             f"{catalog.folder} keeps its episodes in {there}, and they are to be written to "
             f"{store.place}: use the same store.kind, or letterset convert afterwards"
         )
-    found = standing(store, catalog.index(), refs, root)
+    # After a run that replaced episodes and was killed, the index may be behind the episodes.
+    known = None if replacing(catalog.folder).exists() else getattr(source, "files", None)
+    found = standing(store, catalog.index(), refs, root, known or (lambda ref: None))
     for line in found.relisted:
         catalog.add(line)
     for why in found.damaged.values():
@@ -120,6 +142,11 @@ def settle(
             "is there: run letterset finalize, then --overwrite without --shard"
         )
     return found.done, {*found.changed}
+
+
+def replacing(folder: Path) -> Path:
+    """Return the file that is there while a run replaces episodes."""
+    return folder / "index" / "main.replacing"
 
 
 def _changed_text(changed: Mapping[str, str]) -> str:

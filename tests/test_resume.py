@@ -15,8 +15,9 @@ from builder.cli import main
 from builder.dataset import open_dataset
 from builder.executors.base import Outcome
 from builder.registry import BUILTIN
-from builder.resume import standing
+from builder.resume import replacing, standing
 from builder.sources.base import EpisodeRef
+from builder.sources.video_files import VideoFiles
 from builder.stores.hdf5 import Hdf5Store
 from builder.stores.staging import make_folders
 from builder.validate import validate
@@ -187,8 +188,22 @@ def test_a_replaced_episode_that_was_not_listed_yet_is_listed(place, tmp_path):
     episode = next((tmp_path / "fresh" / "episodes").glob("a-*"))
     os.replace(episode, out / "episodes" / episode.name)
     assert any("not what the index lists" in str(problem) for problem in validate(out))
+    replacing(out).touch()  # as the run that was killed did
     assert build(videos, out) == 0
+    assert not replacing(out).exists()
     assert validate(out) == []
+
+
+def test_episodes_whose_files_were_not_touched_are_not_opened(place):
+    """Opening thousands of files is what would make a resume slow."""
+    out, source = place / "out", VideoFiles(place / "videos")
+    index, store, refs = read_index(out), Hdf5Store(out), list(source.refs())
+    path = store.path(refs[0].id)
+    path.write_bytes(b"x" * 100)  # younger than its video, and damaged if it were opened
+    assert not standing(store, index, refs, source.path, source.files).damaged
+    assert list(standing(store, index, refs, source.path).damaged) == [refs[0].id]
+    os.utime(path, (0, 0))
+    assert list(standing(store, index, refs, source.path, source.files).damaged) == [refs[0].id]
 
 
 def test_damaged_episodes_and_lost_sources_are_told(place):

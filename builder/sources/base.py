@@ -108,8 +108,10 @@ class Episode:
 class Source(Protocol):
     """Episodes of one kind.  Constructed as ``Source(path, config, limits)``; picklable.
 
-    An optional method ``weight(ref)`` tells how much work an episode is beside the source's
-    others, in one unit (frames, or bytes), without opening it; shards are balanced by it.
+    Two optional methods cost at most a look into a folder.  ``weight(ref)`` tells how much work
+    an episode is beside the source's others, in one unit (frames, or bytes); shards are balanced
+    by it.  ``files(ref)`` lists the paths of all files an episode is made of (None: unknown);
+    a resumed build then need not open finished episodes whose files were not touched.
     """
 
     def refs(self) -> Iterator[EpisodeRef]:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
@@ -100,6 +101,11 @@ class Selected:
         """Tell how much work an episode is; 1 for all where the source does not know."""
         weigh = getattr(self.source, "weight", None)
         return float(weigh(ref)) if weigh else 1.0
+
+    def files(self, ref: EpisodeRef) -> list[Path] | None:
+        """Return the files an episode is made of; None where the source does not know."""
+        find = getattr(self.source, "files", None)
+        return find(ref) if find else None
 
     def _globbed(self) -> Iterator[EpisodeRef]:
         for ref in self.source.refs():

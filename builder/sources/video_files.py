@@ -87,7 +87,11 @@ class VideoFiles:
 
     def weight(self, ref: EpisodeRef) -> float:
         """Return the bytes of the file: frames could not be told without opening it."""
-        return total_bytes([locate(self.path, ref.locator)])
+        return total_bytes(self.files(ref))
+
+    def files(self, ref: EpisodeRef) -> list[Path]:
+        """Return the one file."""
+        return [locate(self.path, ref.locator)]
 
     def _ref(self, relative: str) -> EpisodeRef:
         raw = os.fsencode(relative)
