@@ -3,7 +3,8 @@
 inference: one JSON to keep beside a checkpoint (views in order, geometry, queries, action
 statistics), read with schemas.inference.Decoder. amplify: a tree that AMPLIFY's public
 LiberoDataset loads unchanged. amplify-attrs: its track files alone, with the height and width
-attributes of the older route.
+attributes of the older route. tapvid: a pickle of clips in TAP-Vid's convention. card: a README.md
+for the Hugging Face hub.
 """
 
 from __future__ import annotations
@@ -48,12 +49,8 @@ def _inference(dataset: Any, out: Path, args: argparse.Namespace) -> str:
     from builder.export.inference import inference_meta
 
     meta = inference_meta(dataset, args.views)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(meta.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"cannot write {out}: {error}") from None
-    return f"wrote {out}: views {', '.join(view.name for view in meta.views)}"
+    views = ", ".join(view.name for view in meta.views)
+    return f"{_write(out, meta.model_dump_json(indent=1))}: views {views}"
 
 
 def _amplify(dataset: Any, out: Path, args: argparse.Namespace) -> str:
@@ -64,4 +61,31 @@ def _amplify(dataset: Any, out: Path, args: argparse.Namespace) -> str:
     return f"wrote {out}: {len(demos)} demonstrations of {len({d.task for d in demos})} tasks"
 
 
-TARGETS = {"inference": _inference, "amplify": _amplify, "amplify-attrs": _amplify}
+def _tapvid(dataset: Any, out: Path, args: argparse.Namespace) -> str:
+    from builder.export.tapvid import export_tapvid
+
+    return f"wrote {out}: {len(export_tapvid(dataset, out, args.views))} clips"
+
+
+def _card(dataset: Any, out: Path, args: argparse.Namespace) -> str:
+    from builder.export.card import dataset_card
+
+    return _write(out, dataset_card(dataset))
+
+
+def _write(out: Path, text: str) -> str:
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"cannot write {out}: {error}") from None
+    return f"wrote {out}"
+
+
+TARGETS = {
+    "inference": _inference,
+    "amplify": _amplify,
+    "amplify-attrs": _amplify,
+    "card": _card,
+    "tapvid": _tapvid,
+}

@@ -35,6 +35,7 @@ VERBS = (
     "migrate",
     "export",
     "report",
+    "render",
     "schema",
 )
 

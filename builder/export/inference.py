@@ -42,7 +42,7 @@ def inference_meta(
         horizon=dataset.meta.horizon,
         queries=dataset.meta.queries,
         views=tuple(_inference_view(dataset, meta) for _, meta in found.values()),
-        stats={name: sums for name in stats if (sums := _stats(dataset, name)) is not None},
+        stats={name: sums for name in stats if (sums := array_stats(dataset, name)) is not None},
     )
 
 
@@ -66,8 +66,11 @@ def _inference_view(dataset: Dataset, meta: ViewMeta) -> InferenceView:
     )
 
 
-def _stats(dataset: Dataset, name: str) -> ArrayStats | None:
-    """Exact statistics in one pass, summed as deviations from the first row."""
+def array_stats(dataset: Dataset, name: str) -> ArrayStats | None:
+    """Return exact statistics of an array over all episodes, None when none has it.
+
+    One pass in id order, summed as deviations from the first row.
+    """
     count, shift = 0, None
     for rows in _rows(dataset, name):
         if shift is None:

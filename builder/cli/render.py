@@ -1,0 +1,60 @@
+"""Draw a dataset: an MP4 with tracks, a contact sheet, or a Rerun recording."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from builder.cli.common import say
+from builder.errors import ConfigError
+
+HELP = "draw tracks as a video, a sheet or a recording"
+EXAMPLE = """\
+  letterset render dataset sheet.png --to contact-sheet
+  letterset render dataset tracks.mp4 --to video --episode bikes-c8000a48
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's options."""
+    parser.add_argument("dataset", metavar="DATASET", help="dataset folder")
+    parser.add_argument("out", metavar="OUT", help=".mp4, .png or .rrd file to write")
+    parser.add_argument(
+        "--to", required=True, choices=("video", "contact-sheet", "rerun"), help="what to draw"
+    )
+    parser.add_argument("--episode", metavar="ID", help="default: the first")
+    parser.add_argument("--view", metavar="NAME", help="of a video; default: the first")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Draw; returns the exit code."""
+    from builder.dataset import open_dataset
+
+    dataset, out = open_dataset(args.dataset), Path(args.out)
+    if args.to == "contact-sheet":
+        from builder.report.picture import dataset_picture
+
+        dataset_picture(dataset, out)
+        say(f"wrote {out}")
+        return 0
+    episode_id = _one_of(dataset.ids, args.episode, f"episode of {dataset.path}")
+    if args.to == "video":
+        from builder.report.video import render_video
+
+        view = _one_of(list(dataset[episode_id].views), args.view, f"view of {episode_id}")
+        count = render_video(dataset, episode_id, view, out)
+    else:
+        from builder.report.rerun import render_rerun
+
+        count = render_rerun(dataset, episode_id, out)
+    say(f"wrote {out}: {count} frames of {episode_id}")
+    return 0
+
+
+def _one_of(names: Any, wanted: str | None, what: str) -> str:
+    if not names:
+        raise ConfigError(f"there is no {what}")
+    if wanted is not None and wanted not in names:
+        raise ConfigError(f"no {what} is called {wanted!r}; the first is {names[0]!r}")
+    return wanted or names[0]

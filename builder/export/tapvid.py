@@ -1,0 +1,58 @@
+"""Tracks in the TAP-Vid format: a pickle of plain dicts and arrays.
+
+Its convention: ``points`` are (x, y) in [0, 1], raster coordinates divided by the width and the
+height, so a continuous canvas pixel p becomes exactly p / size.  ``occluded`` is the opposite
+of our visibility.
+"""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from builder.dataset import Dataset, EpisodeData
+from builder.errors import ConfigError, OutputError
+
+
+def export_tapvid(dataset: Dataset, out: Path, views: list[str] | None = None) -> list[str]:
+    """Write ``{name: {video, points, occluded}}``; returns the names.
+
+    ``video`` (T, H, W, 3) uint8, ``points`` (N, T, 2) float32, ``occluded`` (N, T) bool.
+    Whole-episode tracks give one clip per episode and view, windows one clip each, back to
+    back and without the frozen tail.  Raises ConfigError when no frames are stored and
+    OutputError when ``out`` cannot be written.
+    """
+    clips: dict[str, dict[str, Any]] = {}
+    for episode_id in dataset.ids:
+        episode = dataset[episode_id]
+        for name in views or list(episode.views):
+            clips.update(_clips(episode, name))
+    try:
+        with out.open("xb") as file:
+            pickle.dump(clips, file, protocol=4)
+    except OSError as error:
+        raise OutputError(f"cannot write {out}: {error}") from None
+    return list(clips)
+
+
+def _clips(episode: EpisodeData, name: str) -> dict[str, dict[str, Any]]:
+    meta, view = episode.meta, episode.views[name]
+    if view.frames is None:
+        raise ConfigError(f"{meta.id}, view {name}: TAP-Vid clips hold frames, none are stored")
+    starts = np.asarray(view.starts)
+    step = max(1, -(-meta.horizon // meta.start_every))
+    height, width = view.geometry.img_shape
+    clips = {}
+    for row in range(0, len(starts), step):
+        start, stop = int(starts[row]), min(meta.length, int(starts[row]) + meta.horizon)
+        tracks_xy = np.asarray(view.tracks[row, : stop - start])
+        vis = np.asarray(view.vis[row, : stop - start])
+        clips[f"{meta.id}/{name}/{start:06d}"] = {
+            "video": np.array(view.frames[start:stop]),
+            "points": (np.swapaxes(tracks_xy, 0, 1) / (width, height)).astype(np.float32),
+            "occluded": np.swapaxes(vis, 0, 1) < 0.5,
+        }
+    return clips
