@@ -38,7 +38,7 @@ from builder.trackers.cotracker.loading import MODELS
 from schemas.config import TrackerPart
 from schemas.dataset import TrackerInfo
 
-RESOLUTION = (64, 96)
+RESOLUTION = (48, 64)
 SHAPES = [(41, 74), (67, 30)]
 STREAMING = [name for name, spec in MODELS.items() if spec.streams]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -101,13 +101,16 @@ class Prepared(NamedTuple):
 class CoTracker(WindowedTracker):
     """CoTracker 2 or 3.
 
-    ``network`` is a network already built, for example a variant of one's own; else the model
+    ``network`` is a network already built, for example a variant of one's own, and is taken over
+    (its encoder is replaced); else the model
     is built by name and its weights are loaded when first needed.  Raises ConfigError then for
     a missing package, missing or unfit weights, or a missing GPU.
     """
 
     Config = CoTrackerConfig
-    notice = f"CoTracker's code and weights are {LICENCE}: its tracks are for non-commercial use"
+    notice: str | None = (
+        f"CoTracker's code and weights are {LICENCE}: its tracks are for non-commercial use"
+    )
 
     def __init__(self, config: CoTrackerConfig | None = None, network: Any = None) -> None:
         self.config = config or CoTrackerConfig()
@@ -198,7 +201,7 @@ class CoTracker(WindowedTracker):
 
     def prepare(self, frame_rgb: np.ndarray) -> Prepared:
         """Compute a frame's features, once for all windows that see it."""
-        features = self.within_memory("one frame", self.engine.features, frame_rgb)
+        features = self.within_memory("one frame", lambda: self.engine.features(frame_rgb))
         return Prepared(features, frame_rgb.shape[:2])
 
     def track(self, clips: list[list[Prepared]], queries_xy: np.ndarray) -> list[Result]:
@@ -208,10 +211,9 @@ class CoTracker(WindowedTracker):
         results: list[Result] = []
         while len(results) < len(clips):
             group = clips[len(results) : len(results) + self.batch]
-            features = torch.stack([torch.stack([f.features for f in clip]) for clip in group])
-            work = f"{len(group)} windows of {features.shape[1]} frames, {queries.shape[1]} points"
+            work = f"{len(group)} windows of {len(group[0])} frames, {queries.shape[1]} points"
             try:
-                prediction = self.within_memory(work, self.engine.clip, features, queries)
+                prediction = self.within_memory(work, partial(self._predict, group, queries))
             except OutOfMemory as error:
                 if len(group) == 1 or self.config.deterministic:
                     raise
@@ -223,6 +225,10 @@ class CoTracker(WindowedTracker):
             vis[0] = True  # a query is where its point was seen
         return results
 
+    def _predict(self, clips: list[list[Prepared]], queries: torch.Tensor) -> Prediction:
+        features = torch.stack([torch.stack([f.features for f in clip]) for clip in clips])
+        return self.engine.clip(features, queries)
+
     def results(self, prediction: Prediction, shape: tuple[int, int]) -> list[Result]:
         """Turn a prediction into tracks, vis and conf per window; raises TrackingError."""
         tracks, score, conf = self.engine.to_pixels(prediction, shape)
@@ -232,13 +238,14 @@ class CoTracker(WindowedTracker):
         confs = [None] * len(tracks) if conf is None else conf
         return list(zip(tracks, score > threshold, confs, strict=True))
 
-    def within_memory(self, work: str, function: Callable[..., T], *args: Any) -> T:
+    def within_memory(self, work: str, function: Callable[[], T]) -> T:
         """Call a function; raises OutOfMemory, saying what to do, when a GPU is too small."""
         try:
-            return function(*args)
+            return function()
         except torch.cuda.OutOfMemoryError as error:
+            device = choose_device(self.config.device)
             raise OutOfMemory(
-                f"{self.config.model} ran out of memory on {self.engine.device} with {work} "
+                f"{self.config.model} ran out of memory on {device} with {work} "
                 f"({str(error).partition('.')[0]}): use a smaller tracker.batch, fewer query "
                 "points, a shorter horizon, fewer workers per GPU, or tracker.device=cpu"
             ) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -102,14 +103,15 @@ class StreamSession:
             engine = self._tracker.engine
             self._online = OnlineTrack(engine, engine.queries(self._queries_xy, self._shape))
         features = self._tracker.prepare(frame_rgb).features
-        self._keep(self._tracker.within_memory("a stretch", self._online.add, features))
+        add = partial(self._online.add, features)
+        self._keep(self._tracker.within_memory("a stretch of a long window", add))
         return self.finish() if step == self._horizon - 1 else []
 
     def finish(self) -> list[Window]:
         """Return the window still open, its tail padded by repeating the last frame's points."""
         if self._online is None:
             return []
-        self._keep(self._tracker.within_memory("the last stretch", self._online.end))
+        self._keep(self._tracker.within_memory("the end of a long window", self._online.end))
         tracks, vis, conf = zip(*self._parts, strict=True)
         self._parts, self._online = [], None
         window = Window(
