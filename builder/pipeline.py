@@ -19,6 +19,7 @@ from builder.resume import Changed, replace_dataset, replacing, settle
 from builder.runs import RunLog
 from builder.shards import Shard, own_refs
 from builder.sources.base import EpisodeRef
+from builder.splits import source_splits, write_splits
 from builder.stores.filesystem import weaknesses
 from builder.stores.staging import output_errors
 from builder.trackers.base import Tracker
@@ -124,6 +125,9 @@ def build(
             replacing(out).unlink(missing_ok=True)
             summary.seconds = time.monotonic() - begun
             log.summarize(summary.as_json())
+        given = [(ref.id, ref.splits) for ref in refs if ref.splits]
+        if given and shard is None:
+            write_splits(catalog.folder, "source", source_splits(given))
     return summary
 
 

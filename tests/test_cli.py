@@ -153,3 +153,27 @@ def test_preview_draws_a_page(videos, tmp_path):
     assert main(["preview", str(videos), "--out", str(page), "--img-shape", "60", "100"]) == 0
     assert "good.mp4" in page.read_text()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["preview.html", "videos"]
+
+
+def test_init_writes_a_config_that_builds(videos, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", str(videos), "--out", "build.yaml"]) == 0
+    assert "48 x 90" in capsys.readouterr().out
+    assert main(["init", str(videos), "--out", "build.yaml"]) == 2  # never overwritten
+    assert main(["build", "build.yaml", "img_shape=[60, 100]", "--quiet"]) == 0
+    assert main(["validate", "dataset"]) == 0
+
+
+def test_split_by_hash_is_read_back(videos, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert build(videos, out) == 0
+    assert main(["split", str(out), "--shares", "train=1"]) == 0
+    assert "train 1" in capsys.readouterr().out
+    assert main(["split", str(out), "--shares", "train=much"]) == 2
+    assert "train=0.9" in capsys.readouterr().err
+
+
+def test_chosen_episodes_alone_are_built(videos, tmp_path, capsys):
+    shutil.copy(videos / "good.mp4", videos / "other.mp4")
+    assert build(videos, tmp_path / "out", "--json", "--episodes", "other.mp4") == 0
+    assert json.loads(capsys.readouterr().out)["built"] == 1

@@ -41,6 +41,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--img-shape", nargs=2, metavar=("H", "W"), help="height and width of every frame"
     )
+    parser.add_argument("--views", nargs="+", metavar="VIEW", help="views to build (default: all)")
+    parser.add_argument(
+        "--episodes", nargs="+", metavar="ID", help="ids, paths, or ranges such as 0:100"
+    )
     parser.add_argument("--workers", metavar="N", help="videos built at a time (default: cores)")
     parser.add_argument(
         "--shard",
@@ -83,6 +87,8 @@ def read_config(args: argparse.Namespace) -> BuildConfig:
         path = None
     options: dict[str, Any] = {
         "source.path": args.source,
+        "source.views": args.views,
+        "source.episodes": args.episodes,
         "store.path": args.out,
         "img_shape": [_integer(side) for side in args.img_shape] if args.img_shape else None,
         "executor.workers": _integer(args.workers) if args.workers else None,

@@ -21,7 +21,7 @@ EXAMPLE = """\
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
     parser.add_argument("path", metavar="DATASET|SOURCE", help="dataset folder, or videos")
-    parser.add_argument("--kind", default="video", help="source kind, when it is not a dataset")
+    parser.add_argument("--kind", help="source kind (default: what it looks like)")
     parser.add_argument("--limit", type=int, default=20, metavar="N", help="episodes to list")
     add_json(parser)
 
@@ -86,12 +86,17 @@ def _dataset(path: Path, limit: int) -> tuple[Row, list[Row], list[Row]]:
     return head, rows, failures
 
 
-def _source(path: Path, kind: str, limit: int) -> tuple[Row, list[Row], list[Row]]:
+def _source(path: Path, kind: str | None, limit: int) -> tuple[Row, list[Row], list[Row]]:
     from builder.errors import SourceError
     from builder.registry import configure
+    from builder.sources.recognize import recognize
     from schemas.config import Limits, SourcePart
 
-    found, own = configure("sources", SourcePart(kind=kind, path=str(path)))
+    settings: dict[str, Any] = {}
+    if kind is None:
+        looks = recognize(path)
+        kind, settings = looks.kind, looks.settings
+    found, own = configure("sources", SourcePart(kind=kind, path=str(path), **settings))
     source = found(path, own, Limits())
     refs = list(source.refs())
     rows: list[Row] = []

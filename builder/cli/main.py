@@ -22,6 +22,7 @@ from builder.registry import raise_missing_extra
 
 # One verb is one module in builder.cli with HELP, EXAMPLE, arguments(parser) and run(args).
 VERBS = (
+    "init",
     "preview",
     "plan",
     "build",
@@ -32,6 +33,10 @@ VERBS = (
     "inspect",
     "doctor",
     "decode",
+    "convert",
+    "merge",
+    "subset",
+    "split",
     "migrate",
     "export",
     "report",

@@ -1,0 +1,35 @@
+"""Look at a folder, say what it holds, and write a commented config for it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from builder.cli.common import say
+
+HELP = "write a commented config for a folder"
+EXAMPLE = """\
+  letterset init videos --out build.yaml
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's options."""
+    parser.add_argument("source", metavar="FOLDER", help="folder or file to read")
+    parser.add_argument("--out", default="letterset.yaml", help="config to write; must not exist")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the config; returns 1 when no episode could be opened."""
+    from builder.sources.guess import guess, write_config
+
+    found, out = guess(Path(args.source)), Path(args.out)
+    write_config(found, out)
+    say(f"{args.source}: {found.kind}, because {found.why}; {found.episodes} episodes")
+    for view in found.views:
+        height, width = view.source_shape
+        say(f"  view {view.name}: {height} x {width}, {view.num_frames} frames, {view.orientation}")
+    for problem in found.problems:
+        say(f"  cannot be opened: {problem}")
+    say(f"wrote {out}; next: letterset build {out} --dry-run")
+    return 0 if found.views else 1

@@ -1,0 +1,58 @@
+"""Split a dataset into named parts, as lists of ids beside it; no data is copied.
+
+By hash, each episode's part depends on its own id, task or group alone, so episodes added later
+move no other. Read one with WindowDataset(dataset, split="default/train").
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from builder.cli.common import say
+from builder.errors import ConfigError
+
+HELP = "split a dataset into named parts"
+EXAMPLE = """\
+  letterset split dataset --shares train=0.9 val=0.1 --by task
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's options."""
+    parser.add_argument("dataset", metavar="DATASET", help="dataset folder")
+    parser.add_argument(
+        "--shares", nargs="+", required=True, metavar="NAME=SHARE", help="expected shares, up to 1"
+    )
+    parser.add_argument(
+        "--by", choices=("episode", "task", "group"), default="episode", help="what stays together"
+    )
+    parser.add_argument("--name", default="default", help="of the file below splits/")
+    parser.add_argument("--salt", default="", help="another salt gives another split")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the split; returns the exit code."""
+    from builder.dataset import open_dataset
+    from builder.splits import hash_splits, write_splits
+
+    dataset = open_dataset(args.dataset)
+    keys = {key: _key(dataset, key, args.by) for key in dataset.ids}
+    shares = dict(_share(text) for text in args.shares)
+    splits = hash_splits(keys, shares, by=args.by, salt=args.salt)
+    path = write_splits(dataset.path, args.name, splits)
+    counts = ", ".join(f"{name} {len(ids)}" for name, ids in splits.splits.items())
+    say(f"wrote {path}: {counts}")
+    return 0
+
+
+def _key(dataset: Any, episode_id: str, by: str) -> str | None:
+    return episode_id if by == "episode" else getattr(dataset[episode_id].meta, by)
+
+
+def _share(text: str) -> tuple[str, float]:
+    name, _, share = text.partition("=")
+    try:
+        return name, float(share)
+    except ValueError:
+        raise ConfigError(f"a share is NAME=NUMBER, got {text!r}; e.g. train=0.9") from None
