@@ -27,17 +27,24 @@ def load_config(
     data: dict[str, Any] = _read_yaml(path) if path is not None else {}
     for key, value in (defaults or {}).items():
         _assign(data, key, value)
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals or not key:
-            raise ConfigError(f"an override is key=value, got {override!r}; e.g. tracker.horizon=8")
-        _assign(data, key, _yaml(text, f"the override {override!r}"))
+    read_overrides(overrides, data)
     try:
         config = BuildConfig.model_validate(data)
     except ValidationError as error:
         where = f"{path}: " if path is not None else ""
         raise ConfigError(where + explain(error, known=list(_keys(BuildConfig)))) from None
     return config
+
+
+def read_overrides(overrides: Sequence[str], data: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Lay ``key=value`` over ``data``, dots making groups; returns it.  Raises ConfigError."""
+    data = {} if data is None else data
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"an override is key=value, got {override!r}; e.g. tracker.horizon=8")
+        _assign(data, key, _yaml(text, f"the override {override!r}"))
+    return data
 
 
 def check_backends(config: BuildConfig) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from typing import Any
 
@@ -37,3 +38,14 @@ def table(rows: list[dict[str, Any]]) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in cells
     )
+
+
+def say_gathered(done: Any, as_json: bool) -> int:
+    """Tell what a merge or a subset (builder.merge.Gathered) brought together; returns 0."""
+    if as_json:
+        say(json.dumps(vars(done), indent=2))
+        return 0
+    for line in done.notes:
+        say(f"note: {line}")
+    say(f"{done.out}: {done.episodes} episodes taken, {done.there} already there")
+    return 0

@@ -32,6 +32,13 @@ class ArraySpec:
     quality: int = 95
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """One frame that is a JPEG file already; written like a block of one row."""
+
+    data: bytes
+
+
 def arrays_by_view(meta: EpisodeMeta) -> dict[str | None, dict[str, ArrayMeta]]:
     """Return all arrays an episode lists, by view (None: the root)."""
     listed: dict[str | None, dict[str, ArrayMeta]] = {None: meta.arrays}
@@ -41,10 +48,11 @@ def arrays_by_view(meta: EpisodeMeta) -> dict[str | None, dict[str, ArrayMeta]]:
 class EpisodeWriter(Protocol):
     """One episode being written.  Leaving the context without commit leaves nothing."""
 
-    def write(self, view: str | None, name: str, at: int, block: np.ndarray) -> None:
+    def write(self, view: str | None, name: str, at: int, block: np.ndarray | Encoded) -> None:
         """Write ``block`` at row ``at`` of array ``name`` of ``view`` (None: the root).
 
-        Blocks of one array come in order, without gaps; raises ValueError otherwise.
+        A frame of codec jpeg may come encoded.  Blocks of one array come in order, without
+        gaps; raises ValueError otherwise.
         """
         ...
 
@@ -93,6 +101,10 @@ class Store(Protocol):
 
     place: ClassVar[str]
 
+    def path(self, episode_id: str) -> Path:
+        """Return where an episode is, there or not.  Raises DatasetError for an unsafe id."""
+        ...
+
     def begin(
         self,
         episode_id: str,
@@ -121,6 +133,10 @@ class Store(Protocol):
 
     def leftovers(self, *, remove: bool = False) -> list[Path]:
         """List (and remove) the temporaries of dead runs; never those of live ones."""
+        ...
+
+    def adopt(self, other: Any, episode_id: str) -> None:
+        """Take an episode of another store of this kind over, cheaply; raises OutputError."""
         ...
 
     def set_aside(self, episode_id: str) -> Path:

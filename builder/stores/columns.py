@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from pydantic import TypeAdapter
 
-from builder.stores.base import ArraySpec
+from builder.stores.base import ArraySpec, Encoded
 from builder.stores.codecs import encode_jpeg, encode_u16
 from builder.stores.layout import STORED_DTYPES
 from schemas.dataset import ArrayMeta, Name
@@ -67,8 +67,10 @@ class Column:
         self._buffer = np.empty((rows, *self.shape[1:]), stored)
         self._buffered = self._flushed = 0
 
-    def write(self, at: int, block: np.ndarray) -> None:
+    def write(self, at: int, block: np.ndarray | Encoded) -> None:
         """Take the next rows; raises ValueError for a gap or a block that does not fit."""
+        if isinstance(block, Encoded):
+            raise ValueError(f"{self.place.name}/{self.name} has codec {self.spec.codec}, not jpeg")
         block = np.asarray(block)
         if not self.spec.shape:
             block = block.reshape(1)
@@ -144,12 +146,27 @@ class JpegColumn(Column):
         self._offsets = [0]
         self._metas: dict[str, ArrayMeta] = {}
 
+    def write(self, at: int, block: np.ndarray | Encoded) -> None:
+        """Take the next frames, or one that is encoded already."""
+        if not isinstance(block, Encoded):
+            super().write(at, block)
+            return
+        if at != self._written or at >= self.shape[0]:
+            raise ValueError(
+                f"{self.place.name}/{self.name} has {self._written} of {self.shape[0]} frames; "
+                f"got one for row {at}"
+            )
+        self._append(block.data)
+        self._written += 1
+
     def _take(self, block: np.ndarray) -> None:
         for frame in block:
-            data = encode_jpeg(frame, self.spec.quality)
-            self._scratch.write(data)
-            self._sha.update(data)
-            self._offsets.append(self._offsets[-1] + len(data))
+            self._append(encode_jpeg(frame, self.spec.quality))
+
+    def _append(self, data: bytes) -> None:
+        self._scratch.write(data)
+        self._sha.update(data)
+        self._offsets.append(self._offsets[-1] + len(data))
 
     def finish(self) -> dict[str, ArrayMeta]:
         """Move the frames into the file and describe both arrays; may be called again."""

@@ -128,7 +128,7 @@ class Staged:
 
     @property
     def folder(self) -> Path:
-        """Where a folder is staged instead: cleared and locked with the file."""
+        """Where a folder, or another file, is staged instead: cleared and locked with this."""
         return self.path.with_name(self.path.name + ".d")
 
     def publish_folder(self, final: Path, *, replace: bool = False) -> None:
@@ -156,9 +156,11 @@ class Staged:
 
 def _clear(path: Path) -> None:
     """Delete a staged file, after the folders that go with it."""
-    for folder in (path.with_name(path.name + end) for end in (".d", ".old")):
-        if folder.exists():
-            shutil.rmtree(folder)
+    for other in (path.with_name(path.name + end) for end in (".d", ".old")):
+        if other.is_dir():
+            shutil.rmtree(other)
+        else:
+            other.unlink(missing_ok=True)
     path.unlink(missing_ok=True)
 
 

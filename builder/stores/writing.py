@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from builder.errors import DatasetError
-from builder.stores.base import ArraySpec, arrays_by_view
+from builder.stores.base import ArraySpec, Encoded, arrays_by_view
 from builder.stores.columns import Column
 from builder.stores.staging import (
     fsync_folder,
@@ -31,6 +31,22 @@ _NAME: TypeAdapter[str] = TypeAdapter(Name)
 
 Layout = Mapping[str | None, Mapping[str, ArraySpec]]
 W = TypeVar("W", bound="FileWriter")
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Make a file, or a folder of files, exist a second time, durably."""
+    if source.is_dir():
+        target.mkdir()
+        for path in sorted(source.iterdir()):
+            link_or_copy(path, target / path.name)
+        fsync_folder(target)
+        return
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or one without links
+        shutil.copyfile(source, target)
+        with target.open("rb") as file:
+            os.fsync(file.fileno())
 
 
 class FileStore:
@@ -53,6 +69,23 @@ class FileStore:
     def leftovers(self, *, remove: bool = False) -> list[Path]:
         """List (and remove) the temporary files of dead runs; never those of live ones."""
         return leftovers(self.folder / "tmp", remove=remove)
+
+    def adopt(self, other: FileStore, episode_id: str) -> None:
+        """Take an episode of another store of this kind over, as links where that is possible.
+
+        Episodes are never written in place, so that a link is as good as a copy.  Raises
+        OutputError, also when there is such an episode here.
+        """
+        source, final = other.path(episode_id), self.path(episode_id)
+        refuse_existing(final)
+        staged = stage(self.folder / "tmp", ".link")
+        try:
+            with output_errors(final):
+                link_or_copy(source, staged.folder)
+            staged.publish_folder(final)
+        except BaseException:
+            staged.discard()
+            raise
 
     def set_aside(self, episode_id: str) -> Path:
         """Move a damaged episode out of the way, to ``damaged/``; returns where it is now."""
@@ -112,7 +145,7 @@ class FileWriter(ABC):
     def _publish(self) -> None:
         self._staged.publish(self.path, replace=self._replace)
 
-    def write(self, view: str | None, name: str, at: int, block: np.ndarray) -> None:
+    def write(self, view: str | None, name: str, at: int, block: np.ndarray | Encoded) -> None:
         """Write ``block`` at row ``at`` of array ``name`` of ``view`` (None: the root).
 
         Blocks of one array come in order, without gaps; raises ValueError otherwise.

@@ -1,0 +1,56 @@
+"""Write a dataset anew in another kind of store or other codecs.
+
+What is lossless is compared number by number; the error of the rest is told. Running the same
+command again goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+
+from builder.cli.common import add_json, say
+
+HELP = "change a dataset's store or codecs"
+EXAMPLE = """\
+  letterset convert dataset smaller frames.codec=jpeg tracks.dtype=u16
+  letterset convert dataset zarr kind=zarr
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's options."""
+    parser.add_argument("dataset", metavar="DATASET", help="dataset folder")
+    parser.add_argument("out", metavar="OUT", help="folder to create")
+    parser.add_argument(
+        "settings",
+        nargs="+",
+        metavar="key=value",
+        help="kind, frames.codec, frames.quality, tracks.dtype (also with store. before)",
+    )
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Convert; returns 1 when an episode could not be, each listed."""
+    from builder.convert import convert
+    from builder.settings import read_overrides
+
+    part = read_overrides([word.removeprefix("store.") for word in args.settings])
+    done = convert(args.dataset, args.out, part)
+    if args.json:
+        say(json.dumps(asdict(done), indent=2))
+        return 1 if done.problems else 0
+    for name, error in sorted(done.errors.items()):
+        unit = "levels" if name == "frames" else "px"
+        say(f"LOSSY      {name}: off by at most {error:.4g} {unit}")
+    for line in done.problems:
+        say(f"FAILED     {line}")
+    for line in done.notes:
+        say(f"note: {line}")
+    say(
+        f"{done.out}: {done.converted} episodes converted, {done.there} already there, "
+        f"{len(done.problems)} failed"
+    )
+    return 1 if done.problems else 0

@@ -1,0 +1,29 @@
+"""Put datasets together in a new folder, with their failures and splits.
+
+Episodes are linked where the disk can, else copied; nothing is computed again.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from builder.cli.common import add_json, say_gathered
+
+HELP = "put datasets together"
+EXAMPLE = """\
+  letterset merge kitchen office both
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's options."""
+    parser.add_argument("datasets", nargs="+", metavar="DATASET", help="two datasets or more")
+    parser.add_argument("out", metavar="OUT", help="folder to create")
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Merge; returns 0."""
+    from builder.merge import merge
+
+    return say_gathered(merge(args.datasets, args.out), args.json)

@@ -1,0 +1,39 @@
+"""Make a dataset of some episodes of another, with their failures and splits.
+
+Episodes are linked where the disk can, else copied; nothing is computed again.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from builder.cli.common import add_json, say_gathered
+
+HELP = "take some episodes of a dataset"
+EXAMPLE = """\
+  letterset subset dataset kitchen --id 'kitchen/*'
+  letterset subset dataset long --where "length > 100 and task == 'open the drawer'"
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's options."""
+    parser.add_argument("dataset", metavar="DATASET", help="dataset folder")
+    parser.add_argument("out", metavar="OUT", help="folder to create")
+    parser.add_argument(
+        "--id", action="append", default=[], metavar="GLOB", help="ids to take; may be repeated"
+    )
+    parser.add_argument(
+        "--where", metavar="EXPR", help="filter over id, length, views, task, group, text, source"
+    )
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Take the subset; returns 0."""
+    from builder.errors import ConfigError
+    from builder.merge import subset
+
+    if not args.id and args.where is None:
+        raise ConfigError("say which episodes: --id GLOB, or --where EXPR")
+    return say_gathered(subset(args.dataset, args.out, args.id, args.where), args.json)

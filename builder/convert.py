@@ -1,0 +1,230 @@
+"""One dataset into another kind of store or other codecs; every number is compared after."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from builder.belongings import carry_along
+from builder.catalog import Catalog, index_line
+from builder.dataset import Dataset, store_at
+from builder.errors import ConfigError, StoreError
+from builder.records import record_data
+from builder.registry import configure, explain
+from builder.stores.base import (
+    ArraySpec,
+    Encoded,
+    EpisodeReader,
+    EpisodeWriter,
+    Store,
+    arrays_by_view,
+)
+from builder.validate import check_episode
+from schemas.config import StorePart
+from schemas.dataset import ArrayMeta, DatasetMeta, EpisodeMeta
+
+_BLOCK_BYTES = 4 << 20
+_TRACK_CODECS = {"f32": "raw", "u16": "u16"}
+_U16_ERROR_PX = 1 / 128
+
+
+@dataclass
+class Conversion:
+    """How a conversion ended: episodes, the largest error of what is not lossless, problems."""
+
+    out: str
+    converted: int = 0
+    there: int = 0
+    errors: dict[str, float] = field(default_factory=dict)
+    """By array name: the largest difference from what was stored before."""
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def convert(
+    path: Path | str,
+    out: Path | str,
+    part: Mapping[str, Any],
+    on_episode: Callable[[str], None] = lambda episode_id: None,
+) -> Conversion:
+    """Write the dataset at ``path`` anew at ``out``, stored as ``part`` says.
+
+    ``part`` are keys of ``store``: kind, frames.codec, tracks.dtype; what it leaves out stays as
+    it is.  Each episode is read back: what is lossless must be equal, the error of the rest is
+    reported.  Running it again goes on.  Raises ConfigError, DatasetError, OutputError.
+    """
+    dataset, out = Dataset(Path(path), max_open=1), Path(out)
+    if out.resolve() == dataset.path.resolve():
+        raise ConfigError(f"{out} is the dataset itself; convert into another folder")
+    meta, store_part = _converted_meta(dataset.meta, part, str(out))
+    found, _ = configure("stores", store_part)
+    store: Store = found(out)
+    result = Conversion(str(out))
+    with Catalog.create(out, meta) as catalog:
+        if (out / store_at(out).place).is_dir() and store_at(out).place != store.place:
+            raise ConfigError(f"{out} keeps its episodes in {store_at(out).place} already")
+        done = catalog.index()
+        for episode_id in dataset.ids:
+            if episode_id in done:
+                result.there += 1
+                continue
+            with closing(dataset.store.open(episode_id)) as reader:
+                try:
+                    catalog.add(index_line(_convert(reader, store, store_part, part, result)))
+                except StoreError as error:
+                    result.problems.append(f"{episode_id}: {error}")
+                    continue
+            result.converted += 1
+            on_episode(episode_id)
+    result.notes += carry_along([dataset.path], out)
+    return result
+
+
+def _converted_meta(
+    meta: DatasetMeta, part: Mapping[str, Any], out: str
+) -> tuple[DatasetMeta, StorePart]:
+    """Lay ``part`` over the recorded settings of the store."""
+    known: Any = meta.config.get("store")
+    kept: dict[str, Any] = dict(known) if isinstance(known, dict) else {}
+    merged = {"kind": "hdf5", **kept, "path": out}
+    for key, value in part.items():
+        old = merged.get(key)
+        merged[key] = (
+            {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
+        )
+    try:
+        store_part = StorePart.model_validate(merged)
+    except ValidationError as error:
+        raise ConfigError(explain(error, prefix="store")) from None
+    settings = record_data(store_part)
+    changed = {key: value for key, value in settings.items() if key not in ("kind", "path")}
+    if changed == kept or not part.keys() - {"kind"}:
+        return meta, store_part
+    fields = {key: getattr(meta, key) for key in DatasetMeta.model_fields if key != "digest"}
+    return DatasetMeta.seal(**{**fields, "config": {**meta.config, "store": changed}}), store_part
+
+
+def _convert(
+    reader: EpisodeReader,
+    store: Store,
+    part: StorePart,
+    asked: Mapping[str, Any],
+    result: Conversion,
+) -> EpisodeMeta:
+    """Copy one episode and compare it.  Raises StoreError when it cannot be or is not equal."""
+    meta = reader.meta
+    layout = {view: _layout(arrays, part, asked) for view, arrays in arrays_by_view(meta).items()}
+    if part.frames.codec != "none" and "frames" in asked:
+        bare = [view.name for view in meta.views if "frames" not in view.arrays]
+        if bare:
+            raise StoreError(f"there are no frames of {bare} to store as {part.frames.codec}")
+    if not store.has(meta.id):
+        with store.begin(meta.id, layout) as writer:
+            for view, specs in layout.items():
+                for name, spec in specs.items():
+                    _copy(reader, writer, view, name, spec, asked)
+            writer.commit(_with_arrays(meta, writer.digests()))
+    problems = [str(problem) for problem in check_episode(store, meta.id)]
+    with closing(store.open(meta.id)) as written:
+        for view, specs in layout.items():
+            for name, spec in specs.items():
+                problems += _compare(reader, written, view, name, spec, result)
+        if problems:
+            raise StoreError("; ".join(problems))
+        return written.meta
+
+
+def _layout(
+    arrays: Mapping[str, ArrayMeta], part: StorePart, asked: Mapping[str, Any]
+) -> dict[str, ArraySpec]:
+    found = {}
+    for name, array in arrays.items():
+        codec = array.codec
+        if name == "frames" and "frames" in asked:
+            codec = part.frames.codec
+        if name == "tracks" and "tracks" in asked:
+            codec = _TRACK_CODECS[part.tracks.dtype]
+        # JPEG files bring their offsets along.
+        if codec != "none" and not (name.endswith("_offsets") and name[:-8] in arrays):
+            found[name] = ArraySpec(array.shape, array.dtype, codec, part.frames.quality)
+    return found
+
+
+def _copy(
+    reader: EpisodeReader,
+    writer: EpisodeWriter,
+    view: str | None,
+    name: str,
+    spec: ArraySpec,
+    asked: Mapping[str, Any],
+) -> None:
+    was_jpeg = arrays_by_view(reader.meta)[view][name].codec == "jpeg"
+    if spec.codec == "jpeg" and was_jpeg and "quality" not in asked.get("frames", {}):
+        # Decoding and encoding again would lose a little each time.
+        ends = np.asarray(reader.array(view, f"{name}_offsets"))
+        for at, data in enumerate(_cut(reader.stored_bytes(view, name), np.diff(ends))):
+            writer.write(view, name, at, Encoded(data))
+        return
+    for at, block in blocks(reader.array(view, name)):
+        writer.write(view, name, at, block)
+
+
+def _cut(pieces: Iterator[bytes], sizes: np.ndarray) -> Iterator[bytes]:
+    rest = b""
+    for size in sizes.tolist():
+        while len(rest) < size:
+            rest += next(pieces)
+        yield rest[:size]
+        rest = rest[size:]
+
+
+def blocks(array: Any) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield (first row, rows) of an array, in pieces of bounded size; a scalar whole."""
+    if not array.shape:
+        yield 0, np.asarray(array)
+        return
+    row_bytes = array.dtype.itemsize * int(np.prod(array.shape[1:], dtype=np.int64))
+    rows = max(1, _BLOCK_BYTES // max(1, row_bytes))
+    for at in range(0, len(array), rows):
+        yield at, np.asarray(array[at : at + rows])
+
+
+def _with_arrays(
+    meta: EpisodeMeta, arrays: Mapping[str | None, Mapping[str, ArrayMeta]]
+) -> EpisodeMeta:
+    fields = {key: getattr(meta, key) for key in EpisodeMeta.model_fields if key != "digest"}
+    views = [view.model_copy(update={"arrays": dict(arrays[view.name])}) for view in meta.views]
+    return EpisodeMeta.seal(**{**fields, "arrays": dict(arrays[None]), "views": tuple(views)})
+
+
+def _compare(
+    old: EpisodeReader,
+    new: EpisodeReader,
+    view: str | None,
+    name: str,
+    spec: ArraySpec,
+    result: Conversion,
+) -> Iterator[str]:
+    """Compare an array before and after; note the error of what is lossy."""
+    before = arrays_by_view(old.meta)[view][name]
+    after = arrays_by_view(new.meta)[view][name]
+    if before.sha256 == after.sha256:
+        return
+    worst = 0.0
+    for (_, was), (_, now) in zip(
+        blocks(old.array(view, name)), blocks(new.array(view, name)), strict=True
+    ):
+        off = np.abs(was.astype(np.float64) - now.astype(np.float64))
+        worst = max(worst, float(off.max(initial=0)))
+    # u16 and JPEG lose a little when they are written, never when they are read.
+    allowed = {"u16": _U16_ERROR_PX, "jpeg": 255.0}.get(spec.codec, 0.0)
+    if worst > allowed:
+        yield f"{view}/{name} is off by {worst:g} after conversion, at most {allowed:g} is right"
+    if worst:
+        result.errors[name] = max(worst, result.errors.get(name, 0.0))

@@ -1,0 +1,144 @@
+"""Datasets put together or cut down, without touching a byte of an episode."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from builder.belongings import carry_along
+from builder.catalog import Catalog, differences, index_line
+from builder.dataset import Dataset
+from builder.errors import ConfigError, DatasetError
+from builder.stores.base import Store
+from builder.where import Where
+from schemas.dataset import DatasetMeta
+
+QUERY_NAMES = ("id", "length", "views", "task", "group", "text", "source")
+
+
+@dataclass
+class Gathered:
+    """What a merge or a subset brought together."""
+
+    out: str
+    episodes: int = 0
+    there: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
+def merge(paths: Sequence[Path | str], out: Path | str) -> Gathered:
+    """Put datasets together in a new folder, of links where the disk can.
+
+    They must agree in img_shape, horizon, start_every, mode, queries and tracker.  Running it
+    again goes on.  Raises ConfigError naming what they differ in or share, and OutputError.
+    """
+    datasets = [Dataset(Path(path), max_open=1) for path in paths]
+    if len(datasets) < 2:
+        raise ConfigError("merge takes two datasets or more, and the folder to create")
+    meta = _common_meta(datasets)
+    owners: dict[str, Dataset] = {}
+    for dataset in datasets:
+        for key, line in dataset.index.items():
+            first = owners.setdefault(key, dataset)
+            if first.index[key].digest != line.digest:
+                raise ConfigError(
+                    f"episode {key} is in {first.path} and in {dataset.path}, with different "
+                    "content: merge a subset of one of them"
+                )
+    return _gather(owners.items(), meta, Path(out), [each.path for each in datasets])
+
+
+def subset(
+    path: Path | str, out: Path | str, ids: Sequence[str] = (), where: str | None = None
+) -> Gathered:
+    """Make a dataset of some episodes of another, of links where the disk can.
+
+    ``ids`` are glob patterns, ``where`` a filter over ``QUERY_NAMES``; both must hold.  Raises
+    ConfigError when no episode is left, DatasetError, OutputError.
+    """
+    dataset = Dataset(Path(path), max_open=1)
+    chosen = select(dataset, ids, where)
+    if not chosen:
+        raise ConfigError(f"none of the {len(dataset)} episodes of {path} is chosen")
+    pairs = ((key, dataset) for key in chosen)
+    return _gather(pairs, dataset.meta, Path(out), [dataset.path])
+
+
+def select(dataset: Dataset, ids: Sequence[str], where: str | None) -> list[str]:
+    """Return the ids that match one of the patterns and the filter, sorted."""
+    chosen = [key for key in dataset.ids if not ids or any(fnmatchcase(key, p) for p in ids)]
+    if where is None or not chosen:
+        return chosen
+    condition = Where(where, QUERY_NAMES)
+    rows = [_row(dataset, key) for key in chosen]
+    columns = {name: np.array([row[name] for row in rows]) for name in QUERY_NAMES}
+    return [key for key, holds in zip(chosen, condition.mask(columns), strict=True) if holds]
+
+
+def _row(dataset: Dataset, key: str) -> dict[str, object]:
+    with closing(dataset.store.open(key)) as reader:
+        meta = reader.meta
+    return {
+        "id": meta.id,
+        "length": meta.length,
+        "views": len(meta.views),
+        "task": meta.task or "",
+        "group": meta.group or "",
+        "text": meta.text or "",
+        "source": meta.source.path,
+    }
+
+
+def _common_meta(datasets: Sequence[Dataset]) -> DatasetMeta:
+    """Describe all of them at once; raises ConfigError listing what they differ in."""
+    first, stores = datasets[0], {type(each.store) for each in datasets}
+    if len(stores) > 1:
+        raise ConfigError("datasets of different stores do not merge: run letterset convert first")
+    for other in datasets[1:]:
+        wanted = other.meta.model_copy(update={"config": first.meta.config})
+        if found := differences(first.meta, wanted):
+            raise ConfigError(
+                f"{first.path} and {other.path} do not merge: "
+                f"{'; '.join(each.replace(' now', ' here') for each in found)}"
+            )
+    configs = {json.dumps(each.meta.config, sort_keys=True): each.meta.config for each in datasets}
+    fields = {key: getattr(first.meta, key) for key in DatasetMeta.model_fields if key != "digest"}
+    if len(configs) == 1:
+        return first.meta
+    merged = {"merged": [configs[key] for key in sorted(configs)]}
+    return DatasetMeta.seal(**{**fields, "created_with": version("letterset"), "config": merged})
+
+
+def _gather(
+    episodes: Iterable[tuple[str, Dataset]], meta: DatasetMeta, out: Path, sources: list[Path]
+) -> Gathered:
+    if out.resolve() in [source.resolve() for source in sources]:
+        raise ConfigError(f"{out} is one of the datasets; choose another folder")
+    result = Gathered(str(out))
+    with Catalog.create(out, meta) as catalog:
+        done = catalog.index()
+        for key, dataset in sorted(episodes, key=lambda pair: pair[0]):
+            if key in done:
+                result.there += 1
+                continue
+            store: Store = type(dataset.store)(out)  # type: ignore[call-arg]
+            if not store.has(key):
+                store.adopt(dataset.store, key)
+            with closing(store.open(key)) as reader:
+                line = index_line(reader.meta)
+            if line != dataset.index[key]:
+                raise DatasetError(
+                    f"{dataset.path}: episode {key} is not what its index lists; "
+                    "run letterset repair on it"
+                )
+            catalog.add(line)
+            result.episodes += 1
+    result.notes += carry_along(sources, out)
+    return result

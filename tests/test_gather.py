@@ -1,0 +1,238 @@
+"""Convert, merge and subset: nothing is lost, nothing is computed again."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from builder.belongings import carry_along
+from builder.catalog import Catalog, read_failures
+from builder.cli import main
+from builder.convert import convert
+from builder.dataset import open_dataset
+from builder.errors import ConfigError, DatasetError
+from builder.merge import merge, select, subset
+from builder.settings import read_overrides
+from builder.splits import Splits, read_splits, write_splits
+from builder.stores.hdf5 import Hdf5Store
+from builder.stores.zarr import ZarrStore
+from builder.testing_samples import Sample, sample_dataset, sample_meta
+from builder.validate import validate
+from schemas.dataset import FailureLine, QuerySpec
+
+IDS = ("a/1", "b")
+
+
+def make(folder: Path, store=Hdf5Store, ids=IDS, **options) -> Path:
+    samples = [Sample(key, seed=len(key), length=4 + i, **options) for i, key in enumerate(ids)]
+    sample_dataset(folder, store(folder), samples)
+    return folder
+
+
+def digests(folder):
+    return {key: line.digest for key, line in open_dataset(folder).index.items()}
+
+
+def arrays(folder):
+    for episode in open_dataset(folder):
+        for name, array in episode.arrays.items():
+            yield (episode.id, name), np.asarray(array)
+        for view in episode.views.values():
+            for name in view.meta.arrays:
+                yield (episode.id, view.name, name), np.asarray(view.array(name))
+
+
+def same_arrays(one, other):
+    first, second = dict(arrays(one)), dict(arrays(other))
+    assert first.keys() == second.keys()
+    for key, array in first.items():
+        np.testing.assert_array_equal(array, second[key], err_msg=str(key))
+
+
+@pytest.mark.parametrize(("codec", "module"), [("raw", "numpy"), ("jpeg", "cv2")])
+def test_there_and_back_between_stores_is_the_same_dataset(tmp_path, codec, module):
+    pytest.importorskip(module)
+    start = make(tmp_path / "hdf5", codec=codec, track_codec="u16")
+    assert main(["convert", str(start), str(tmp_path / "zarr"), "kind=zarr"]) == 0
+    assert isinstance(open_dataset(tmp_path / "zarr").store, ZarrStore)
+    assert digests(tmp_path / "zarr") == digests(start)
+    assert validate(tmp_path / "zarr", deep=True) == []
+    assert main(["convert", str(tmp_path / "zarr"), str(tmp_path / "back"), "store.kind=hdf5"]) == 0
+    assert (tmp_path / "back/dataset.json").read_bytes() == (start / "dataset.json").read_bytes()
+    assert digests(tmp_path / "back") == digests(start)
+    assert validate(tmp_path / "back", deep=True) == []
+
+
+def test_lossless_codecs_keep_every_number(tmp_path):
+    pytest.importorskip("hdf5plugin")
+    start = make(tmp_path / "raw")
+    done = convert(start, tmp_path / "lz4", {"frames": {"codec": "lz4"}})
+    assert (done.converted, done.errors, done.problems) == (2, {}, [])
+    same_arrays(start, tmp_path / "lz4")
+    meta = open_dataset(tmp_path / "lz4").meta
+    assert meta.config["store"]["frames"]["codec"] == "lz4"
+    assert validate(tmp_path / "lz4", deep=True) == []
+    assert convert(start, tmp_path / "lz4", {"frames": {"codec": "lz4"}}).there == 2
+
+
+def test_lossy_codecs_tell_their_error(tmp_path, capsys):
+    pytest.importorskip("cv2")
+    start = make(tmp_path / "raw")
+    argv = ["convert", str(start), str(tmp_path / "out"), "frames.codec=jpeg", "tracks.dtype=u16"]
+    assert main([*argv, "--json"]) == 0
+    errors = json.loads(capsys.readouterr().out)["errors"]
+    assert 0 < errors["tracks"] <= 1 / 128
+    assert 0 < errors["frames"] <= 16
+    assert validate(tmp_path / "out", deep=True) == []
+    # Encoding anew is done only when another quality is asked for.
+    for settings, kept in (({"codec": "jpeg"}, True), ({"codec": "jpeg", "quality": 40}, False)):
+        again = tmp_path / f"again{kept}"
+        convert(tmp_path / "out", again, {"frames": settings})
+        assert (digests(again) == digests(tmp_path / "out")) == kept
+
+
+def test_frames_can_be_left_out_but_not_made_up(tmp_path):
+    start = make(tmp_path / "raw")
+    done = convert(start, tmp_path / "bare", {"frames": {"codec": "none"}})
+    assert done.converted == 2
+    assert open_dataset(tmp_path / "bare")["b"].views["front"].frames is None
+    assert validate(tmp_path / "bare") == []
+    done = convert(tmp_path / "bare", tmp_path / "full", {"frames": {"codec": "raw"}})
+    assert done.converted == 0
+    assert "no frames of ['front', 'wrist']" in done.problems[0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (["frames.codec=zip"], "store.frames.codec"),
+        (["frames=3"], "store.frames"),
+        (["kind=tape"], "unknown store kind 'tape'"),
+        (["colour=blue"], "store.colour: unknown key"),
+        (["kind"], "key=value"),
+    ],
+)
+def test_impossible_conversions(tmp_path, settings, says):
+    start = make(tmp_path / "in")
+    with pytest.raises(ConfigError, match=says):
+        convert(start, tmp_path / "out", read_overrides(settings))
+    with pytest.raises(ConfigError, match="another folder"):
+        convert(start, start, {"kind": "zarr"})
+
+
+def test_conversion_goes_on_where_it_was_killed(tmp_path):
+    start = make(tmp_path / "in")
+    convert(start, tmp_path / "out", {"kind": "zarr"})
+    listed = tmp_path / "out" / "index" / "main.jsonl"
+    listed.write_text("".join(listed.read_text().splitlines(keepends=True)[:1]))
+    done = convert(start, tmp_path / "out", {"kind": "zarr"})
+    assert (done.converted, done.there) == (1, 1)
+    assert validate(tmp_path / "out") == []
+
+
+def with_belongings(folder: Path, names: dict[str, list[str]], failed: str) -> None:
+    write_splits(folder, "mine", Splits(splits=names))
+    with Catalog.create(folder, open_dataset(folder).meta) as catalog:
+        catalog.fail(FailureLine(id=failed, path=f"{failed}.mp4", stage="open", reason="cut"))
+
+
+@pytest.mark.parametrize("store", [Hdf5Store, ZarrStore])
+def test_merge_links_episodes_and_brings_their_belongings(tmp_path, capsys, store):
+    one, two = make(tmp_path / "one", store), make(tmp_path / "two", store, ids=("b2", "c"))
+    with_belongings(one, {"train": ["a/1"], "test": ["b"]}, "broken")
+    with_belongings(two, {"train": ["b2"], "extra": ["c"]}, "torn")
+    out = tmp_path / "out"
+    for there in (0, 4):
+        assert main(["merge", str(one), str(two), str(out), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["there"] == there
+    assert digests(out) == {**digests(one), **digests(two)}
+    assert validate(out, deep=True) == []
+    assert [*read_failures(out)] == ["broken", "torn"]
+    splits = read_splits(out, "mine").splits
+    assert splits == {"train": ("a/1", "b2"), "test": ("b",), "extra": ("c",)}
+    linked = next(p for p in (out / store.place / "a").rglob("*") if p.is_file())
+    assert linked.stat().st_nlink == 2
+
+
+def test_merge_copies_where_links_are_unknown(tmp_path, monkeypatch):
+    one, two = make(tmp_path / "one"), make(tmp_path / "two", ids=("c",))
+
+    def refuse(*args):
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    monkeypatch.setattr(os, "link", refuse)
+    assert merge([one, two], tmp_path / "out").episodes == 3
+    assert validate(tmp_path / "out") == []
+    assert (tmp_path / "out/episodes/b.hdf5").stat().st_nlink == 1
+
+
+def test_merge_refuses_what_does_not_fit(tmp_path):
+    one = make(tmp_path / "one")
+    same, other = make(tmp_path / "same"), tmp_path / "other"
+    assert merge([one, same], tmp_path / "out").episodes == 2
+    changed = sample_meta(queries=QuerySpec(grid=(3, 2)), start_every=2)
+    Catalog.create(other, changed).close()
+    with pytest.raises(ConfigError, match=r"queries.grid is \[2, 3\] there and \[3, 2\] here"):
+        merge([one, other], tmp_path / "no")
+    different = tmp_path / "different"
+    sample_dataset(different, Hdf5Store(different), [Sample("b", seed=9)])
+    with pytest.raises(ConfigError, match=r"episode b is in .*one and in .*different"):
+        merge([one, different], tmp_path / "no")
+    with pytest.raises(ConfigError, match="convert first"):
+        merge([one, make(tmp_path / "zarr", ZarrStore)], tmp_path / "no")
+    with pytest.raises(ConfigError, match="two datasets"):
+        merge([one], tmp_path / "no")
+    with pytest.raises(ConfigError, match="one of the datasets"):
+        merge([one, same], one)
+    assert not (tmp_path / "no").exists()
+
+
+def test_merge_keeps_both_configs(tmp_path):
+    one, two = make(tmp_path / "one"), tmp_path / "two"
+    Catalog.create(two, sample_meta(config={"source": {"kind": "other"}})).close()
+    merge([one, two], tmp_path / "out")
+    kinds = [
+        each["source"]["kind"] for each in open_dataset(tmp_path / "out").meta.config["merged"]
+    ]
+    assert sorted(kinds) == ["other", "sample"]
+
+
+def test_a_damaged_episode_is_not_taken_over(tmp_path):
+    one, two = make(tmp_path / "one"), make(tmp_path / "two", ids=("c",))
+    Sample("b", seed=77).build(Hdf5Store(one), replace=True)
+    with pytest.raises(DatasetError, match="episode b is not what its index lists"):
+        merge([one, two], tmp_path / "out")
+
+
+def test_subset(tmp_path, capsys):
+    start = make(tmp_path / "in", ids=("a/1", "a/2", "b"))
+    with_belongings(start, {"train": ["a/1", "b"]}, "broken")
+    assert main(["subset", str(start), str(tmp_path / "out"), "--id", "a/*"]) == 0
+    assert "2 episodes taken" in capsys.readouterr().out
+    assert [*digests(tmp_path / "out")] == ["a/1", "a/2"]
+    assert validate(tmp_path / "out") == []
+    assert read_splits(tmp_path / "out", "mine").splits == {"train": ("a/1",)}
+    dataset = open_dataset(start)
+    for where, expected in (
+        ("length > 4", ["a/2", "b"]),
+        ("length > 4 and id != 'b'", ["a/2"]),
+        ("text == 'pick up the bowl' and views in [1, 2]", ["a/1", "a/2", "b"]),
+        ("task == 'none'", []),
+    ):
+        assert select(dataset, (), where) == expected
+    with pytest.raises(ConfigError, match="none of the 3 episodes"):
+        subset(start, tmp_path / "no", ["x*"])
+    assert main(["subset", str(start), str(tmp_path / "no")]) == 2
+
+
+def test_splits_that_cannot_be_read_are_told(tmp_path):
+    start = make(tmp_path / "in")
+    (start / "splits").mkdir()
+    (start / "splits" / "bad.json").write_text("[")
+    (note,) = carry_along([start], make(tmp_path / "out"))
+    assert "splits bad were left behind" in note
