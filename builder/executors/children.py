@@ -104,6 +104,13 @@ class Child:
         self._process.close()
 
 
+def available_cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def unpack(packed: bytes) -> tuple[str, Any]:
     """Read a child's message: its kind and value; errors bring their traceback as cause."""
     try:

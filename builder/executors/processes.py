@@ -6,7 +6,6 @@ any instant without harm to the rest.
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -16,7 +15,7 @@ from typing import Any
 
 from builder.errors import LettersetError, WorkerError
 from builder.executors.base import Outcome, Progress
-from builder.executors.children import Child, Function, describe, end_all
+from builder.executors.children import Child, Function, available_cores, describe, end_all
 from schemas.base import Record
 
 TASKS_PER_WORKER = 200  # then a fresh one, so that a library's leak stays small
@@ -102,13 +101,6 @@ def stalled(seconds: float) -> WorkerError:
         f"stalled: no progress for {seconds:g} s, so its worker was stopped; if it was only slow, "
         f"raise limits.stall_seconds"
     )
-
-
-def available_cores() -> int:
-    """How many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @dataclass

@@ -26,8 +26,7 @@ from ray.exceptions import RayError
 
 from builder.errors import ConfigError, LettersetError, WorkerError
 from builder.executors.base import Outcome, Progress
-from builder.executors.children import Function, describe, unpack
-from builder.executors.processes import available_cores
+from builder.executors.children import Function, available_cores, describe, unpack
 from builder.executors.ray_host import Host
 from schemas.base import Record
 
