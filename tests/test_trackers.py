@@ -139,6 +139,15 @@ def test_synthetic_truth_is_what_the_pictures_show(scene):
         assert np.median(change[~visible[step]]) > 10
 
 
+@pytest.mark.parametrize("name", TRACKERS)
+def test_sharing_work_between_windows_changes_nothing(scene, name):
+    frames, queries = scene.frames()[:9], grid(scene.shape, 4, 5)
+    for window in track(TRACKERS[name](), frames, queries, horizon=6, start_every=2):
+        alone, *_ = track(TRACKERS[name](), frames[window.start :], queries, horizon=6)
+        np.testing.assert_array_equal(window.tracks_xy, alone.tracks_xy)
+        np.testing.assert_array_equal(window.vis, alone.vis)
+
+
 def test_a_change_of_light_is_no_occlusion(scene):
     frames, queries = scene.frames(), grid(scene.shape)
     gains = np.linspace(1, 0.5, len(frames))[:, None, None, None]

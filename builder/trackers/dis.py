@@ -45,7 +45,7 @@ class DisConfig(Record):
     """Settings of the DIS tracker."""
 
     preset: Literal["best", "balanced", "fast"] = Field(
-        default="best", description="costs about 8 : 5 : 1, see BENCHMARKS.md for accuracy"
+        default="best", description="costs about 6 : 4 : 1; accuracy in BENCHMARKS.md"
     )
     fb_threshold: Annotated[float, Field(gt=0)] = Field(
         default=1.5,
