@@ -19,8 +19,8 @@ from builder.costs import Costs
 from builder.episode import Job, build_episode, open_source, open_tracker
 from builder.errors import SourceError
 from builder.executors.base import Outcome
-from builder.executors.processes import Processes, Serial
 from builder.plan import spread
+from builder.registry import backend
 from builder.shards import WEIGH_AT_MOST
 from builder.sources.base import EpisodeRef, Source
 from builder.stores.staging import output_errors
@@ -119,7 +119,8 @@ def _probe(
     rounds += [(folder / str(most), most, refs) for most in PROBED_FRAMES]
     jobs = [Job(_cut(config, out, most), ref) for out, most, each in rounds for ref in each]
     found: dict[str, dict[str, dict[str, float]]] = {str(out): {} for out, _, _ in rounds}
-    executor = Serial(Processes.Config(), 1, config.limits.stall_seconds)
+    serial = backend("executors", "serial")
+    executor = serial(serial.Config(), 1, config.limits.stall_seconds)
     before = 0
     for event in executor.run(build_episode, jobs):
         if not isinstance(event, Outcome):
