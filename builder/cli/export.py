@@ -3,8 +3,8 @@
 inference: one JSON to keep beside a checkpoint (views in order, geometry, queries, action
 statistics), read with schemas.inference.Decoder. amplify: a tree that AMPLIFY's public
 LiberoDataset loads unchanged. amplify-attrs: its track files alone, with the height and width
-attributes of the older route. tapvid: a pickle of clips in TAP-Vid's convention. card: a README.md
-for the Hugging Face hub.
+attributes of the older route. lerobot: a LeRobot v3.0 dataset with tracks as features. tapvid: a
+pickle of clips in TAP-Vid's convention. card: a README.md for the Hugging Face hub.
 """
 
 from __future__ import annotations
@@ -61,6 +61,14 @@ def _amplify(dataset: Any, out: Path, args: argparse.Namespace) -> str:
     return f"wrote {out}: {len(demos)} demonstrations of {len({d.task for d in demos})} tasks"
 
 
+def _lerobot(dataset: Any, out: Path, args: argparse.Namespace) -> str:
+    from builder.export.lerobot import export_lerobot
+
+    left_out = export_lerobot(dataset, out, args.views)
+    rest = f"; left out, not one row per frame: {', '.join(left_out)}" if left_out else ""
+    return f"wrote {out}: {len(dataset)} episodes{rest}"
+
+
 def _tapvid(dataset: Any, out: Path, args: argparse.Namespace) -> str:
     from builder.export.tapvid import export_tapvid
 
@@ -87,5 +95,6 @@ TARGETS = {
     "amplify": _amplify,
     "amplify-attrs": _amplify,
     "card": _card,
+    "lerobot": _lerobot,
     "tapvid": _tapvid,
 }
