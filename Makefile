@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 CONSTRAINTS := constraints/dev.txt
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS)
 
-.PHONY: help demo test lint format docs bench picture golden clean
+.PHONY: help demo test lint format docs reference bench picture golden clean
 .DEFAULT_GOAL := help
 
 help:  ## list what can be made
@@ -27,8 +27,12 @@ format: $(VENV)/installed-dev  ## format the code, fix what the linter can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(VENV)/installed-dev  ## run every code block of the README and docs
-	$(BIN)/python -m pytest tests/test_docs.py
+docs: $(VENV)/installed-dev  ## run every code block of the docs, build their site
+	$(BIN)/python -m pytest tests/test_docs.py tests/test_docs_site.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+reference: $(VENV)/installed-dev  ## write docs/reference anew from the code
+	$(BIN)/python scripts/make_reference.py
 
 bench: $(VENV)/installed-dev  ## measure speed and memory
 	$(BIN)/python scripts/bench_frames.py
@@ -40,7 +44,7 @@ golden: $(VENV)/installed-dev  ## write golden files that are missing
 	$(BIN)/python tests/golden_examples.py
 
 clean:  ## remove what was made here
-	rm -rf $(VENV) demo build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # Systems without ensurepip make a bare environment and put pip into it from outside.
 $(BIN)/python:

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from builder.errors import MissingExtraError
 from builder.registry import BUILTIN
 from builder.testing_trackers import check_follows_motion
 
@@ -59,3 +60,13 @@ def test_both_are_known_once_their_entry_points_are(root):
         text = (root / "docs" / "guides" / f"{page}.md").read_text(encoding="utf-8")
         assert f'[project.entry-points."letterset.{part}"]' in text
         assert part in BUILTIN
+
+
+def test_the_training_set_without_torch_says_what_to_install(monkeypatch):
+    import builder.training
+
+    monkeypatch.setitem(sys.modules, "torch", None)
+    for name in [each for each in sys.modules if each.startswith("builder.training.")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(MissingExtraError, match="torch"):
+        builder.training.WindowDataset  # noqa: B018

@@ -6,6 +6,8 @@ Names load when used, so that importing this package loads no torch.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from builder.registry import raise_missing_extra
+
 if TYPE_CHECKING:
     from builder.training.augment import RandomAugment
     from builder.training.mixture import MixtureDataset
@@ -42,4 +44,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+    try:
+        return getattr(import_module(_HOME[name]), name)
+    except ModuleNotFoundError as error:
+        raise_missing_extra(error)
+        raise
