@@ -193,7 +193,7 @@ def bench_index(folder: Path, rounds: int) -> Iterator[Row]:
 
 def bench_memory(folder: Path, rounds: int) -> Iterator[Row]:
     """Peak of a worker for a clip and for a long video; its growth over many episodes."""
-    for minutes in (0.5, 20):
+    for minutes in (0.5, 5):
         frames = round(minutes * 60 * FPS)
         source = clips(folder / f"length {minutes}", 1, frames, (120, 160))
         made = config(
@@ -203,12 +203,12 @@ def bench_memory(folder: Path, rounds: int) -> Iterator[Row]:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         yield f"peak memory, video of {minutes:g} minutes", f"{peak:.0f} MiB", "alike"
         shutil.rmtree(made.store.path)
-    source = clips(folder / "short", 10_000, 4, (48, 64))
+    source = clips(folder / "short", 3000, 4, (48, 64))
     made = config(source, folder / "out short", "img_shape=[48, 64]", "queries.grid=[2, 2]")
     marks = {}
     for number, ref in enumerate(open_source(made).refs(), 1):
         build_episode(Job(made, ref), lambda done, total: None)
-        if number in (1000, 10_000):
+        if number in (1000, 3000):
             rss = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
             marks[number] = (rss / 2**20, len(os.listdir("/proc/self/fd")))
     for number, (rss, files) in marks.items():
