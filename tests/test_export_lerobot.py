@@ -58,7 +58,7 @@ def made(tmp_path_factory):
     given = samples()
     sample_dataset(folder / "in", Hdf5Store(folder / "in"), given)
     dataset = open_dataset(folder / "in")
-    left_out = export_lerobot(dataset, folder / "out", data_mb=0.02, video_mb=0)
+    left_out = export_lerobot(dataset, folder / "out", data_mb=0.02, video_mb=1e-6)
     assert left_out == ["nothing", "success"]
     return {sample.id: sample for sample in given}, dataset, folder / "out"
 
@@ -307,6 +307,10 @@ def late(sample):
         sample.arrays["front", "timestamps"] = np.arange(sample.length) / 20
 
 
+def still(sample):
+    sample.arrays["front", "timestamps"][:] = 0
+
+
 def dropped(sample):
     sample.arrays["front", "timestamps"][5:] += 1 / 30
 
@@ -321,6 +325,7 @@ def dropped(sample):
         (odd_one, {}, r"actions whose rows differ: .*\(3,\)\) in b/c, .*\(5,\)\) in d"),
         (late, {}, "episode a: its frames do not come at 30 per second.* as those of b/c"),
         (dropped, {}, "episode a: its frames do not come at"),
+        (still, {}, "episode a: its frames do not come at 0 per second"),
     ],
 )
 def test_what_it_cannot_hold_is_named_before_any_work(tmp_path, change, meta, match):
@@ -340,6 +345,8 @@ def test_unknown_views_and_existing_folders_are_refused(made, tmp_path):
     (tmp_path / "mine").mkdir()
     with pytest.raises(ConfigError, match="exists already"):
         export_lerobot(dataset, tmp_path / "mine")
+    with pytest.raises(ConfigError, match="above 0 MB"):
+        export_lerobot(dataset, tmp_path / "out", video_mb=0)
 
 
 def test_what_cannot_be_finished_leaves_nothing(made, tmp_path, monkeypatch):
@@ -370,7 +377,7 @@ def test_the_command(made, tmp_path, capsys):
     assert main([*argv, "--views", "wrist"]) == 0
     told = capsys.readouterr().out
     assert "3 episodes" in told
-    assert "left out, not one row per frame: nothing, success" in told
+    assert "arrays left out: nothing, success" in told
     feature = info_of(tmp_path / "out")["features"]["observation.tracks.wrist"]
     assert feature["shape"] == [HORIZON, QUERIES.num_points, 2]
     assert feature["names"] == ["step", "point", "xy"]

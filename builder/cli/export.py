@@ -65,7 +65,7 @@ def _lerobot(dataset: Any, out: Path, args: argparse.Namespace) -> str:
     from builder.export.lerobot import export_lerobot
 
     left_out = export_lerobot(dataset, out, args.views)
-    rest = f"; left out, not one row per frame: {', '.join(left_out)}" if left_out else ""
+    rest = f"; arrays left out: {', '.join(left_out)}" if left_out else ""
     return f"wrote {out}: {len(dataset)} episodes{rest}"
 
 

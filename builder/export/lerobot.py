@@ -37,7 +37,7 @@ from builder.export.lerobot_plan import IMAGES, Plan, fps_number, make_plan, tra
 from builder.stores.staging import fsync_folder, output_errors
 
 DATA_MB, VIDEO_MB = 100, 200
-"""An episode begins another file when the last has this size; LeRobot's own defaults."""
+"""LeRobot's own defaults."""
 
 _BLOCK = 128
 # Every so many frames of a block are looked at for the statistics of pictures.
@@ -54,13 +54,17 @@ def export_lerobot(
 ) -> list[str]:
     """Write ``dataset`` to the new folder ``out``; returns the arrays that were left out.
 
-    Left out is what has no row per frame in every episode, confidences, and splits: LeRobot's
-    are ranges of episodes.  ``views`` defaults to those of the first episode.
+    These have no rows of one shape for the frames of all episodes, or a name that is taken.
+    Confidences and splits are not written: LeRobot's splits are ranges of episodes.  ``views``
+    defaults to those of the first episode.  An episode begins another file when the last has
+    grown to ``data_mb``, ``video_mb``, both above 0.
 
     Raises ConfigError, before any work, naming what the target cannot hold, and OutputError
     when ``out`` cannot be written; then nothing is left there.
     """
     out = Path(out)
+    if min(data_mb, video_mb) <= 0:
+        raise ConfigError(f"file sizes must be above 0 MB, got {data_mb} and {video_mb}")
     if out.exists():
         raise ConfigError(f"{out} exists already; choose another name or move it away")
     plan = make_plan(dataset, views)

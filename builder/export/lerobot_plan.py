@@ -122,8 +122,8 @@ def _rate(dataset: Dataset, name: str) -> tuple[Fraction, list[str]]:
     times = np.asarray(view.timestamps)
     rate = Fraction(view.meta.fps or 1.0).limit_denominator(1001)
     if len(times) > 1 and not (view.meta.fps and rate and _fits(times, rate)):
-        measured = (len(times) - 1) / float(times[-1] - times[0])
-        rate = Fraction(measured).limit_denominator(1001)
+        seconds = float(times[-1] - times[0])
+        rate = Fraction((len(times) - 1) / seconds if seconds > 0 else 0).limit_denominator(1001)
     refused = [
         f"episode {episode.id}: its frames do not come at {float(rate):.6g} per second, to a "
         f"quarter of a frame, as those of {longest} should"
