@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -13,17 +14,21 @@ from builder.errors import LettersetError
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture(scope="module")
-def reference():
+def _script(name):
     sys.path.insert(0, str(ROOT / "scripts"))
     try:
-        import make_reference
+        return import_module(name)
+    finally:
+        sys.path.remove(str(ROOT / "scripts"))
 
+
+@pytest.fixture(scope="module")
+def reference():
+    make_reference = _script("make_reference")
+    try:
         return make_reference, make_reference.pages()
     except LettersetError as error:
         pytest.skip(f"not every backend can load here: {error}")
-    finally:
-        sys.path.remove(str(ROOT / "scripts"))
 
 
 def test_the_reference_is_what_the_code_says(reference):
@@ -55,6 +60,11 @@ def test_a_changed_default_would_be_noticed(reference, monkeypatch):
     changed = module.fields_table(schema)
     assert changed not in pages["config.md"]
     assert changed.replace("`90`", "`95`") in pages["config.md"]
+
+
+def test_the_picture_of_the_geometry_is_current():
+    drawn = _script("geometry_picture").svg()
+    assert (ROOT / "docs" / "images" / "geometry.svg").read_text("utf-8") == drawn
 
 
 def test_the_site_builds_offline_without_a_warning(tmp_path):
