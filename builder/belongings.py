@@ -1,22 +1,27 @@
-"""What belongs to a dataset besides its episodes, and goes with them: failures and splits."""
+"""What belongs to a dataset besides its episodes, and goes with them: failures, splits, layers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from builder.catalog import read_failures, read_index
 from builder.errors import DatasetError
 from builder.finalize import replace_lines
+from builder.layers import LayerWriter, layer_names, layer_store, load_layer
+from builder.records import record_data
 from builder.splits import FOLDER, Splits, read_splits, write_splits
 from builder.stores.staging import make_folders
-from schemas.dataset import FailureLine
+from schemas.base import json_sha256
+from schemas.dataset import FailureLine, IndexLine
 
 
 def carry_along(sources: Iterable[Path], out: Path) -> list[str]:
-    """Bring failures and splits of the datasets at ``sources`` to the one made of them.
+    """Bring failures, splits and layers of the datasets at ``sources`` to the one made of them.
 
-    Splits of one name are united; episodes that are not in ``out`` are left out of them.
+    What has one name is united; episodes that are not in ``out`` are left out.
     Returns a sentence for each thing that could not be brought.
     """
     sources, built = list(sources), read_index(out)
@@ -39,7 +44,36 @@ def carry_along(sources: Iterable[Path], out: Path) -> list[str]:
             notes.append(f"splits {name} were left behind: {error}")
             continue
         write_splits(out, name, _united(found, built))
+    for name in sorted({name for each in sources for name in layer_names(each)}):
+        notes += _layer([each for each in sources if name in layer_names(each)], out, name, built)
     return notes
+
+
+def _layer(
+    sources: list[Path], out: Path, name: str, built: Mapping[str, IndexLine]
+) -> Iterator[str]:
+    """Link the files of a layer that still fit; yield what had to be left behind."""
+    metas = [load_layer(each, name) for each in sources]
+    if len({json_sha256(record_data(meta)["tracks"]) for meta in metas}) > 1 or any(
+        meta.made_by != metas[0].made_by for meta in metas
+    ):
+        yield f"layer {name} was left behind: the datasets made it in different ways"
+        return
+    left = 0
+    with LayerWriter(out, name, metas[0].made_by, metas[0].tracks) as layer:
+        for source in sources:
+            store = layer_store(source, name)
+            for episode_id in store.ids():
+                if episode_id not in built or layer.store.has(episode_id):
+                    continue
+                with closing(store.open(episode_id)) as reader:
+                    record: Any = reader.meta
+                if record.base == built[episode_id].digest:
+                    layer.store.adopt(store, episode_id)
+                else:
+                    left += 1
+    if left:
+        yield f"layer {name}: {left} episodes were made for another state and left behind"
 
 
 def _united(found: list[Splits], built: Mapping[str, object]) -> Splits:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from builder.catalog import META_NAME, load_meta, read_index
 from builder.errors import ConfigError, DatasetError
+from builder.layers import load_layer, open_overlay, with_tracks
 from builder.registry import backend, kinds
 from builder.stores.base import EpisodeReader, Store
 from schemas.dataset import DatasetMeta, EpisodeMeta, IndexLine, ViewMeta
 from schemas.geometry import Letterbox, Stretch
+from schemas.layers import LayerMeta
 
 MAX_OPEN_EPISODES = 64
 
@@ -24,9 +27,14 @@ def open_dataset(
     img_shape: tuple[int, int] | None = None,
     *,
     max_open: int = MAX_OPEN_EPISODES,
+    tracks: str | None = None,
+    layers: Sequence[str] = (),
     **legacy: Any,
 ) -> Dataset:
     """Open a dataset folder for reading; at most ``max_open`` episode files stay open.
+
+    ``tracks`` names a layer whose tracks take the place of the dataset's own; the arrays of
+    ``layers`` are added to those of the episodes and views.
 
     A folder of older AMPLIFY- or ATM-layout files opens too: it needs ``img_shape`` (H, W), the
     training configuration's, and takes the options of ``builder.legacy.open_legacy``.
@@ -36,7 +44,7 @@ def open_dataset(
     """
     path = Path(path)
     if img_shape is None and not legacy:
-        return Dataset(path, max_open)
+        return Dataset(path, max_open, tracks, layers)
     if (path / META_NAME).exists():
         raise ConfigError(
             f"{path} records its own img_shape; {', '.join(['img_shape', *legacy])} are for older "
@@ -169,19 +177,35 @@ class Dataset:
     again.  Recently used episode files stay open, at most ``max_open``.
     """
 
-    def __init__(self, path: Path, max_open: int = MAX_OPEN_EPISODES) -> None:
+    layers: Mapping[str, LayerMeta] = MappingProxyType({})
+
+    def __init__(
+        self,
+        path: Path,
+        max_open: int = MAX_OPEN_EPISODES,
+        tracks: str | None = None,
+        layers: Sequence[str] = (),
+    ) -> None:
         if max_open < 1:
             raise ValueError(f"max_open must be at least 1, got {max_open}")
         self.path = path
         self.meta: DatasetMeta = load_meta(path)
+        self._given = (tracks, tuple(layers))
+        names = [*layers, *([tracks] if tracks else [])]
+        self.layers = {name: load_layer(path, name) for name in names}
+        if tracks:
+            own = self.layers[tracks].tracks
+            if own is None:
+                raise ConfigError(f"{path}: the layer {tracks!r} has no tracks")
+            self.meta = with_tracks(self.meta, own)
         self.index: Mapping[str, IndexLine] = read_index(path)
         self.ids: tuple[str, ...] = tuple(self.index)
         self.store = store_at(path)
         self.max_open = max_open
         self._open: OrderedDict[str, EpisodeData] = OrderedDict()
 
-    def __reduce__(self) -> tuple[type, tuple[Path, int]]:
-        return type(self), (self.path, self.max_open)
+    def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
+        return type(self), (self.path, self.max_open, *self._given)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -213,6 +237,8 @@ class Dataset:
                 f"{self.path}: episode {episode_id!r} is not the one that is listed in the index; "
                 "run letterset repair"
             )
+        if self.layers:
+            reader = open_overlay(reader, self.path, self.layers)
         self._open[episode_id] = EpisodeData(reader)
         if len(self._open) > self.max_open:
             # Arrays in use keep their memory map; only this object lets go.

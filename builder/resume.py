@@ -20,7 +20,7 @@ from builder.sources.listing import locate
 from builder.stores.base import Store
 from builder.stores.staging import fsync_folder, make_folders, output_errors
 from builder.video import fingerprint
-from schemas.dataset import DatasetMeta, Fingerprint, IndexLine
+from schemas.dataset import DatasetMeta, EpisodeMeta, Fingerprint, IndexLine
 
 Changed = Literal["refuse", "overwrite", "append"]
 """What becomes of finished episodes whose source or settings changed since."""
@@ -71,11 +71,20 @@ def standing(
             continue
         if meta.digest != line.digest:
             found.relisted.append(index_line(meta))
-        for name, mark in meta.source.files.items():
-            if what := _change(locate(root, os.fsdecode(unquote_to_bytes(name))), mark, written):
-                found.changed[ref.id] = f"{name} {what}"
-                break
+        if change := source_change(meta, root, written):
+            found.changed[ref.id] = change
     return found
+
+
+def source_change(meta: EpisodeMeta, root: Path, written: float = 0.0) -> str | None:
+    """Say how the files below ``root`` differ from those an episode was built from, if they do.
+
+    Content is compared where a file was touched after ``written``, in seconds.
+    """
+    for name, mark in meta.source.files.items():
+        if what := _change(locate(root, os.fsdecode(unquote_to_bytes(name))), mark, written):
+            return f"{name} {what}"
+    return None
 
 
 def _all_older(files: list[Path] | None, episode: Path) -> bool:

@@ -9,9 +9,12 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from builder.catalog import load_meta
 from builder.errors import ConfigError
 from builder.registry import configure, explain
-from schemas.config import BuildConfig
+from schemas.base import Record
+from schemas.config import BuildConfig, ExecutorPart, TrackerPart
+from schemas.dataset import QuerySpec
 
 
 def load_config(
@@ -34,6 +37,31 @@ def load_config(
         where = f"{path}: " if path is not None else ""
         raise ConfigError(where + explain(error, known=list(_keys(BuildConfig)))) from None
     return config
+
+
+class TrackConfig(Record):
+    """What tracking a dataset once more needs; the rest is the dataset's."""
+
+    tracker: TrackerPart = TrackerPart()
+    queries: QuerySpec = QuerySpec()
+    executor: ExecutorPart = ExecutorPart()
+
+
+def read_parts(dataset: Path, overrides: Sequence[str]) -> TrackConfig:
+    """Lay overrides over a dataset's own horizon, start_every, mode and queries.
+
+    Raises ConfigError, and DatasetError when there is no dataset.
+    """
+    meta = load_meta(dataset)
+    own = {"horizon": meta.horizon, "start_every": meta.start_every, "mode": meta.mode}
+    data = {"tracker": own, "queries": meta.queries.model_dump(mode="json")}
+    try:
+        parts = TrackConfig.model_validate(read_overrides(overrides, data))
+    except ValidationError as error:
+        raise ConfigError(explain(error, known=list(TrackConfig.model_fields))) from None
+    configure("trackers", parts.tracker)
+    configure("executors", parts.executor)
+    return parts
 
 
 def read_overrides(overrides: Sequence[str], data: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +13,11 @@ from builder.catalog import META_NAME, index_line, load_meta, pretty_json, read_
 from builder.checks import check_digest, check_view
 from builder.dataset import store_at
 from builder.errors import DatasetError, OutputError
+from builder.layers import layer_names, layer_store, load_layer, open_overlay, stale
 from builder.queries import query_points
-from builder.stores.base import Store
+from builder.stores.base import EpisodeReader, Store
 from schemas.dataset import DatasetMeta, EpisodeMeta, IndexLine, ViewMeta
+from schemas.layers import LayerMeta
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ def validate(path: Path | str, deep: bool = False) -> list[Problem]:
     for episode_id in sorted({*store.ids(), *(index or ())}):
         problems += check_episode(store, episode_id, meta, deep)
         problems += [] if index is None else _listed(store, episode_id, index.get(episode_id))
+    for name in layer_names(folder):
+        problems += check_layer(folder, store, name, index or {}, deep)
     left = "left over from a run that died; the next build clears it"
     problems += [Problem(None, f"tmp/{p.name}", left, note=True) for p in store.leftovers()]
     return problems
@@ -84,6 +88,52 @@ def check_episode(
             for name, message in check_view(reader, view, _queries(dataset, view), deep):
                 add(f"{view.name}/{name}", message)
     return found
+
+
+def check_layer(
+    folder: Path, store: Store, name: str, index: Mapping[str, IndexLine], deep: bool = False
+) -> list[Problem]:
+    """Check a layer: its own metadata and files, and whether it still fits the episodes."""
+    try:
+        meta = load_layer(folder, name)
+    except (DatasetError, OutputError) as error:
+        return [Problem(None, f"layers/{name}", str(error))]
+    found, own = [], layer_store(folder, name)
+    for episode_id in own.ids():
+        where = f"layers/{name}"
+        try:
+            with closing(own.open(episode_id)) as layer, closing(store.open(episode_id)) as base:
+                found += [
+                    Problem(episode_id, f"{where}/{each}" if each else where, message)
+                    for each, message in _layer_problems(base, layer, folder, meta, deep)
+                ]
+        except (DatasetError, OutputError) as error:
+            found.append(Problem(episode_id, where, str(error)))
+    missing = len(index.keys() - set(own.ids()))
+    if missing:
+        text = f"{missing} of {len(index)} episodes are not in it"
+        found.append(Problem(None, f"layers/{name}", text, note=True))
+    return found
+
+
+def _layer_problems(
+    base: EpisodeReader, layer: EpisodeReader, folder: Path, meta: LayerMeta, deep: bool
+) -> Iterator[tuple[str, str]]:
+    yield from (("", message) for message in layer.problems())
+    if stale(layer, base.meta):
+        yield "", "it is stale: it was made for another state of the episode; make it again"
+        return
+    for name, array in layer.meta.arrays.items():
+        yield from ((name, text) for text in check_digest(layer, None, name, array))
+    both = open_overlay(base, folder, {meta.name: meta})
+    for own in layer.meta.views:
+        view = both.meta.view(own.name).model_copy(update={"arrays": own.arrays})
+        queries = None
+        if meta.tracks is not None and meta.tracks.queries.region != "stored":
+            queries = query_points(meta.tracks.queries, view.geometry)
+        for name, text in check_view(both, view, queries, deep):
+            if name in own.arrays:
+                yield f"{own.name}/{name}", text
 
 
 def _queries(dataset: DatasetMeta | None, view: ViewMeta) -> np.ndarray | None:

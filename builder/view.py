@@ -6,15 +6,14 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from builder.errors import SourceError, TrackingError
+from builder.errors import SourceError
 from builder.letterbox import Letterboxer, letterbox_labels, orient_frame
-from builder.motion import MotionMeter
 from builder.runs import Stopwatch
 from builder.sources.base import FrameStream
 from builder.stores.base import ArraySpec, EpisodeWriter
+from builder.track_writer import TrackWriter
 from builder.trackers.base import Tracker, Window
 from builder.tracking import ViewTracker
-from builder.windows import window_starts
 from schemas.config import BuildConfig
 from schemas.dataset import ArrayMeta, ViewMeta
 
@@ -42,28 +41,16 @@ class ViewBuilder:
         self.name, self.stream, self.info, self.length = name, stream, info, length
         self.box = config.fit(info.source_shape, info.sample_aspect_ratio)
         self.tracks = ViewTracker(tracker, self.box, config.queries, config.tracker, length)
-        self.frames, self.storage = config.store.frames, config.store.tracks
-        self.motion = MotionMeter(length)
+        self.frames = config.store.frames
+        dtype = config.store.tracks.dtype
+        self.output = TrackWriter(name, self.tracks, length, tracker.gives_conf, dtype)
         self.clock = clock
         self.maps = maps or {}
-        self._at = 0
-        self._has_conf = tracker.gives_conf
 
     def layout(self) -> dict[str, ArraySpec]:
         """List the arrays this view is going to write."""
-        count = len(window_starts(self.length, self.tracks.start_every))
-        points = (count, self.tracks.horizon, len(self.tracks.queries_xy))
-        arrays = {
-            "tracks": ArraySpec(
-                (*points, 2), "<f4", codec="u16" if self.storage.dtype == "u16" else "raw"
-            ),
-            "vis": ArraySpec(points, "|u1"),
-            "starts": ArraySpec((count,), "<i8"),
-            "queries": ArraySpec(self.tracks.queries_xy.shape, "<f4"),
-            "timestamps": ArraySpec((self.length,), "<f8"),
-        }
-        if self._has_conf:
-            arrays["conf"] = ArraySpec(points, "<f4")
+        arrays = self.output.layout()
+        arrays["timestamps"] = ArraySpec((self.length,), "<f8")
         if self.frames.codec != "none":
             shape = (self.length, *self.box.img_shape, 3)
             arrays["frames"] = ArraySpec(shape, "|u1", self.frames.codec, self.frames.quality)
@@ -76,7 +63,7 @@ class ViewBuilder:
 
     def write(self, writer: EpisodeWriter) -> Iterator[int]:
         """Decode, letterbox, store and track; yields the number of frames done."""
-        writer.write(self.name, "queries", 0, self.tracks.queries_xy)
+        self.output.begin(writer)
         boxer = Letterboxer(self.box, self.info.orientation)
         shown = boxer
         if self.tracks.plan.input_box is not self.box:
@@ -117,25 +104,10 @@ class ViewBuilder:
             codec=info.codec,
             fps=info.fps,
             arrays=dict(arrays),
-            motion=self.motion.summary(),
+            motion=self.output.motion.summary(),
             notes=(*info.notes, *(f"{name}: {MAP_NOTE}" for name in self.maps)),
         )
 
     def _store(self, writer: EpisodeWriter, windows: list[Window]) -> None:
         with self.clock("write"):
-            for window in windows:
-                self._write_window(writer, window)
-
-    def _write_window(self, writer: EpisodeWriter, window: Window) -> None:
-        if not np.isfinite(window.tracks_xy).all():
-            raise TrackingError(
-                f"view {self.name}: the tracker gave NaN or infinite points in the window that "
-                f"starts at frame {window.start}; they are never stored. Check its settings"
-            )
-        self.motion.add(window)
-        writer.write(self.name, "tracks", self._at, window.tracks_xy[None])
-        writer.write(self.name, "vis", self._at, window.vis[None])
-        writer.write(self.name, "starts", self._at, np.array([window.start], "<i8"))
-        if self._has_conf and window.conf is not None:
-            writer.write(self.name, "conf", self._at, window.conf[None])
-        self._at += 1
+            self.output.write(writer, windows)

@@ -26,6 +26,7 @@ from schemas import (
 )
 from schemas.base import Record
 from schemas.dataset import FailureLine, IndexLine
+from schemas.layers import LayerEpisode, LayerMeta
 
 FOLDER = Path(__file__).parent / "golden" / "v1"
 
@@ -145,6 +146,28 @@ EXAMPLES: dict[str, Record] = {
     "IndexLine.two_views": IndexLine(id="a/b-1", length=9, views=["front", "wrist"], digest=SHA),
     "FailureLine.decode": FailureLine(
         id="a/b-2", path="a/b%FF.mp4", stage="decode", reason="ends after 3 of 9 frames"
+    ),
+    "LayerMeta.text": LayerMeta.seal(
+        name="text_emb", created_with="0.1.0", base=SHA, made_by={"encoder": "my.t5:first_token"}
+    ),
+    "LayerMeta.tracks": LayerMeta.seal(
+        name="lk8",
+        created_with="0.1.0",
+        base=SHA,
+        tracks={
+            "horizon": 8,
+            "start_every": 2,
+            "mode": "reinit",
+            "queries": QuerySpec(grid=(3, 5)),
+            "tracker": TRACKER,
+            "frames": "stored",
+        },
+    ),
+    "LayerEpisode.tracks": LayerEpisode.seal(
+        id="kitchen/open_drawer-1a2b3c4d",
+        base=SHA,
+        arrays={"text_emb": {"dtype": "float32", "shape": [512], "sha256": SHA}},
+        views=[{"name": "front", "arrays": {"tracks": TRACKS}}],
     ),
 }
 MODELS = {name.partition(".")[0]: type(record) for name, record in EXAMPLES.items()}

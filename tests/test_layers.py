@@ -23,6 +23,7 @@ LAYERS = [
     {"schemas.affine"},
     {"schemas.geometry"},
     {"schemas.dataset", "schemas.legacy"},
+    {"schemas.layers"},
     {"schemas.config"},
     {"schemas"},
     {"builder.errors"},

@@ -22,7 +22,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print one schema, or the names of all; returns the exit code."""
-    from schemas import config, dataset, geometry
+    from schemas import config, dataset, geometry, layers
 
     models = {
         model.__name__: model
@@ -37,6 +37,8 @@ def run(args: argparse.Namespace) -> int:
             dataset.TrackerInfo,
             dataset.IndexLine,
             dataset.FailureLine,
+            layers.LayerMeta,
+            layers.LayerEpisode,
             config.BuildConfig,
         )
     }

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from schemas.dataset import ArrayMeta, EpisodeMeta
 
@@ -99,7 +99,7 @@ class Store(Protocol):
     ``place`` is the folder below, by which a dataset of this store is known.
     """
 
-    place: ClassVar[str]
+    place: str
 
     def path(self, episode_id: str) -> Path:
         """Return where an episode is, there or not.  Raises DatasetError for an unsafe id."""

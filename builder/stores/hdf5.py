@@ -27,7 +27,7 @@ ALIGNMENT = 64
 class Hdf5Store(FileStore):
     """One HDF5 file per episode below ``folder/episodes``; temporaries in ``folder/tmp``."""
 
-    place: ClassVar = "episodes"
+    place = "episodes"
     suffix: ClassVar = ".hdf5"
 
     class Config(Record):
@@ -43,7 +43,7 @@ class Hdf5Store(FileStore):
 
     def open(self, episode_id: str) -> Hdf5Reader:
         """Open a committed episode.  Raises DatasetError naming the file."""
-        return Hdf5Reader(self.path(episode_id), episode_id)
+        return Hdf5Reader(self.path(episode_id), episode_id, self.record)
 
     def has(self, episode_id: str) -> bool:
         """Tell whether a committed episode is there; does not verify it."""

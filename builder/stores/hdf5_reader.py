@@ -21,18 +21,19 @@ from builder.stores.codecs import load_lz4
 from builder.stores.hdf5_layout import disagreements, locate
 from builder.stores.layout import METADATA, array_path, stored_dtype
 from builder.stores.reading import FileReader
+from schemas.dataset import EpisodeMeta
 
 
 class Hdf5Reader(FileReader):
     """One episode file.  Safe to fork, small to pickle (it opens the file again)."""
 
-    def __init__(self, path: Path, episode_id: str) -> None:
+    def __init__(self, path: Path, episode_id: str, record: Any = EpisodeMeta) -> None:
         self._map: np.ndarray | None = None
         self._handle: Any = None
         self._handle_pid = 0
         # Where each contiguous array begins; None for chunked and empty ones.
         self._offsets: dict[tuple[str | None, str], int | None] = {}
-        super().__init__(path, episode_id)
+        super().__init__(path, episode_id, record)
 
     def close(self) -> None:
         """Release files; arrays already handed out stay valid, the next access opens again."""

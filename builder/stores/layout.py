@@ -19,8 +19,13 @@ def array_path(view: str | None, name: str) -> str:
     return f"root/{name}" if view is None else f"root/{view}/{name}"
 
 
-def view_attrs(view: ViewMeta) -> dict[str, Any]:
-    """Copy a view's geometry for people who look into the file; it is never the truth."""
+def view_attrs(view: Any) -> dict[str, Any]:
+    """Copy a view's geometry for people who look into the file; it is never the truth.
+
+    A layer's views have none: theirs is the base's.
+    """
+    if not isinstance(view, ViewMeta):
+        return {}
     geometry = view.geometry
     (height, width), (source_height, source_width) = geometry.img_shape, geometry.source_shape
     return {

@@ -22,20 +22,20 @@ _PIECE_BYTES = 4 << 20
 class FileReader(ABC):
     """One stored episode.  Safe to fork, small to pickle (it opens the file again)."""
 
-    meta: EpisodeMeta
+    meta: Any
 
-    def __init__(self, path: Path, episode_id: str) -> None:
-        self.path, self.episode_id = path, episode_id
+    def __init__(self, path: Path, episode_id: str, record: Any = EpisodeMeta) -> None:
+        self.path, self.episode_id, self._record = path, episode_id, record
         self._text = self._metadata()
-        self.meta = parse_record(EpisodeMeta, self._text, str(path))
+        self.meta = parse_record(record, self._text, str(path))
         if self.meta.id != episode_id:
             raise DatasetError(
                 f"{path} holds episode {self.meta.id!r}, expected {episode_id!r}: "
                 "was it moved or renamed? Put it back"
             )
 
-    def __reduce__(self) -> tuple[type, tuple[Path, str]]:
-        return type(self), (self.path, self.episode_id)
+    def __reduce__(self) -> tuple[type, tuple[Path, str, Any]]:
+        return type(self), (self.path, self.episode_id, self._record)
 
     @abstractmethod
     def _metadata(self) -> str:

@@ -8,7 +8,7 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
@@ -50,13 +50,19 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 class FileStore:
-    """Episodes as files or folders below ``folder/<place>``; temporaries in ``folder/tmp``."""
+    """Episodes as files or folders below ``folder/<place>``; temporaries in ``folder/tmp``.
 
-    place: ClassVar[str]
+    ``record`` is what is stored about an episode; layers have their own, and another place.
+    """
+
+    place: str
     suffix: ClassVar[str]
 
-    def __init__(self, folder: Path | str) -> None:
-        self.folder = Path(folder)
+    def __init__(
+        self, folder: Path | str, *, place: str | None = None, record: Any = EpisodeMeta
+    ) -> None:
+        self.folder, self.record = Path(folder), record
+        self.place = self.place if place is None else place
 
     def path(self, episode_id: str) -> Path:
         """Return where an episode is, there or not.  Raises DatasetError for an unsafe id."""

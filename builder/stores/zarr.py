@@ -24,7 +24,7 @@ from schemas.dataset import EpisodeMeta
 class ZarrStore(FileStore):
     """One folder per episode below ``folder/episodes.zarr``; temporaries in ``folder/tmp``."""
 
-    place: ClassVar = "episodes.zarr"
+    place = "episodes.zarr"
     suffix: ClassVar = ""
 
     class Config(Record):
@@ -40,7 +40,7 @@ class ZarrStore(FileStore):
 
     def open(self, episode_id: str) -> ZarrReader:
         """Open a committed episode.  Raises DatasetError naming the file."""
-        return ZarrReader(self.path(episode_id) / META_FILE, episode_id)
+        return ZarrReader(self.path(episode_id) / META_FILE, episode_id, self.record)
 
     def has(self, episode_id: str) -> bool:
         """Tell whether a committed episode is there; does not verify it."""

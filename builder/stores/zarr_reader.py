@@ -11,6 +11,7 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,16 +21,17 @@ from builder.stores.base import arrays_by_view
 from builder.stores.layout import METADATA, U16_ATTRS, array_path, stored_dtype, view_attrs
 from builder.stores.reading import FileReader
 from builder.stores.zarr_layout import META_FILE, Grid, group_json, unpack
+from schemas.dataset import EpisodeMeta
 
 
 class ZarrReader(FileReader):
     """One episode folder.  Safe to fork, small to pickle (it opens the files again)."""
 
-    def __init__(self, path: Path, episode_id: str) -> None:
+    def __init__(self, path: Path, episode_id: str, record: Any = EpisodeMeta) -> None:
         self._folder = path.parent
         self._maps: dict[tuple[str | None, str], np.ndarray] = {}
         self._ends: dict[tuple[str | None, str], np.ndarray] = {}
-        super().__init__(path, episode_id)
+        super().__init__(path, episode_id, record)
 
     def close(self) -> None:
         """Release files; arrays already handed out stay valid, the next access opens again."""

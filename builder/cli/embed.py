@@ -1,0 +1,43 @@
+"""Encode the text of every episode with your own encoder, into a layer beside the dataset.
+
+The encoder is a Python function, from a text to an array. AMPLIFY takes the first token of the
+last hidden state of T5: lambda text: model(**tokens(text)).last_hidden_state[0, 0].
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+
+from builder.cli.common import add_json, say
+
+HELP = "add text embeddings to a dataset"
+EXAMPLE = """\
+  letterset embed dataset --encoder my_package.t5:first_token
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's options."""
+    parser.add_argument("dataset", metavar="DATASET", help="dataset folder")
+    parser.add_argument("--encoder", required=True, metavar="module:function", help="of yours")
+    parser.add_argument("--name", default="text_emb", help="of the layer and its array")
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Embed; returns 1 when an episode has no text, each listed."""
+    from builder.embed import embed
+
+    done = embed(args.dataset, args.encoder, args.name)
+    if args.json:
+        say(json.dumps(asdict(done), indent=2))
+        return 1 if done.without_text else 0
+    for episode_id in done.without_text:
+        say(f"NO TEXT    {episode_id}")
+    say(
+        f"{args.dataset}: layer {done.layer}: {done.embedded} episodes embedded, "
+        f"{done.there} already there, {len(done.without_text)} without text"
+    )
+    return 1 if done.without_text else 0

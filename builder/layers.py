@@ -1,0 +1,265 @@
+"""Layers: track sets, embeddings or any arrays, added to a dataset without rewriting it.
+
+``layers/<name>/`` has ``layer.json`` and one HDF5 file per episode, each pinned to the digest
+of the episode it was made for.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+
+from builder.catalog import load_meta, take_lock
+from builder.errors import ConfigError, DatasetError
+from builder.records import parse_record, record_data
+from builder.registry import backend
+from builder.stores.base import ArraySpec, EpisodeReader, EpisodeWriter, Store
+from builder.stores.staging import publish_text
+from schemas.dataset import ArrayMeta, DatasetMeta, EpisodeMeta, Name
+from schemas.layers import LayerEpisode, LayerMeta, LayerView, TrackSet
+
+FOLDER = "layers"
+TRACK_ARRAYS = ("tracks", "vis", "conf", "starts", "queries")
+_META = "layer.json"
+
+Arrays = Mapping[str | None, Mapping[str, Any]]
+"""By view (None: the episode as a whole), then by name."""
+
+
+def layer_names(dataset: Path) -> list[str]:
+    """List the layers of a dataset folder."""
+    return sorted(path.parent.name for path in (dataset / FOLDER).glob(f"*/{_META}"))
+
+
+def load_layer(dataset: Path, name: str) -> LayerMeta:
+    """Read a layer's metadata.  Raises DatasetError naming the layers there are."""
+    if name not in layer_names(dataset):
+        raise DatasetError(f"{dataset} has no layer {name!r}; it has {layer_names(dataset)}")
+    path = dataset / FOLDER / name / _META
+    return parse_record(LayerMeta, path.read_bytes(), str(path))
+
+
+def layer_store(dataset: Path, name: str) -> Store:
+    """Return the store of a layer's files."""
+    store: Store = backend("stores", "hdf5")(dataset / FOLDER / name, place="", record=LayerEpisode)
+    return store
+
+
+def stale(reader: EpisodeReader, base: EpisodeMeta) -> bool:
+    """Tell whether a layer's episode was made for another state of its base."""
+    layer: Any = reader.meta
+    return layer.base != base.digest
+
+
+class LayerWriter:
+    """A layer open for writing by one process; a context manager.
+
+    Created if it is not there; continued if it was made in the same way for the same dataset.
+    """
+
+    def __init__(
+        self,
+        dataset: Path,
+        name: str,
+        made_by: Mapping[str, Any] | None = None,
+        tracks: TrackSet | None = None,
+    ) -> None:
+        """Open it.  Raises ConfigError for a bad name and when it was made otherwise."""
+        try:
+            TypeAdapter(Name).validate_python(name)
+        except ValidationError:
+            raise ConfigError(
+                f"a layer's name has letters, digits, _ . - only, got {name!r}"
+            ) from None
+        self.dataset, self.name = dataset, name
+        self.folder, self.store = dataset / FOLDER / name, layer_store(dataset, name)
+        self.meta = LayerMeta.seal(
+            name=name,
+            created_with=version("letterset"),
+            base=load_meta(dataset).digest,
+            tracks=tracks,
+            made_by=dict(made_by or {}),
+        )
+
+    def __enter__(self) -> LayerWriter:
+        self._lock = take_lock(self.folder, "main")
+        try:
+            self.store.leftovers(remove=True)
+            if not (self.folder / _META).exists():
+                text = json.dumps(record_data(self.meta), indent=2, sort_keys=True) + "\n"
+                publish_text(self.folder, self.folder / _META, text)
+            self._refuse_different(load_layer(self.dataset, self.name))
+        except BaseException:
+            os.close(self._lock)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._lock)
+
+    def _refuse_different(self, found: LayerMeta) -> None:
+        kept = {"digest", "created_with"}
+        old, new = (meta.model_dump(exclude=kept) for meta in (found, self.meta))
+        differing = [key for key in old if old[key] != new[key]]
+        if differing:
+            raise ConfigError(
+                f"the layer {self.name!r} was made otherwise: {', '.join(differing)} differ. "
+                f"Choose another name, or delete {self.folder}"
+            )
+
+    def has(self, base: EpisodeMeta) -> bool:
+        """Tell whether an episode is there and made for the base as it is now."""
+        if not self.store.has(base.id):
+            return False
+        with closing(self.store.open(base.id)) as reader:
+            return not stale(reader, base)
+
+    def write(self, base: EpisodeMeta, arrays: Arrays) -> None:
+        """Add the arrays of one episode, whole or not at all; replaces older ones.
+
+        Raises ConfigError for a view or a name that is not free.
+        """
+        layout = {
+            view: {
+                name: ArraySpec(np.shape(array), np.asarray(array).dtype.newbyteorder("<").str)
+                for name, array in named.items()
+            }
+            for view, named in arrays.items()
+        }
+        check_free(base, layout, self.meta.tracks is not None)
+        with self.store.begin(base.id, layout, replace=True) as writer:
+            for view, named in arrays.items():
+                for name, array in named.items():
+                    writer.write(view, name, 0, np.asarray(array))
+            commit_layer(writer, base)
+
+
+def check_free(base: EpisodeMeta, layout: Arrays, tracks: bool) -> None:
+    """Raise ConfigError for views that are not there and names that are taken."""
+    for view, named in layout.items():
+        there = base.arrays if view is None else None
+        if view is not None:
+            if view not in {each.name for each in base.views}:
+                raise ConfigError(f"{base.id} has no view {view!r}")
+            there = base.view(view).arrays
+        taken = sorted({*named} & {*(there or {})} - ({*TRACK_ARRAYS} if tracks else set()))
+        if taken:
+            raise ConfigError(f"{base.id} has {taken} already; a layer adds, it does not replace")
+
+
+def commit_layer(writer: EpisodeWriter, base: EpisodeMeta) -> None:
+    """Make an episode of a layer exist."""
+    found = writer.digests()
+    commit: Any = writer.commit
+    commit(
+        LayerEpisode.seal(
+            id=base.id,
+            base=base.digest,
+            arrays=found.get(None, {}),
+            views=tuple(
+                LayerView(name=view, arrays=arrays) for view, arrays in found.items() if view
+            ),
+        )
+    )
+
+
+class Overlay:
+    """An episode with its layers: an EpisodeReader whose ``meta`` lists the arrays of all."""
+
+    def __init__(self, base: EpisodeReader, layers: Mapping[str, EpisodeReader]) -> None:
+        self._base, self._layers = base, layers
+        self.path = base.path
+        self.meta = base.meta
+        self._owner: dict[tuple[str | None, str], EpisodeReader] = {}
+        for layer in layers.values():
+            self.meta = self._merged(self.meta, layer)
+
+    def _merged(self, meta: EpisodeMeta, layer: EpisodeReader) -> EpisodeMeta:
+        record: Any = layer.meta
+        changes: dict[str, Any] = {"arrays": self._joined(meta.arrays, record.arrays, None, layer)}
+        views = []
+        for view in meta.views:
+            own = {each.name: each.arrays for each in record.views}.get(view.name, {})
+            joined = self._joined(view.arrays, own, view.name, layer)
+            # A copy, not a seal: the digest goes on telling which episode this is.
+            views.append(view.model_copy(update={"arrays": joined}))
+        if any("tracks" in each.arrays for each in record.views):
+            changes |= _windows(record)
+        return meta.model_copy(update={**changes, "views": tuple(views)})
+
+    def _joined(
+        self,
+        old: Mapping[str, ArrayMeta],
+        new: Mapping[str, ArrayMeta],
+        view: str | None,
+        layer: EpisodeReader,
+    ) -> dict[str, ArrayMeta]:
+        self._owner |= {(view, name): layer for name in new}
+        hidden = TRACK_ARRAYS if "tracks" in new else ()
+        return {**{name: meta for name, meta in old.items() if name not in hidden}, **new}
+
+    def array(self, view: str | None, name: str) -> Any:
+        """Return an array of the base or of a layer; see EpisodeReader."""
+        there = self.meta.arrays if view is None else self.meta.view(view).arrays
+        if name not in there:
+            raise KeyError(f"no array {name!r} in {self.meta.id}; it has {sorted(there)}")
+        return self._owner.get((view, name), self._base).array(view, name)
+
+    def stored_bytes(self, view: str | None, name: str) -> Iterator[bytes]:
+        """Yield the bytes that the array's digest is taken over."""
+        return self._owner.get((view, name), self._base).stored_bytes(view, name)
+
+    def problems(self) -> list[str]:
+        """List what disagrees, in the base and in the layers."""
+        return [text for each in (self._base, *self._layers.values()) for text in each.problems()]
+
+    def close(self) -> None:
+        """Release files."""
+        for reader in (self._base, *self._layers.values()):
+            reader.close()
+
+
+def _windows(record: LayerEpisode) -> dict[str, Any]:
+    """Horizon of a layer's tracks, from their shape; the dataset's metadata has the rest."""
+    tracks = next(view.arrays["tracks"] for view in record.views if "tracks" in view.arrays)
+    return {"horizon": tracks.shape[1]}
+
+
+def with_tracks(meta: DatasetMeta, tracks: TrackSet) -> DatasetMeta:
+    """Describe a dataset as if a layer's tracks were its own."""
+    fields = {key: getattr(meta, key) for key in DatasetMeta.model_fields if key != "digest"}
+    own = {key: getattr(tracks, key) for key in TrackSet.model_fields if key != "frames"}
+    return DatasetMeta.seal(**{**fields, **own})
+
+
+def open_overlay(
+    base: EpisodeReader, dataset: Path, layers: Mapping[str, LayerMeta]
+) -> EpisodeReader:
+    """Lay layers over an open episode.  Raises DatasetError naming what is missing or stale."""
+    found: dict[str, EpisodeReader] = {}
+    for name in layers:
+        found[name] = reader = layer_store(dataset, name).open(base.meta.id)
+        if stale(reader, base.meta):
+            raise DatasetError(
+                f"{dataset}: layer {name!r} of {base.meta.id!r} is stale: it was made for another "
+                "state of the episode; make it again"
+            )
+    overlay = Overlay(base, found)
+    for meta in layers.values():
+        if meta.tracks is not None:
+            whole = meta.tracks.mode == "episode"
+            every = overlay.meta.length if whole else meta.tracks.start_every
+            changes = {"mode": meta.tracks.mode, "start_every": every}
+            overlay.meta = overlay.meta.model_copy(update=changes)
+    return overlay

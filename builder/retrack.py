@@ -1,0 +1,216 @@
+"""A further track set of a dataset, as a layer: from its stored frames or from its source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from builder.dataset import Dataset, EpisodeData, ViewData
+from builder.episode import Report
+from builder.errors import ConfigError, OutputError, SourceError
+from builder.executors.base import Outcome, Progress
+from builder.layers import LayerWriter, check_free, commit_layer, layer_store
+from builder.letterbox import Letterboxer
+from builder.registry import configure
+from builder.resume import source_change
+from builder.sources.base import Episode, EpisodeRef
+from builder.sources.select import Selected, Selection
+from builder.stores.base import ArraySpec
+from builder.track_writer import TrackWriter
+from builder.trackers.base import Tracker
+from builder.tracking import ViewTracker
+from schemas.config import ExecutorPart, Limits, SourcePart, TrackerPart
+from schemas.dataset import QuerySpec
+from schemas.geometry import Letterbox
+from schemas.layers import TrackSet
+
+
+@dataclass(frozen=True)
+class TrackJob:
+    """One episode to track; picklable.  ``source`` is None when stored frames are used."""
+
+    dataset: Path
+    layer: str
+    tracker: TrackerPart
+    queries: QuerySpec
+    ref: EpisodeRef
+    source: SourcePart | None = None
+
+
+@dataclass
+class Tracked:
+    """How tracking ended: episodes, those that were there, and reasons by id of the others."""
+
+    layer: str
+    tracked: int = 0
+    there: int = 0
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+def track(
+    path: Path | str,
+    name: str,
+    tracker: TrackerPart,
+    *,
+    queries: QuerySpec | None = None,
+    source: str | None = None,
+    executor: ExecutorPart | None = None,
+    on_event: Callable[[Outcome | Progress], None] = lambda event: None,
+    on_start: Callable[[int, int], None] = lambda todo, done: None,
+) -> Tracked:
+    """Track every episode of a dataset once more, into the layer ``name``.
+
+    Frames come from the dataset, or, where ``source`` is the path of the videos it was built
+    from, are decoded again.  Running it again goes on.  Raises ConfigError, DatasetError and
+    OutputError.
+    """
+    dataset = Dataset(Path(path), max_open=1)
+    queries = queries or dataset.meta.queries
+    executor = executor or ExecutorPart()
+    if queries.region == "stored":
+        raise ConfigError("the dataset's points came from elsewhere: give queries.grid and region")
+    if source is None and tracker.input != "content":
+        raise ConfigError("stored frames are content-size: for another tracker.input give --source")
+    found, own = configure("trackers", tracker)
+    info = found(own).info
+    tracks = TrackSet(
+        horizon=tracker.horizon,
+        start_every=tracker.start_every,
+        mode=tracker.mode,
+        queries=queries,
+        tracker=info,
+        frames="stored" if source is None else "source",
+    )
+    part, refs = _refs(dataset, source)
+    result = Tracked(name)
+    run, settings = configure("executors", executor)
+    limits = Limits()
+    made_by = {"tracker": tracker.model_dump(mode="json", exclude={"weights"})}
+    with LayerWriter(dataset.path, name, made_by, tracks) as layer:
+        jobs = []
+        for episode_id in dataset.ids:
+            if layer.has(dataset[episode_id].meta):
+                result.there += 1
+            elif episode_id in refs:
+                ref = refs[episode_id]
+                jobs.append(TrackJob(dataset.path, name, tracker, queries, ref, part))
+            else:
+                result.failures[episode_id] = "the source has no such episode any more"
+        on_start(len(jobs), result.there)
+        events = run(settings, executor.workers, limits.stall_seconds).run(track_episode, jobs)
+        with closing(events):
+            for event in events:
+                on_event(event)
+                if not isinstance(event, Outcome):
+                    continue
+                if isinstance(event.error, OutputError | ConfigError):
+                    raise event.error
+                if event.error is not None:
+                    result.failures[event.task.ref.id] = str(event.error)
+                result.tracked += event.error is None
+    return result
+
+
+def _refs(dataset: Dataset, source: str | None) -> tuple[SourcePart | None, dict[str, EpisodeRef]]:
+    if source is None:
+        return None, {key: EpisodeRef(key, key) for key in dataset.ids}
+    recorded: Any = dataset.meta.config.get("source")
+    if not isinstance(recorded, dict) or "kind" not in recorded:
+        raise ConfigError(f"{dataset.path} does not record what kind of source it was built from")
+    part = SourcePart.model_validate({**recorded, "path": source})
+    return part, {ref.id: ref for ref in _source(part).refs()}
+
+
+def _source(part: SourcePart) -> Any:
+    found, own = configure("sources", part)
+    source = found(Path(part.path), own, Limits())
+    return Selected(source, own) if isinstance(own, Selection) else source
+
+
+@lru_cache(maxsize=1)
+def _opened(path: Path) -> Dataset:
+    return Dataset(path, max_open=1)
+
+
+@lru_cache(maxsize=1)
+def _tracker(part_json: str) -> Tracker:
+    found, own = configure("trackers", TrackerPart.model_validate_json(part_json))
+    tracker: Tracker = found(own)
+    return tracker
+
+
+def track_episode(job: TrackJob, report: Report) -> str:
+    """Track one episode, whole or not at all; runs in a child process; returns its id.
+
+    Raises SourceError for what cannot be tracked and OutputError when it cannot be written.
+    """
+    tracker = _tracker(job.tracker.model_dump_json())
+    base = _opened(job.dataset)[job.ref.id]
+    with ExitStack() as stack:
+        episode = None
+        if job.source is not None:
+            episode = stack.enter_context(_source(job.source).open(job.ref))
+            _check_source(base, episode, job.source)
+        outputs = {name: _output(view, job, tracker) for name, view in base.views.items()}
+        layout: dict[str | None, dict[str, ArraySpec]] = {
+            name: output.layout() for name, output in outputs.items()
+        }
+        check_free(base.meta, layout, tracks=True)
+        store, total = layer_store(job.dataset, job.layer), base.meta.length * len(outputs)
+        with store.begin(base.id, layout, replace=True) as writer:
+            done = 0
+            for name, output in outputs.items():
+                output.begin(writer)
+                for content in _contents(base.views[name], output, episode):
+                    output.write(writer, output.tracks.push(content))
+                    done += 1
+                    report(done, total)
+                output.write(writer, output.tracks.finish())
+            commit_layer(writer, base.meta)
+    return base.id
+
+
+def _output(view: ViewData, job: TrackJob, tracker: Tracker) -> TrackWriter:
+    box = view.geometry
+    if not isinstance(box, Letterbox):
+        raise SourceError(f"view {view.name} is stretched, not letterboxed: it cannot be tracked")
+    length = len(view.timestamps)
+    tracks = ViewTracker(tracker, box, job.queries, job.tracker, length)
+    return TrackWriter(view.name, tracks, length, tracker.gives_conf)
+
+
+def _contents(view: ViewData, output: TrackWriter, episode: Episode | None) -> Iterator[np.ndarray]:
+    """Yield what the tracker sees: the picture without its bars."""
+    box = output.tracks.plan.input_box
+    if episode is not None:
+        boxer = Letterboxer(box, view.meta.orientation)
+        for frame in episode.views[view.name]:
+            yield boxer.content(frame.image)
+        return
+    if view.frames is None:
+        raise SourceError(f"view {view.name} has no stored frames: give --source")
+    left, top, right, bottom = box.content_box
+    for index in range(len(view.timestamps)):
+        yield np.ascontiguousarray(np.asarray(view.frames[index])[top:bottom, left:right])
+
+
+def _check_source(base: EpisodeData, episode: Episode, part: SourcePart) -> None:
+    """Refuse a source that is not the one the episode was built from."""
+    change = source_change(base.meta, Path(part.path))
+    if change:
+        raise SourceError(f"it is not what the dataset was built from: {change}")
+    for name, view in base.views.items():
+        if name not in episode.views:
+            raise SourceError(f"the source has no view {name!r} any more")
+        info, box = episode.views[name].info, view.geometry
+        if (info.source_shape, info.num_frames) != (box.source_shape, base.meta.length):
+            raise SourceError(
+                f"view {name}: the source gives {info.num_frames} frames of {info.source_shape}, "
+                f"the dataset has {base.meta.length} of {box.source_shape}"
+            )
