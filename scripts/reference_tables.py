@@ -75,11 +75,16 @@ def _scalar(each: Schema) -> str:
     words = {"integer": "integer", "number": "number", "string": "text", "null": "`null`"}
     word = {**words, "boolean": "true or false"}.get(each.get("type", ""), "any JSON value")
     bounds = [
-        f"{sign} {each[key]:,}"
+        f"{sign} {_plain(each[key]):,}"
         for key, sign in (("minimum", ">="), ("exclusiveMinimum", ">"), ("maximum", "<="))
         if key in each and each[key] != 1_000_000
     ]
     return " ".join((word, *bounds))
+
+
+def _plain(number: float) -> float:
+    # Versions of pydantic differ in whether a bound of 1 is written 1 or 1.0.
+    return int(number) if number == int(number) else number
 
 
 def _default(each: Schema) -> str:
