@@ -39,7 +39,11 @@ LENGTHS = {"a": 11, "b/c": 150, "d": 7}
 
 
 def samples(**more):
-    return [Sample(name, seed=k, length=n, **more) for k, (name, n) in enumerate(LENGTHS.items())]
+    given = [Sample(name, seed=k, length=n, **more) for k, (name, n) in enumerate(LENGTHS.items())]
+    for sample in given:
+        for view in VIEWS:
+            sample.arrays[view, "vis"][:, 0] = 1  # as trackers give it
+    return given
 
 
 def written(folder, given, **meta):
@@ -115,7 +119,7 @@ def test_arrays_tracks_and_counters_are_bit_for_bit_ours(made):
         for view in VIEWS:
             for array in ("tracks", "vis"):
                 ours = sample.arrays[view, array]
-                theirs = columns[f"observation.{array}.{view}"]
+                theirs = columns[f"observation.{array}.{view}"].reshape(ours.shape)
                 assert theirs.dtype == ours.dtype
                 np.testing.assert_array_equal(theirs, ours)
         np.testing.assert_array_equal(columns["action"], sample.arrays[None, "actions"])
@@ -217,6 +221,7 @@ def test_statistics_are_of_what_was_written(made):
     tracks = np.concatenate([s.arrays["wrist", "tracks"] for s in given.values()]).astype(float)
     found = stats["observation.tracks.wrist"]
     assert np.shape(found["mean"]) == (1, 1, 2)
+    assert np.shape(stats["observation.vis.wrist"]["mean"]) == (1,)
     np.testing.assert_allclose(found["mean"][0][0], tracks.mean((0, 1, 2)))
     np.testing.assert_allclose(found["std"][0][0], tracks.std((0, 1, 2)))
     pictures = stats["observation.images.front"]
@@ -381,3 +386,6 @@ def test_the_command(made, tmp_path, capsys):
     feature = info_of(tmp_path / "out")["features"]["observation.tracks.wrist"]
     assert feature["shape"] == [HORIZON, QUERIES.num_points, 2]
     assert feature["names"] == ["step", "point", "xy"]
+    assert (
+        "(4, 6)" in info_of(tmp_path / "out")["features"]["observation.vis.wrist"]["info"]["layout"]
+    )

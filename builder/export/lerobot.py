@@ -2,9 +2,9 @@
 
 ``observation.images.<view>`` are the letterboxed frames.  ``observation.tracks.<view>``
 (horizon, N, 2) float32 is the window that starts at the row's frame, in continuous (x, y)
-pixels of those frames, ``observation.vis.<view>`` (horizon, N) its visibility.  Time is
-``frame_index / fps``, the only clock LeRobot has.  ``letterset.json`` keeps the ids and the
-geometry, with which points are decoded to source pixels.
+pixels of those frames, ``observation.vis.<view>`` (horizon * N,) its visibility, step after
+step.  Time is ``frame_index / fps``, the only clock LeRobot has.  ``letterset.json`` keeps the
+ids and the geometry, with which points are decoded to source pixels.
 """
 
 from __future__ import annotations
@@ -142,11 +142,7 @@ class _Writer:
         """Append some frames of an episode; returns their statistics by feature."""
         columns = dict(self._columns(episode, at, task))
         self._data.write(columns)
-        # Tracks: one number for x and one for y, not one for each point at each step.
-        stats = {
-            key: summarize(values, (0, 1, 2) if _is_track(key, self.plan) else (0,))
-            for key, values in columns.items()
-        }
+        stats = {key: summarize(values, self._axes(key)) for key, values in columns.items()}
         for key, video in self._videos.items():
             frames = np.asarray(episode.views[self.plan.views[key]].frames[at])
             video.write(frames)
@@ -158,6 +154,12 @@ class _Writer:
             }
         return stats
 
+    def _axes(self, key: str) -> tuple[int, ...]:
+        """Return what statistics go over; for tracks all but x and y, not each point and step."""
+        if key in self.plan.arrays or not key.startswith("observation."):
+            return (0,)
+        return (0, 1, 2) if key.startswith("observation.tracks.") else (0, 1)
+
     def _columns(
         self, episode: EpisodeData, at: slice, task: int
     ) -> Iterator[tuple[str, np.ndarray]]:
@@ -165,7 +167,8 @@ class _Writer:
         for key, name in self.plan.views.items() if tracked(self.dataset) else ():
             view = episode.views[name]
             yield f"observation.tracks.{key}", np.asarray(view.tracks[at])
-            yield f"observation.vis.{key}", np.asarray(view.vis[at])
+            vis = np.asarray(view.vis[at])
+            yield f"observation.vis.{key}", vis.reshape(len(vis), -1)
         index = np.arange(at.start, at.stop)
         for key, name in self.plan.arrays.items():
             shape = self.plan.features[key]["shape"]
@@ -225,10 +228,6 @@ class _Writer:
 
 def _named(prefix: str, values: dict[str, Any]) -> dict[str, Any]:
     return {prefix + key: value for key, value in values.items()}
-
-
-def _is_track(key: str, plan: Plan) -> bool:
-    return key not in plan.arrays and key.startswith(("observation.tracks.", "observation.vis."))
 
 
 def _task_table(tasks: dict[str, int]) -> pa.Table:

@@ -172,19 +172,25 @@ def _video_feature(img_shape: tuple[int, int], fps: float) -> dict[str, Any]:
 
 
 def _track_features(dataset: Dataset, key: str) -> dict[str, dict[str, Any]]:
-    meta = dataset.meta
-    shape = [meta.horizon, meta.queries.num_points]
+    horizon, points = dataset.meta.horizon, dataset.meta.queries.num_points
     info = {
         "unit": f"px of {IMAGES}{key}, continuous: the centre of the first pixel is (0.5, 0.5)",
         "steps": "step h is at frame_index + h; past the episode's last frame it is padding",
     }
-    names = ["step", "point"]
+    # Flat, since lerobot-doctor breaks at more axes where values are constant, and whatever is
+    # asked for is visible at step 0.
+    flat = {"layout": f"(step, point): reshape to ({horizon}, {points}); 1 is visible"}
     return {
         f"observation.tracks.{key}": {
             "dtype": "float32",
-            "shape": [*shape, 2],
-            "names": [*names, "xy"],
+            "shape": [horizon, points, 2],
+            "names": ["step", "point", "xy"],
             "info": info,
         },
-        f"observation.vis.{key}": {"dtype": "uint8", "shape": shape, "names": names},
+        f"observation.vis.{key}": {
+            "dtype": "uint8",
+            "shape": [horizon * points],
+            "names": None,
+            "info": flat,
+        },
     }
