@@ -154,7 +154,7 @@ class _View:
 
     def _block(self, at: int, rows: int) -> np.ndarray:
         read_xy = self.view.tracks[at : at + rows]
-        block = self._placed(read_xy)
+        block = np.array(self._placed(read_xy))
         off = np.abs(block[:, 0] - self.queries).max()
         if off > QUERY_TOLERANCE_PX:
             raise DatasetError(
