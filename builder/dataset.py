@@ -178,6 +178,7 @@ class Dataset:
     """
 
     layers: Mapping[str, LayerMeta] = MappingProxyType({})
+    track_layer: str | None = None
 
     def __init__(
         self,
@@ -190,6 +191,7 @@ class Dataset:
             raise ValueError(f"max_open must be at least 1, got {max_open}")
         self.path = path
         self.meta: DatasetMeta = load_meta(path)
+        self.track_layer = tracks
         self._given = (tracks, tuple(layers))
         names = [*layers, *([tracks] if tracks else [])]
         self.layers = {name: load_layer(path, name) for name in names}

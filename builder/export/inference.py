@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
+from builder.array_stats import array_stats
 from builder.dataset import Dataset, ViewData
 from builder.errors import ConfigError
 from builder.queries import query_points
 from schemas.affine import swap_xy
 from schemas.dataset import ViewMeta
-from schemas.inference import ArrayStats, InferenceMeta, InferenceView
+from schemas.inference import InferenceMeta, InferenceView
 
 
 def inference_meta(
@@ -64,41 +65,3 @@ def _inference_view(dataset: Dataset, meta: ViewMeta) -> InferenceView:
         fps=meta.fps,
         queries_rc=tuple((float(row), float(col)) for row, col in swap_xy(norm_xy)),
     )
-
-
-def array_stats(dataset: Dataset, name: str) -> ArrayStats | None:
-    """Return exact statistics of an array over all episodes, None when none has it.
-
-    One pass in id order, summed as deviations from the first row.
-    """
-    count, shift = 0, None
-    for rows in _rows(dataset, name):
-        if shift is None:
-            shift = rows[0]
-            total, squares = np.zeros_like(shift), np.zeros_like(shift)
-            low, high = rows[0], rows[0]
-        moved = rows - shift
-        count += len(rows)
-        total += moved.sum(axis=0)
-        squares += (moved**2).sum(axis=0)
-        low, high = np.minimum(low, rows.min(axis=0)), np.maximum(high, rows.max(axis=0))
-    if shift is None:
-        return None
-    mean = total / count
-    variance = np.maximum(squares / count - mean**2, 0)
-    lists = (shift + mean, np.sqrt(variance), low, high)
-    return ArrayStats(
-        count=count,
-        **{
-            key: tuple(v.tolist())
-            for key, v in zip(("mean", "std", "min", "max"), lists, strict=True)
-        },
-    )
-
-
-def _rows(dataset: Dataset, name: str) -> Iterator[np.ndarray]:
-    for episode_id in dataset.ids:
-        arrays = dataset[episode_id].arrays
-        if name in arrays and len(arrays[name]):
-            rows = np.asarray(arrays[name], np.float64)
-            yield rows.reshape(len(rows), -1)

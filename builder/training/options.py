@@ -33,6 +33,10 @@ class WindowOptions(Record):
         default="exclude", description="windows that run past the last frame"
     )
     images: Literal["uint8", "float", "none"] = "uint8"
+    where: str | None = Field(
+        default=None,
+        description="filter over the columns of letterset stats, e.g. motion > 1 and vis > 0.5",
+    )
     split: Annotated[str, Field(pattern=r"^[^/]+/[^/]+$")] | None = Field(
         default=None, description="<file>/<split>, for example default/train"
     )

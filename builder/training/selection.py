@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+import numpy as np
 
 from builder.checks import check_digest
 from builder.dataset import Dataset, EpisodeData
 from builder.errors import ConfigError, DatasetError
 from builder.splits import read_splits
 from builder.training.options import WindowOptions
+from builder.where import Where
+from builder.window_stats import COLUMNS, read_columns
+
+
+def shared_views(dataset: Dataset) -> tuple[str, ...]:
+    """Return the views all episodes have, in their order; raises DatasetError without episodes."""
+    lines = list(dataset.index.values())
+    if not lines:
+        raise DatasetError(f"{dataset.path} has no episodes")
+    shared = set(lines[0].views).intersection(*(line.views for line in lines))
+    return tuple(name for name in lines[0].views if name in shared)
 
 
 def choose_ids(dataset: Dataset, views: Sequence[str], options: WindowOptions) -> list[str]:
@@ -51,6 +64,34 @@ def _in_split(dataset: Dataset, split: str | None) -> list[str]:
             f"none of which is in the dataset"
         )
     return ids
+
+
+def matching_windows(
+    dataset: Dataset, where: str, views: Sequence[str], ends: Mapping[str, int], every: int
+) -> np.ndarray:
+    """Return the numbers of the samples that a filter over the table of windows keeps, ascending.
+
+    ``ends`` are, by id, the numbers of samples up to the end of each episode; samples start
+    ``every`` so many frames.  The views of a window count together.  Raises ConfigError for a
+    bad filter, DatasetError when nothing is left and when there is no table of this dataset.
+    """
+    condition = Where(where, COLUMNS)
+    table = read_columns(dataset, condition.names or {"vis"}, views).by_window()
+    keeps = condition.mask(table.columns)
+    place = {key: at for at, key in enumerate(dataset.ids)}
+    kept, begin = [], 0
+    for key, end in ends.items():
+        first, last = np.searchsorted(table.episode, [place[key], place[key] + 1])
+        good = table.start[first:last][keeps[first:last]]
+        starts = np.arange(end - begin) * every
+        if dataset.meta.mode == "episode":  # one row tells about all windows that are cut from it
+            starts[:] = 0
+        kept.append(begin + np.flatnonzero(np.isin(starts, good)))
+        begin = end
+    found = np.concatenate(kept)
+    if not found.size:
+        raise DatasetError(f"{dataset.path}: no window matches {where!r}")
+    return found
 
 
 def verify(episode: EpisodeData) -> None:

@@ -26,7 +26,7 @@ from builder.training.episodes import (
 )
 from builder.training.interpolate import interpolate_traj
 from builder.training.options import WindowOptions
-from builder.training.selection import choose_ids, verify
+from builder.training.selection import choose_ids, matching_windows, shared_views, verify
 from schemas.affine import AxisAffine
 from schemas.geometry import Stretch
 
@@ -73,6 +73,11 @@ class WindowDataset(TorchDataset[Sample]):
             dataset = dataset.with_img_shape(options.img_shape)
         self.dataset, self.augment, self.epoch = dataset, augment, 0
         meta = dataset.meta
+        if meta.tracker.kind == "none":
+            raise ConfigError(
+                f"{dataset.path} holds frames and no tracks: add some with letterset track, then "
+                "open_dataset(path, tracks=NAME)"
+            )
         self.read_steps = options.horizon or meta.horizon
         if self.read_steps > meta.horizon:
             raise ConfigError(
@@ -83,8 +88,9 @@ class WindowDataset(TorchDataset[Sample]):
         self.img_shape = options.img_shape or meta.img_shape
         self.points = chosen_points(meta.queries.num_points, options.points)
         self.num_points = options.points or meta.queries.num_points
-        self.views = options.stored_views or {name: name for name in _shared_views(dataset)}
+        self.views = options.stored_views or {name: name for name in shared_views(dataset)}
         self.ids = choose_ids(dataset, list(self.views.values()), options)
+        self._kept: np.ndarray | None = None
         self._ends = list(accumulate(self._count(dataset.index[key].length) for key in self.ids))
         if not len(self):
             raise DatasetError(
@@ -92,6 +98,10 @@ class WindowDataset(TorchDataset[Sample]):
                 f"{list(self.views.values())} and {self.read_steps} frames; shorten the horizon "
                 "or use tail='mask'"
             )
+        if options.where is not None:
+            every, names = meta.start_every * options.stride, list(self.views.values())
+            ends = dict(zip(self.ids, self._ends, strict=True))
+            self._kept = matching_windows(dataset, options.where, names, ends, every)
         # Resampled steps are spread evenly over those that are read.
         self._steps = np.linspace(0, self.read_steps - 1, self.horizon)
         self._recent: OrderedDict[str, dict[str, ViewWindows]] = OrderedDict()
@@ -110,6 +120,8 @@ class WindowDataset(TorchDataset[Sample]):
         return max(0, last // (self.dataset.meta.start_every * self.options.stride) + 1)
 
     def __len__(self) -> int:
+        if self._kept is not None:
+            return len(self._kept)
         return self._ends[-1] if self._ends else 0
 
     def __getitem__(self, index: int) -> Sample:
@@ -117,6 +129,8 @@ class WindowDataset(TorchDataset[Sample]):
         if not -len(self) <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         index %= len(self)
+        if self._kept is not None:
+            index = int(self._kept[index])
         at = bisect_right(self._ends, index)
         for step in range(len(self.ids)):
             try:
@@ -272,14 +286,6 @@ def decode_batch(prediction_rc: torch.Tensor, decode: torch.Tensor) -> torch.Ten
     column = (*decode.shape[:2], *(1,) * (prediction_rc.ndim - 3), 2)
     scale, offset = decode.to(prediction_rc).unbind(dim=2)
     return prediction_rc.flip(-1) * scale.reshape(column) + offset.reshape(column)
-
-
-def _shared_views(dataset: Dataset) -> tuple[str, ...]:
-    lines = list(dataset.index.values())
-    if not lines:
-        raise DatasetError(f"{dataset.path} has no episodes")
-    shared = set(lines[0].views).intersection(*(line.views for line in lines))
-    return tuple(name for name in lines[0].views if name in shared)
 
 
 def _options(options: WindowOptions | None, changes: dict[str, Any]) -> WindowOptions:

@@ -1,0 +1,99 @@
+"""Compute the table of windows that filters read, and statistics of actions and the like.
+
+The table, stats/windows.hdf5, is derived from the dataset and safe to delete. With it,
+WindowDataset(dataset, where="motion > 1 and vis > 0.5") reads only the windows that match.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from builder.cli.common import add_json, say, table
+
+HELP = "statistics of windows and arrays"
+EXAMPLE = """\
+  letterset stats dataset
+  letterset stats dataset --where "motion > 1 and vis > 0.5"
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's options."""
+    parser.add_argument("dataset", metavar="DATASET", help="dataset folder")
+    parser.add_argument("--tracks", metavar="NAME", help="of this track layer")
+    parser.add_argument("--where", metavar="EXPR", help="also count the windows that match")
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compute and print; returns 0."""
+    from builder.array_stats import array_stats, quantiles
+    from builder.dataset import open_dataset
+    from builder.window_stats import COLUMNS, read_columns, write_window_stats
+
+    dataset = open_dataset(Path(args.dataset), tracks=args.tracks)
+    path = write_window_stats(dataset)
+    views = sorted({name for line in dataset.index.values() for name in line.views})
+    windows = read_columns(dataset, COLUMNS, views).by_window()
+    found: dict[str, Any] = {"table": str(path), "windows": len(windows.start)}
+    found["columns"] = {name: _summary(values) for name, values in windows.columns.items()}
+    if args.where:
+        from builder.where import Where
+
+        found["matching"] = int(Where(args.where, COLUMNS).mask(windows.columns).sum())
+    found["arrays"] = {}
+    for name in sorted({name for episode in dataset for name in episode.arrays}):
+        if (stats := array_stats(dataset, name)) is not None:
+            more = quantiles(dataset, name, stats)
+            values = {
+                f"q{share * 100:02.0f}": q for share, q in zip(more.at, more.values, strict=True)
+            }
+            found["arrays"][name] = {**stats.model_dump(), **values, "q_error": more.error}
+    if args.json:
+        say(json.dumps(found, indent=2))
+        return 0
+    rows = [{"column": name, **summary} for name, summary in found["columns"].items()]
+    say(table([{key: _shown(value) for key, value in row.items()} for row in rows]))
+    for name, values in found["arrays"].items():
+        say(f"\n{name}: {values['count']} rows")
+        keys = [key for key in values if key not in ("count",)]
+        say(
+            table(
+                [
+                    {"": key, **{str(i): _shown(v) for i, v in enumerate(values[key])}}
+                    for key in keys
+                ]
+            )
+        )
+    say(f"\n{path}: {found['windows']} windows")
+    if args.where:
+        say(f"{found['matching']} match {args.where}")
+    return 0
+
+
+def _row(name: str, values: Sequence[float]) -> dict[str, Any]:
+    return {"": name, **{str(index): _shown(value) for index, value in enumerate(values)}}
+
+
+def _summary(values: Any) -> dict[str, float | None]:
+    """Mean and some quantiles of a column; None where nothing was counted."""
+    import numpy as np
+
+    known = values[~np.isnan(values)]
+    names = {"mean": None, "p10": 10, "p50": 50, "p90": 90}
+    if not known.size:
+        return dict.fromkeys(names)
+    return {
+        name: float(known.mean() if share is None else np.percentile(known, share))
+        for name, share in names.items()
+    }
+
+
+def _shown(value: Any) -> Any:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else value

@@ -1,0 +1,184 @@
+"""The table of windows, filters at read time, and statistics of arrays."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from builder.array_stats import QUANTILES, array_stats, quantiles
+from builder.catalog import Catalog, index_line
+from builder.cli import main
+from builder.dataset import open_dataset
+from builder.errors import ConfigError, DatasetError
+from builder.stores.hdf5 import Hdf5Store
+from builder.testing_samples import HORIZON, IMG_SHAPE, Sample, sample_dataset
+from builder.training import WindowDataset
+from builder.window_stats import COLUMNS, read_columns, write_window_stats
+
+VIEWS = ("front", "wrist")
+
+
+def sample(key, seed, length):
+    """An episode whose windows differ: every third one stands still, one leaves the canvas."""
+    made = Sample(key, seed=seed, length=length)
+    tracks = made.arrays["front", "tracks"]
+    tracks[::3] = tracks[::3, :1]
+    tracks[1, 2:] += np.float32(100)
+    made.arrays["front", "vis"][3] = 0
+    made.arrays["front", "frames"][4:] += 50
+    return made
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    made = [sample("a/1", 1, 7), sample("b", 2, 9)]
+    sample_dataset(tmp_path, Hdf5Store(tmp_path), made)
+    return open_dataset(tmp_path)
+
+
+def brute_force(dataset, key, view, window):
+    """The columns of one window, point by point."""
+    episode = dataset[key]
+    data, start = episode.views[view], window
+    own = min(HORIZON, episode.meta.length - start)
+    steps, seen, outside = [], [], []
+    for point in range(data.tracks.shape[2]):
+        for h in range(own):
+            x, y = (float(v) for v in data.tracks[window, h, point])
+            outside.append(not (0 <= x <= IMG_SHAPE[1] and 0 <= y <= IMG_SHAPE[0]))
+            seen.append(bool(data.vis[window, h, point]))
+            if h and seen[-1] and seen[-2]:
+                px, py = (float(v) for v in data.tracks[window, h - 1, point])
+                steps.append((x - px, y - py))
+    lengths = [np.hypot(*step) for step in steps]
+    nothing = float("nan")
+    frames = np.asarray(data.frames, np.float64)[:, ::4, ::4]
+    changes = [np.abs(frames[t] - frames[t - 1]).mean() for t in range(start + 1, start + own)]
+    return {
+        "motion": np.mean(lengths) if lengths else nothing,
+        "motion_max": max(lengths) if lengths else nothing,
+        "vis": np.mean(seen),
+        "zero": np.mean([length < 0.5 for length in lengths]) if lengths else nothing,
+        "saturated": np.mean([max(map(abs, s)) > 7 for s in steps]) if steps else nothing,
+        "clipped": np.mean(outside),
+        "conf": np.mean(np.asarray(data.conf)[window, :own], dtype=np.float64),
+        "cut": max(changes, default=0.0),
+    }
+
+
+def test_every_row_is_what_it_says(dataset):
+    write_window_stats(dataset)
+    for view in VIEWS:
+        table = read_columns(dataset, COLUMNS, [view])
+        assert len(table.start) == 7 + 9
+        for row, (number, start) in enumerate(zip(table.episode, table.start, strict=True)):
+            expected = brute_force(dataset, dataset.ids[number], view, start)
+            for name, value in expected.items():
+                got = table.columns[name][row]
+                assert got == pytest.approx(value, rel=1e-4, nan_ok=True), (view, row, name)
+
+
+def test_views_of_a_window_count_together(dataset):
+    write_window_stats(dataset)
+    parts = [read_columns(dataset, COLUMNS, [view]) for view in VIEWS]
+    both = read_columns(dataset, COLUMNS, VIEWS).by_window()
+    assert len(both.start) == 16
+    for name in COLUMNS:
+        values = np.stack([part.columns[name] for part in parts])
+        known = ~np.isnan(values)
+        expected = np.where(known, values, 0).sum(0) / np.maximum(known.sum(0), 1)
+        if name in ("motion_max", "cut"):
+            expected = np.where(known, values, -1).max(0)
+        expected[~known.any(0)] = np.nan
+        np.testing.assert_allclose(both.columns[name], expected, rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("tail", ["exclude", "mask"])
+def test_filters_keep_the_same_samples(dataset, stride, tail):
+    write_window_stats(dataset)
+    options = {"views": ("front",), "stride": stride, "tail": tail, "images": "none"}
+    everything = WindowDataset(dataset, **options)
+    filtered = WindowDataset(dataset, where="motion > 0.2 and vis > 0.1", **options)
+    expected = []
+    for index in range(len(everything)):
+        found = everything[index]
+        row = brute_force(dataset, found["episode"], "front", found["t"])
+        if row["motion"] > 0.2 and row["vis"] > 0.1:
+            expected.append((found["episode"], found["t"]))
+    got = [(filtered[i]["episode"], filtered[i]["t"]) for i in range(len(filtered))]
+    assert got == expected
+    assert 0 < len(filtered) < len(everything)
+    assert filtered[-1]["t"] == got[-1][1]
+    with pytest.raises(IndexError):
+        filtered[len(filtered)]
+
+
+def test_filters_that_cannot_be(dataset):
+    with pytest.raises(DatasetError, match="run letterset stats first"):
+        WindowDataset(dataset, where="vis > 0")
+    path = write_window_stats(dataset)
+    with pytest.raises(ConfigError, match="did you mean 'motion'"):
+        WindowDataset(dataset, where="motoin > 1")
+    with pytest.raises(DatasetError, match="no window matches"):
+        WindowDataset(dataset, where="vis > 2")
+    with Catalog.create(dataset.path, dataset.meta) as catalog:
+        catalog.add(index_line(Sample("c").build(dataset.store)))
+    with pytest.raises(DatasetError, match="out of date"):
+        WindowDataset(open_dataset(dataset.path), where="vis > 0")
+    path.write_bytes(b"x")
+    with pytest.raises(DatasetError, match="is damaged"):
+        WindowDataset(dataset, where="vis > 0")
+
+
+def test_equal_datasets_give_equal_tables(dataset):
+    path = write_window_stats(dataset)
+    first = path.read_bytes()
+    assert write_window_stats(dataset).read_bytes() == first
+    assert not list((dataset.path / "tmp").iterdir())
+
+
+def test_the_command(dataset, capsys):
+    assert main(["stats", str(dataset.path), "--where", "vis > 0.4", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["windows"] == 16
+    assert 0 < found["matching"] < 16
+    assert found["arrays"]["actions"]["count"] == 16
+    assert main(["stats", str(dataset.path)]) == 0
+    assert "actions: 16 rows" in capsys.readouterr().out
+
+
+def test_statistics_of_arrays(dataset):
+    rows = np.concatenate([np.asarray(each.arrays["actions"], np.float64) for each in dataset])
+    stats = array_stats(dataset, "actions")
+    assert stats.count == len(rows)
+    np.testing.assert_allclose(stats.mean, rows.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(stats.std, rows.std(0), rtol=1e-12)
+    assert stats.min == tuple(rows.min(0))
+    assert stats.max == tuple(rows.max(0))
+    found = quantiles(dataset, "actions", stats)
+    exact = np.quantile(rows, QUANTILES, axis=0, method="inverted_cdf")
+    assert (np.abs(np.array(found.values) - exact) <= np.array(found.error) + 1e-12).all()
+    assert array_stats(dataset, "no such array") is None
+
+
+def test_a_dimension_that_never_changes(tmp_path):
+    made = Sample("a")
+    made.arrays[None, "actions"][:, 1] = 3
+    sample_dataset(tmp_path, Hdf5Store(tmp_path), [made])
+    dataset = open_dataset(tmp_path)
+    stats = array_stats(dataset, "actions")
+    assert stats.std[1] == 0
+    found = quantiles(dataset, "actions", stats)
+    assert [row[1] for row in found.values] == [3.0] * len(QUANTILES)
+    assert found.error[1] == 0
+
+
+def test_episodes_must_agree_in_dimensions(tmp_path):
+    made = [Sample("a"), Sample("b")]
+    made[1].arrays[None, "actions"] = made[1].arrays[None, "actions"][:, :2]
+    sample_dataset(tmp_path, Hdf5Store(tmp_path), made)
+    with pytest.raises(ConfigError, match="2 dimensions in some episodes and 3 in others"):
+        array_stats(open_dataset(tmp_path), "actions")
