@@ -32,6 +32,7 @@ VERBS = (
     "repair",
     "inspect",
     "doctor",
+    "stats",
     "decode",
     "track",
     "embed",
