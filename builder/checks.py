@@ -65,7 +65,7 @@ def _expected(
     meta: EpisodeMeta, view: ViewMeta, queries_xy: np.ndarray | None
 ) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Dtype and shape of the arrays whose meaning is fixed."""
-    length, count = meta.length, len(window_starts(meta.length, meta.start_every))
+    length, count = meta.length, len(_starts(meta, view))
     points = view.arrays["queries"].shape[0] if "queries" in view.arrays else 0
     if queries_xy is not None:
         points = len(queries_xy)
@@ -80,6 +80,13 @@ def _expected(
         "queries": ("float32", (points, 2)),
         "timestamps": ("float64", (length,)),
     }
+
+
+def _starts(meta: EpisodeMeta, view: ViewMeta) -> np.ndarray:
+    """Where windows start: nowhere in a dataset of frames alone."""
+    if "starts" in view.arrays and view.arrays["starts"].shape == (0,):
+        return np.empty(0, np.int64)
+    return window_starts(meta.length, meta.start_every)
 
 
 class _Values:
@@ -139,7 +146,7 @@ class _Values:
     def starts(self, starts: np.ndarray) -> Iterator[str]:
         """Check the declared spacing."""
         meta = self.reader.meta
-        expected = window_starts(meta.length, meta.start_every)
+        expected = _starts(meta, self.view)
         if not np.array_equal(starts, expected):
             yield f"expected a start at every {meta.start_every} frames of {meta.length}"
 

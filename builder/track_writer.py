@@ -11,7 +11,6 @@ from builder.motion import MotionMeter
 from builder.stores.base import ArraySpec, EpisodeWriter
 from builder.trackers.base import Window
 from builder.tracking import ViewTracker
-from builder.windows import window_starts
 
 
 class TrackWriter:
@@ -27,7 +26,7 @@ class TrackWriter:
 
     def layout(self) -> dict[str, ArraySpec]:
         """List the arrays that are going to be written."""
-        count = len(window_starts(self.length, self.tracks.start_every))
+        count = len(self.tracks.starts)
         points = (count, self.tracks.horizon, len(self.tracks.queries_xy))
         arrays = {
             "tracks": ArraySpec((*points, 2), "<f4", self._codec),

@@ -61,7 +61,9 @@ class ViewTracker:
         self.start_every = length if part.mode == "episode" else part.start_every
         self.plan = tracking_plan(box, part)
         self._tracked = box.inside(self.queries_xy)
-        self._untracked_starts = list(window_starts(length, self.start_every))
+        # A tracker may track nothing at all, for a dataset of frames alone.
+        some = getattr(tracker, "gives_tracks", True)
+        self.starts = window_starts(length, self.start_every) if some else np.empty(0, np.int64)
         self._session: Session | None = None
         if self._tracked.any():
             inner_xy = (~self.plan.to_img)(self.queries_xy[self._tracked].astype(np.float64))
@@ -82,7 +84,7 @@ class ViewTracker:
         """Return the windows that are still open."""
         if self._session is not None:
             return [self._on_canvas(window) for window in self._session.finish()]
-        return [self._untracked(int(start)) for start in self._untracked_starts]
+        return [self._untracked(int(start)) for start in self.starts]
 
     def _on_canvas(self, window: Window) -> Window:
         out = self._untracked(window.start)

@@ -177,6 +177,9 @@ def _against_dataset(meta: EpisodeMeta, dataset: DatasetMeta) -> Iterator[str]:
         if getattr(meta, key) != value:
             yield f"{key} is {getattr(meta, key)}, the dataset says {value}"
     for view in meta.views:
+        tracked = "starts" not in view.arrays or view.arrays["starts"].shape != (0,)
+        if tracked != (dataset.tracker.kind != "none"):
+            yield f"view {view.name} has {'' if tracked else 'no '}windows, the dataset says otherwise"
         one_canvas = dataset.config.get("geometry") != "resize_shorter"
         if one_canvas and view.geometry.img_shape != dataset.img_shape:
             yield (

@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     from builder.convert import convert
     from builder.settings import read_overrides
 
-    part = read_overrides([word.removeprefix("store.") for word in args.settings])
+    part = read_overrides([word.removeprefix("store.") for word in args.overrides])
     done = convert(args.dataset, args.out, part)
     if args.json:
         say(json.dumps(asdict(done), indent=2))

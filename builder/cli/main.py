@@ -59,6 +59,16 @@ Build letterbox-standardized datasets of point tracks from robot videos.
 
 
 class _Parser(argparse.ArgumentParser):
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Let key=value pairs stand anywhere: argparse takes no positionals after options."""
+        found, rest = self.parse_known_args(args, namespace)
+        pairs = all("=" in word and not word.startswith("-") for word in rest)
+        if rest and not (pairs and "overrides" in found):
+            self.error(f"unrecognized arguments: {' '.join(rest)}")
+        if rest:
+            found.overrides = [*found.overrides, *rest]
+        return found
+
     def error(self, message: str) -> Any:
         self.exit(2, f"{self.prog}: {message}\nTry: {self.prog} --help\n")
 

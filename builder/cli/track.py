@@ -24,7 +24,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
     parser.add_argument("dataset", metavar="DATASET", help="dataset folder")
     parser.add_argument(
-        "settings", nargs="*", metavar="key=value", help="of tracker, queries and executor"
+        "overrides", nargs="*", metavar="key=value", help="of tracker, queries and executor"
     )
     parser.add_argument("--name", required=True, help="of the layer")
     parser.add_argument("--source", metavar="DIR", help="decode again from these videos")
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     from builder.retrack import track
     from builder.settings import read_parts
 
-    parts = read_parts(Path(args.dataset), args.settings)
+    parts = read_parts(Path(args.dataset), args.overrides)
     with Progress(quiet=args.quiet or args.json) as progress:
         done = track(
             args.dataset,

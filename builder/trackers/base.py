@@ -39,6 +39,7 @@ class Session(Protocol):
 class Tracker(Protocol):
     """A tracking method.  Constructed as ``Tracker(config)``; picklable before first use.
 
+    A tracker with ``gives_tracks = False`` (there by default: True) makes no windows.
     ``gives_conf`` tells whether windows carry ``conf``.  ``notice`` is one sentence a user
     should read before trusting the tracks, or None.
     """

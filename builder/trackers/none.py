@@ -16,10 +16,13 @@ class NoConfig(Record):
 
 
 class NoTracker:
-    """Gives no windows at all; a dataset made with it has frames but no track arrays."""
+    """Gives no windows at all; a dataset made with it has frames and no tracks, for now.
+
+    Tracks are added later, as a layer: ``letterset track``.
+    """
 
     Config = NoConfig
-    gives_conf = False
+    gives_conf = gives_tracks = False
     notice: str | None = None
 
     def __init__(self, config: NoConfig | None = None) -> None:
