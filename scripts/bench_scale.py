@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from statistics import median
@@ -59,7 +60,7 @@ def make_clip(path: Path, frames: int, shape: tuple[int, int] = SHAPE) -> Path:
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for index in range(frames):
             x, y = round(32 + 30 * np.sin(index / 20)), round(32 + 30 * np.cos(index / 25))
-            crop = np.ascontiguousarray(scene[y : y + height, x : x + width])
+            crop: Any = np.ascontiguousarray(scene[y : y + height, x : x + width])
             container.mux(stream.encode(av.VideoFrame.from_ndarray(crop, format="rgb24")))
         container.mux(stream.encode())
     return path
@@ -106,11 +107,10 @@ def bench_workers(folder: Path, rounds: int) -> Iterator[Row]:
         for name, runs in found.items():
             out = folder / f"out {name} {number}"
             if name == "none":
-                made = config(source, out)
-                runs.append(timed(lambda made=made: in_this_process(made)))
+                runs.append(timed(partial(in_this_process, config(source, out))))
             else:
                 made = config(source, out, f"executor.workers={name}")
-                runs.append(timed(lambda made=made: build(made)))
+                runs.append(timed(partial(build, made)))
             shutil.rmtree(out)
     wall = {name: median(run[0] for run in runs) for name, runs in found.items()}
     cpu = {name: median(run[1] for run in runs) for name, runs in found.items()}
@@ -211,9 +211,9 @@ def bench_memory(folder: Path, rounds: int) -> Iterator[Row]:
         if number in (1000, 3000):
             rss = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
             marks[number] = (rss / 2**20, len(os.listdir("/proc/self/fd")))
-    for number, (rss, files) in marks.items():
-        yield f"memory after {number:,} episodes in one worker", f"{rss:.0f} MiB", "flat"
-        yield f"open files after {number:,} episodes", f"{files}", "flat"
+    for count, (mib, files) in marks.items():
+        yield f"memory after {count:,} episodes in one worker", f"{mib:.0f} MiB", "flat"
+        yield f"open files after {count:,} episodes", f"{files}", "flat"
 
 
 def bench_model(folder: Path, rounds: int) -> Iterator[Row]:
