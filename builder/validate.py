@@ -179,7 +179,8 @@ def _against_dataset(meta: EpisodeMeta, dataset: DatasetMeta) -> Iterator[str]:
     for view in meta.views:
         tracked = "starts" not in view.arrays or view.arrays["starts"].shape != (0,)
         if tracked != (dataset.tracker.kind != "none"):
-            yield f"view {view.name} has {'' if tracked else 'no '}windows, the dataset says otherwise"
+            count = "windows" if tracked else "no windows"
+            yield f"view {view.name} has {count}, the dataset's tracker is {dataset.tracker.kind}"
         one_canvas = dataset.config.get("geometry") != "resize_shorter"
         if one_canvas and view.geometry.img_shape != dataset.img_shape:
             yield (

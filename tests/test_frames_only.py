@@ -32,7 +32,7 @@ def test_training_on_it_says_what_is_missing(out):
     pytest.importorskip("torch")
     from builder.training import WindowDataset
 
-    with pytest.raises(LettersetError, match="no tracks.*letterset track"):
+    with pytest.raises(LettersetError, match=r"no tracks.*letterset track"):
         WindowDataset(open_dataset(out))
 
 

@@ -24,7 +24,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dataset", metavar="DATASET", help="dataset folder")
     parser.add_argument("out", metavar="OUT", help="folder to create")
     parser.add_argument(
-        "settings",
+        "overrides",
         nargs="+",
         metavar="key=value",
         help="kind, frames.codec, frames.quality, tracks.dtype (also with store. before)",
