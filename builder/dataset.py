@@ -37,7 +37,7 @@ def open_dataset(
     ``layers`` are added to those of the episodes and views.
 
     A folder of older AMPLIFY- or ATM-layout files opens too: it needs ``img_shape`` (H, W), the
-    training configuration's, and takes the options of ``builder.legacy.open_legacy``.
+    training configuration's, and takes the options of ``builder.legacy.dataset.open_legacy``.
 
     Raises DatasetError when the folder is no dataset or is damaged, OutputError when a newer
     letterset made it.
@@ -50,7 +50,7 @@ def open_dataset(
             f"{path} records its own img_shape; {', '.join(['img_shape', *legacy])} are for older "
             "folders. Give another img_shape to WindowDataset"
         )
-    from builder.legacy import open_legacy
+    from builder.legacy.dataset import open_legacy
 
     if img_shape is None:
         raise ConfigError(f"{path}: older files do not record img_shape, give img_shape=(H, W)")

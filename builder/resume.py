@@ -14,11 +14,11 @@ from urllib.parse import unquote_to_bytes
 from builder.catalog import META_NAME, Catalog, differences, index_line, load_meta
 from builder.dataset import store_at
 from builder.errors import ConfigError, DatasetError
-from builder.finalize import all_locks
 from builder.sources.base import EpisodeRef, Source
 from builder.sources.listing import locate
 from builder.stores.base import Store
 from builder.stores.staging import fsync_folder, make_folders, output_errors
+from builder.upkeep.finalize import all_locks
 from builder.video import fingerprint
 from schemas.dataset import DatasetMeta, EpisodeMeta, Fingerprint, IndexLine
 

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import av
 import numpy as np
 
-from builder.containers import cut_off
-from builder.demux import (
+from builder.errors import DecodeError
+from builder.media.containers import cut_off
+from builder.media.demux import (
     ADVICE,
     Survey,
     choose_stream,
@@ -23,8 +24,7 @@ from builder.demux import (
     open_container,
     survey,
 )
-from builder.display import color_info, orientation_of, pixel_aspect
-from builder.errors import DecodeError
+from builder.media.display import color_info, orientation_of, pixel_aspect
 from builder.sources.base import Frame, StreamInfo
 from schemas.config import Limits
 from schemas.dataset import Fingerprint

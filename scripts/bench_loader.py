@@ -77,14 +77,14 @@ def make_video(path: Path) -> None:
 def video_reader(path: Path) -> Callable[[int], np.ndarray]:
     """Read a frame at random: seek to its keyframe and decode on."""
     container = av.open(str(path))
-    stream = container.streams.video[0]
+    stream: Any = container.streams.video[0]
     stream.thread_count = 1
     ticks = int(1 / (20 * stream.time_base))
 
     def read(index: int) -> np.ndarray:
         container.seek(index * ticks, stream=stream)
         for frame in container.decode(stream):
-            if frame.pts >= index * ticks:
+            if int(frame.pts or 0) >= index * ticks:
                 return frame.to_ndarray(format="rgb24")
         raise IndexError(index)
 

@@ -22,7 +22,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from builder.migrate import migrate
+from builder.legacy.migrate import migrate
 
 SHAPE, GRID, HORIZON = (480, 853), 20, 16
 

@@ -23,7 +23,7 @@ from builder.catalog import Catalog, index_line, read_index
 from builder.errors import OutputError
 from builder.registry import backend
 from builder.stores.staging import leftovers
-from builder.testing_samples import Sample, sample_meta
+from builder.testing.samples import Sample, sample_meta
 from builder.validate import validate
 
 CALLS = (

@@ -13,16 +13,16 @@ from test_resume import Inline
 
 from builder.catalog import Catalog, index_line
 from builder.cli import main
-from builder.convert import convert
 from builder.dataset import open_dataset
-from builder.embed import embed
 from builder.errors import ConfigError, DatasetError
 from builder.layers import LayerWriter, layer_names
-from builder.merge import merge
 from builder.registry import BUILTIN
 from builder.stores.hdf5 import Hdf5Store
 from builder.stores.zarr import ZarrStore
-from builder.testing_samples import Sample, sample_dataset
+from builder.testing.samples import Sample, sample_dataset
+from builder.upkeep.convert import convert
+from builder.upkeep.embed import embed
+from builder.upkeep.merge import merge
 from builder.validate import validate
 
 IDS = ("a/1", "b")
@@ -240,8 +240,8 @@ def test_tracking_refuses_what_it_cannot_do(built, tmp_path, capsys):
 
 
 def main_raising(built, name, *more):
-    from builder.retrack import track
     from builder.settings import read_parts
+    from builder.upkeep.retrack import track
 
     parts = read_parts(built / "out", [more[0]])
     track(built / "out", name, parts.tracker, source=more[2], executor=parts.executor)

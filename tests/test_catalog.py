@@ -20,10 +20,10 @@ from builder.catalog import (
 )
 from builder.errors import ConfigError, DatasetError, OutputError
 from builder.records import record_data
-from builder.repair import repair
 from builder.stores.hdf5 import Hdf5Store
 from builder.stores.staging import leftovers, stage
-from builder.testing_samples import Sample, sample_dataset, sample_meta
+from builder.testing.samples import Sample, sample_dataset, sample_meta
+from builder.upkeep.repair import repair
 from builder.validate import validate
 from schemas.base import json_sha256
 from schemas.dataset import FailureLine, IndexLine, QuerySpec

@@ -9,8 +9,8 @@ import pytest
 from source_fixtures import write_video
 
 from builder.cli import main
-from builder.costs import Costs
-from builder.plan import spread
+from builder.planning.costs import Costs
+from builder.planning.plan import spread
 
 SETTINGS = ["queries.grid=[3, 4]", "tracker.horizon=4", "img_shape=[48, 100]"]
 

@@ -13,7 +13,7 @@ import pytest
 from builder.dataset import open_dataset
 from builder.errors import DatasetError
 from builder.stores.hdf5 import Hdf5Store
-from builder.testing_samples import Sample, sample_dataset, sample_meta
+from builder.testing.samples import Sample, sample_dataset, sample_meta
 
 IDS = [f"task_{index % 3}/demo_{index}" for index in range(9)]
 

@@ -10,11 +10,11 @@ from legacy_fixtures import amplify_folder, write_amplify, write_atm
 
 from builder.catalog import Catalog, index_line
 from builder.dataset import open_dataset
-from builder.doctor import diagnose, diagnose_path
-from builder.doctor_report import Report
+from builder.doctor.diagnose import diagnose, diagnose_path
+from builder.doctor.report import Report
 from builder.queries import query_points
 from builder.stores.hdf5 import Hdf5Store
-from builder.testing_samples import QUERIES, Sample, sample_dataset, sample_meta
+from builder.testing.samples import QUERIES, Sample, sample_dataset, sample_meta
 from schemas import QuerySpec
 
 IMG = (477, 470)

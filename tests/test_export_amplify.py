@@ -13,10 +13,10 @@ from builder.catalog import Catalog, index_line
 from builder.dataset import open_dataset
 from builder.errors import ConfigError, DatasetError
 from builder.export.amplify import DEMOS_PER_TASK, export_amplify
-from builder.legacy import open_legacy
-from builder.migrate import migrate
+from builder.legacy.dataset import open_legacy
+from builder.legacy.migrate import migrate
 from builder.stores.hdf5 import Hdf5Store
-from builder.testing_samples import QUERIES, Sample, sample_dataset, sample_meta
+from builder.testing.samples import QUERIES, Sample, sample_dataset, sample_meta
 from builder.training.normalize import clip_traj, normalize_traj
 from schemas import QuerySpec, swap_xy
 

@@ -23,7 +23,7 @@ from builder.export.lerobot import export_lerobot
 from builder.export.lerobot_files import merge, summarize
 from builder.sources.lerobot import LeRobot
 from builder.stores.hdf5 import Hdf5Store
-from builder.testing_samples import (
+from builder.testing.samples import (
     HORIZON,
     IMG_SHAPE,
     QUERIES,

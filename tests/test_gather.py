@@ -10,18 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from builder.belongings import carry_along
 from builder.catalog import Catalog, read_failures
 from builder.cli import main
-from builder.convert import convert
 from builder.dataset import open_dataset
 from builder.errors import ConfigError, DatasetError
-from builder.merge import merge, select, subset
 from builder.settings import read_overrides
 from builder.splits import Splits, read_splits, write_splits
 from builder.stores.hdf5 import Hdf5Store
 from builder.stores.zarr import ZarrStore
-from builder.testing_samples import Sample, sample_dataset, sample_meta
+from builder.testing.samples import Sample, sample_dataset, sample_meta
+from builder.upkeep.belongings import carry_along
+from builder.upkeep.convert import convert
+from builder.upkeep.merge import merge, select, subset
 from builder.validate import validate
 from schemas.dataset import FailureLine, QuerySpec
 

@@ -8,7 +8,7 @@ import pytest
 
 from builder.errors import MissingExtraError
 from builder.registry import BUILTIN
-from builder.testing_trackers import check_follows_motion
+from builder.testing.trackers import check_follows_motion
 
 
 def _blocks(root, page):

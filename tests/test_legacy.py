@@ -11,7 +11,7 @@ from legacy_fixtures import amplify_folder, grid_queries, write_amplify, write_a
 
 from builder.dataset import open_dataset
 from builder.errors import ConfigError, DatasetError
-from builder.legacy import open_legacy
+from builder.legacy.dataset import open_legacy
 from builder.training.normalize import clip_traj, normalize_traj
 from schemas import Stretch, swap_xy
 from schemas.legacy import (

@@ -10,8 +10,8 @@ from legacy_fixtures import amplify_folder, grid_queries, write_amplify, write_a
 
 from builder.dataset import open_dataset
 from builder.errors import ConfigError, DatasetError
-from builder.legacy import open_legacy
-from builder.migrate import migrate
+from builder.legacy.dataset import open_legacy
+from builder.legacy.migrate import migrate
 from builder.validate import validate
 from schemas import Letterbox, Stretch
 from schemas.config import FrameStorage

@@ -21,7 +21,6 @@ from builder.catalog import Catalog, load_meta, read_failures, read_index, take_
 from builder.cli import main
 from builder.dataset import open_dataset
 from builder.errors import ConfigError, OutputError
-from builder.finalize import finalize
 from builder.shards import WEIGH_AT_MOST, Shard, own_refs
 from builder.sources.base import EpisodeRef
 from builder.sources.episode_folders import EpisodeFolders
@@ -29,6 +28,7 @@ from builder.sources.select import Selected, Selection
 from builder.sources.video_files import VideoFiles
 from builder.stores import filesystem, staging
 from builder.stores.filesystem import filesystem_type, weaknesses
+from builder.upkeep.finalize import finalize
 from builder.validate import validate
 
 SETTINGS = ["queries.grid=[3, 4]", "tracker.horizon=4", "executor.kind=serial"]

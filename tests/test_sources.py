@@ -9,7 +9,7 @@ import source_fixtures as fixtures
 from builder.errors import SourceError
 from builder.registry import BUILTIN, backend
 from builder.sources.select import Selection
-from builder.testing_sources import CHECKS
+from builder.testing.sources import CHECKS
 from schemas.config import Limits
 
 

@@ -10,7 +10,7 @@ from source_fixtures import SHAPE, pictures
 
 from builder.sources.base import Episode, EpisodeRef, Frame, StreamInfo
 from builder.sources.streams import BlockStream, even_times
-from builder.testing_sources import CHECKS, check_source
+from builder.testing.sources import CHECKS, check_source
 from schemas.dataset import Fingerprint
 
 COUNT = 6

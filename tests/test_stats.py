@@ -13,7 +13,7 @@ from builder.cli import main
 from builder.dataset import open_dataset
 from builder.errors import ConfigError, DatasetError
 from builder.stores.hdf5 import Hdf5Store
-from builder.testing_samples import HORIZON, IMG_SHAPE, Sample, sample_dataset
+from builder.testing.samples import HORIZON, IMG_SHAPE, Sample, sample_dataset
 from builder.training import WindowDataset
 from builder.window_stats import COLUMNS, read_columns, write_window_stats
 

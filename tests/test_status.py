@@ -19,7 +19,7 @@ from builder.executors.base import Outcome, Progress
 from builder.runs import RunLog, Stopwatch
 from builder.status import is_locked, status
 from builder.stores import staging
-from builder.testing_samples import sample_meta
+from builder.testing.samples import sample_meta
 from schemas.dataset import FailureLine, IndexLine
 
 SETTINGS = ["queries.grid=[3, 4]", "tracker.horizon=4", "executor.kind=serial"]

@@ -12,7 +12,7 @@ import pytest
 
 from builder.catalog import Catalog, index_line
 from builder.stores.hdf5 import Hdf5Store
-from builder.testing_samples import Sample, sample_meta
+from builder.testing.samples import Sample, sample_meta
 
 # Every so many calls here; run tests/store_faults.py with a step of 1 for all of them.
 STEPS = {"hdf5": 13, "zarr": 61}

@@ -20,7 +20,7 @@ from builder.stores.base import ArraySpec
 from builder.stores.columns import Column
 from builder.stores.hdf5 import ALIGNMENT, Hdf5Store, Hdf5Writer
 from builder.stores.hdf5_reader import Hdf5Reader
-from builder.testing_samples import Sample
+from builder.testing.samples import Sample
 from schemas.base import canonical_json
 
 

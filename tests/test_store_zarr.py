@@ -20,7 +20,7 @@ from builder.stores.base import ArraySpec
 from builder.stores.hdf5 import Hdf5Store
 from builder.stores.zarr import ZarrStore
 from builder.stores.zarr_layout import Grid
-from builder.testing_samples import Sample, sample_dataset
+from builder.testing.samples import Sample, sample_dataset
 from builder.validate import check_episode, validate
 
 IDS = ("some/episode", "second")

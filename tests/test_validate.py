@@ -20,7 +20,7 @@ from builder.errors import DatasetError, OutputError
 from builder.records import stored_form
 from builder.stores.hdf5 import Hdf5Store
 from builder.stores.staging import stage
-from builder.testing_samples import HORIZON, Sample, sample_dataset, sample_meta
+from builder.testing.samples import HORIZON, Sample, sample_dataset, sample_meta
 from builder.validate import Problem, check_episode, validate
 from schemas.dataset import DatasetMeta, EpisodeMeta, QuerySpec
 

@@ -20,7 +20,7 @@ from schemas.config import BuildConfig
 
 if TYPE_CHECKING:
     from builder.pipeline import Summary
-    from builder.plan import Plan
+    from builder.planning.plan import Plan
     from builder.shards import Shard
 
 HELP = "build a dataset from videos"
@@ -128,7 +128,7 @@ def run(args: argparse.Namespace) -> int:
     config, shard = read_config(args), read_shard(args.shard)
     check_backends(config)
     from builder.pipeline import build
-    from builder.plan import plan, refuse_if_full
+    from builder.planning.plan import plan, refuse_if_full
     from builder.progress import Progress
 
     if args.dry_run:

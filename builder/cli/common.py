@@ -41,7 +41,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def say_gathered(done: Any, as_json: bool) -> int:
-    """Tell what a merge or a subset (builder.merge.Gathered) brought together; returns 0."""
+    """Tell what a merge or a subset (builder.upkeep.merge.Gathered) brought together; returns 0."""
     if as_json:
         say(json.dumps(vars(done), indent=2))
         return 0

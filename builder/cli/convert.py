@@ -34,8 +34,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Convert; returns 1 when an episode could not be, each listed."""
-    from builder.convert import convert
     from builder.settings import read_overrides
+    from builder.upkeep.convert import convert
 
     part = read_overrides([word.removeprefix("store.") for word in args.overrides])
     done = convert(args.dataset, args.out, part)

@@ -44,7 +44,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Diagnose; returns 1 when training on the dataset as it is would hurt."""
     from builder.catalog import META_NAME, load_meta
-    from builder.doctor import diagnose_path
+    from builder.doctor.diagnose import diagnose_path
 
     path = Path(args.dataset)
     img_shape = tuple(args.img_shape) if args.img_shape else None

@@ -28,7 +28,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Embed; returns 1 when an episode has no text, each listed."""
-    from builder.embed import embed
+    from builder.upkeep.embed import embed
 
     done = embed(args.dataset, args.encoder, args.name)
     if args.json:

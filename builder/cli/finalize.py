@@ -26,7 +26,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Finalize; returns 1 when episodes failed or something is not right, each thing listed."""
-    from builder.finalize import finalize
+    from builder.upkeep.finalize import finalize
 
     done = finalize(Path(args.dataset))
     if args.json:

@@ -24,6 +24,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Merge; returns 0."""
-    from builder.merge import merge
+    from builder.upkeep.merge import merge
 
     return say_gathered(merge(args.datasets, args.out), args.json)

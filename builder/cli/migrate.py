@@ -52,7 +52,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Migrate; returns 1 when files failed, 3 when all did."""
-    from builder.migrate import migrate
+    from builder.legacy.migrate import migrate
 
     report = migrate(
         args.legacy,

@@ -16,7 +16,7 @@ from builder.errors import ConfigError
 from builder.settings import check_backends, load_config
 
 if TYPE_CHECKING:
-    from builder.costs import Costs, Estimate
+    from builder.planning.costs import Costs, Estimate
 
 HELP = "what a build will cost, from a probe of a few episodes"
 EXAMPLE = """\
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         {"source.path": args.source},
     )
     check_backends(config)
-    from builder.probe import measure
+    from builder.planning.probe import measure
 
     costs = measure(config, args.probe)
     found = [costs.estimate()]

@@ -26,7 +26,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Repair; returns 1 when something had to be dropped, each thing listed."""
-    from builder.repair import repair
+    from builder.upkeep.repair import repair
 
     done = repair(Path(args.dataset))
     if args.json:

@@ -32,7 +32,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Take the subset; returns 0."""
     from builder.errors import ConfigError
-    from builder.merge import subset
+    from builder.upkeep.merge import subset
 
     if not args.id and args.where is None:
         raise ConfigError("say which episodes: --id GLOB, or --where EXPR")

@@ -35,8 +35,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Track; returns 1 when an episode could not be, each listed."""
     from builder.progress import Progress
-    from builder.retrack import track
     from builder.settings import read_parts
+    from builder.upkeep.retrack import track
 
     parts = read_parts(Path(args.dataset), args.overrides)
     with Progress(quiet=args.quiet or args.json) as progress:

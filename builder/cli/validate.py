@@ -1,6 +1,7 @@
 """Prove that a dataset is whole: schemas, geometry, shapes, ranges and digests.
 
-Every problem is listed, not only the first. --deep also decodes every stored frame.
+Every problem is listed, not only the first. --deep also decodes every stored frame, and draws a
+sample of frames from the source again, if it is still there.
 """
 
 from __future__ import annotations
@@ -9,8 +10,12 @@ import argparse
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from builder.cli.common import add_json, say
+
+if TYPE_CHECKING:
+    from builder.validate import Problem
 
 HELP = "prove that a dataset is whole"
 EXAMPLE = """\
@@ -23,6 +28,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
     parser.add_argument("dataset", metavar="DATASET", help="dataset folder")
     parser.add_argument("--deep", action="store_true", help="also decode every stored frame")
+    parser.add_argument("--source", metavar="DIR", help="where the videos are now, for --deep")
     add_json(parser)
 
 
@@ -33,6 +39,8 @@ def run(args: argparse.Namespace) -> int:
 
     path = Path(args.dataset)
     problems = validate(path, deep=args.deep)
+    if args.deep and not any(problem.where == "dataset.json" for problem in problems):
+        problems += _redrawn(path, args.source)
     wrong = [problem for problem in problems if not problem.note]
     if args.json:
         say(json.dumps({"ok": not wrong, "problems": [asdict(item) for item in problems]}))
@@ -44,3 +52,15 @@ def run(args: argparse.Namespace) -> int:
     else:
         say(f"{path}: {len(open_dataset(path))} episodes, all valid")
     return 1 if wrong else 0
+
+
+def _redrawn(path: Path, source: str | None) -> list[Problem]:
+    """Compare a sample of frames with the source, where videos can be decoded."""
+    from builder.errors import DatasetError
+
+    try:
+        from builder.redraw import redraw
+
+        return redraw(path, source)
+    except (ModuleNotFoundError, DatasetError):
+        return []  # without the build extra; or damage, which was told

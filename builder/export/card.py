@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import yaml
 
+from builder.array_stats import array_stats
 from builder.catalog import read_failures
 from builder.dataset import Dataset
-from builder.array_stats import array_stats
 from builder.report.preview import spread
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)

@@ -12,8 +12,8 @@ from typing import Any
 
 from builder.catalog import read_failures
 from builder.dataset import Dataset
-from builder.doctor import Report as Diagnosis
-from builder.doctor import diagnose
+from builder.doctor.diagnose import Report as Diagnosis
+from builder.doctor.diagnose import diagnose
 from builder.errors import DatasetError
 from builder.report.charts import bars, histogram, letterbox_drawing
 from builder.report.draw import row_colors

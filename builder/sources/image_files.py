@@ -10,10 +10,10 @@ from typing import Any
 import av
 import numpy as np
 
-from builder.demux import decoder_limit
-from builder.display import color_info
 from builder.errors import DecodeError
 from builder.ids import printable_path
+from builder.media.demux import decoder_limit
+from builder.media.display import color_info
 from builder.sources.base import StreamInfo
 from builder.sources.listing import read_small
 from builder.sources.streams import BlockStream

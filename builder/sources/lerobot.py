@@ -13,6 +13,7 @@ from pydantic import Field
 
 from builder.errors import SourceError
 from builder.ids import episode_id, printable_path
+from builder.media.span import VideoSpan
 from builder.sources.base import Episode, EpisodeRef, FrameStream
 from builder.sources.image_files import encoded_stream
 from builder.sources.lerobot_meta import EpisodeRow, LeRobotMeta
@@ -21,7 +22,6 @@ from builder.sources.provenance import fingerprints
 from builder.sources.safe_parquet import select_rows, to_array
 from builder.sources.select import Selection
 from builder.video import VideoStream
-from builder.video_span import VideoSpan
 from schemas.config import Limits
 
 # Columns that only count, or that are the clock.

@@ -9,7 +9,7 @@ import numpy as np
 
 from builder.dataset import EpisodeData, ViewData
 from builder.errors import ConfigError
-from builder.legacy_hdf5 import LegacyTracks
+from builder.legacy.hdf5 import LegacyTracks
 from schemas.affine import AxisAffine
 from schemas.geometry import Letterbox, Stretch
 

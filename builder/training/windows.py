@@ -14,7 +14,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from builder.dataset import Dataset, EpisodeData
 from builder.errors import ConfigError, DatasetError
-from builder.legacy import LegacyDataset
+from builder.legacy.dataset import LegacyDataset
 from builder.registry import explain
 from builder.training.augment import Augment, warp
 from builder.training.episodes import (

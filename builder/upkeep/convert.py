@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from builder.belongings import carry_along
 from builder.catalog import Catalog, index_line
 from builder.dataset import Dataset, store_at
 from builder.errors import ConfigError, StoreError
@@ -25,6 +24,7 @@ from builder.stores.base import (
     Store,
     arrays_by_view,
 )
+from builder.upkeep.belongings import carry_along
 from builder.validate import check_episode
 from schemas.config import StorePart
 from schemas.dataset import ArrayMeta, DatasetMeta, EpisodeMeta

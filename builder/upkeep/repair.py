@@ -9,7 +9,7 @@ from pathlib import Path
 from builder.catalog import index_line, load_meta, read_index
 from builder.dataset import store_at
 from builder.errors import DatasetError
-from builder.finalize import all_locks, replace_lines
+from builder.upkeep.finalize import all_locks, replace_lines
 from builder.validate import check_episode
 from schemas.dataset import IndexLine
 

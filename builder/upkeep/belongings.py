@@ -9,11 +9,11 @@ from typing import Any
 
 from builder.catalog import read_failures, read_index
 from builder.errors import DatasetError
-from builder.finalize import replace_lines
 from builder.layers import LayerWriter, layer_names, layer_store, load_layer
 from builder.records import record_data
 from builder.splits import FOLDER, Splits, read_splits, write_splits
 from builder.stores.staging import make_folders
+from builder.upkeep.finalize import replace_lines
 from schemas.base import json_sha256
 from schemas.dataset import FailureLine, IndexLine
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from builder.errors import SourceError
-from builder.legacy_files import LegacyRef
+from builder.legacy.files import LegacyRef
 from builder.sources.base import FrameStream
 from builder.sources.clock import PickedStream
 from builder.sources.listing import VIDEO_SUFFIXES, walk

@@ -20,8 +20,8 @@ import numpy as np
 from builder.dataset import MAX_OPEN_EPISODES, Dataset, EpisodeData
 from builder.errors import DatasetError
 from builder.ids import printable_path
-from builder.legacy_files import Layout, LegacyRef, Mode, inspect_file, track_files
-from builder.legacy_reader import UNSEALED, LegacyReader
+from builder.legacy.files import Layout, LegacyRef, Mode, inspect_file, track_files
+from builder.legacy.reader import UNSEALED, LegacyReader
 from builder.queries import query_points
 from schemas.dataset import DatasetMeta, IndexLine, QuerySpec, TrackerInfo, VisibilityRule
 from schemas.geometry import Stretch

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from builder.costs import Costs
 from builder.episode import Job, build_episode, open_source, open_tracker
 from builder.errors import SourceError
 from builder.executors.base import Outcome
-from builder.plan import spread
+from builder.planning.costs import Costs
+from builder.planning.plan import spread
 from builder.registry import backend
 from builder.shards import WEIGH_AT_MOST
 from builder.sources.base import EpisodeRef, Source

@@ -20,7 +20,7 @@ import numpy as np
 
 from builder.errors import DatasetError, OutputError
 from builder.stores.base import Store, arrays_by_view
-from builder.testing_samples import Sample
+from builder.testing.samples import Sample
 
 MakeStore = Callable[[Path], Store]
 """``make_store(folder)`` gives a store on that folder."""

@@ -87,7 +87,7 @@ def track(
         tracker=info,
         frames="stored" if source is None else "source",
     )
-    part, refs = _refs(dataset, source)
+    part, refs = episode_refs(dataset, source)
     result = Tracked(name)
     run, settings = configure("executors", executor)
     limits = Limits()
@@ -117,17 +117,24 @@ def track(
     return result
 
 
-def _refs(dataset: Dataset, source: str | None) -> tuple[SourcePart | None, dict[str, EpisodeRef]]:
+def episode_refs(
+    dataset: Dataset, source: str | None
+) -> tuple[SourcePart | None, dict[str, EpisodeRef]]:
+    """Return a dataset's source, moved to ``source``, and its episodes by id.
+
+    Without ``source`` the episodes are the dataset's own.  Raises ConfigError, SourceError.
+    """
     if source is None:
         return None, {key: EpisodeRef(key, key) for key in dataset.ids}
     recorded: Any = dataset.meta.config.get("source")
     if not isinstance(recorded, dict) or "kind" not in recorded:
         raise ConfigError(f"{dataset.path} does not record what kind of source it was built from")
     part = SourcePart.model_validate({**recorded, "path": source})
-    return part, {ref.id: ref for ref in _source(part).refs()}
+    return part, {ref.id: ref for ref in open_source_part(part).refs()}
 
 
-def _source(part: SourcePart) -> Any:
+def open_source_part(part: Any) -> Any:
+    """Construct a recorded source; raises ConfigError."""
     found, own = configure("sources", part)
     source = found(Path(part.path), own, Limits())
     return Selected(source, own) if isinstance(own, Selection) else source
@@ -155,7 +162,7 @@ def track_episode(job: TrackJob, report: Report) -> str:
     with ExitStack() as stack:
         episode = None
         if job.source is not None:
-            episode = stack.enter_context(_source(job.source).open(job.ref))
+            episode = stack.enter_context(open_source_part(job.source).open(job.ref))
             _check_source(base, episode, job.source)
         outputs = {name: _output(view, job, tracker) for name, view in base.views.items()}
         layout: dict[str | None, dict[str, ArraySpec]] = {

@@ -19,15 +19,15 @@ from pydantic import Field
 from builder.catalog import Catalog, index_line, read_index
 from builder.errors import ConfigError, DatasetError, SourceError
 from builder.ids import episode_id, printable_path
-from builder.legacy import UNKNOWN_TRACKER, LegacyDataset, guess_queries, scan
-from builder.legacy_files import Layout, LegacyRef, Mode
-from builder.legacy_videos import Videos
-from builder.migrate_episode import (
+from builder.legacy.dataset import UNKNOWN_TRACKER, LegacyDataset, guess_queries, scan
+from builder.legacy.files import Layout, LegacyRef, Mode
+from builder.legacy.migrate_episode import (
     QUERY_TOLERANCE_PX,
     Migration,
     frames_of,
     migrate_episode,
 )
+from builder.legacy.videos import Videos
 from builder.queries import query_points
 from builder.registry import backend
 from schemas.base import Record, Shape

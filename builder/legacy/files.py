@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from builder.errors import DatasetError
 from builder.ids import episode_id
-from builder.legacy_hdf5 import open_older
+from builder.legacy.hdf5 import open_older
 from builder.sources.listing import walk
 from builder.sources.safe_hdf5 import SafeHdf5
 from schemas.dataset import Name

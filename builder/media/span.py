@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from builder.demux import Survey
+from builder.media.demux import Survey
 from builder.sources.base import Frame
 from builder.sources.clock import period
 from builder.video import VideoStream

@@ -11,8 +11,8 @@ import numpy as np
 
 from builder.errors import DatasetError
 from builder.ids import printable_path
-from builder.legacy_files import LegacyRef, track_shape
-from builder.legacy_hdf5 import LegacyTracks, LegacyVideo, open_older
+from builder.legacy.files import LegacyRef, track_shape
+from builder.legacy.hdf5 import LegacyTracks, LegacyVideo, open_older
 from builder.sources.safe_hdf5 import SafeHdf5
 from schemas.dataset import ArrayMeta, EpisodeMeta, SourceInfo, ViewMeta
 from schemas.geometry import Stretch

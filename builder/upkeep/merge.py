@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from builder.belongings import carry_along
 from builder.catalog import Catalog, differences, index_line
 from builder.dataset import Dataset
 from builder.errors import ConfigError, DatasetError
 from builder.stores.base import Store
+from builder.upkeep.belongings import carry_along
 from builder.where import Where
 from schemas.dataset import DatasetMeta
 

@@ -1,7 +1,7 @@
 """A cost model of a build: fitted on a probe of a few episodes, then scaled to any size.
 
-Seconds and bytes are linear in frames, with a constant per episode; ``builder.probe`` finds
-the numbers.
+Seconds and bytes are linear in frames, with a constant per episode; the numbers come from
+``builder.planning.probe``.
 """
 
 from __future__ import annotations

@@ -14,9 +14,9 @@ import numpy as np
 
 from builder.catalog import META_NAME
 from builder.dataset import Dataset, EpisodeData, ViewData, open_dataset
-from builder.doctor_report import MotionReport, Origin, Report, SizeReport, ViewReport, findings
+from builder.doctor.report import MotionReport, Origin, Report, SizeReport, ViewReport, findings
 from builder.errors import DatasetError
-from builder.legacy import EPISODE_HORIZON, LegacyDataset, guess_queries
+from builder.legacy.dataset import EPISODE_HORIZON, LegacyDataset, guess_queries
 from builder.training.metrics import MotionStats
 from builder.training.normalize import normalize_traj
 from builder.windows import valid_steps

@@ -11,9 +11,9 @@ import numpy as np
 from builder.dataset import EpisodeData, ViewData
 from builder.errors import DatasetError
 from builder.ids import printable_path
-from builder.legacy import LegacyDataset
-from builder.legacy_files import LegacyRef
-from builder.legacy_videos import Videos
+from builder.legacy.dataset import LegacyDataset
+from builder.legacy.files import LegacyRef
+from builder.legacy.videos import Videos
 from builder.letterbox import Letterboxer
 from builder.queries import query_points
 from builder.sources.base import Frame, FrameStream, StreamInfo

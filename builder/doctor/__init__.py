@@ -1,0 +1,1 @@
+"""Tells whether a dataset suits an img_shape."""

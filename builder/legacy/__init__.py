@@ -1,0 +1,1 @@
+"""Datasets made the older way: read as they lie, or migrated."""

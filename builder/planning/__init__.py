@@ -1,0 +1,1 @@
+"""What a build is going to cost."""

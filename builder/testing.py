@@ -1,8 +1,0 @@
-"""Conformance suites for authors of backends; each raises AssertionError saying what is wrong."""
-
-from builder.testing_executors import check_executor
-from builder.testing_sources import check_source
-from builder.testing_stores import check_store
-from builder.testing_trackers import check_tracker
-
-__all__ = ["check_executor", "check_source", "check_store", "check_tracker"]

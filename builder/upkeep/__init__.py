@@ -1,0 +1,1 @@
+"""Work on datasets that are there: repair, convert, merge, finalize, new layers."""

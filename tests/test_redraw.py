@@ -1,0 +1,82 @@
+"""Deep validation draws frames from the source again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from source_fixtures import write_video
+from test_resume import Inline, build
+
+from builder.cli import main
+from builder.dataset import open_dataset
+from builder.redraw import redraw
+from builder.registry import BUILTIN
+from builder.stores.base import ArraySpec
+
+
+@pytest.fixture
+def place(tmp_path):
+    with pytest.MonkeyPatch.context() as patch:
+        assert Inline.run
+        patch.setitem(BUILTIN["executors"], "inline", "test_resume:Inline")
+        for name in ("a", "b"):
+            write_video(tmp_path / "videos" / f"{name}.mp4", count=5, shape=(30, 50))
+        yield tmp_path
+
+
+@pytest.mark.parametrize("codec", ["raw", "jpeg"])
+def test_frames_are_what_the_source_shows(place, capsys, codec):
+    out = place / "out"
+    assert build(place / "videos", out, f"store.frames.codec={codec}") == 0
+    assert redraw(out) == []
+    shutil.move(place / "videos", place / "moved")
+    (note,) = redraw(out)
+    assert note.note
+    assert redraw(out, str(place / "moved")) == []
+    capsys.readouterr()
+    assert main(["validate", str(out), "--deep", "--json"]) == 0
+    assert "is not there" in json.loads(capsys.readouterr().out)["problems"][0]["message"]
+
+
+@pytest.mark.parametrize("codec", ["raw", "jpeg"])
+def test_other_frames_are_found(place, codec):
+    """A dataset that is valid in itself, but shows something else than its source."""
+    out = place / "out"
+    assert build(place / "videos", out, f"store.frames.codec={codec}") == 0
+    dataset = open_dataset(out)
+    episode = dataset[dataset.ids[0]]
+    (view,) = episode.views.values()
+    layout = {
+        "main": {
+            name: ArraySpec(array.shape, array.dtype, array.codec)
+            for name, array in view.meta.arrays.items()
+            if name != "frames_offsets"
+        }
+    }
+    with dataset.store.begin(episode.id, layout, replace=True) as writer:
+        for name in layout["main"]:
+            array = np.asarray(view.array(name))
+            writer.write("main", name, 0, array[:, ::-1].copy() if name == "frames" else array)
+        arrays = writer.digests()["main"]
+        meta = episode.meta
+        fields = {key: getattr(meta, key) for key in type(meta).model_fields if key != "digest"}
+        views = (view.meta.model_copy(update={"arrays": arrays}),)
+        writer.commit(type(meta).seal(**{**fields, "views": views}))
+    assert main(["repair", str(out)]) == 0
+    assert main(["validate", str(out)]) == 0
+    problems = redraw(out)
+    assert {problem.where for problem in problems} == {"main/frames"}
+    assert main(["validate", str(out), "--deep"]) == 1
+
+
+def test_a_changed_source_is_only_noted(place):
+    out = place / "out"
+    assert build(place / "videos", out) == 0
+    (place / "videos" / "a.mp4").unlink()
+    write_video(place / "videos" / "b.mp4", count=9, shape=(30, 50))
+    notes = redraw(out)
+    assert len(notes) == 2
+    assert all(problem.note for problem in notes)
