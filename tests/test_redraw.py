@@ -12,9 +12,9 @@ from test_resume import Inline, build
 
 from builder.cli import main
 from builder.dataset import open_dataset
-from builder.redraw import redraw
 from builder.registry import BUILTIN
 from builder.stores.base import ArraySpec
+from builder.upkeep.redraw import redraw
 
 
 @pytest.fixture

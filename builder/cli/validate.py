@@ -59,7 +59,7 @@ def _redrawn(path: Path, source: str | None) -> list[Problem]:
     from builder.errors import DatasetError
 
     try:
-        from builder.redraw import redraw
+        from builder.upkeep.redraw import redraw
 
         return redraw(path, source)
     except (ModuleNotFoundError, DatasetError):

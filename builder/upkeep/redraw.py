@@ -13,8 +13,8 @@ from builder.dataset import Dataset, ViewData
 from builder.errors import LettersetError
 from builder.letterbox import Letterboxer
 from builder.resume import source_change
-from builder.upkeep.retrack import episode_refs, open_source_part
 from builder.sources.base import FrameStream
+from builder.upkeep.retrack import episode_refs, open_source_part
 from builder.validate import Problem
 
 EPISODES, FRAMES = 8, 3
@@ -28,7 +28,8 @@ def redraw(path: Path | str, source: str | None = None) -> list[Problem]:
     """Draw a sample of frames from the source again and compare; returns what differs.
 
     ``source`` is where the videos are, by default where the last build read them.  A note says
-    so when they are not there any more; nothing is said when nothing is known about them.  Raises DatasetError when there is no dataset.
+    so when they are not there any more; nothing is said when nothing is known about them.
+    Raises DatasetError when there is no dataset.
     """
     dataset = Dataset(Path(path), max_open=1)
     source = source or _last_source(dataset.path)
