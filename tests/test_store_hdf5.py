@@ -13,13 +13,13 @@ import h5py
 import numpy as np
 import pytest
 
-from builder import testing_stores as conformance
 from builder.errors import DatasetError, MissingExtraError, OutputError, StoreError
 from builder.stores import codecs
 from builder.stores.base import ArraySpec
 from builder.stores.columns import Column
 from builder.stores.hdf5 import ALIGNMENT, Hdf5Store, Hdf5Writer
 from builder.stores.hdf5_reader import Hdf5Reader
+from builder.testing import stores as conformance
 from builder.testing.samples import Sample
 from schemas.base import canonical_json
 

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from builder import testing_stores as conformance
 from builder.dataset import open_dataset, store_at
 from builder.errors import DatasetError, MissingExtraError, OutputError
 from builder.stores.base import ArraySpec
 from builder.stores.hdf5 import Hdf5Store
 from builder.stores.zarr import ZarrStore
 from builder.stores.zarr_layout import Grid
+from builder.testing import stores as conformance
 from builder.testing.samples import Sample, sample_dataset
 from builder.validate import check_episode, validate
 
