@@ -48,17 +48,21 @@ class HeldFeatures(torch.nn.Module):
         return torch.cat([self.held, tail], dim=1).flatten(0, 1)
 
 
-class InBfloat16(torch.nn.Module):
-    """Runs a module under bfloat16 autocast; its answer is float32 again."""
+class Transformer(torch.nn.Module):
+    """The network's transformer without its mask and, on request, under bfloat16 autocast.
 
-    def __init__(self, inner: torch.nn.Module) -> None:
+    The mask leaves out points whose query comes later; here every query is in the first frame,
+    so that a mask hides nothing and adding it changes no bit.
+    """
+
+    def __init__(self, inner: torch.nn.Module, bf16: bool) -> None:
         super().__init__()
-        self.inner = inner
+        self.inner, self.bf16 = inner, bf16
 
-    def forward(self, tokens: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
-        """Run ``inner`` on the same arguments."""
-        with torch.autocast(tokens.device.type, torch.bfloat16):
-            return self.inner(tokens, *args, **options).float()
+    def forward(self, tokens: torch.Tensor, mask: Any = None, **options: Any) -> torch.Tensor:
+        """Run ``inner``; its answer is float32 again."""
+        with torch.autocast(tokens.device.type, torch.bfloat16, enabled=self.bf16):
+            return self.inner(tokens, **options).float()
 
 
 class ViewOrCopy(TorchFunctionMode):
@@ -92,8 +96,7 @@ class Engine:
         self._deterministic = deterministic
         self._encoder, self._memory = network.fnet, HeldFeatures()
         network.fnet = self._memory
-        if bf16:
-            network.updateformer = InBfloat16(network.updateformer)
+        network.updateformer = Transformer(network.updateformer, bf16)
         self._support = self._support_points(support_grid)
 
     def _support_points(self, size: int) -> torch.Tensor:
