@@ -55,6 +55,7 @@ $(VENV)/installed-build: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
 	$(INSTALL) --editable '.[build]'
 	@touch $@
 
-$(VENV)/installed-dev: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
+$(VENV)/installed-dev: pyproject.toml $(CONSTRAINTS) requirements-test-nodeps.txt | $(BIN)/python
 	$(INSTALL) --editable '.[dev]'
+	$(INSTALL) --no-deps -r requirements-test-nodeps.txt
 	@touch $@ $(VENV)/installed-build

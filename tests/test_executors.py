@@ -17,12 +17,12 @@ from pathlib import Path
 
 import pytest
 
-from builder import testing_executors as conformance
 from builder.errors import LettersetError, WorkerError
 from builder.executors import processes
 from builder.executors.base import Outcome, Progress
 from builder.executors.processes import Processes, Serial
 from builder.registry import configure
+from builder.testing import executors as conformance
 from schemas.config import ExecutorPart
 
 

@@ -20,13 +20,13 @@ pytest.importorskip("ray", reason="the extra [ray] is not installed")
 import ray
 from source_fixtures import write_video
 
-from builder import testing_executors as conformance
 from builder.catalog import read_failures, read_index
 from builder.cli import main
 from builder.errors import ConfigError, WorkerError
 from builder.executors import ray_cluster
 from builder.executors.base import Outcome
 from builder.executors.ray_cluster import RayCluster, RayClusterConfig
+from builder.testing import executors as conformance
 
 
 def make(workers, stall_seconds, **settings):

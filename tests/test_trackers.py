@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from synthetic import mean_speed, random_scene, random_texture
 
-from builder import testing_trackers as suite
 from builder.errors import TrackingError
 from builder.registry import configure
 from builder.testing import check_tracker
+from builder.testing import trackers as suite
 from builder.trackers.base import Window
 from builder.trackers.dis import NOTICE, DisConfig, DisTracker, sample
 from builder.trackers.lk import LkTracker
