@@ -15,7 +15,7 @@ pytestmark = pytest.mark.core
 ROOT = Path(__file__).parents[1]
 FILES = sorted([*ROOT.glob("schemas/**/*.py"), *ROOT.glob("builder/**/*.py")])
 SCRIPTS = sorted(ROOT.glob("scripts/*.py"))
-HEAVY = ("av", "cv2", "hdf5plugin", "pebble", "rich", "scipy", "torch", "zarr", "ray", "rerun")
+HEAVY = ("av", "cv2", "hdf5plugin", "rich", "scipy", "torch", "zarr", "ray", "rerun")
 
 # Lowest first.  Nothing reaches a higher layer, not even through modules that are not named.
 LAYERS = [

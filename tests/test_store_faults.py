@@ -15,7 +15,7 @@ from builder.stores.hdf5 import Hdf5Store
 from builder.testing.samples import Sample, sample_meta
 
 # Every so many calls here; run tests/store_faults.py with a step of 1 for all of them.
-STEPS = {"hdf5": 13, "zarr": 61}
+STEPS = {"hdf5": 13, "zarr": 43}
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
