@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 CONSTRAINTS := constraints/dev.txt
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS)
 
-.PHONY: help demo test lint format docs reference bench picture golden clean
+.PHONY: help demo test test-ray lint format docs reference bench picture golden clean
 .DEFAULT_GOAL := help
 
 help:  ## list what can be made
@@ -17,6 +17,9 @@ demo: $(VENV)/installed-build  ## real video to a dataset that validates, and a 
 
 test: lint  ## linter, formatter, type checker and all tests
 	$(BIN)/python -m pytest
+
+test-ray: $(VENV)/installed-dev  ## tests that start a Ray cluster
+	$(BIN)/python -m pytest -m ray
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -29,6 +29,8 @@ from builder.executors.ray_cluster import RayCluster, RayClusterConfig
 from builder.stores.staging import leftovers
 from builder.testing import executors as conformance
 
+pytestmark = pytest.mark.ray
+
 
 def make(workers, stall_seconds, **settings):
     return RayCluster(RayClusterConfig(**settings), workers, stall_seconds)
