@@ -7,6 +7,8 @@ import json
 import numpy as np
 import pytest
 
+pytest.importorskip("torch")
+
 from builder.array_stats import QUANTILES, array_stats, quantiles
 from builder.catalog import Catalog, index_line
 from builder.cli import main
