@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from builder.dataset import Dataset, ViewData, open_dataset
+from builder.legacy.dataset import LegacyDataset
 from builder.letterbox import Letterboxer
 from builder.pipeline import build
 from builder.queries import query_points
@@ -124,7 +125,7 @@ def letterboxed(videos: Path, folder: Path, queries: QuerySpec) -> Dataset:
 def _condition(key: str, label: str, dataset: Dataset) -> Condition:
     samples = WindowDataset(dataset, images="none", tail="exclude")
     windows = torch.stack([samples[index]["traj"][0] for index in range(len(samples))])
-    raw = windows if key not in "ab" else _unclipped(dataset)
+    raw = _unclipped(dataset) if isinstance(dataset, LegacyDataset) else windows
     return Condition(key, label, clip_traj(windows), _true_scale(samples), raw)
 
 
