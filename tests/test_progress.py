@@ -63,7 +63,9 @@ def test_a_terminal_gets_a_bar(monkeypatch):
     reader, writer = pty.openpty()
     with os.fdopen(writer, "w", encoding="utf-8", errors="backslashreplace") as terminal:
         run(Progress(stream=terminal))
-        shown = os.read(reader, 1 << 16).decode()
+        shown = ""
+        while "2 failed" not in shown:  # what was written arrives piece by piece
+            shown += os.read(reader, 1 << 16).decode()
     os.close(reader)
     assert "3/3 episodes" in shown
     assert "2 failed" in shown
