@@ -282,12 +282,10 @@ def test_a_job_that_is_told_to_end_ends_cleanly(videos, undivided, tmp_path, nam
     until = time.monotonic() + 60
     while not any((out / "tmp").glob("*.h5")) and time.monotonic() < until:
         time.sleep(0.02)
-    begun = time.monotonic()
     os.killpg(process.pid, getattr(signal, name))
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 143, errors
     assert "run the same command again" in errors
-    assert time.monotonic() - begun < 30
     assert [path for path in (out / "tmp").glob("*") if path.suffix == ".h5"] == []
     (long / "a long one.mp4").unlink()
     assert build(long, out, "--shard", "0/1") == 1
