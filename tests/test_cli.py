@@ -59,6 +59,13 @@ def test_bad_usage_is_2(argv, capsys):
     assert "--help" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("verb", "hint"), [("biuld", "did you mean build?"), ("xyz", "'xyz'\n")])
+def test_a_misspelled_verb_is_guessed(verb, hint, capsys):
+    with pytest.raises(SystemExit):
+        main([verb])
+    assert hint in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("shape", "words"),
     [(("0", "5"), "got 0"), (("-4", "5"), "-4"), (("2.5", "5"), "2.5"), (("big", "5"), "big")],

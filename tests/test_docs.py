@@ -27,7 +27,7 @@ BLOCK = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 RUNNABLE = ("python", "bash", "yaml")
 TRIED = ["img_shape=[128,128]", "source.kind=libero", 'source.episodes=["0:1"]']  # libero.md
 # Pages to their numbers of blocks that cannot run here: they need weights, or files of the reader.
-NO_RUN = {"cotracker.md": 1, "faq.md": 1, "migrating.md": 2}
+NO_RUN = {"cotracker.md": 1, "datasets.md": 1, "faq.md": 1, "migrating.md": 2}
 
 
 def _blocks(page):

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import version
 from typing import Any
@@ -70,6 +72,12 @@ class _Parser(argparse.ArgumentParser):
         return found
 
     def error(self, message: str) -> Any:
+        wrong = re.search("argument VERB: invalid choice: '(.*?)'", message)
+        if wrong:
+            near = get_close_matches(wrong[1], VERBS, 1)
+            message = f"there is no verb {wrong[1]!r}" + (
+                f"; did you mean {near[0]}?" if near else ""
+            )
         self.exit(2, f"{self.prog}: {message}\nTry: {self.prog} --help\n")
 
 
