@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from builder.episode_index import EpisodeIndex
 from builder.errors import ConfigError, DatasetError, OutputError
 from builder.journal import append_line, read_lines
 from builder.records import parse_record, record_data
@@ -90,7 +91,7 @@ class Catalog:
         line = line.model_copy(update={"reason": reason})
         append_line(self.folder / "failures" / f"{self.writer}.jsonl", line)
 
-    def index(self) -> dict[str, IndexLine]:
+    def index(self) -> EpisodeIndex:
         """Return the finished episodes of all writers by id, sorted."""
         return read_index(self.folder)
 
@@ -129,9 +130,9 @@ def load_meta(folder: Path | str) -> DatasetMeta:
     return parse_record(DatasetMeta, text, str(path))
 
 
-def read_index(folder: Path | str) -> dict[str, IndexLine]:
+def read_index(folder: Path | str) -> EpisodeIndex:
     """Return the finished episodes by id, sorted; empty when there is no dataset yet."""
-    return read_lines(Path(folder) / "index", IndexLine)
+    return EpisodeIndex.read(Path(folder) / "index")
 
 
 def read_failures(folder: Path | str) -> dict[str, FailureLine]:

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from builder.catalog import META_NAME, load_meta, read_index
+from builder.episode_index import EpisodeIndex
 from builder.errors import ConfigError, DatasetError
 from builder.layers import load_layer, open_overlay, with_tracks
 from builder.registry import backend, kinds
 from builder.stores.base import EpisodeReader, Store
-from schemas.dataset import DatasetMeta, EpisodeMeta, IndexLine, ViewMeta
+from schemas.dataset import DatasetMeta, EpisodeMeta, ViewMeta
 from schemas.geometry import Letterbox, Stretch
 from schemas.layers import LayerMeta
 
@@ -200,8 +201,8 @@ class Dataset:
             if own is None:
                 raise ConfigError(f"{path}: the layer {tracks!r} has no tracks")
             self.meta = with_tracks(self.meta, own)
-        self.index: Mapping[str, IndexLine] = read_index(path)
-        self.ids: tuple[str, ...] = tuple(self.index)
+        self.index: EpisodeIndex = read_index(path)
+        self.ids: tuple[str, ...] = self.index.ids
         self.store = store_at(path)
         self.max_open = max_open
         self._open: OrderedDict[str, EpisodeData] = OrderedDict()

@@ -42,14 +42,19 @@ def _no_collection() -> Iterator[None]:
 def read_file(path: Path, model: type[L]) -> list[L]:
     """Read one writer's file in the order it was written; a torn last line is ignored."""
     *whole, _torn = path.read_bytes().split(b"\n")
+    return parse_lines(whole, model, path)
+
+
+def parse_lines(lines: list[bytes], model: type[L], path: Path, first: int = 1) -> list[L]:
+    """Parse whole lines of a file from line number ``first`` on; raises DatasetError."""
     try:
         # All at once: validation dominates, and most files are sound.
-        batch = b"[" + b",".join(whole) + b"]"
+        batch = b"[" + b",".join(lines) + b"]"
         return TypeAdapter(list[model]).validate_json(batch)  # type: ignore[valid-type]
     except ValidationError:
         return [
             parse_record(model, line, f"{path}, line {number}")
-            for number, line in enumerate(whole, 1)
+            for number, line in enumerate(lines, first)
         ]
 
 

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from builder.dataset import MAX_OPEN_EPISODES, Dataset, EpisodeData
+from builder.episode_index import EpisodeIndex
 from builder.errors import DatasetError
 from builder.ids import printable_path
 from builder.legacy.files import Layout, LegacyRef, Mode, inspect_file, track_files
@@ -62,10 +63,10 @@ class LegacyDataset(Dataset):
         self.problems = problems or {}
         store = LegacyStore(refs, img_shape, pixel_origin)
         self.store = store  # type: ignore[assignment]
-        self.index = {
-            key: IndexLine(id=key, length=ref.length, views=tuple(ref.tracked), digest=UNSEALED)
+        self.index = EpisodeIndex.of(
+            IndexLine(id=key, length=ref.length, views=tuple(ref.tracked), digest=UNSEALED)
             for key, ref in refs.items()
-        }
+        )
         self.max_open = max_open
         self._open: OrderedDict[str, EpisodeData] = OrderedDict()
         unsized = [

@@ -42,7 +42,7 @@ def finalize(path: Path | str) -> Finalized:
     with all_locks(folder):
         writers = tuple(path.stem for path in sorted((folder / "index").glob("*.jsonl")))
         problems = list(_contradictions(folder))
-        listed, stored = read_index(folder), set(store.ids())
+        listed, stored = dict(read_index(folder)), set(store.ids())
         for episode_id in sorted(stored - listed.keys()):
             try:
                 with closing(store.open(episode_id)) as reader:
