@@ -1,4 +1,4 @@
-"""Statistics of pass-through arrays, such as actions, over all rows of a dataset."""
+"""Statistics of pass-through arrays with a row per frame, such as actions, over a dataset."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Quantiles:
 
 
 def array_stats(dataset: Dataset, name: str) -> ArrayStats | None:
-    """Return exact statistics of an array, None when no episode has it.
+    """Return exact statistics of an array, None when no episode has it with a row per frame.
 
     One pass in the order of ids, so that the result is the same every time; summed as deviations
     from the first row.  Raises ConfigError when episodes disagree in the number of dimensions.
@@ -85,7 +85,7 @@ def quantiles(
 
 def _rows(dataset: Dataset, name: str) -> Iterator[np.ndarray]:
     for episode_id in dataset.ids:
-        arrays = dataset[episode_id].arrays
-        if name in arrays and len(arrays[name].shape) and len(arrays[name]):
-            rows = np.asarray(arrays[name], np.float64)
+        episode = dataset[episode_id]
+        if name in episode.arrays and episode.meta.per_frame(name):
+            rows = np.asarray(episode.arrays[name], np.float64)
             yield rows.reshape(len(rows), -1)

@@ -137,9 +137,7 @@ def _build(
         layout: dict[str | None, Mapping[str, ArraySpec]] = {
             name: view.layout() for name, view in views.items()
         }
-        layout[None] = {
-            name: ArraySpec(array.shape, array.dtype.str) for name, array in episode.arrays.items()
-        }
+        layout[None] = _root_layout(episode, length)
         with store.begin(job.ref.id, layout, replace=job.replace) as writer:
             total = length * len(views)
             for index, view in enumerate(views.values()):
@@ -147,7 +145,7 @@ def _build(
                     report(index * length + done, total)
             # A long video takes minutes to reach a slow disk; that is no stall.
             with clock("write"), _still_alive(lambda: report(total, total), job.config.limits):
-                for name, array in episode.arrays.items():
+                for name, array in (*episode.arrays.items(), *episode.constants.items()):
                     writer.write(None, name, 0, array)
                 meta = _episode_meta(job, episode, views, writer, length)
                 writer.commit(meta)
@@ -207,3 +205,22 @@ def _episode_meta(
         arrays=arrays.get(None, {}),
         views=tuple(view.meta(arrays[name]) for name, view in views.items()),
     )
+def _root_layout(episode: Episode, length: int) -> dict[str, ArraySpec]:
+    """Lay out the pass-through arrays; raises SourceError for names and lengths that clash."""
+    both = set(episode.arrays) & set(episode.constants)
+    if both:
+        raise SourceError(f"arrays and constants share the names {sorted(both)}")
+    for name, array in episode.arrays.items():
+        if array.shape[:1] != (length,):
+            raise SourceError(
+                f"the array {name} has shape {array.shape}, but the episode has {length} frames; "
+                f"what has no time axis goes into constants"
+            )
+    return {
+        name: ArraySpec(array.shape, array.dtype.str, per_frame=per_frame)
+        for arrays, per_frame in ((episode.arrays, True), (episode.constants, False))
+        for name, array in arrays.items()
+    }
+
+
+        missing_views=episode.missing_views,

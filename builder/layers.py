@@ -125,14 +125,19 @@ class LayerWriter:
         with closing(self.store.open(base.id)) as reader:
             return not stale(reader, base)
 
-    def write(self, base: EpisodeMeta, arrays: Arrays) -> None:
+    def write(self, base: EpisodeMeta, arrays: Arrays, per_frame: bool | None = None) -> None:
         """Add the arrays of one episode, whole or not at all; replaces older ones.
 
+        ``per_frame`` records whether those of the episode (view None) have a row per frame.
         Raises ConfigError for a view or a name that is not free.
         """
         layout = {
             view: {
-                name: ArraySpec(np.shape(array), np.asarray(array).dtype.newbyteorder("<").str)
+                name: ArraySpec(
+                    np.shape(array),
+                    np.asarray(array).dtype.newbyteorder("<").str,
+                    per_frame=per_frame if view is None else None,
+                )
                 for name, array in named.items()
             }
             for view, named in arrays.items()

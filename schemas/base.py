@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import operator
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     ValidationInfo,
+    model_serializer,
     model_validator,
 )
 
@@ -32,6 +34,23 @@ class Record(BaseModel):
     model_config = ConfigDict(
         frozen=True, strict=True, extra="forbid", allow_inf_nan=False, ser_json_inf_nan="null"
     )
+
+
+class Grown(Record):
+    """A record that got fields after it was first written down.
+
+    Fields in ``_LATER`` are left out of its JSON while they hold their default, so that records
+    without them keep their bytes and digests.
+    """
+
+    _LATER: ClassVar[tuple[str, ...]] = ()
+
+    @model_serializer(mode="wrap")
+    def _leave_defaults_out(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        data: dict[str, Any] = handler(self)
+        fields = type(self).model_fields
+        later = {name for name in self._LATER if getattr(self, name) == fields[name].default}
+        return {name: value for name, value in data.items() if name not in later}
 
 
 def _tuple_from_list(value: Any) -> Any:
@@ -74,7 +93,7 @@ def json_sha256(value: Any) -> str:
     return hashlib.sha256(canonical_json(value).encode("ascii")).hexdigest()
 
 
-class Sealed(Record):
+class Sealed(Grown):
     """A record that carries the digest of its own other fields.
 
     ``digest`` is the SHA-256 of the record's canonical JSON without ``digest`` itself.

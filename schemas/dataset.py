@@ -6,12 +6,12 @@ episode file and the truth about it.  Both are sealed: they carry their own dige
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, JsonValue, model_validator
 
 from schemas.affine import AxisAffine, Orientation, Points, oriented_shape
-from schemas.base import SHA256, Record, Sealed, Shape, Side
+from schemas.base import SHA256, Grown, Record, Sealed, Shape, Side
 from schemas.geometry import Geometry
 
 FORMAT_VERSION = 1
@@ -82,17 +82,24 @@ class ColorInfo(Record):
     range_tagged: bool
 
 
-class ArrayMeta(Record):
+class ArrayMeta(Grown):
     """One stored array.
 
     ``sha256`` is over the array's bytes in C order, little endian, without any filter; for
     ``codec: jpeg`` over the JPEG files one after another.
     """
 
+    _LATER: ClassVar = ("per_frame",)
+
     dtype: str
     shape: tuple[Count, ...] = Field(strict=False)
     sha256: SHA256
     codec: str = "raw"
+    per_frame: bool | None = Field(
+        default=None,
+        description="of pass-through arrays: one row per frame, or one array for the whole "
+        "episode; null where it was not recorded",
+    )
 
 
 class MotionSummary(Record):
@@ -154,6 +161,8 @@ class SourceInfo(Record):
 class EpisodeMeta(Sealed):
     """Everything about one episode; stored inside it."""
 
+    _LATER: ClassVar = ("missing_views",)
+
     format_version: Literal[1] = 1
     id: EpisodeId
     source: SourceInfo
@@ -165,16 +174,39 @@ class EpisodeMeta(Sealed):
     group: str | None = None
     text: str | None = None
     views: tuple[ViewMeta, ...] = Field(strict=False, min_length=1)
+    missing_views: tuple[Name, ...] = Field(
+        default=(), strict=False, description="asked for, but not there (missing_views: mask)"
+    )
     arrays: dict[str, ArrayMeta] = Field(
         default_factory=dict, description="pass-through arrays of the root"
     )
 
     @model_validator(mode="after")
     def _views_differ(self) -> EpisodeMeta:
-        names = [view.name for view in self.views]
+        names = [*(view.name for view in self.views), *self.missing_views]
         if len(set(names)) != len(names):
             raise ValueError(f"view names must differ, got {names}")
         return self
+
+    @model_validator(mode="after")
+    def _rows_are_frames(self) -> EpisodeMeta:
+        for name, array in self.arrays.items():
+            if array.per_frame and array.shape[:1] != (self.length,):
+                raise ValueError(
+                    f"the array {name} is said to have a row per frame, but its shape is "
+                    f"{array.shape} and the episode has {self.length} frames"
+                )
+        return self
+
+    def per_frame(self, name: str) -> bool:
+        """Tell whether a pass-through array has one row per frame; KeyError if there is none.
+
+        Where it was not recorded, an array as long as the episode is taken for one.
+        """
+        array = self.arrays[name]
+        if array.per_frame is None:
+            return array.shape[:1] == (self.length,)
+        return array.per_frame
 
     def view(self, name: str) -> ViewMeta:
         """Return one view; raises KeyError that lists the views there are."""

@@ -125,6 +125,15 @@ FULL_EPISODE = {
     "arrays": {"actions": {"dtype": "<f8", "shape": [132, 7], "sha256": SHA}},
 }
 
+MASKED_EPISODE = {
+    **EPISODE,
+    "missing_views": ["wrist", "top"],
+    "arrays": {
+        "actions": {"dtype": "<f8", "shape": [132, 7], "sha256": SHA, "per_frame": True},
+        "text_emb": {"dtype": "<f4", "shape": [132], "sha256": SHA, "per_frame": False},
+    },
+}
+
 EXAMPLES: dict[str, Record] = {
     "Letterbox.wide": BOX,
     "Letterbox.sar": Letterbox.fit((144, 176), (256, 256), (128, 117)),
@@ -140,6 +149,7 @@ EXAMPLES: dict[str, Record] = {
     "ViewMeta.full": TURNED,
     "EpisodeMeta.minimal": EpisodeMeta.seal(**EPISODE),
     "EpisodeMeta.full": EpisodeMeta.seal(**FULL_EPISODE),
+    "EpisodeMeta.masked": EpisodeMeta.seal(**MASKED_EPISODE),
     "DatasetMeta.dis": DatasetMeta.seal(**DATASET),
     "BuildConfig.minimal": CONFIG,
     "BuildConfig.full": FULL_CONFIG,

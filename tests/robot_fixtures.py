@@ -89,14 +89,14 @@ def write_something(root: Path) -> Path:
     return root
 
 
-def write_atm(root: Path) -> Path:
+def write_atm(root: Path, embedding: int = 768) -> Path:
     for number, length in ((0, 9), (10, 6)):
         folder = root / "libero_goal" / "open_the_drawer_demo"
         folder.mkdir(parents=True, exist_ok=True)
         rng = np.random.default_rng(number)
         with h5py.File(folder / f"demo_{number}.hdf5", "w") as file:
             file["root/actions"] = rng.normal(size=(length, 7))
-            file["root/task_emb_bert"] = rng.normal(size=768).astype(np.float32)
+            file["root/task_emb_bert"] = rng.normal(size=embedding).astype(np.float32)
             file["root/extra_states/joint_states"] = rng.normal(size=(length, 7))
             for view in ("agentview", "eye_in_hand"):
                 file[f"root/{view}/video"] = pictures(length).transpose(0, 3, 1, 2)[None]

@@ -5,15 +5,22 @@ from contextlib import closing
 import h5py
 import numpy as np
 import pytest
+import robot_fixtures as robots
 import source_fixtures as fixtures
 from hypothesis import given
 from hypothesis import strategies as st
 from test_sources import EXAMPLES
 
+from builder.array_stats import array_stats
+from builder.cli import main as letterset
 from builder.dataset import open_dataset
-from builder.episode import Job, build_episode, open_source, open_store
+from builder.episode import Job, _root_layout, build_episode, open_source, open_store
+from builder.errors import SourceError
 from builder.letterbox import letterbox_labels
 from builder.pipeline import build
+from builder.planning.plan import plan
+from builder.training.episodes import steps_of
+from builder.upkeep.convert import convert
 from schemas.config import BuildConfig
 from schemas.geometry import Letterbox
 
@@ -110,3 +117,96 @@ def test_label_maps_keep_channels_and_refuse_other_shapes():
     assert letterbox_labels(np.zeros((20, 30, 2), np.uint16), box).shape == (32, 40, 2)
     with pytest.raises(ValueError, match="expected a frame"):
         letterbox_labels(np.zeros((30, 20)), box)
+
+
+def two_cameras_one_lost(root):
+    """Write three episodes of front and wrist; the second has lost its wrist camera."""
+    for index in range(3):
+        for view in ("front", "wrist")[: 1 if index == 1 else 2]:
+            fixtures.write_video(root / f"take_{index}" / f"{view}.mp4", count=7 + index)
+    return root
+
+
+def test_masked_views_are_recorded_as_missing(tmp_path):
+    root = two_cameras_one_lost(tmp_path / "in")
+    wanted = {"views": ["wrist", "front"]}
+    masked = config_of(root, tmp_path / "mask", "episodes", **wanted, missing_views="mask")
+    assert build(masked).built == 3
+    found = {
+        meta.source.path: ([view.name for view in meta.views], meta.missing_views)
+        for meta in (episode.meta for episode in open_dataset(tmp_path / "mask"))
+    }
+    assert found == {
+        "take_0": (["wrist", "front"], ()),
+        "take_1": (["front"], ("wrist",)),
+        "take_2": (["wrist", "front"], ()),
+    }
+    skipped = config_of(root, tmp_path / "skip", "episodes", **wanted, missing_views="skip")
+    build(skipped)
+    assert not any(episode.meta.missing_views for episode in open_dataset(tmp_path / "skip"))
+
+
+@pytest.mark.parametrize(
+    "verb",
+    ["validate --deep", "inspect", "inspect --json", "stats", "doctor", "report --out r.html"],
+)
+def test_every_verb_reads_a_dataset_with_missing_views(verb, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    root = two_cameras_one_lost(tmp_path / "in")
+    views = {"views": ["wrist", "front"], "missing_views": "mask"}
+    build(config_of(root, tmp_path / "out", "episodes", **views))
+    first, *options = verb.split()
+    # The doctor complains of pictures that do not move, as it should.
+    assert letterset([first, "out", *options]) == (first == "doctor")
+    assert ("missing" in capsys.readouterr().out) == (first == "inspect")
+
+
+def test_a_dataset_with_missing_views_is_planned_and_trained_on(tmp_path):
+    torch = pytest.importorskip("torch")
+    from builder.training import WindowDataset
+
+    root = two_cameras_one_lost(tmp_path / "in")
+    views = {"views": ["wrist", "front"], "missing_views": "mask"}
+    config = config_of(root, tmp_path / "out", "episodes", **views)
+    assert not plan(config).unreadable
+    build(config)
+    dataset = open_dataset(tmp_path / "out")
+    assert list(WindowDataset(dataset).views) == ["front"]
+    windows = WindowDataset(dataset, missing="mask")
+    assert list(windows.views) == ["wrist", "front"]
+    lacking = {key for key in dataset.ids if dataset[key].meta.missing_views}
+    for sample in windows:
+        assert sample["view_mask"].tolist() == [sample["episode"] not in lacking, True]
+        assert torch.any(sample["images"][0]) == (sample["episode"] not in lacking)
+
+
+def test_what_is_per_frame_is_recorded_not_guessed(tmp_path):
+    # The text embedding is exactly as long as the first episode has frames.
+    root = robots.write_atm(tmp_path / "in", embedding=9)
+    build(config_of(root, tmp_path / "out", "atm"))
+    dataset = open_dataset(tmp_path / "out")
+    assert sorted(episode.meta.length for episode in dataset) == [6, 9]
+    for episode in dataset:
+        kinds = {name: array.per_frame for name, array in episode.meta.arrays.items()}
+        assert [name for name, per_frame in kinds.items() if not per_frame] == ["task_emb_bert"]
+        assert kinds["actions"] is kinds["joint_states"] is True
+        stored = episode.meta.views[0].arrays.values()
+        assert {array.per_frame for array in stored} == {None}
+        assert steps_of(episode, "task_emb_bert", 2, 4).shape == (9,)
+        assert steps_of(episode, "actions", 2, 4).shape == (4, 7)
+        assert array_stats(dataset, "task_emb_bert") is None
+    convert(tmp_path / "out", tmp_path / "zarr", {"kind": "zarr"})
+    for episode in open_dataset(tmp_path / "zarr"):
+        assert not episode.meta.per_frame("task_emb_bert")
+
+
+def test_arrays_of_another_length_are_refused_from_any_source(tmp_path):
+    config = config_of(fixtures.write_video(tmp_path / "a.mp4"), tmp_path / "out", "video")
+    (ref,) = open_source(config).refs()
+    with open_source(config).open(ref) as episode:
+        episode.arrays = {"actions": np.zeros((5, 3))}
+        with pytest.raises(SourceError, match=r"actions has shape \(5, 3\).* 12 frames"):
+            _root_layout(episode, 12)
+        episode.arrays, episode.constants = {"a": np.zeros(12)}, {"a": np.zeros(3)}
+        with pytest.raises(SourceError, match=r"share the names \['a'\]"):
+            _root_layout(episode, 12)

@@ -132,7 +132,7 @@ def test_atm_tracks_come_in_source_pixels(tmp_path):
         assert episode.arrays["agentview.points_xy"] == pytest.approx(truth, rel=1e-6)
         assert episode.arrays["eye_in_hand.visible"].shape == (9, 20)
         assert episode.constants["task_emb_bert"].shape == (768,)
-        assert select(episode, source.Config()).arrays["task_emb_bert"].shape == (768,)
+        assert select(episode, source.Config()).constants["task_emb_bert"].shape == (768,)
 
 
 def test_image_and_episode_folders_keep_natural_order_and_extras(tmp_path):

@@ -199,7 +199,7 @@ def test_the_episodes_own_clock_rules():
     chosen = select(found, Selection(frame_step=2))
     assert numbers(chosen.views["main"]) == [0, 6, 12, 18, 24]
     assert chosen.arrays["actions"].tolist() == [0, 2, 4, 6, 8]
-    assert chosen.arrays["embedding"].shape == (4,)
+    assert chosen.constants["embedding"].shape == (4,)
     assert chosen.clock.tolist() == pytest.approx([0, 0.2, 0.4, 0.6, 0.8])
 
 

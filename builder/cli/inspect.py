@@ -63,7 +63,7 @@ def _dataset(path: Path, limit: int) -> tuple[Row, list[Row], list[Row]]:
         "points": f"{meta.queries.grid[0]} x {meta.queries.grid[1]} over the {meta.queries.region}",
         "tracker": f"{meta.tracker.name} {meta.tracker.version}",
     }
-    rows = []
+    rows: list[Row] = []
     for episode_id in islice(dataset.ids, limit):
         episode = dataset[episode_id].meta
         for view in episode.views:
@@ -82,6 +82,9 @@ def _dataset(path: Path, limit: int) -> tuple[Row, list[Row], list[Row]]:
                     "visible": f"{motion.visible_share:.0%}" if motion else "-",
                 }
             )
+        for name in episode.missing_views:
+            lacking: Row = {"episode": episode.id, "view": name, "frames": "missing"}
+            rows.append(dict.fromkeys(rows[-1], "-") | lacking)
     failures = [line.model_dump(mode="json") for line in read_failures(path).values()]
     return head, rows, failures
 

@@ -111,7 +111,7 @@ def _per_frame(meta: EpisodeMeta) -> dict[str, tuple[str, tuple[int, ...]]]:
     return {
         name: (np.dtype(array.dtype).name, tuple(array.shape[1:]) or (1,))
         for name, array in meta.arrays.items()
-        if array.shape[:1] == (meta.length,) and 0 not in array.shape and len(array.shape) <= 6
+        if meta.per_frame(name) and 0 not in array.shape and len(array.shape) <= 6
     }
 
 

@@ -91,8 +91,9 @@ class Episode:
     """An open episode: frame streams by view name and arrays that pass through unchanged.
 
     Rows of ``arrays`` belong to the times in ``clock``, (T,) seconds; without a clock they
-    belong to the frames of the first view.  ``constants`` have no time axis.  ``maps`` hold
-    depth or labels by view and name: their frames are arrays (H, W) of the view's coded shape.
+    belong to the frames of the first view.  ``constants`` have no time axis, whatever their
+    length.  ``maps`` hold depth or labels by view and name: their frames are arrays (H, W) of
+    the view's coded shape.  ``missing_views`` were asked for and are recorded as not there.
     """
 
     views: Mapping[str, FrameStream]
@@ -103,6 +104,7 @@ class Episode:
     files: Mapping[str, Fingerprint] = field(default_factory=dict)
     text: str | None = None
     licence: str | None = None
+    missing_views: tuple[str, ...] = ()
 
 
 class Source(Protocol):

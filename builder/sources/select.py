@@ -38,8 +38,10 @@ class Selection(Record):
         default=(), strict=False, description="ids, paths, positions or ranges like 0:50"
     )
     views: tuple[str, ...] = Field(default=(), strict=False, description="default: all")
-    missing_views: Literal["error", "skip"] = Field(
-        default="error", description="skip: build an episode with those of `views` it has"
+    missing_views: Literal["error", "skip", "mask"] = Field(
+        default="error",
+        description="skip: build an episode with those of `views` it has; mask: record also which "
+        "it lacks, so that training sets fill them with zeros and a mask",
     )
     orientation: Orientation | dict[str, Orientation] | None = Field(
         default=None, description="turns frames upright, for all views or by view"
@@ -133,8 +135,8 @@ def _range_of(item: str | int) -> tuple[float, float] | None:
 def select(episode: Episode, how: Selection) -> Episode:
     """Return the episode with chosen views, upright, on one clock, and chosen frames.
 
-    In the result every view and every array in ``arrays`` has one length, and the constants
-    have joined the arrays.  Raises SourceError for views that are missing or do not fit.
+    In the result every view and every array in ``arrays`` has one length.  Raises SourceError
+    for views that are missing or do not fit.
     """
     views = _choose(episode, how)
     ticks = Ticks(episode, how, list(views))
@@ -147,15 +149,13 @@ def select(episode: Episode, how: Selection) -> Episode:
         maps[name] = {
             key: _taken(_turned(each, name, how), indices, None, how) for key, each in found
         }
-    both = set(episode.arrays) & set(episode.constants)
-    if both:
-        raise SourceError(f"arrays and constants share the names {sorted(both)}")
+    lacking = [name for name in how.views if name not in views]
     return replace(
         episode,
         views=streams,
         maps={name: found for name, found in maps.items() if found},
-        arrays={**ticks.rows(), **episode.constants},
-        constants={},
+        arrays=ticks.rows(),
+        missing_views=tuple(lacking) if how.missing_views == "mask" else (),
         clock=None if ticks.clock is None else ticks.clock[ticks.picks],
         licence=episode.licence or how.licence,
     )
@@ -166,7 +166,7 @@ def _choose(episode: Episode, how: Selection) -> dict[str, FrameStream]:
     if missing and how.missing_views == "error":
         raise SourceError(
             f"the views {missing} are missing, the episode has {list(episode.views)}; "
-            f"missing_views: skip builds it without them"
+            f"missing_views: skip builds it without them, mask records that they are missing"
         )
     chosen = {
         name: episode.views[name] for name in how.views or episode.views if name in episode.views

@@ -23,13 +23,14 @@ class ArraySpec:
     """An array about to be written: full shape, dtype name and codec.
 
     ``codec`` is raw, or lz4 or jpeg (with ``quality`` 1 to 100) for frames, or u16 for float
-    pixel coordinates in fixed point of 1/64 px.
+    pixel coordinates in fixed point of 1/64 px.  ``per_frame`` goes into ``ArrayMeta`` as it is.
     """
 
     shape: tuple[int, ...]
     dtype: str
     codec: str = "raw"
     quality: int = 95
+    per_frame: bool | None = None
 
 
 @dataclass(frozen=True)

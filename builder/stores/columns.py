@@ -128,6 +128,7 @@ class Column:
 
     def close(self) -> None:
         """Release what is held besides the file."""
+            per_frame=self.spec.per_frame,
 
 
 class JpegColumn(Column):

@@ -112,7 +112,7 @@ def write_tracks(view: ViewWindows, window: int, points: Any, out: np.ndarray) -
 def steps_of(episode: EpisodeData, name: str, start: int, horizon: int) -> np.ndarray:
     """Cut a per-frame array to a window, zeros after its end; other arrays come whole."""
     array = episode.arrays[name]
-    if array.shape[:1] != (episode.meta.length,):
+    if not episode.meta.per_frame(name):
         return np.array(array)
     out = np.zeros((horizon, *array.shape[1:]), array.dtype)
     rows = array[start : start + horizon]

@@ -13,7 +13,8 @@ from schemas.dataset import Name
 class WindowOptions(Record):
     """Options of :class:`builder.training.WindowDataset`; defaults are AMPLIFY's sample.
 
-    ``views`` are the stored names, in the model's order (default: those all episodes share);
+    ``views`` are the stored names, in the model's order (default: those all episodes share; with
+    ``missing="mask"`` all that were asked for or are there);
     ``view_map`` renames, model's name to stored name, and gives the order when it is given.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -15,11 +16,18 @@ from builder.where import Where
 from builder.window_stats import COLUMNS, read_columns
 
 
-def shared_views(dataset: Dataset) -> tuple[str, ...]:
-    """Return the views all episodes have, in their order; raises DatasetError without episodes."""
+def default_views(dataset: Dataset, masked: bool = False) -> tuple[str, ...]:
+    """Return the views all episodes have, in their order; raises DatasetError without episodes.
+
+    ``masked`` takes all views instead: those the build was asked for, and those any episode has.
+    """
     lines = list(dataset.index.values())
     if not lines:
         raise DatasetError(f"{dataset.path} has no episodes")
+    if masked:
+        source: Any = dataset.meta.config.get("source") or {}
+        there = (name for line in lines for name in line.views)
+        return tuple(dict.fromkeys([*source.get("views", ()), *there]))
     shared = set(lines[0].views).intersection(*(line.views for line in lines))
     return tuple(name for name in lines[0].views if name in shared)
 

@@ -26,7 +26,7 @@ from builder.training.episodes import (
 )
 from builder.training.interpolate import interpolate_traj
 from builder.training.options import WindowOptions
-from builder.training.selection import choose_ids, matching_windows, shared_views, verify
+from builder.training.selection import choose_ids, default_views, matching_windows, verify
 from schemas.affine import AxisAffine
 from schemas.geometry import Stretch
 
@@ -88,7 +88,10 @@ class WindowDataset(TorchDataset[Sample]):
         self.img_shape = options.img_shape or meta.img_shape
         self.points = chosen_points(meta.queries.num_points, options.points)
         self.num_points = options.points or meta.queries.num_points
-        self.views = options.stored_views or {name: name for name in shared_views(dataset)}
+        masked = options.missing == "mask"
+        self.views = options.stored_views or {
+            name: name for name in default_views(dataset, masked)
+        }
         self.ids = choose_ids(dataset, list(self.views.values()), options)
         self._kept: np.ndarray | None = None
         self._ends = list(accumulate(self._count(dataset.index[key].length) for key in self.ids))

@@ -152,7 +152,9 @@ def _layout(
             codec = _TRACK_CODECS[part.tracks.dtype]
         # JPEG files bring their offsets along.
         if codec != "none" and not (name.endswith("_offsets") and name[:-8] in arrays):
-            found[name] = ArraySpec(array.shape, array.dtype, codec, part.frames.quality)
+            found[name] = ArraySpec(
+                array.shape, array.dtype, codec, part.frames.quality, array.per_frame
+            )
     return found
 
 

@@ -47,7 +47,7 @@ def embed(path: Path | str, encoder: str, name: str = "text_emb") -> Embedded:
             else:
                 if meta.text not in known:
                     known[meta.text] = _encoded(encode, meta.text, encoder)
-                layer.write(meta, {None: {name: known[meta.text]}})
+                layer.write(meta, {None: {name: known[meta.text]}}, per_frame=False)
                 result.embedded += 1
     return result
 
