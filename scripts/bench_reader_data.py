@@ -39,7 +39,7 @@ def make_ours(folder: Path, source: Path, dtype: str) -> None:
     from schemas.dataset import SourceInfo, VisibilityRule
 
     tracker = TrackerInfo(
-        kind="none",
+        kind="random",
         name="random",
         version="1",
         licence="none",

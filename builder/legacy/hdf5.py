@@ -47,6 +47,16 @@ class LegacyTracks:
     def __getitem__(self, key: Any) -> np.ndarray:
         *lead, last = _full_key(key, len(self.shape))
         points = np.asarray(self.stored[tuple(lead)])
+        self.check_finite(points)
+        return np.asarray(self._map(points)[..., last])
+
+    @property
+    def only_scaled(self) -> bool:
+        """Tell whether what is stored becomes pixels by a float32 multiplication alone."""
+        return bool(self.dtype == np.float32) and not any(self.offset_xy)
+
+    def check_finite(self, points: np.ndarray) -> None:
+        """Raise DatasetError, naming the file, for NaN and infinity in what was read of it."""
         with np.errstate(all="ignore"):
             # A sum is several times cheaper than a look at every number, and misses nothing.
             suspect = not np.isfinite(points.sum())
@@ -55,10 +65,9 @@ class LegacyTracks:
                 f"{self._where}: tracks hold NaN or infinity; AMPLIFY would turn them into a "
                 f"corner of the picture. Track this file again, or leave it out"
             )
-        return np.asarray(self._map(points)[..., last])
 
     def _map(self, points: np.ndarray) -> np.ndarray:
-        if self.scale_xy == (1.0, 1.0) and not any(self.offset_xy):
+        if points.size == 0 or (self.scale_xy == (1.0, 1.0) and not any(self.offset_xy)):
             return points
         out = as_float_points(points)
         for axis in (0, 1):

@@ -138,7 +138,8 @@ class LegacyReader:
         """Map a contiguous array into memory; others are read through a handle of this process."""
         offset = dataset.id.get_offset()
         if dataset.chunks is None and offset is not None:
-            return np.memmap(self.ref.path, dataset.dtype, "r", offset, dataset.shape)
+            mapped = np.memmap(self.ref.path, dataset.dtype, "r", offset, dataset.shape)
+            return mapped.view(np.ndarray)  # cheaper to cut than the subclass
         return _Chunked(self, dataset)
 
     def handle(self) -> h5py.File:

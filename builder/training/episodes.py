@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -33,8 +34,9 @@ class ViewWindows:
     """From there to source pixels."""
     in_content: np.ndarray
     """(N,) bool: points that start on the picture."""
-    older: bool = False
-    """Normalized by the older route's own operations, clipping among them."""
+    older: LegacyTracks | None = None
+    """How an older file's tracks are mapped: by that route's own operations, clipping among them;
+    ``tracks`` are as stored where a multiplication is all."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,9 @@ def view_windows(
     if box is not stored:
         norm = encode @ ~stored.affine
     tracks, vis = view.tracks, view.vis
+    older = tracks if isinstance(tracks, LegacyTracks) else None
+    if older is not None and older.only_scaled:
+        tracks = older.stored
     return ViewWindows(
         tracks=tracks if cut_every is None else Sliding(tracks, cut_every),
         vis=vis if cut_every is None else Sliding(vis, cut_every),
@@ -75,7 +80,7 @@ def view_windows(
         norm=norm,
         decode=~encode,
         in_content=np.asarray(stored.inside(np.asarray(view.queries))),
-        older=isinstance(tracks, LegacyTracks),
+        older=older,
     )
 
 
@@ -92,21 +97,44 @@ def write_tracks(view: ViewWindows, window: int, points: Any, out: np.ndarray) -
     ``points`` selects among the stored ones: a slice or an index array.
     """
     tracks_xy = np.asarray(view.tracks[window, : len(out)])[:, points]
-    if view.older:
-        tracks_xy = tracks_xy.astype(np.float32, copy=False)
-    # Per component and straight into place: numpy is slow along an axis of two.
+    if view.older is not None:
+        out[...] = tracks_xy
+        _normalize_older(out, view.older, view.box.img_shape)
+        return
+    # numpy is slow along an axis of two: components go to their places one by one, and what
+    # follows takes whole steps.
     for column, axis in ((0, 1), (1, 0)):
-        row = out[..., column]
-        if view.older:
-            # normalize_traj's operations in its order, so that the bits are the same.
-            half = view.box.img_shape[column] / 2
-            np.subtract(tracks_xy[..., axis], half, out=row)
-            row /= half
-        else:
-            np.multiply(tracks_xy[..., axis], view.norm.scale_xy[axis], out=row)
-            row += view.norm.offset_xy[axis]
-    if view.older:
-        np.clip(out, -1.0, 1.0, out=out)
+        np.multiply(tracks_xy[..., axis], view.norm.scale_xy[axis], out=out[..., column])
+    x, y = view.norm.offset_xy
+    steps = out.reshape(len(out), -1)
+    steps += _per_point((y, x), out.shape[1])
+
+
+def _normalize_older(out: np.ndarray, older: LegacyTracks, img_shape: tuple[int, int]) -> None:
+    """Turn (x, y) as read into normalized (row, col), in place.
+
+    The operations and their order are the older route's, so that the bits are the same.
+    """
+    older.check_finite(out)
+    pairs = out.view(np.uint64)  # a point is 64 bits; turning them by 32 swaps x and y
+    first = pairs >> 32
+    pairs <<= 32
+    pairs |= first
+    steps, points = out.reshape(len(out), -1), out.shape[1]
+    if older.only_scaled and older.scale_xy != (1.0, 1.0):
+        x, y = older.scale_xy
+        steps *= _per_point((y, x), points)
+    halves = _per_point((img_shape[0] / 2, img_shape[1] / 2), points)
+    steps -= halves
+    steps /= halves
+    out.clip(-1.0, 1.0, out=out)
+
+
+@lru_cache(maxsize=64)
+def _per_point(numbers_rc: tuple[float, float], points: int) -> Any:
+    """Return what to combine with a step's 2 N numbers so that every point gets these two."""
+    same = numbers_rc[0] == numbers_rc[1]
+    return numbers_rc[0] if same else np.tile(np.array(numbers_rc, np.float32), points)
 
 
 def steps_of(episode: EpisodeData, name: str, start: int, horizon: int) -> np.ndarray:

@@ -207,12 +207,11 @@ class WindowDataset(TorchDataset[Sample]):
             frames = (self.options.history,) if self.options.history > 1 else ()
             out["images"] = np.empty((count, *frames, *self.img_shape, 3), dtype)
         for index, name in enumerate(self.views):
-            rows = {key: value[index : index + 1] for key, value in out.items()}
             if name in views:
-                self._fill(views[name], window, start, turn, {k: v[0] for k, v in rows.items()})
+                self._fill(views[name], window, start, turn, out, index)
             else:
-                for row in rows.values():
-                    row[...] = 0
+                for rows in out.values():
+                    rows[index] = 0
         if self.options.resample:
             out["traj"] = interpolate_traj(out["traj"], self.horizon, self.options.method)
             vis = interpolate_traj(out["vis"], self.horizon, "linear", axis=-2)
@@ -226,19 +225,20 @@ class WindowDataset(TorchDataset[Sample]):
         start: int,
         turn: AxisAffine | None,
         out: dict[str, np.ndarray],
+        at: int,
     ) -> None:
-        decode = view.decode
-        write_tracks(view, window, self.points, out["traj"])
-        out["vis"][:] = np.asarray(view.vis[window, : self.read_steps])[:, self.points]
-        out["in_content"][:] = view.in_content[self.points]
+        traj, decode = out["traj"][at], view.decode
+        write_tracks(view, window, self.points, traj)
+        out["vis"][at] = np.asarray(view.vis[window, : self.read_steps])[:, self.points]
+        out["in_content"][at] = view.in_content[self.points]
         if turn is not None:
             to_norm = AxisAffine.normalization(self.img_shape)
             norm_turn = to_norm @ turn @ ~to_norm
-            out["traj"][:] = norm_turn(out["traj"][..., ::-1])[..., ::-1]
+            traj[:] = norm_turn(traj[..., ::-1])[..., ::-1]
             decode = decode @ ~norm_turn
-        out["decode"][:] = decode.scale_xy, decode.offset_xy
+        out["decode"][at] = decode.scale_xy, decode.offset_xy
         if "images" in out:
-            self._pictures(view, start, turn, out["images"])
+            self._pictures(view, start, turn, out["images"][at])
 
     def _pictures(
         self, view: ViewWindows, start: int, turn: AxisAffine | None, out: np.ndarray
