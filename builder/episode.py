@@ -182,6 +182,24 @@ def _common_length(episode: Episode) -> int:
     return next(iter(lengths.values()))
 
 
+def _root_layout(episode: Episode, length: int) -> dict[str, ArraySpec]:
+    """Lay out the pass-through arrays; raises SourceError for names and lengths that clash."""
+    both = set(episode.arrays) & set(episode.constants)
+    if both:
+        raise SourceError(f"arrays and constants share the names {sorted(both)}")
+    for name, array in episode.arrays.items():
+        if array.shape[:1] != (length,):
+            raise SourceError(
+                f"the array {name} has shape {array.shape}, but the episode has {length} frames; "
+                f"what has no time axis goes into constants"
+            )
+    return {
+        name: ArraySpec(array.shape, array.dtype.str, per_frame=per_frame)
+        for arrays, per_frame in ((episode.arrays, True), (episode.constants, False))
+        for name, array in arrays.items()
+    }
+
+
 def _episode_meta(
     job: Job, episode: Episode, views: Mapping[str, ViewBuilder], writer: EpisodeWriter, length: int
 ) -> EpisodeMeta:
@@ -202,25 +220,7 @@ def _episode_meta(
         task=job.ref.task,
         group=job.ref.group,
         text=episode.text,
+        missing_views=episode.missing_views,
         arrays=arrays.get(None, {}),
         views=tuple(view.meta(arrays[name]) for name, view in views.items()),
     )
-def _root_layout(episode: Episode, length: int) -> dict[str, ArraySpec]:
-    """Lay out the pass-through arrays; raises SourceError for names and lengths that clash."""
-    both = set(episode.arrays) & set(episode.constants)
-    if both:
-        raise SourceError(f"arrays and constants share the names {sorted(both)}")
-    for name, array in episode.arrays.items():
-        if array.shape[:1] != (length,):
-            raise SourceError(
-                f"the array {name} has shape {array.shape}, but the episode has {length} frames; "
-                f"what has no time axis goes into constants"
-            )
-    return {
-        name: ArraySpec(array.shape, array.dtype.str, per_frame=per_frame)
-        for arrays, per_frame in ((episode.arrays, True), (episode.constants, False))
-        for name, array in arrays.items()
-    }
-
-
-        missing_views=episode.missing_views,

@@ -124,11 +124,11 @@ class Column:
             shape=self.spec.shape,
             sha256=self._sha.hexdigest(),
             codec=self.spec.codec,
+            per_frame=self.spec.per_frame,
         )
 
     def close(self) -> None:
         """Release what is held besides the file."""
-            per_frame=self.spec.per_frame,
 
 
 class JpegColumn(Column):
