@@ -1,6 +1,7 @@
 """Older files into format 1: nothing lost, nothing touched, everything said."""
 
 import hashlib
+import json
 
 import av
 import h5py
@@ -9,7 +10,7 @@ import pytest
 from legacy_fixtures import amplify_folder, grid_queries, write_amplify, write_atm
 
 from builder.dataset import open_dataset
-from builder.errors import ConfigError, DatasetError
+from builder.errors import ConfigError, DatasetError, OutputError
 from builder.legacy.dataset import open_legacy
 from builder.legacy.migrate import migrate
 from builder.validate import validate
@@ -250,3 +251,50 @@ def test_points_off_any_grid_are_kept_where_they_are(tmp_path):
     assert dataset.meta.queries.region == "stored"
     np.testing.assert_array_equal(dataset[dataset.ids[0]].views["front"].queries, points)
     assert validate(tmp_path / "new") == []
+
+
+def test_an_interrupted_run_leaves_whole_episodes_and_is_finished_by_the_next(tmp_path):
+    amplify_folder(tmp_path / "old", demos=5)
+    migrate(tmp_path / "old", tmp_path / "whole", img_shape=IMG)
+
+    def interrupt(done, total):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        migrate(tmp_path / "old", tmp_path / "new", img_shape=IMG, on_progress=interrupt)
+    assert list((tmp_path / "new" / "tmp").iterdir()) == []
+    assert len(open_dataset(tmp_path / "new")) == 2
+    assert migrate(tmp_path / "old", tmp_path / "new", img_shape=IMG).exit_code == 0
+    assert validate(tmp_path / "new", deep=True) == []
+    for name in ("index/main.jsonl", *(f"episodes/{key}.hdf5" for key in listed(tmp_path / "new"))):
+        assert (tmp_path / "new" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def listed(folder):
+    """Ids in the order in which they were listed."""
+    lines = (folder / "index" / "main.jsonl").read_text().splitlines()
+    return [json.loads(line)["id"] for line in lines]
+
+
+def test_episodes_unlisted_or_lost_are_made_again(tmp_path):
+    amplify_folder(tmp_path / "old", demos=3)
+    migrate(tmp_path / "old", tmp_path / "new", img_shape=IMG)
+    before = digests(tmp_path / "new" / "episodes")
+    index = tmp_path / "new" / "index" / "main.jsonl"
+    first, *_, last = index.read_text().splitlines(keepends=True)
+    index.write_text(first + last)
+    (tmp_path / "new" / "episodes" / f"{json.loads(last)['id']}.hdf5").unlink()
+    report = migrate(tmp_path / "old", tmp_path / "new", img_shape=IMG)
+    assert [move.done for move in report.moves] == [True, False, False]
+    assert digests(tmp_path / "new" / "episodes") == before
+    assert validate(tmp_path / "new") == []
+
+
+def test_a_place_that_cannot_be_written_ends_the_run(tmp_path):
+    amplify_folder(tmp_path / "old", demos=5)
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "episodes").write_text("in the way")
+    with pytest.raises(OutputError, match="episodes"):
+        migrate(tmp_path / "old", tmp_path / "new", img_shape=IMG)
+    assert list((tmp_path / "new" / "tmp").iterdir()) == []

@@ -6,15 +6,16 @@ them it keeps a plain ``Stretch`` from the tracked size.  The originals are only
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pydantic import Field
 
 from builder.catalog import Catalog, index_line, read_index
 from builder.errors import ConfigError, DatasetError, SourceError
@@ -24,68 +25,29 @@ from builder.legacy.files import Layout, LegacyRef, Mode
 from builder.legacy.migrate_episode import (
     QUERY_TOLERANCE_PX,
     Migration,
-    frames_of,
+    OlderView,
     migrate_episode,
+    prepare,
 )
+from builder.legacy.migration_report import MigrationReport, Move
 from builder.legacy.videos import Videos
 from builder.queries import query_points
 from builder.registry import backend
-from schemas.base import Record, Shape
 from schemas.config import FrameStorage
-from schemas.dataset import DatasetMeta, FailureLine, QuerySpec, VisibilityRule
+from schemas.dataset import DatasetMeta, EpisodeMeta, FailureLine, QuerySpec, VisibilityRule
 from schemas.geometry import Stretch
 from schemas.legacy import PixelOrigin
 
 Origin = Literal["corner", "center", "unknown"]
+_Done = tuple[Move, EpisodeMeta | None]
+
+THREADS = 2
 
 ORIGIN_NOTES = {
     "corner": "pixel origin: corner, as stored",
     "center": "pixel origin: was center, half a tracked pixel was added",
     "unknown": "pixel origin: unknown, taken as corner; points may be half a tracked pixel short",
 }
-
-
-class Move(Record):
-    """What becomes of one older file."""
-
-    id: str
-    path: str = Field(description="relative to the older folder")
-    length: int
-    views: dict[str, str] = Field(description="what each view's geometry rests on, in words")
-    frames: bool = Field(description="whether its frames are at hand")
-    done: bool = Field(default=False, description="it was migrated before")
-
-
-class MigrationReport(Record):
-    """A migration, or what it would do."""
-
-    out: str
-    dry_run: bool
-    img_shape: Shape
-    moves: tuple[Move, ...]
-    failures: dict[str, str]
-    notes: tuple[str, ...]
-
-    @property
-    def exit_code(self) -> int:
-        """0 all good, 1 some files failed, 3 none could be migrated."""
-        return 0 if not self.failures else 1 if self.moves else 3
-
-    def text(self) -> str:
-        """Return the report for people."""
-        new = [move for move in self.moves if not move.done]
-        lines = []
-        for move in new if self.dry_run else ():
-            views = "; ".join(f"{name}: {basis}" for name, basis in move.views.items())
-            lines.append(f"{move.path} -> {move.id} ({move.length} frames; {views})")
-        lines += [f"FAILED {path}: {reason}" for path, reason in self.failures.items()]
-        lines += [f"note: {note}" for note in self.notes]
-        lines.append(
-            f"{'would migrate' if self.dry_run else 'migrated'} {len(new)} episodes to {self.out} "
-            f"({sum(move.frames for move in new)} with frames), "
-            f"{len(self.moves) - len(new)} were there, {len(self.failures)} failed"
-        )
-        return "\n".join(lines)
 
 
 def migrate(
@@ -141,13 +103,16 @@ def migrate(
     with ExitStack() as stack:
         meta = _dataset_meta(migration, pixel_origin)
         catalog = None if dry_run else stack.enter_context(Catalog.create(out, meta))
-        done = read_index(out)
-        for number, ref in enumerate(refs.values()):
-            on_progress(number, len(refs))
+        done = {key for key in read_index(out) if migration.store.has(key)}
+        moves += [_was_moved(refs[key]) for key in refs if key in done]
+        todo = [ref for key, ref in refs.items() if key not in done]
+        results = stack.enter_context(closing(_in_order(migration, dry_run, todo)))
+        for number, (ref, future) in enumerate(results):
+            on_progress(number, len(todo))
             try:
-                move = _move(migration, ref, ref.id in done)
-                if catalog is not None and not move.done:
-                    catalog.add(index_line(migrate_episode(migration, ref)))
+                move, episode = future.result()
+                if catalog is not None and episode is not None:
+                    catalog.add(index_line(episode))
                 moves.append(move)
             except (DatasetError, SourceError) as error:
                 failures[printable_path(ref.relative)] = str(error)
@@ -164,26 +129,44 @@ def migrate(
     )
 
 
-def _move(migration: Migration, ref: LegacyRef, done: bool) -> Move:
-    """Say what a file becomes; raises what would keep it from being migrated."""
-    views, frames = {}, False
-    for name, tracked in ref.tracked.items():
-        stream = None if done else frames_of(migration, ref, migration.dataset[ref.id].views[name])
-        frames = frames or stream is not None
-        if stream is not None:
-            height, width = stream.info.source_shape
-            views[name] = f"letterbox of {height} x {width}, with frames"
-        else:
-            height, width = tracked or migration.dataset.img_shape
-            views[name] = f"stretch of {height} x {width}, no frames"
-    return Move(
+def _in_order(
+    migration: Migration, dry_run: bool, refs: list[LegacyRef]
+) -> Generator[tuple[LegacyRef, Future[_Done]]]:
+    """Work on a few files at a time: while one waits for the disk another is hashed."""
+    pool = ThreadPoolExecutor(THREADS)
+    pending: deque[tuple[LegacyRef, Future[_Done]]] = deque()
+    try:
+        for ref in refs:
+            pending.append((ref, pool.submit(_one, migration, dry_run, ref)))
+            if len(pending) > THREADS:
+                yield pending.popleft()
+        yield from pending
+    finally:  # early when one of them, or the user, ended the run
+        migration.stopped.set()
+        pool.shutdown(cancel_futures=True)
+
+
+def _one(migration: Migration, dry_run: bool, ref: LegacyRef) -> _Done:
+    views = prepare(migration, ref)
+    move = Move(
         id=ref.id,
         path=printable_path(ref.relative),
         length=ref.length,
-        views=views,
-        frames=frames,
-        done=done,
+        views={view.name: _basis(view) for view in views},
+        frames=any(view.stream is not None for view in views),
     )
+    return move, None if dry_run else migrate_episode(migration, ref, views)
+
+
+def _basis(view: OlderView) -> str:
+    height, width = view.geometry.source_shape
+    what = "no frames" if view.stream is None else "with frames"
+    return f"{view.geometry.kind} of {height} x {width}, {what}"
+
+
+def _was_moved(ref: LegacyRef) -> Move:
+    path = printable_path(ref.relative)
+    return Move(id=ref.id, path=path, length=ref.length, views={}, frames=False, done=True)
 
 
 def _sized(ref: LegacyRef, tracked: tuple[int, int]) -> LegacyRef:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from concurrent.futures import CancelledError
+from dataclasses import dataclass, field
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -13,10 +15,10 @@ from builder.errors import DatasetError
 from builder.ids import printable_path
 from builder.legacy.dataset import LegacyDataset
 from builder.legacy.files import LegacyRef
-from builder.legacy.videos import Videos
+from builder.legacy.videos import ArrayFrames, Videos
 from builder.letterbox import Letterboxer
 from builder.queries import query_points
-from builder.sources.base import Frame, FrameStream, StreamInfo
+from builder.sources.base import FrameStream
 from builder.stores.base import ArraySpec, EpisodeWriter, Store
 from builder.video import fingerprint
 from schemas.affine import AxisAffine
@@ -30,7 +32,7 @@ QUERY_TOLERANCE_PX = 1e-3
 ROUND_TRIP_PX = 0.02
 """What a stored point may be off when decoded back to where it was tracked (float32)."""
 
-BLOCK_BYTES = 1 << 20
+BLOCK_BYTES = 1 << 21
 
 
 @dataclass(frozen=True)
@@ -44,21 +46,12 @@ class Migration:
     frames: FrameStorage
     notes: tuple[str, ...]
     fps: float | None = None
+    stopped: Event = field(default_factory=Event)
 
-
-class ArrayFrames:
-    """An ATM file's video (1, T, 3, H, W) as a frame stream."""
-
-    def __init__(self, stored: Any, fps: float | None) -> None:
-        self._stored, self._fps = stored, fps
-        _, length, _, height, width = stored.shape
-        self.info = StreamInfo((height, width), length, fps=fps, codec="rawvideo")
-
-    def __iter__(self) -> Iterator[Frame]:
-        """Yield the frames; without fps their seconds are their numbers."""
-        for index in range(self.info.num_frames):
-            image = np.ascontiguousarray(np.moveaxis(self._stored[0, index], 0, -1))
-            yield Frame(image, index / (self._fps or 1.0))
+    def go_on(self) -> None:
+        """Raise CancelledError when nobody waits for the episode any more."""
+        if self.stopped.is_set():
+            raise CancelledError
 
 
 def frames_of(migration: Migration, ref: LegacyRef, view: ViewData) -> FrameStream | None:
@@ -68,17 +61,26 @@ def frames_of(migration: Migration, ref: LegacyRef, view: ViewData) -> FrameStre
     return migration.videos.open(ref, view.name) if migration.videos is not None else None
 
 
-def migrate_episode(migration: Migration, ref: LegacyRef) -> EpisodeMeta:
-    """Write one episode, whole or not at all.
+def prepare(migration: Migration, ref: LegacyRef) -> list[OlderView]:
+    """Open a file and check what can be checked before anything is written.
 
-    Raises DatasetError and SourceError for what cannot be migrated, OutputError for ``out``.
+    Raises DatasetError and SourceError for what cannot be migrated.
     """
-    episode = migration.dataset[ref.id]
-    views = [_View(migration, ref, episode.views[name]) for name in ref.tracked]
+    episode = EpisodeData(migration.dataset.store.open(ref.id))
+    return [OlderView(migration, ref, episode, name) for name in ref.tracked]
+
+
+def migrate_episode(migration: Migration, ref: LegacyRef, views: list[OlderView]) -> EpisodeMeta:
+    """Write one episode from what ``prepare`` gave, whole or not at all.
+
+    Raises DatasetError and DecodeError for damage found on the way, OutputError for ``out``.
+    """
+    episode = views[0].episode
     layout: dict[str | None, Mapping[str, ArraySpec]] = {v.name: v.layout() for v in views}
     root = {name: np.asarray(episode.arrays[name]) for name in episode.arrays}
     layout[None] = {name: ArraySpec(array.shape, array.dtype.str) for name, array in root.items()}
-    with migration.store.begin(ref.id, layout) as writer:
+    # An episode that is there but not listed is of a run that was killed in between.
+    with migration.store.begin(ref.id, layout, replace=True) as writer:
         for name, array in root.items():
             writer.write(None, name, 0, array)
         for view in views:
@@ -88,10 +90,15 @@ def migrate_episode(migration: Migration, ref: LegacyRef) -> EpisodeMeta:
     return meta
 
 
-class _View:
-    def __init__(self, migration: Migration, ref: LegacyRef, view: ViewData) -> None:
-        self.migration, self.ref, self.view, self.name = migration, ref, view, view.name
-        self.where = f"{ref.path}, view {view.name}"
+class OlderView:
+    """One view of an older file on its way into an episode."""
+
+    def __init__(
+        self, migration: Migration, ref: LegacyRef, episode: EpisodeData, name: str
+    ) -> None:
+        self.migration, self.ref, self.episode, self.name = migration, ref, episode, name
+        self.view = view = episode.views[name]
+        self.where = f"{ref.path}, view {name}"
         self.stream = frames_of(migration, ref, view)
         stretch = view.geometry
         self.geometry: Letterbox | Stretch = stretch
@@ -144,6 +151,7 @@ class _View:
         writer.write(self.name, "starts", 0, np.asarray(self.view.starts, "<i8"))
         rows = max(1, BLOCK_BYTES // int(8 * np.prod(self.view.tracks.shape[1:-1])))
         for at in range(0, len(self.view.tracks), rows):
+            self.migration.go_on()
             block = self._block(at, rows)
             writer.write(self.name, "tracks", at, block)
             vis = np.asarray(self.view.vis[at : at + rows])
@@ -154,7 +162,9 @@ class _View:
 
     def _block(self, at: int, rows: int) -> np.ndarray:
         read_xy = self.view.tracks[at : at + rows]
-        block = np.array(self._placed(read_xy))
+        block = self._placed(read_xy)
+        if not block.flags.writeable:  # the file itself, mapped
+            block = block.copy()
         off = np.abs(block[:, 0] - self.queries).max()
         if off > QUERY_TOLERANCE_PX:
             raise DatasetError(
@@ -162,13 +172,12 @@ class _View:
                 f"starts; all windows of a view must start from the same points"
             )
         block[:, 0] = self.queries
-        if at == 0:
-            self._check_round_trip(block, read_xy)
+        self._check_round_trip(block[0], read_xy[0])
         return block
 
-    def _check_round_trip(self, block: np.ndarray, read_xy: np.ndarray) -> None:
+    def _check_round_trip(self, window: np.ndarray, read_xy: np.ndarray) -> None:
         source = self.geometry.source_shape
-        back = self.geometry.to_source(block.astype(np.float64))
+        back = self.geometry.to_source(window.astype(np.float64))
         spread = Stretch(source_shape=source, img_shape=self.geometry.img_shape)
         off = np.abs(back - spread.to_source(read_xy.astype(np.float64))).max()
         if off > ROUND_TRIP_PX * max(1.0, max(source) / 1000):
@@ -182,6 +191,7 @@ class _View:
         boxer = Letterboxer(self.geometry, self.stream.info.orientation)
         canvas = np.zeros((1, *self.geometry.img_shape, 3), np.uint8)
         for index, frame in enumerate(self.stream):
+            self.migration.go_on()
             writer.write(self.name, "timestamps", index, np.array([frame.seconds], "<f8"))
             if self.migration.frames.codec != "none":
                 boxer.paste(boxer.content(frame.image), canvas[0])
@@ -220,7 +230,7 @@ class _View:
 
 
 def _meta(
-    episode: EpisodeData, ref: LegacyRef, views: list[_View], writer: EpisodeWriter
+    episode: EpisodeData, ref: LegacyRef, views: list[OlderView], writer: EpisodeWriter
 ) -> EpisodeMeta:
     arrays = writer.digests()
     files = {printable_path(ref.relative): fingerprint(ref.path)}

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from builder.errors import SourceError
 from builder.legacy.files import LegacyRef
-from builder.sources.base import FrameStream
+from builder.sources.base import Frame, FrameStream, StreamInfo
 from builder.sources.clock import PickedStream
 from builder.sources.listing import VIDEO_SUFFIXES, walk
 from builder.video import VideoStream
@@ -84,3 +86,18 @@ class Videos:
             for name in names
             if name.lower().endswith(VIDEO_SUFFIXES)
         ]
+
+
+class ArrayFrames:
+    """An ATM file's video (1, T, 3, H, W) as a frame stream."""
+
+    def __init__(self, stored: Any, fps: float | None) -> None:
+        self._stored, self._fps = stored, fps
+        _, length, _, height, width = stored.shape
+        self.info = StreamInfo((height, width), length, fps=fps, codec="rawvideo")
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Yield the frames; without fps their seconds are their numbers."""
+        for index in range(self.info.num_frames):
+            image = np.ascontiguousarray(np.moveaxis(self._stored[0, index], 0, -1))
+            yield Frame(image, index / (self._fps or 1.0))

@@ -92,24 +92,28 @@ class Column:
         if self.spec.codec == "u16":
             block = encode_u16(block, f"{self.place.name}/{self.name}")
         while len(block):
+            if not self._buffered and len(block) >= len(self._buffer):
+                self._flush(np.ascontiguousarray(block, self._buffer.dtype))
+                return
             rows = min(len(block), len(self._buffer) - self._buffered)
             self._buffer[self._buffered : self._buffered + rows] = block[:rows]
             self._buffered += rows
             block = block[rows:]
             if self._buffered == len(self._buffer):
-                self._flush()
+                self._flush(self._buffer)
+                self._buffered = 0
 
-    def _flush(self) -> None:
-        rows = self._buffer[: self._buffered]
+    def _flush(self, rows: np.ndarray) -> None:
         self._sha.update(rows.data)
         self._put(self._flushed, rows)
-        self._flushed, self._buffered = self._flushed + len(rows), 0
+        self._flushed += len(rows)
 
     def finish(self) -> dict[str, ArrayMeta]:
         """Describe the complete array; may be called again.  Raises ValueError if rows miss."""
         self._check_complete()
         if self._buffered:
-            self._flush()
+            self._flush(self._buffer[: self._buffered])
+            self._buffered = 0
         return {self.name: self._meta()}
 
     def _check_complete(self) -> None:

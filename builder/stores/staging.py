@@ -70,7 +70,7 @@ def make_folders(folder: Path) -> None:
     """Create a folder and its parents, durably."""
     if folder.is_dir():
         return
-    if folder.exists():
+    if folder.exists() and not folder.is_dir():  # unless another writer just made it
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
     make_folders(folder.parent)
     folder.mkdir(exist_ok=True)
