@@ -12,6 +12,7 @@ from source_fixtures import write_video
 
 from builder.cli import main
 from builder.dataset import open_dataset
+from builder.report.regions import point_regions
 from schemas import normalize
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -42,6 +43,25 @@ def test_the_page_needs_nothing_else_and_names_what_failed(folder):
     assert "Verdict" in page
     assert not re.search(r'(src|href)="(?!data:)', page)
     assert "http" not in page.replace("http-equiv", "")
+
+
+def test_it_says_what_it_was_built_from_and_where_the_points_are(folder):
+    page = (folder / "report.html").read_text()
+    assert "video source" in page
+    # A wide and a tall picture, each with an even grid: counted by hand from the query points.
+    dataset = open_dataset(folder / "out")
+    (shares,) = point_regions(dataset, dataset.ids).values()
+    expected = np.zeros((3, 3))
+    for episode in dataset:
+        (view,) = episode.views.values()
+        for x, y in view.tracks[:16].reshape(-1, 2):
+            row, column = (
+                sum(value >= k * size / 3 for k in (1, 2))
+                for value, size in ((y, IMG_SHAPE[0]), (x, IMG_SHAPE[1]))
+            )
+            expected[row, column] += 1
+    np.testing.assert_allclose(shares, expected / expected.sum(), atol=0.02)
+    assert f"{shares[1, 1]:.1%}" in page
 
 
 def test_the_table_has_every_view(folder):

@@ -48,6 +48,28 @@ def bars(title: str, counts: Mapping[str, float]) -> str:
     )
 
 
+def tiles(title: str, shares: np.ndarray, shape: tuple[int, int]) -> str:
+    """Draw shares (rows, columns) as tiles of a canvas of ``shape``, darker for more."""
+    rows, columns = shares.shape
+    zoom = 220 / max(shape)
+    height, width = shape[0] * zoom / rows, shape[1] * zoom / columns
+    drawn = []
+    for (row, column), share in np.ndenumerate(shares):
+        x, y = 4 + column * width, 4 + row * height
+        drawn.append(
+            f'<rect class="tile" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" '
+            f'height="{height:.1f}" fill-opacity="{0.6 * share / shares.max():.3f}"/>'
+            f'<text x="{x + width / 2:.1f}" y="{y + height / 2 + 4:.1f}" '
+            f'text-anchor="middle">{share:.1%}</text>'
+        )
+    said = "; ".join(" ".join(f"{share:.1%}" for share in row) for row in shares)
+    return (
+        f'<figure><figcaption>{text(title)}</figcaption><svg viewBox="0 0 300 '
+        f'{rows * height + 8:.0f}" role="img" aria-label="{text(title)}. {said}">'
+        f"{''.join(drawn)}</svg></figure>"
+    )
+
+
 def letterbox_drawing(box: Letterbox | Stretch, caption: str) -> str:
     """Draw a geometry to scale: the canvas, the picture on it, and its numbers."""
     (height, width), (left, top, right, bottom) = box.img_shape, box.content_box

@@ -20,7 +20,8 @@ from builder.report.draw import row_colors
 from builder.report.page import definitions, page, text, write_output
 from builder.report.player import player_data
 from builder.report.preview import spread
-from schemas.dataset import EpisodeMeta, ViewMeta
+from builder.report.regions import region_charts
+from schemas.dataset import DatasetMeta, EpisodeMeta, ViewMeta
 from schemas.geometry import Letterbox, Stretch
 
 MAX_EPISODES = 5000
@@ -68,7 +69,10 @@ def write_report(
         "colors": [f"rgb({r}, {g}, {b})" for r, g, b in colors.tolist()],
         "episodes": player_data(dataset, chosen, round(budget_mb * 1e6)),
     }
-    body = [*_body(dataset, facts, diagnosis, len(ids)), *_player(data["episodes"])]
+    body = [*_body(dataset, facts, diagnosis, len(ids))]
+    body += ["<section><h2>Distributions</h2><div class=charts>"]
+    body += [*_charts(facts, diagnosis), *region_charts(dataset, chosen), "</div></section>"]
+    body += _player(data["episodes"])
     body += [*_table(facts), _script(data)]
     write_output(out, page(f"{dataset.path.name}: letterset report", body))
     return diagnosis
@@ -123,6 +127,7 @@ def _body(dataset: Dataset, facts: _Facts, diagnosis: Diagnosis, looked_at: int)
         {
             "Episodes": f"{len(dataset)}{part}, {len(failures)} sources failed",
             "Frames": str(sum(line.length * len(line.views) for line in dataset.index.values())),
+            "Built from": _source(meta),
             "Canvas": f"{meta.img_shape[0]} x {meta.img_shape[1]} (height x width)",
             "Windows": f"{meta.mode}, {meta.horizon} steps, one every {meta.start_every} frames",
             "Points": f"{rows} x {columns} over the {meta.queries.region}, {meta.queries.order}",
@@ -155,9 +160,14 @@ def _body(dataset: Dataset, facts: _Facts, diagnosis: Diagnosis, looked_at: int)
         yield letterbox_drawing(geometry, f"{name}, {count} episodes")
     hidden = len(facts.geometries) - MAX_GEOMETRIES
     yield "</div>" + (f"<p>and {hidden} more geometries</p>" if hidden > 0 else "") + "</section>"
-    yield "<section><h2>Distributions</h2><div class=charts>"
-    yield from _charts(facts, diagnosis)
-    yield "</div></section>"
+
+
+def _source(meta: DatasetMeta) -> str:
+    source = meta.config.get("source")
+    if not isinstance(source, dict):
+        return "older files, or parts of several datasets"
+    kind = f"{source.get('kind')} source"
+    return ", ".join([kind, *(f"{key} {source[key]}" for key in sorted(source.keys() - {"kind"}))])
 
 
 def _runs(folder: Path) -> dict[str, str]:

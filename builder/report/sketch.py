@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from builder.episode import Job, open_source, open_tracker
+from builder.episode import Job, open_source, open_tracker, view_key
 from builder.letterbox import Letterboxer
 from builder.motion import MotionMeter
 from builder.report.draw import draw_geometry, draw_queries, draw_tracks, enlarge, row_colors
 from builder.sources.base import FrameStream, StreamInfo
 from builder.trackers.base import Window
 from builder.tracking import ViewTracker
-from schemas.config import BuildConfig
 from schemas.geometry import Letterbox, Orientation, Stretch
 
 Report = Callable[[int, int], None]
@@ -70,8 +69,13 @@ def _sketch(job: Job, view: str, stream: FrameStream, report: Report) -> Sketch:
     config, info = job.config, stream.info
     box = config.fit(info.source_shape, info.sample_aspect_ratio)
     steps = min(config.tracker.horizon, MAX_STEPS, info.num_frames)
-    start = min(info.num_frames // 3, MAX_SKIPPED, info.num_frames - steps)
-    tracks = _one_window(config, box, steps)
+    tracker, start = open_tracker(config), min(info.num_frames // 3, MAX_SKIPPED)
+    # What is known of a view beforehand is known of its beginning.
+    start = 0 if hasattr(tracker, "for_view") else min(start, info.num_frames - steps)
+    once = {"mode": "reinit", "horizon": steps, "start_every": steps}
+    part = config.tracker.model_copy(update=once)
+    key = view_key(config, job.ref, view)._replace(cut=True)
+    tracks = ViewTracker(tracker, box, config.queries, part, steps, key)
     boxer = Letterboxer(box, info.orientation)
     shown = Letterboxer(tracks.plan.input_box, info.orientation)
     windows, canvases, candidates = [], [], {}
@@ -85,7 +89,7 @@ def _sketch(job: Job, view: str, stream: FrameStream, report: Report) -> Sketch:
             canvases.append(np.empty((*box.img_shape, 3), np.uint8))
             boxer.paste(boxer.content(frame.image), canvases[-1])
         windows += tracks.push(shown.content(frame.image))
-    window = (windows + tracks.finish())[0]
+    window = (windows + tracks.finish() or [tracks.untracked(0)])[0]
 
     zoom, colors = PICTURE_PX / max(config.img_shape), row_colors(config.queries)
     before, after = (draw_geometry(enlarge(canvases[k], zoom), box, zoom) for k in (0, -1))
@@ -101,12 +105,6 @@ def _sketch(job: Job, view: str, stream: FrameStream, report: Report) -> Sketch:
         facts=_facts(info, box, window),
         notes=info.notes,
     )
-
-
-def _one_window(config: BuildConfig, box: Letterbox | Stretch, steps: int) -> ViewTracker:
-    once = {"mode": "reinit", "horizon": steps, "start_every": steps}
-    part = config.tracker.model_copy(update=once)
-    return ViewTracker(open_tracker(config), box, config.queries, part, steps)
 
 
 def _candidates(image: Any, info: StreamInfo) -> dict[Orientation, np.ndarray]:
