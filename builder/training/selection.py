@@ -21,15 +21,16 @@ def default_views(dataset: Dataset, masked: bool = False) -> tuple[str, ...]:
 
     ``masked`` takes all views instead: those the build was asked for, and those any episode has.
     """
-    lines = list(dataset.index.values())
-    if not lines:
+    if not len(dataset):
         raise DatasetError(f"{dataset.path} has no episodes")
+    _, first = np.unique(dataset.index.view_set, return_index=True)
+    found = [dataset.index.view_sets[dataset.index.view_set[at]] for at in sorted(first)]
     if masked:
         source: Any = dataset.meta.config.get("source") or {}
-        there = (name for line in lines for name in line.views)
+        there = (name for names in found for name in names)
         return tuple(dict.fromkeys([*source.get("views", ()), *there]))
-    shared = set(lines[0].views).intersection(*(line.views for line in lines))
-    return tuple(name for name in lines[0].views if name in shared)
+    shared = set(found[0]).intersection(*found)
+    return tuple(name for name in found[0] if name in shared)
 
 
 def choose_ids(dataset: Dataset, views: Sequence[str], options: WindowOptions) -> list[str]:
@@ -38,23 +39,29 @@ def choose_ids(dataset: Dataset, views: Sequence[str], options: WindowOptions) -
     Raises ConfigError when some lack a view and that is an error, DatasetError for a split that
     is not there or has no episode.
     """
-    wanted = {*views}
+    wanted, index = {*views}, dataset.index
     ids = _in_split(dataset, options.split)
-    if options.missing == "mask":
-        return [key for key in ids if wanted & {*dataset.index[key].views}]
-    lacking = {
-        key: sorted(wanted - {*dataset.index[key].views})
-        for key in ids
-        if not wanted <= {*dataset.index[key].views}
-    }
-    if lacking and options.missing == "error":
-        key, names = next(iter(lacking.items()))
+    masked = options.missing == "mask"
+    takes = [bool(wanted & {*names}) if masked else wanted <= {*names} for names in index.view_sets]
+    taken = np.array(takes, bool)[index.view_set[places(dataset, ids)]]
+    if taken.all():
+        return ids
+    if options.missing == "error":
+        first = ids[int(np.argmin(taken))]
         raise ConfigError(
-            f"{dataset.path}: {len(lacking)} of {len(ids)} episodes lack a view, the first is "
-            f"{key}, which lacks {names}; choose other views, or leave such episodes out with "
-            "missing='skip', or fill with zeros with missing='mask'"
+            f"{dataset.path}: {np.count_nonzero(~taken)} of {len(ids)} episodes lack a view, the "
+            f"first is {first}, which lacks {sorted(wanted - {*index[first].views})}; choose other "
+            "views, or leave such episodes out with missing='skip', or fill with zeros with "
+            "missing='mask'"
         )
-    return [key for key in ids if key not in lacking]
+    return [ids[at] for at in np.flatnonzero(taken)]
+
+
+def places(dataset: Dataset, ids: Sequence[str]) -> np.ndarray:
+    """Return where in the index the episodes of ``ids`` are, (E,) int64."""
+    if len(ids) == len(dataset):  # all of them, in the dataset's order
+        return np.arange(len(ids))
+    return np.fromiter(map(dataset.index.place, ids), np.int64, len(ids))
 
 
 def _in_split(dataset: Dataset, split: str | None) -> list[str]:

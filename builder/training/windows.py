@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections import OrderedDict
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -26,7 +24,13 @@ from builder.training.episodes import (
 )
 from builder.training.interpolate import interpolate_traj
 from builder.training.options import WindowOptions
-from builder.training.selection import choose_ids, default_views, matching_windows, verify
+from builder.training.selection import (
+    choose_ids,
+    default_views,
+    matching_windows,
+    places,
+    verify,
+)
 from schemas.affine import AxisAffine
 from schemas.geometry import Stretch
 
@@ -89,12 +93,10 @@ class WindowDataset(TorchDataset[Sample]):
         self.points = chosen_points(meta.queries.num_points, options.points)
         self.num_points = options.points or meta.queries.num_points
         masked = options.missing == "mask"
-        self.views = options.stored_views or {
-            name: name for name in default_views(dataset, masked)
-        }
+        self.views = options.stored_views or {name: name for name in default_views(dataset, masked)}
         self.ids = choose_ids(dataset, list(self.views.values()), options)
         self._kept: np.ndarray | None = None
-        self._ends = list(accumulate(self._count(dataset.index[key].length) for key in self.ids))
+        self._ends = np.cumsum(self._counts(dataset.index.lengths[places(dataset, self.ids)]))
         if not len(self):
             raise DatasetError(
                 f"{dataset.path}: none of {len(dataset)} episodes has views "
@@ -103,7 +105,7 @@ class WindowDataset(TorchDataset[Sample]):
             )
         if options.where is not None:
             every, names = meta.start_every * options.stride, list(self.views.values())
-            ends = dict(zip(self.ids, self._ends, strict=True))
+            ends = dict(zip(self.ids, self._ends.tolist(), strict=True))
             self._kept = matching_windows(dataset, options.where, names, ends, every)
         # Resampled steps are spread evenly over those that are read.
         self._steps = np.linspace(0, self.read_steps - 1, self.horizon)
@@ -118,14 +120,15 @@ class WindowDataset(TorchDataset[Sample]):
         """Draw other augmentations in another epoch."""
         self.epoch = epoch
 
-    def _count(self, length: int) -> int:
-        last = length - self.read_steps if self.options.tail == "exclude" else length - 1
-        return max(0, last // (self.dataset.meta.start_every * self.options.stride) + 1)
+    def _counts(self, lengths: np.ndarray) -> np.ndarray:
+        """Count the samples of episodes by their frames, (E,)."""
+        last = lengths - (self.read_steps if self.options.tail == "exclude" else 1)
+        return np.maximum(0, last // (self.dataset.meta.start_every * self.options.stride) + 1)
 
     def __len__(self) -> int:
         if self._kept is not None:
             return len(self._kept)
-        return self._ends[-1] if self._ends else 0
+        return int(self._ends[-1]) if len(self._ends) else 0
 
     def __getitem__(self, index: int) -> Sample:
         """Return one sample.  Raises IndexError, DatasetError naming a damaged episode."""
@@ -134,7 +137,7 @@ class WindowDataset(TorchDataset[Sample]):
         index %= len(self)
         if self._kept is not None:
             index = int(self._kept[index])
-        at = bisect_right(self._ends, index)
+        at = self._episode_of(index)
         for step in range(len(self.ids)):
             try:
                 # Instead of a damaged episode, the first window of the next sound one.
@@ -145,13 +148,16 @@ class WindowDataset(TorchDataset[Sample]):
                 self.damaged[self.ids[(at + step) % len(self.ids)]] = str(error)
         raise DatasetError(f"{self.dataset.path}: every episode is damaged: {self.damaged}")
 
+    def _episode_of(self, index: int) -> int:
+        return int(np.searchsorted(self._ends, index, side="right"))
+
     def _first_of(self, at: int) -> int:
         at %= len(self.ids)
-        return self._ends[at - 1] if at else 0
+        return int(self._ends[at - 1]) if at else 0
 
     def _sample(self, index: int) -> Sample:
-        at = bisect_right(self._ends, index)
-        window = (index - (self._ends[at - 1] if at else 0)) * self.options.stride
+        at = self._episode_of(index)
+        window = (index - self._first_of(at)) * self.options.stride
         episode = self.dataset[self.ids[at]]
         start = window * self.dataset.meta.start_every
         turn = self._augmentation(index)
