@@ -18,6 +18,7 @@ from builder.catalog import index_line
 from builder.errors import DatasetError, OutputError, SourceError, StoreError
 from builder.registry import configure
 from builder.runs import Stopwatch, worker_name
+from builder.shared_tracker import TrackerAddress, repeated, shared_tracker
 from builder.sources.base import Episode, EpisodeRef, Source
 from builder.sources.select import Selected, Selection
 from builder.stores.base import ArraySpec, EpisodeWriter, Store
@@ -39,6 +40,8 @@ class Job:
     config: BuildConfig
     ref: EpisodeRef
     replace: bool = False
+    tracker: TrackerAddress | None = None
+    """The process that tracks for it; None: the one that builds it does."""
 
 
 def open_source(config: BuildConfig) -> Source:
@@ -60,11 +63,16 @@ def open_store(config: BuildConfig) -> Store:
     return found(Path(config.store.path))
 
 
+# A worker keeps its backends (a tracker may hold weights) between its episodes.
 @lru_cache(maxsize=1)
-def _backends(config_json: str) -> tuple[Source, Tracker, Store]:
-    """Keep a worker's backends (a tracker may hold weights) between its episodes."""
+def _places(config_json: str) -> tuple[Source, Store]:
     config = BuildConfig.model_validate(json.loads(config_json))
-    return open_source(config), open_tracker(config), open_store(config)
+    return open_source(config), open_store(config)
+
+
+@lru_cache(maxsize=1)
+def _own_tracker(config_json: str) -> Tracker:
+    return open_tracker(BuildConfig.model_validate(json.loads(config_json)))
 
 
 def _key(config: BuildConfig) -> str:
@@ -98,10 +106,16 @@ def build_episode(job: Job, report: Report) -> Built:
 
     Raises SourceError for a bad source and OutputError when the store cannot be written.
     """
-    source, tracker, store = _backends(_key(job.config))
+    return repeated(lambda: _build_once(job, report))
+
+
+def _build_once(job: Job, report: Report) -> Built:
+    key = _key(job.config)
+    source, store = _places(key)
     if store.has(job.ref.id) and not job.replace:
         return _there_already(store, job)
     clock, begun, cpu_begun = Stopwatch(), time.perf_counter(), time.process_time()
+    tracker = shared_tracker(job.tracker) if job.tracker else _own_tracker(key)
     try:
         line = _build(job, source, tracker, store, report, clock)
     except OutputError:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from builder.sources.base import EpisodeRef
 from builder.splits import source_splits, write_splits
 from builder.stores.filesystem import weaknesses
 from builder.stores.staging import output_errors
+from builder.tracker_host import tracker_hosts
 from builder.trackers.base import Tracker
 from schemas.config import BuildConfig
 from schemas.dataset import DatasetMeta, FailureLine
@@ -106,22 +109,25 @@ def build(
             with output_errors(replacing(out)):
                 replacing(out).touch()
         failed = {} if retry_failed else catalog.failures()
-        jobs = [
-            Job(config, ref, replace=ref.id in again)
-            for ref in refs
-            if ref.id in again or not (ref.id in done or ref.id in failed)
-        ]
+        todo = [ref for ref in refs if ref.id in again or not (ref.id in done or ref.id in failed)]
         summary = Summary(skipped=len(done) - len(again))
         summary.failures += [failed[ref.id] for ref in refs if ref.id in failed]
-        on_start(len(jobs), summary.skipped)
+        on_start(len(todo), summary.skipped)
         with RunLog(catalog.folder, writer) as log:
-            log.start(todo=len(jobs), there=summary.skipped, config=config.model_dump())
-            with closing(executor.run(build_episode, jobs)) as events:
-                for event in events:
-                    if isinstance(event, Outcome):
-                        _record(event, catalog, summary)
-                    log.event(event)
-                    on_event(event)
+            log.start(todo=len(todo), there=summary.skipped, config=config.model_dump())
+            hosts = tracker_hosts(
+                partial(open_tracker, config), own, config.limits.stall_seconds, on_notice
+            )
+            with hosts as addresses:
+                # Episodes take the tracker processes in turn.
+                turns = itertools.cycle(addresses or [None])
+                jobs = (Job(config, ref, ref.id in again, next(turns)) for ref in todo)
+                with closing(executor.run(build_episode, jobs)) as events:
+                    for event in events:
+                        if isinstance(event, Outcome):
+                            _record(event, catalog, summary)
+                        log.event(event)
+                        on_event(event)
             replacing(out).unlink(missing_ok=True)
             summary.seconds = time.monotonic() - begun
             log.summarize(summary.as_json())

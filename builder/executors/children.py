@@ -28,6 +28,8 @@ Function = Callable[[Any, Report], Any]
 GRACE_SECONDS = 3.0  # to clean up after SIGTERM, before SIGKILL
 REPORT_SECONDS = 0.1  # progress is sent no more often
 
+_STARTING = threading.Lock()  # for the environment, which all threads share
+
 ONE_THREAD = dict.fromkeys(
     (
         "OMP_NUM_THREADS",
@@ -48,7 +50,7 @@ class Child:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self._process = context.Process(target=_work, args=(theirs, function), daemon=True)
-        with _environment(ONE_THREAD), _interrupts_blocked():
+        with _STARTING, _environment(ONE_THREAD), _interrupts_blocked():
             self._process.start()
         theirs.close()  # the child's alone now: its death shows as the end of the pipe
         self.ready = False
@@ -117,10 +119,13 @@ def unpack(packed: bytes) -> tuple[str, Any]:
         kind, value = pickle.loads(packed)
     except Exception as error:
         return "error", WorkerError(f"the result cannot be read: {describe(error)}")
-    if kind == "error":
-        value, trace = value
-        value.__cause__ = RemoteTraceback(trace)
-    return kind, value
+    return kind, unpacked(value) if kind == "error" else value
+
+
+def unpacked(error: tuple[Exception, str]) -> Exception:
+    """Undo :func:`portable`: the error with its traceback as cause."""
+    error[0].__cause__ = RemoteTraceback(error[1])
+    return error[0]
 
 
 def end_all(children: Iterable[Child]) -> None:
@@ -181,7 +186,7 @@ def _answer(packed_task: bytes, function: Function, report: Report) -> bytes:
     try:
         message: tuple[str, Any] = ("result", function(pickle.loads(packed_task), report))
     except Exception as error:
-        message = ("error", _portable(error))
+        message = ("error", portable(error))
     try:
         return pickle.dumps(message)
     except Exception as error:
@@ -215,7 +220,7 @@ def _reporter(pipe: Connection) -> Report:
     return report
 
 
-def _portable(error: Exception) -> tuple[Exception, str]:
+def portable(error: Exception) -> tuple[Exception, str]:
     """Return the error, or its text where it does not survive pickling, and its traceback."""
     trace = traceback.format_exc()
     try:

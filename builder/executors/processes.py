@@ -13,23 +13,37 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait
 from typing import Any
 
+from pydantic import Field
+
 from builder.errors import LettersetError, WorkerError
 from builder.executors.base import Outcome, Progress
 from builder.executors.children import Child, Function, available_cores, describe, end_all
-from schemas.base import Record
+from schemas.base import Record, Side
 
 TASKS_PER_WORKER = 200  # then a fresh one, so that a library's leak stays small
 START_SECONDS = 300.0  # patience with imports, which may come from a slow network disk
 START_ATTEMPTS = 5  # in a row, before it is clear that no worker can start
 
 
+class ProcessesConfig(Record):
+    """Settings of the ``processes`` and ``serial`` executors."""
+
+    trackers: int = Field(
+        default=0,
+        ge=0,
+        le=1024,
+        description="processes that hold a tracker, one per GPU, fed by all workers, which decode "
+        "and write; 0: every worker holds its own",
+    )
+    ahead: Side = Field(default=8, description="frames of a view on their way to such a process")
+
+
 class Processes:
     """Runs tasks in ``workers`` spawned, single-threaded children; the default executor."""
 
-    class Config(Record):
-        """No settings of its own."""
+    Config = ProcessesConfig
 
-    def __init__(self, config: Config, workers: int | None, stall_seconds: float) -> None:
+    def __init__(self, config: ProcessesConfig, workers: int | None, stall_seconds: float) -> None:
         self.workers = workers or available_cores()
         self.stall_seconds = stall_seconds
 
@@ -91,7 +105,7 @@ class Processes:
 class Serial(Processes):
     """One child at a time; never in this process, so a crash still costs one task alone."""
 
-    def __init__(self, config: Processes.Config, workers: int | None, stall_seconds: float) -> None:
+    def __init__(self, config: ProcessesConfig, workers: int | None, stall_seconds: float) -> None:
         super().__init__(config, 1, stall_seconds)
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ from builder.layers import LayerWriter, check_free, commit_layer, layer_store
 from builder.letterbox import Letterboxer
 from builder.registry import configure
 from builder.resume import source_change
+from builder.shared_tracker import TrackerAddress, repeated, shared_tracker
 from builder.sources.base import Episode, EpisodeRef
 from builder.sources.select import Selected, Selection
 from builder.stores.base import ArraySpec
 from builder.track_writer import TrackWriter
+from builder.tracker_host import tracker_hosts
 from builder.trackers.base import Tracker
 from builder.tracking import ViewTracker
 from schemas.config import ExecutorPart, Limits, SourcePart, TrackerPart
@@ -41,6 +44,7 @@ class TrackJob:
     queries: QuerySpec
     ref: EpisodeRef
     source: SourcePart | None = None
+    host: TrackerAddress | None = None
 
 
 @dataclass
@@ -103,18 +107,30 @@ def track(
             else:
                 result.failures[episode_id] = "the source has no such episode any more"
         on_start(len(jobs), result.there)
-        events = run(settings, executor.workers, limits.stall_seconds).run(track_episode, jobs)
-        with closing(events):
-            for event in events:
-                on_event(event)
-                if not isinstance(event, Outcome):
-                    continue
-                if isinstance(event.error, OutputError | ConfigError):
-                    raise event.error
-                if event.error is not None:
-                    result.failures[event.task.ref.id] = str(event.error)
-                result.tracked += event.error is None
+        make = partial(_tracker, tracker.model_dump_json())
+        runner = run(settings, executor.workers, limits.stall_seconds)
+        with tracker_hosts(make, settings, limits.stall_seconds) as addresses:
+            turns = itertools.cycle(addresses or [None])
+            fed = (replace(job, host=next(turns)) for job in jobs)
+            with closing(runner.run(track_episode, fed)) as events:
+                _collect(events, on_event, result)
     return result
+
+
+def _collect(
+    events: Iterator[Outcome | Progress],
+    on_event: Callable[[Outcome | Progress], None],
+    result: Tracked,
+) -> None:
+    for event in events:
+        on_event(event)
+        if not isinstance(event, Outcome):
+            continue
+        if isinstance(event.error, OutputError | ConfigError):
+            raise event.error
+        if event.error is not None:
+            result.failures[event.task.ref.id] = str(event.error)
+        result.tracked += event.error is None
 
 
 def episode_refs(
@@ -157,7 +173,12 @@ def track_episode(job: TrackJob, report: Report) -> str:
 
     Raises SourceError for what cannot be tracked and OutputError when it cannot be written.
     """
-    tracker = _tracker(job.tracker.model_dump_json())
+    return repeated(lambda: _track_once(job, report))
+
+
+def _track_once(job: TrackJob, report: Report) -> str:
+    host = job.host
+    tracker = shared_tracker(host) if host else _tracker(job.tracker.model_dump_json())
     base = _opened(job.dataset)[job.ref.id]
     with ExitStack() as stack:
         episode = None
