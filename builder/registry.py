@@ -37,6 +37,7 @@ BUILTIN: dict[str, dict[str, str]] = {
         "dis": "builder.trackers.dis:DisTracker",
         "lk": "builder.trackers.lk:LkTracker",
         "none": "builder.trackers.none:NoTracker",
+        "precomputed": "builder.trackers.precomputed:Precomputed",
     },
     "stores": {
         "hdf5": "builder.stores.hdf5:Hdf5Store",

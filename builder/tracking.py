@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from builder.errors import ConfigError, TrackingError
 from builder.queries import query_points
-from builder.trackers.base import Session, Tracker, Window
+from builder.trackers.base import Session, Tracker, ViewKey, Window
 from builder.windows import window_starts
 from schemas.config import ShortSide, TrackerPart
 from schemas.dataset import QuerySpec
@@ -40,6 +41,21 @@ def tracking_plan(box: Letterbox | Stretch, tracker: TrackerPart) -> TrackingPla
     return TrackingPlan(input_box, box.affine @ ~to_content)
 
 
+def check_queries(tracker: Tracker, kind: str, queries: QuerySpec) -> None:
+    """Raise ConfigError unless ``queries`` place points, or the tracker brings its own."""
+    if getattr(tracker, "brings_points", False) == (queries.region == "stored"):
+        return
+    if queries.region == "stored":
+        raise ConfigError(
+            f"queries.region=stored is for points that came from elsewhere, but tracker {kind!r} "
+            "places new ones: give queries.grid and queries.region=content or canvas"
+        )
+    raise ConfigError(
+        f"tracker {kind!r} brings its own points: set queries.region=stored and "
+        "queries.grid=[N, 1] (or [rows, columns]), N the number of points of every view"
+    )
+
+
 class ViewTracker:
     """Tracks one view: content frames in, windows in canvas pixels out, in order.
 
@@ -54,9 +70,13 @@ class ViewTracker:
         queries: QuerySpec,
         part: TrackerPart,
         length: int,
+        key: ViewKey,
     ) -> None:
         """Open a session for a view of ``length`` frames; raises TrackingError."""
-        self.queries_xy = query_points(queries, box)
+        if hasattr(tracker, "for_view"):
+            tracker = tracker.for_view(key, box, length)
+        self.notes: tuple[str, ...] = getattr(tracker, "notes", ())
+        self.queries_xy = _points(tracker, queries, box, key)
         self.horizon = length if part.mode == "episode" else part.horizon
         self.start_every = length if part.mode == "episode" else part.start_every
         self.plan = tracking_plan(box, part)
@@ -84,10 +104,10 @@ class ViewTracker:
         """Return the windows that are still open."""
         if self._session is not None:
             return [self._on_canvas(window) for window in self._session.finish()]
-        return [self._untracked(int(start)) for start in self.starts]
+        return [self.untracked(int(start)) for start in self.starts]
 
     def _on_canvas(self, window: Window) -> Window:
-        out = self._untracked(window.start)
+        out = self.untracked(window.start)
         out.tracks_xy[:, self._tracked] = self.plan.to_img(window.tracks_xy.astype(np.float64))
         # Exactly the stored queries, not their round trip through float32.
         out.tracks_xy[0] = self.queries_xy
@@ -98,6 +118,26 @@ class ViewTracker:
         conf[:, self._tracked] = window.conf
         return out._replace(conf=conf)
 
-    def _untracked(self, start: int) -> Window:
+    def untracked(self, start: int) -> Window:
+        """Return a window whose points stay at the queries and are never visible."""
         tracks_xy = np.repeat(self.queries_xy[None], self.horizon, axis=0)
         return Window(start, tracks_xy, np.zeros(tracks_xy.shape[:2], np.uint8))
+
+
+def _points(
+    tracker: Tracker, queries: QuerySpec, box: Letterbox | Stretch, key: ViewKey
+) -> np.ndarray:
+    """Return the query points (N, 2), img pixels; raises TrackingError for another N."""
+    if queries.region != "stored":
+        return query_points(queries, box)
+    own: np.ndarray | None = getattr(tracker, "queries_xy", None)
+    if own is None:
+        raise TrackingError(f"the tracker brings no points of its own for view {key.view}")
+    if len(own) != queries.num_points:
+        rows, columns = queries.grid
+        raise TrackingError(
+            f"view {key.view} of {key.episode}: its tracks have {len(own)} points, but "
+            f"queries.grid=[{rows}, {columns}] says {queries.num_points}; all views need the same "
+            f"number ({'; '.join(getattr(tracker, 'notes', ()))})"
+        )
+    return own

@@ -12,7 +12,7 @@ from builder.runs import Stopwatch
 from builder.sources.base import FrameStream
 from builder.stores.base import ArraySpec, EpisodeWriter
 from builder.track_writer import TrackWriter
-from builder.trackers.base import Tracker, Window
+from builder.trackers.base import Tracker, ViewKey, Window
 from builder.tracking import ViewTracker
 from schemas.config import BuildConfig
 from schemas.dataset import ArrayMeta, ViewMeta
@@ -31,19 +31,19 @@ class ViewBuilder:
         self,
         config: BuildConfig,
         tracker: Tracker,
-        name: str,
+        key: ViewKey,
         stream: FrameStream,
         length: int,
         clock: Stopwatch,
         maps: Mapping[str, FrameStream] | None = None,
     ) -> None:
         info = stream.info
-        self.name, self.stream, self.info, self.length = name, stream, info, length
+        self.name, self.stream, self.info, self.length = key.view, stream, info, length
         self.box = config.fit(info.source_shape, info.sample_aspect_ratio)
-        self.tracks = ViewTracker(tracker, self.box, config.queries, config.tracker, length)
+        self.tracks = ViewTracker(tracker, self.box, config.queries, config.tracker, length, key)
         self.frames = config.store.frames
         dtype = config.store.tracks.dtype
-        self.output = TrackWriter(name, self.tracks, length, tracker.gives_conf, dtype)
+        self.output = TrackWriter(key.view, self.tracks, length, tracker.gives_conf, dtype)
         self.clock = clock
         self.maps = maps or {}
 
@@ -105,7 +105,11 @@ class ViewBuilder:
             fps=info.fps,
             arrays=dict(arrays),
             motion=self.output.motion.summary(),
-            notes=(*info.notes, *(f"{name}: {MAP_NOTE}" for name in self.maps)),
+            notes=(
+                *info.notes,
+                *self.tracks.notes,
+                *(f"{name}: {MAP_NOTE}" for name in self.maps),
+            ),
         )
 
     def _store(self, writer: EpisodeWriter, windows: list[Window]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field
 
 from schemas.base import Record, Shape, Side
 from schemas.dataset import QuerySpec
@@ -117,15 +117,10 @@ class BuildConfig(Record):
     # Where things lie, which of them are built and who does the work cannot change an episode.
     _LOCATION_KEYS: ClassVar[dict[str, set[str]]] = {
         "source": {"path", "include", "exclude", "episodes"},
-        "tracker": {"weights"},  # TrackerInfo has their hash
+        # TrackerInfo has the weights' hash, each view the track file's.
+        "tracker": {"weights", "folder"},
         "store": {"path", "kind"},
     }
-
-    @model_validator(mode="after")
-    def _queries_have_a_place(self) -> BuildConfig:
-        if self.queries.region == "stored":
-            raise ValueError("queries.region must be content or canvas: a build places new points")
-        return self
 
     def fit(
         self, source_shape: tuple[int, int], sample_aspect_ratio: tuple[int, int] = (1, 1)

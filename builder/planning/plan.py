@@ -14,10 +14,11 @@ import cv2
 import numpy as np
 
 from builder.catalog import read_index
-from builder.episode import open_source, open_tracker
+from builder.episode import open_source, open_tracker, view_key
 from builder.errors import OutputError, SourceError
 from builder.letterbox import Letterboxer
 from builder.sources.base import EpisodeRef, FrameStream, Source
+from builder.trackers.base import ViewKey
 from builder.tracking import ViewTracker
 from schemas.config import BuildConfig
 
@@ -66,10 +67,11 @@ def plan(config: BuildConfig) -> Plan:
     frames = seconds = raw = jpeg = counted = 0.0
     for ref in spread(refs, PROBED_EPISODES):
         try:
-            for stream in _streams(source, ref):
+            for name, stream in _streams(source, ref):
                 length = stream.info.num_frames
                 begun = time.perf_counter()
-                done, jpeg_bytes = _probe(config, tracker, stream)
+                key = view_key(config, ref, name)._replace(cut=True)
+                done, jpeg_bytes = _probe(config, tracker, stream, key)
                 seconds += (time.perf_counter() - begun) * length / done
                 jpeg += jpeg_bytes * length / done
                 frames += length
@@ -104,7 +106,7 @@ def refuse_if_full(config: BuildConfig) -> None:
     total = probed = 0.0
     for ref in spread(todo, PROBED_EPISODES):
         try:
-            for stream in _streams(source, ref):
+            for _, stream in _streams(source, ref):
                 stored = _frame_bytes(config, stream) if config.store.frames.codec == "raw" else 0
                 total += stream.info.num_frames * (stored + _track_bytes(config))
             probed += 1
@@ -135,9 +137,9 @@ def free_bytes(path: Path) -> int:
     return shutil.disk_usage(path).free
 
 
-def _streams(source: Source, ref: EpisodeRef) -> Iterator[FrameStream]:
+def _streams(source: Source, ref: EpisodeRef) -> Iterator[tuple[str, FrameStream]]:
     with source.open(ref) as episode:
-        yield from episode.views.values()
+        yield from episode.views.items()
 
 
 def spread(refs: list[EpisodeRef], count: int) -> list[EpisodeRef]:
@@ -161,12 +163,14 @@ def _track_bytes(config: BuildConfig) -> float:
     return windows * config.queries.num_points * (2 * per_coordinate + 1)
 
 
-def _probe(config: BuildConfig, tracker: Any, stream: FrameStream) -> tuple[int, float]:
+def _probe(
+    config: BuildConfig, tracker: Any, stream: FrameStream, key: ViewKey
+) -> tuple[int, float]:
     """Build the first frames of a view into nowhere; returns their number and JPEG bytes."""
     info = stream.info
     box = config.fit(info.source_shape, info.sample_aspect_ratio)
     length = min(PROBED_FRAMES, info.num_frames)
-    tracks = ViewTracker(tracker, box, config.queries, config.tracker, length)
+    tracks = ViewTracker(tracker, box, config.queries, config.tracker, length, key)
     boxer = Letterboxer(box, info.orientation)
     canvas = np.zeros((*box.img_shape, 3), np.uint8)
     quality = [cv2.IMWRITE_JPEG_QUALITY, config.store.frames.quality]

@@ -24,6 +24,20 @@ class Window(NamedTuple):
     conf: np.ndarray | None = None
 
 
+class ViewKey(NamedTuple):
+    """Which view is going to be tracked.
+
+    ``episode`` is its id, ``path`` that of its source (as in ``EpisodeRef``: relative, odd bytes
+    percent-encoded), ``view`` the view's name.  ``cut``: frames at its end may be left out on
+    purpose, as by ``source.max_frames``.
+    """
+
+    episode: str
+    path: str
+    view: str
+    cut: bool = False
+
+
 class Session(Protocol):
     """One view being tracked.  Memory does not depend on how many frames are pushed."""
 
@@ -42,6 +56,13 @@ class Tracker(Protocol):
     A tracker with ``gives_tracks = False`` (there by default: True) makes no windows.
     ``gives_conf`` tells whether windows carry ``conf``.  ``notice`` is one sentence a user
     should read before trusting the tracks, or None.
+
+    A tracker that needs to know which view it tracks has a method ``for_view(key, geometry,
+    length)``: given a ViewKey, the view's geometry and its number of frames, it returns the
+    tracker to open for that view, or raises TrackingError.  One that brings its own points says
+    so by ``brings_points = True`` (there by default: False); what its ``for_view`` returns has
+    ``queries_xy`` (N, 2) float32 img pixels.  That may have ``notes``, sentences that the view's
+    metadata keep.
     """
 
     gives_conf: bool
