@@ -22,7 +22,8 @@ from builder.shared_tracker import TrackerAddress, repeated, shared_tracker
 from builder.sources.base import Episode, EpisodeRef, Source
 from builder.sources.select import Selected, Selection
 from builder.stores.base import ArraySpec, EpisodeWriter, Store
-from builder.trackers.base import Tracker
+from builder.trackers.base import Tracker, ViewKey
+from builder.tracking import check_queries
 from builder.view import ViewBuilder
 from schemas.config import BuildConfig, Limits
 from schemas.dataset import EpisodeMeta, IndexLine, SourceInfo
@@ -54,7 +55,14 @@ def open_source(config: BuildConfig) -> Source:
 def open_tracker(config: BuildConfig) -> Tracker:
     """Construct the configured tracker; raises ConfigError."""
     found, own = configure("trackers", config.tracker)
-    return found(own)
+    tracker: Tracker = found(own)
+    check_queries(tracker, config.tracker.kind, config.queries)
+    return tracker
+
+
+def view_key(config: BuildConfig, ref: EpisodeRef, name: str) -> ViewKey:
+    """Tell a tracker which view of which episode it is going to see."""
+    return ViewKey(ref.id, ref.path, name, cut=config.source.settings.get("max_frames") is not None)
 
 
 def open_store(config: BuildConfig) -> Store:
@@ -144,7 +152,13 @@ def _build(
         length = _common_length(episode)
         views = {
             name: ViewBuilder(
-                job.config, tracker, name, stream, length, clock, episode.maps.get(name)
+                job.config,
+                tracker,
+                view_key(job.config, job.ref, name),
+                stream,
+                length,
+                clock,
+                episode.maps.get(name),
             )
             for name, stream in episode.views.items()
         }

@@ -26,8 +26,8 @@ from builder.sources.select import Selected, Selection
 from builder.stores.base import ArraySpec
 from builder.track_writer import TrackWriter
 from builder.tracker_host import tracker_hosts
-from builder.trackers.base import Tracker
-from builder.tracking import ViewTracker
+from builder.trackers.base import Tracker, ViewKey
+from builder.tracking import ViewTracker, check_queries
 from schemas.config import ExecutorPart, Limits, SourcePart, TrackerPart
 from schemas.dataset import QuerySpec
 from schemas.geometry import Letterbox
@@ -77,18 +77,17 @@ def track(
     dataset = Dataset(Path(path), max_open=1)
     queries = queries or dataset.meta.queries
     executor = executor or ExecutorPart()
-    if queries.region == "stored":
-        raise ConfigError("the dataset's points came from elsewhere: give queries.grid and region")
     if source is None and tracker.input != "content":
         raise ConfigError("stored frames are content-size: for another tracker.input give --source")
     found, own = configure("trackers", tracker)
-    info = found(own).info
+    opened = found(own)
+    check_queries(opened, tracker.kind, queries)
     tracks = TrackSet(
         horizon=tracker.horizon,
         start_every=tracker.start_every,
         mode=tracker.mode,
         queries=queries,
-        tracker=info,
+        tracker=opened.info,
         frames="stored" if source is None else "source",
     )
     part, refs = episode_refs(dataset, source)
@@ -185,7 +184,7 @@ def _track_once(job: TrackJob, report: Report) -> str:
         if job.source is not None:
             episode = stack.enter_context(open_source_part(job.source).open(job.ref))
             _check_source(base, episode, job.source)
-        outputs = {name: _output(view, job, tracker) for name, view in base.views.items()}
+        outputs = {name: _output(base, view, job, tracker) for name, view in base.views.items()}
         layout: dict[str | None, dict[str, ArraySpec]] = {
             name: output.layout() for name, output in outputs.items()
         }
@@ -204,12 +203,16 @@ def _track_once(job: TrackJob, report: Report) -> str:
     return base.id
 
 
-def _output(view: ViewData, job: TrackJob, tracker: Tracker) -> TrackWriter:
+def _output(base: EpisodeData, view: ViewData, job: TrackJob, tracker: Tracker) -> TrackWriter:
     box = view.geometry
     if not isinstance(box, Letterbox):
         raise SourceError(f"view {view.name} is stretched, not letterboxed: it cannot be tracked")
     length = len(view.timestamps)
-    tracks = ViewTracker(tracker, box, job.queries, job.tracker, length)
+    meta = _opened(job.dataset).meta
+    recorded: Any = meta.config.get("source") or {}
+    cut = recorded.get("max_frames") is not None
+    key = ViewKey(job.ref.id, base.meta.source.path, view.name, cut)
+    tracks = ViewTracker(tracker, box, job.queries, job.tracker, length, key)
     return TrackWriter(view.name, tracks, length, tracker.gives_conf)
 
 
