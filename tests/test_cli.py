@@ -7,10 +7,11 @@ import os
 import shutil
 
 import pytest
-from source_fixtures import write_video
+from source_fixtures import write_images, write_libero, write_video
 
 from builder.cli import main
 from builder.cli.main import VERBS, parser
+from builder.dataset import open_dataset
 
 SHAPE = ["--img-shape", "60", "100"]
 
@@ -146,6 +147,90 @@ def test_inspect_a_source(videos, capsys):
     assert found["episodes"] == 2
     assert found["views"][0]["source"] == "48 x 90"
     assert found["failures"][0]["path"] == "broken.mp4"
+
+
+def test_inspect_honours_the_selection(tmp_path, capsys):
+    for index in range(4):
+        for view in ("front", "wrist"):
+            write_video(tmp_path / f"take_{index}" / f"{view}.mp4", count=12)
+    argv = ["inspect", str(tmp_path), "--json", "--include", "take_*", "--exclude", "*_2"]
+    argv += ["--views", "wrist", "--episodes", "1:", "source.frame_step=2", "source.max_frames=4"]
+    assert main(argv) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["kind"], found["episodes"]) == ("episodes", 2)
+    shown = [(row["episode"], row["view"], row["frames"]) for row in found["views"]]
+    assert shown == [("take_1", "wrist", 4), ("take_3", "wrist", 4)]
+
+
+def test_inspect_shows_an_episode_of_which_the_selection_is_refused(tmp_path, capsys):
+    write_video(tmp_path / "take" / "front.mp4", count=12)
+    write_video(tmp_path / "take" / "wrist.mp4", count=30)
+    assert main(["inspect", str(tmp_path / "take"), "--kind", "episodes", "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert [row["frames"] for row in found["views"]] == [12, 30]
+    assert "reference clock" in found["failures"][0]["reason"]
+    assert main(["inspect", str(tmp_path), "--views", "top", "--limit", "1"]) == 1
+    assert "the views ['top'] are missing" in capsys.readouterr().out
+
+
+def test_settings_after_an_option_with_many_values_are_settings(tmp_path):
+    argv = [
+        "build",
+        "--views",
+        "front",
+        "a=b",
+        "tracker.kind=none",
+        "--source",
+        "x",
+        "img_shape=[1,2]",
+    ]
+    found = parser().parse_args(argv)
+    assert found.views == ["front", "a=b"]
+    assert (found.config, found.overrides) == ("img_shape=[1,2]", ["tracker.kind=none"])
+    with pytest.raises(SystemExit):
+        parser().parse_args(["build", "--views", "source.kind=video"])
+
+
+def test_the_selection_is_for_sources(videos, tmp_path, capsys):
+    assert build(videos, tmp_path / "out") == 0
+    assert main(["inspect", str(tmp_path / "out"), "--views", "main"]) == 2
+    assert "is a dataset" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["build", "preview", "plan"])
+def test_the_kind_is_guessed(verb, tmp_path, capsys):
+    root = write_images(tmp_path / "in", count=20)
+    settings = ["tracker.kind=none", "img_shape=[32, 40]", f"store.path={tmp_path / 'out'}"]
+    first = {
+        "build": ["build", "--dry-run", f"source.path={root}"],
+        "preview": ["preview", str(root), "--out", str(tmp_path / "p.png")],
+        "plan": ["plan", str(root)],
+    }
+    assert main([*first[verb], *settings]) == 0
+    if verb != "plan":
+        assert "source.kind=images, because" in capsys.readouterr().out
+
+
+def test_a_guessed_kind_is_built_and_built_on(tmp_path):
+    root, out = write_images(tmp_path / "in" / "a"), tmp_path / "out"
+    assert build(root, out, "tracker.kind=none") == 0
+    assert open_dataset(out).meta.config["source"] == {"kind": "images"}
+    assert build(root, out, "tracker.kind=none", "source.kind=images") == 0
+
+
+@pytest.mark.parametrize("verb", ["build", "preview", "inspect", "init", "plan"])
+def test_kinds_that_could_both_be_meant_are_listed(verb, tmp_path, capsys):
+    root = tmp_path / "in"
+    write_video(root / "rollouts" / "a.mp4")
+    write_libero(root)
+    argv = {
+        "build": ["--source", str(root), "--out", str(tmp_path / "out"), *SHAPE],
+        "plan": [str(root), "img_shape=[32, 40]", "store.path=x"],
+    }
+    assert main([verb, *argv.get(verb, [str(root)])]) == 2
+    text = capsys.readouterr().err
+    assert "libero (data/demo_0/obs/*_rgb in HDF5 files); video (1 video files)" in text
+    assert "source.kind=libero" in text
 
 
 def test_schema_prints_json_schema(capsys):

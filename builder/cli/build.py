@@ -36,7 +36,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
     parser.add_argument("config", nargs="?", metavar="CONFIG.yaml", help="build config")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
-    parser.add_argument("--source", metavar="DIR", help="folder of videos, or one video")
+    parser.add_argument("--source", metavar="DIR", help="folder or file to read")
     parser.add_argument("--out", metavar="DIR", help="dataset folder to create or to finish")
     parser.add_argument(
         "--img-shape", nargs=2, metavar=("H", "W"), help="height and width of every frame"
@@ -125,18 +125,23 @@ def _integer(text: str) -> Any:
 
 def run(args: argparse.Namespace) -> int:
     """Build, showing progress; returns the exit code."""
-    config, shard = read_config(args), read_shard(args.shard)
-    check_backends(config)
+    shard = read_shard(args.shard)
     from builder.pipeline import build
     from builder.planning.plan import plan, refuse_if_full
     from builder.progress import Progress
+    from builder.sources.guess import with_kind
 
+    config, why = with_kind(read_config(args))
+    check_backends(config)
     if args.dry_run:
         found = plan(config)
-        say(json.dumps(found.as_json(), indent=2) if args.json else _plan_text(found))
+        said = f"source     {why}\n" if why else ""
+        say(json.dumps(found.as_json(), indent=2) if args.json else said + _plan_text(found))
         return 0
     refuse_if_full(config)
     with Progress(quiet=args.quiet or args.json) as progress:
+        if why:
+            progress.note(why)
         summary = build(
             config,
             shard=shard,

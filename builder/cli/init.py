@@ -16,6 +16,7 @@ EXAMPLE = """\
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
     parser.add_argument("source", metavar="FOLDER", help="folder or file to read")
+    parser.add_argument("--kind", help="source kind (default: what it looks like)")
     parser.add_argument("--out", default="letterset.yaml", help="config to write; must not exist")
 
 
@@ -23,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
     """Write the config; returns 1 when no episode could be opened."""
     from builder.sources.guess import guess, write_config
 
-    found, out = guess(Path(args.source)), Path(args.out)
+    found, out = guess(Path(args.source), args.kind), Path(args.out)
     write_config(found, out)
     say(f"{args.source}: {found.kind}, because {found.why}; {found.episodes} episodes")
     for view in found.views:

@@ -1,4 +1,7 @@
-"""Show what a dataset, or a folder of videos, holds."""
+"""Show what a dataset, or a source before it is built, holds.
+
+Of a source, episodes, views and frames are shown as a build with the same settings takes them.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +10,38 @@ import json
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from builder.cli.common import add_json, say, table
+from builder.errors import ConfigError
+
+if TYPE_CHECKING:
+    from builder.sources.base import Episode, EpisodeRef, Source
 
 HELP = "show what a dataset or a source holds"
 EXAMPLE = """\
   letterset inspect dataset
   letterset inspect videos --json
+  letterset inspect demos --views front --episodes 0:10 source.frame_step=2
 """
+_SELECTION = ("kind", "views", "episodes", "include", "exclude")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
-    parser.add_argument("path", metavar="DATASET|SOURCE", help="dataset folder, or videos")
-    parser.add_argument("--kind", help="source kind (default: what it looks like)")
+    parser.add_argument("path", metavar="DATASET|SOURCE", help="dataset, or folder or file to read")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="settings of a source, as in a build"
+    )
     parser.add_argument("--limit", type=int, default=20, metavar="N", help="episodes to list")
+    source = parser.add_argument_group("of a source")
+    source.add_argument("--kind", help="default: what it looks like")
+    source.add_argument("--views", nargs="+", metavar="VIEW", help="default: all")
+    source.add_argument(
+        "--episodes", nargs="+", metavar="ID", help="ids, paths, or ranges such as 0:100"
+    )
+    source.add_argument("--include", nargs="+", metavar="GLOB", help="of episode paths")
+    source.add_argument("--exclude", nargs="+", metavar="GLOB", help="of episode paths")
     add_json(parser)
 
 
@@ -30,9 +49,11 @@ def run(args: argparse.Namespace) -> int:
     """Inspect; returns 1 when something cannot be read, each thing listed."""
     path = Path(args.path)
     if (path / "dataset.json").exists():
+        if args.overrides or any(getattr(args, key) for key in _SELECTION):
+            raise ConfigError(f"{path} is a dataset: {', '.join(_SELECTION)} are for sources")
         head, rows, failures = _dataset(path, args.limit)
     else:
-        head, rows, failures = _source(path, args.kind, args.limit)
+        head, rows, failures = _source(args)
     if args.json:
         say(json.dumps({**head, "views": rows, "failures": failures}, indent=2))
         return 1 if failures else 0
@@ -89,32 +110,50 @@ def _dataset(path: Path, limit: int) -> tuple[Row, list[Row], list[Row]]:
     return head, rows, failures
 
 
-def _source(path: Path, kind: str | None, limit: int) -> tuple[Row, list[Row], list[Row]]:
+def _source(args: argparse.Namespace) -> tuple[Row, list[Row], list[Row]]:
+    from builder.episode import open_source
     from builder.errors import SourceError
-    from builder.registry import configure
-    from builder.sources.recognize import recognize
-    from schemas.config import Limits, SourcePart
+    from builder.settings import load_config
+    from builder.sources.guess import with_kind
 
-    settings: dict[str, Any] = {}
-    if kind is None:
-        looks = recognize(path)
-        kind, settings = looks.kind, looks.settings
-    found, own = configure("sources", SourcePart(kind=kind, path=str(path), **settings))
-    source = found(path, own, Limits())
+    given = {f"source.{key}": getattr(args, key) for key in _SELECTION}
+    defaults = {
+        "source.path": args.path,
+        "img_shape": [256, 256],
+        "store.path": "-",
+        **{key: value for key, value in given.items() if value is not None},
+    }
+    config, _ = with_kind(load_config(None, args.overrides, defaults))
+    source = open_source(config)
     refs = list(source.refs())
     rows: list[Row] = []
     failures: list[Row] = []
-    for ref in refs[:limit]:
+    for ref in refs[: args.limit]:
         try:
             with source.open(ref) as episode:
-                rows.extend(_source_rows(ref.path, episode.views))
+                rows.extend(_source_rows(ref.path, episode))
         except SourceError as error:
             failures.append({"path": ref.path, "stage": error.stage, "reason": str(error)})
-    return {"source": str(path), "kind": kind, "episodes": len(refs)}, rows, failures
+            rows.extend(_unselected_rows(source, ref))
+    return {"source": args.path, "kind": config.source.kind, "episodes": len(refs)}, rows, failures
 
 
-def _source_rows(path: str, views: Any) -> Iterator[Row]:
-    for name, stream in views.items():
+def _unselected_rows(source: Source, ref: EpisodeRef) -> list[Row]:
+    """Show an episode that can be opened, but not as a build would: the reason is in its views."""
+    from builder.errors import SourceError
+    from builder.sources.select import Selected
+
+    if not isinstance(source, Selected):
+        return []
+    try:
+        with source.source.open(ref) as episode:
+            return list(_source_rows(ref.path, episode))
+    except SourceError:
+        return []
+
+
+def _source_rows(path: str, episode: Episode) -> Iterator[Row]:
+    for name, stream in episode.views.items():
         info = stream.info
         yield {
             "episode": path,

@@ -60,6 +60,11 @@ Build letterbox-standardized datasets of point tracks from robot videos.
 """
 
 
+_SETTING = re.compile(
+    r"(img_shape|geometry|short_side|(source|queries|tracker|store|executor|limits)\.[\w.]+)="
+)
+
+
 class _Parser(argparse.ArgumentParser):
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Let key=value pairs stand anywhere: argparse takes no positionals after options."""
@@ -67,9 +72,22 @@ class _Parser(argparse.ArgumentParser):
         pairs = all("=" in word and not word.startswith("-") for word in rest)
         if rest and not (pairs and "overrides" in found):
             self.error(f"unrecognized arguments: {' '.join(rest)}")
-        if rest:
-            found.overrides = [*found.overrides, *rest]
+        if "overrides" in found:
+            found.overrides = [*found.overrides, *rest, *self._settings_among(found)]
         return found
+
+    def _settings_among(self, found: Any) -> list[str]:
+        """Take the settings out of options with many values, which swallow what follows them."""
+        settings = []
+        for name, words in vars(found).items():
+            if name == "overrides" or not isinstance(words, list):
+                continue
+            swallowed = [word for word in words if _SETTING.match(str(word))]
+            settings += swallowed
+            words[:] = [word for word in words if word not in swallowed]
+            if swallowed and not words:
+                self.error(f"argument --{name}: expected at least one argument")
+        return settings
 
     def error(self, message: str) -> Any:
         wrong = re.search("argument VERB: invalid choice: '(.*?)'", message)

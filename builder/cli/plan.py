@@ -28,7 +28,7 @@ EXAMPLE = """\
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
-    parser.add_argument("source", metavar="SOURCE", help="folder of videos, or one video")
+    parser.add_argument("source", metavar="SOURCE", help="folder or file to read")
     parser.add_argument("config", metavar="CONFIG.yaml", help="build config, or key=value")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
     parser.add_argument("--probe", type=int, default=5, metavar="N", help="episodes to probe")
@@ -52,8 +52,11 @@ def run(args: argparse.Namespace) -> int:
         overrides if is_file else [args.config, *overrides],
         {"source.path": args.source},
     )
-    check_backends(config)
     from builder.planning.probe import measure
+    from builder.sources.guess import with_kind
+
+    config, _ = with_kind(config)
+    check_backends(config)
 
     costs = measure(config, args.probe)
     found = [costs.estimate()]

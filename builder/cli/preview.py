@@ -20,7 +20,7 @@ EXAMPLE = """\
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
-    parser.add_argument("source", metavar="SOURCE", help="folder of videos, or one video")
+    parser.add_argument("source", metavar="SOURCE", help="folder or file to read")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
     parser.add_argument(
         "--img-shape", nargs=2, type=int, default=(256, 256), metavar=("H", "W"),
@@ -34,10 +34,13 @@ def run(args: argparse.Namespace) -> int:
     """Draw the preview; returns 1 when an episode could not be shown."""
     from builder.report.preview import preview
     from builder.settings import check_backends, load_config
+    from builder.sources.guess import with_kind
 
     out = Path(args.out)
     defaults = {"source.path": args.source, "img_shape": list(args.img_shape), "store.path": "-"}
-    config = load_config(None, args.overrides, defaults)
+    config, why = with_kind(load_config(None, args.overrides, defaults))
+    if why:
+        say(why)
     check_backends(config)
     failures = preview(config, out, count=args.count)
     for failure in failures:

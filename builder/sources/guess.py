@@ -11,8 +11,8 @@ from typing import Any
 from builder.errors import ConfigError, SourceError
 from builder.registry import configure
 from builder.sources.base import Source
-from builder.sources.recognize import recognize
-from schemas.config import Limits, SourcePart
+from builder.sources.recognize import Found, recognize
+from schemas.config import BuildConfig, Limits, SourcePart
 
 MAX_LISTED = 10_000
 _TRIED = 5
@@ -44,15 +44,34 @@ class Guess:
     problems: tuple[str, ...] = ()
 
 
-def guess(path: Path) -> Guess:
+def with_kind(config: BuildConfig) -> tuple[BuildConfig, str | None]:
+    """Let a source of which no kind was stated be what it looks like; says so, if not videos.
+
+    Raises SourceError when it looks like nothing, ConfigError when it looks like several.
+    """
+    part = config.source
+    if "kind" in part.model_fields_set:
+        return config, None
+    found = recognize(Path(part.path))
+    # Only what is not the default anyway: the settings are the dataset's for ever.
+    _, default = configure("sources", SourcePart(kind=found.kind, path=part.path))
+    own = {key: value for key, value in found.settings.items() if getattr(default, key) != value}
+    source = SourcePart(kind=found.kind, path=part.path, **{**own, **part.settings})
+    said = "".join(f" source.{key}={value}" for key, value in own.items())
+    why = None if found.kind == "video" else f"source.kind={found.kind}{said}, because {found.why}"
+    return config.model_copy(update={"source": source}), why
+
+
+def guess(path: Path, kind: str | None = None) -> Guess:
     """Look at a file or folder: its kind, and the views of the first episode that opens.
 
-    Raises SourceError when nothing is recognized, MissingExtraError when reading it needs more.
+    Raises SourceError when nothing is recognized, ConfigError when several kinds are,
+    MissingExtraError when reading it needs more.
     """
-    found = recognize(path)
+    found = recognize(path) if kind is None else Found(kind, "it was asked for")
     part = SourcePart(kind=found.kind, path=str(path), **found.settings)
-    kind, own = configure("sources", part)
-    source: Source = kind(path, own, Limits())
+    backend, own = configure("sources", part)
+    source: Source = backend(path, own, Limits())
     refs = list(islice(source.refs(), MAX_LISTED))
     problems: list[str] = []
     for ref in refs[:_TRIED]:

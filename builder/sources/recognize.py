@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -10,14 +11,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from builder.errors import SourceError
+from builder.errors import ConfigError, SourceError
 from builder.ids import printable_path
+from builder.registry import kinds
 from builder.sources.listing import IMAGE_SUFFIXES, VIDEO_SUFFIXES, read_small, walk
 from builder.sources.safe_hdf5 import open_hdf5
 from schemas.config import Limits
 
 MAX_FOLDERS = 2000
 _HDF5 = (".hdf5", ".h5")
+_WITH_VIDEOS = ("droid", "bridge", "something_something", "atm")
 _BRIDGE = re.compile(r"images\d+", re.ASCII)
 
 
@@ -50,34 +53,45 @@ class _Folder:
 def recognize(path: Path) -> Found:
     """Say which kind of source lies at a path.
 
-    Looks at no more than ``MAX_FOLDERS`` folders.  Raises SourceError when it is none.
+    Looks at no more than ``MAX_FOLDERS`` folders.  Raises SourceError when it is none, and
+    ConfigError listing the kinds when it could be several.
     """
-    found = next(filter(None, _opinions(path)), None)
-    if found is None:
+    if not os.path.lexists(path):
+        raise SourceError(f"{printable_path(path)}: there is no such file or folder")
+    found = list(_opinions(path))
+    if not found:
         raise SourceError(
-            f"{printable_path(path)}: nothing here looks like a source; `letterset build` reads "
-            f"videos, image folders, HDF5 demonstrations, LeRobot, Zarr replay buffers and more: "
-            f"set source.kind by hand"
+            f"{printable_path(path)}: nothing here looks like a source; the kinds are "
+            f"{', '.join(kinds('sources'))}: set source.kind"
         )
-    return found
+    if len({each.kind for each in found}) > 1:
+        seen = "; ".join(f"{each.kind} ({each.why})" for each in found)
+        raise ConfigError(
+            f"{printable_path(path)} looks like several kinds of source: {seen}. Say which, for "
+            f"example source.kind={found[0].kind} (init: --kind {found[0].kind}), or give the "
+            f"folder of one of them"
+        )
+    return found[0]
 
 
-def _opinions(path: Path) -> Iterator[Found | None]:
+def _opinions(path: Path) -> Iterator[Found]:
+    """Yield what a path looks like; more than one kind if they cannot belong together."""
     if not path.is_dir():
-        yield _file(path)
+        yield from filter(None, [_file(path)])
         return
-    yield _lerobot(path)
-    if (path / ".zgroup").exists() and (path / "meta" / "episode_ends").is_dir():
-        yield Found("diffusion_policy", "a Zarr group with meta/episode_ends")
-    if any(path.glob("*.zarr")) or any(path.glob("*.zarr.zip")):
-        yield Found("diffusion_policy", "*.zarr or *.zarr.zip in the folder")
+    if whole := _lerobot(path) or _replay_buffer(path):
+        yield whole
+        return
     seen = _look(path)
-    yield _named(seen)
-    yield _hdf5(path, seen)
-    yield _videos(seen)
-    yield _images(seen)
-    if any(name.endswith((".pkl", ".pickle")) for name in seen.names):
-        yield Found("tapvid", "pickles and neither videos nor images")
+    # Layouts of files of several kinds; what else has videos or images has them on top.
+    named = _named(seen)
+    packed = [*filter(None, [_archives(path)]), *_hdf5(path, seen)] if named is None else [named]
+    yield from packed
+    videos = None if any(each.kind in _WITH_VIDEOS for each in packed) else _videos(seen)
+    if videos:
+        yield videos
+    elif not packed and (found := _images(seen) or _pickles(seen)):
+        yield found
 
 
 def _file(path: Path) -> Found | None:
@@ -90,7 +104,7 @@ def _file(path: Path) -> Found | None:
         return Found("diffusion_policy", "a zip file, maybe of a Zarr group")
     if name.endswith((".pkl", ".pickle")):
         return Found("tapvid", "a pickle")
-    return None
+    return Found("video", "a file of no other known kind")
 
 
 def _lerobot(path: Path) -> Found | None:
@@ -102,6 +116,24 @@ def _lerobot(path: Path) -> Found | None:
     except (ValueError, AttributeError, RecursionError):
         return None
     return Found("lerobot", f"meta/info.json of version {version}")
+
+
+def _replay_buffer(path: Path) -> Found | None:
+    if (path / ".zgroup").exists() and (path / "meta" / "episode_ends").is_dir():
+        return Found("diffusion_policy", "a Zarr group with meta/episode_ends")
+    return None
+
+
+def _archives(path: Path) -> Found | None:
+    if any(path.glob("*.zarr")) or any(path.glob("*.zarr.zip")):
+        return Found("diffusion_policy", "*.zarr or *.zarr.zip in the folder")
+    return None
+
+
+def _pickles(seen: _Folder) -> Found | None:
+    if any(name.endswith((".pkl", ".pickle")) for name in seen.names):
+        return Found("tapvid", "pickles and neither videos nor images")
+    return None
 
 
 def _look(path: Path) -> _Folder:
@@ -116,7 +148,7 @@ def _look(path: Path) -> _Folder:
 def _named(seen: _Folder) -> Found | None:
     """Kinds that names alone give away."""
     if "trajectory.h5" in seen.names:
-        return Found("droid", "folders with a trajectory.h5", {"tolerance_seconds": 0.1})
+        return Found("droid", "folders with a trajectory.h5")
     cameras = any(_BRIDGE.fullmatch(folder.rpartition("/")[2]) for folder in seen.folders)
     if cameras and {"policy_out.pkl", "obs_dict.pkl", "lang.txt"} & seen.names:
         return Found("bridge", "folders named images0 beside pickles or lang.txt")
@@ -126,10 +158,11 @@ def _named(seen: _Folder) -> Found | None:
     return None
 
 
-def _hdf5(path: Path, seen: _Folder) -> Found | None:
+def _hdf5(path: Path, seen: _Folder) -> list[Found]:
     files = [name for name in seen.files if name.lower().endswith(_HDF5)]
     # A damaged file should not hide what the others are.
-    return next(filter(None, (_inside(path / name) for name in files[:5])), None)
+    found = filter(None, (_inside(path / name) for name in files[:5]))
+    return list({each.kind: each for each in found}.values())
 
 
 def _inside(path: Path) -> Found | None:
