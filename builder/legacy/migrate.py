@@ -41,7 +41,8 @@ from schemas.legacy import PixelOrigin
 Origin = Literal["corner", "center", "unknown"]
 _Done = tuple[Move, EpisodeMeta | None]
 
-THREADS = 2
+# Two compute, in numpy and SHA-256, while a third waits for the disk.
+THREADS = 3
 
 ORIGIN_NOTES = {
     "corner": "pixel origin: corner, as stored",
