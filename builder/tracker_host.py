@@ -58,7 +58,7 @@ def tracker_hosts(
         return
     addresses = [TrackerAddress(_new_socket(), own.ahead) for _ in range(count)]
     tasks = [(make_tracker, address.socket, stall_seconds / 2) for address in addresses]
-    crew = [_hire(task) for task in tasks]
+    crew = [_hire(task, slot) for slot, task in enumerate(tasks)]
     bell, rope = Pipe()
     watch = threading.Thread(target=_watch, args=(crew, tasks, bell, on_notice), daemon=True)
     watch.start()
@@ -78,8 +78,8 @@ def _new_socket() -> str:
     return str(arbitrary_address("AF_UNIX"))
 
 
-def _hire(task: tuple[MakeTracker, str, float]) -> Child:
-    child = Child(_serve)
+def _hire(task: tuple[MakeTracker, str, float], slot: int) -> Child:
+    child = Child(_serve, slot)
     child.send(task)
     return child
 
@@ -110,7 +110,7 @@ def _watch(
                 tasks[number] = (partial(_refuse, how), *tasks[number][1:])
             else:
                 on_notice(f"tracker process {number} {how}; it is started again")
-            crew[number] = _hire(tasks[number])
+            crew[number] = _hire(tasks[number], number)
 
 
 def _news_of(child: Child) -> tuple[str, str]:

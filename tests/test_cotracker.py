@@ -15,7 +15,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from cotracker.predictor import CoTrackerOnlinePredictor, CoTrackerPredictor
 
 from builder.errors import ConfigError, TrackingError
 from builder.registry import configure
+from builder.slots import SLOT
 from builder.testing import check_tracker
 from builder.trackers.base import Window
 from builder.trackers.cotracker import CoTracker, CoTrackerConfig, loading
@@ -499,12 +499,16 @@ raise SystemExit(not torch.equal(before, torch.random.get_rng_state()))
 """
         assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
-    def test_workers_have_slots_of_their_own(self) -> None:
-        context = get_context("spawn")
-        with context.Pool(2) as pool:
-            slots = pool.map(slot_after_a_while, range(2), chunksize=1)
-        assert loading.worker_slot() == 0
-        assert abs(slots[0] - slots[1]) == 1
+    def test_worker_slots_take_the_gpus_in_turn(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+        chosen = []
+        for slot in range(5):
+            monkeypatch.setenv(SLOT, str(slot))
+            chosen.append(loading.choose_device("auto").index)
+        assert chosen == [0, 1, 2, 0, 1]
+        monkeypatch.delenv(SLOT)
+        assert loading.choose_device("cuda") == torch.device("cuda", 0)
 
 
 class Evil:
@@ -513,13 +517,6 @@ class Evil:
 
     def __reduce__(self) -> tuple[Any, tuple[str, str]]:
         return open, (self.path, "w")
-
-
-def slot_after_a_while(_: int) -> int:
-    import time
-
-    time.sleep(0.5)  # so that no worker takes two
-    return loading.worker_slot()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")

@@ -21,6 +21,7 @@ from multiprocessing.pool import RemoteTraceback  # type: ignore[attr-defined]
 from typing import Any
 
 from builder.errors import WorkerError
+from builder.slots import SLOT
 
 Report = Callable[[int, int], None]
 Function = Callable[[Any, Report], Any]
@@ -44,13 +45,17 @@ ONE_THREAD = dict.fromkeys(
 
 
 class Child:
-    """The parent's side.  ``ready`` once the child spoke, ``heard`` when it last did."""
+    """The parent's side.  ``ready`` once the child spoke, ``heard`` when it last did.
 
-    def __init__(self, function: Function) -> None:
+    ``slot`` is its number among the children that run at a time: see ``builder.slots``.
+    """
+
+    def __init__(self, function: Function, slot: int = 0) -> None:
+        self.slot = slot
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self._process = context.Process(target=_work, args=(theirs, function), daemon=True)
-        with _STARTING, _environment(ONE_THREAD), _interrupts_blocked():
+        with _STARTING, _environment({**ONE_THREAD, SLOT: str(slot)}), _interrupts_blocked():
             self._process.start()
         theirs.close()  # the child's alone now: its death shows as the end of the pipe
         self.ready = False

@@ -65,7 +65,8 @@ class Processes:
         try:
             while True:
                 while len(crew) < self.workers and (job := jobs.next()) is not None:
-                    crew.append(_Worker(Child(function), job))
+                    free = set(range(self.workers)) - {worker.child.slot for worker in crew}
+                    crew.append(_Worker(Child(function, min(free)), job))
                 if not crew:
                     return
                 yield from self._listen(crew, jobs)

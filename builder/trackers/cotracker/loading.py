@@ -10,13 +10,13 @@ import os
 import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from multiprocessing import current_process
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from builder.errors import ConfigError
+from builder.slots import worker_slot
 
 LICENCE = "CC-BY-NC-4.0"
 PACKAGE = "git+https://github.com/facebookresearch/co-tracker.git"
@@ -184,7 +184,7 @@ def disagreements(
 
 
 def choose_device(wanted: str) -> torch.device:
-    """Return the device for ``auto``, ``cpu`` or ``cuda``; workers take the GPUs in turn.
+    """Return the device for ``auto``, ``cpu`` or ``cuda``; worker slots take the GPUs in turn.
 
     torch numbers the GPUs that CUDA_VISIBLE_DEVICES lists.  Raises ConfigError when CUDA is
     asked for and there is none.
@@ -199,10 +199,3 @@ def choose_device(wanted: str) -> torch.device:
             "tracker.device=cpu, or a machine and a build of torch with CUDA"
         )
     return torch.device("cuda", worker_slot() % torch.cuda.device_count())
-
-
-def worker_slot() -> int:
-    """Return this process's number among its siblings, from 0; 0 in a main process."""
-    # multiprocessing numbers the children of a process from 1; there is no public name for it.
-    identity = getattr(current_process(), "_identity", ())
-    return identity[-1] - 1 if identity else 0
