@@ -73,6 +73,7 @@ class ViewTracker:
         key: ViewKey,
     ) -> None:
         """Open a session for a view of ``length`` frames; raises TrackingError."""
+        self._view, self._gives_conf = key.view, tracker.gives_conf
         if hasattr(tracker, "for_view"):
             tracker = tracker.for_view(key, box, length)
         self.notes: tuple[str, ...] = getattr(tracker, "notes", ())
@@ -112,16 +113,21 @@ class ViewTracker:
         # Exactly the stored queries, not their round trip through float32.
         out.tracks_xy[0] = self.queries_xy
         out.vis[:, self._tracked] = window.vis
-        if window.conf is None:
-            return out
-        conf = np.zeros(out.vis.shape, np.float32)
-        conf[:, self._tracked] = window.conf
-        return out._replace(conf=conf)
+        if out.conf is not None:
+            if window.conf is None:
+                raise TrackingError(
+                    f"view {self._view}: the tracker says it gives conf, but there is no conf in "
+                    f"the window that starts at frame {window.start}"
+                )
+            out.conf[:, self._tracked] = window.conf
+        return out
 
     def untracked(self, start: int) -> Window:
         """Return a window whose points stay at the queries and are never visible."""
         tracks_xy = np.repeat(self.queries_xy[None], self.horizon, axis=0)
-        return Window(start, tracks_xy, np.zeros(tracks_xy.shape[:2], np.uint8))
+        shape = tracks_xy.shape[:2]
+        conf = np.zeros(shape, np.float32) if self._gives_conf else None
+        return Window(start, tracks_xy, np.zeros(shape, np.uint8), conf)
 
 
 def _points(

@@ -312,6 +312,13 @@ def test_points_and_tracker_must_agree(built, capsys):
     assert "'dis' places new ones" in capsys.readouterr().err
 
 
+def test_a_process_for_all_workers_is_refused(built, capsys):
+    folder, argv = built
+    other = ["--out", str(folder / "other"), "executor.trackers=1"]
+    assert main([*argv, f"tracker.folder={folder}", *other]) == 2
+    assert "leave executor.trackers at 0" in capsys.readouterr().err
+
+
 def test_a_tapvid_source_brings_its_own_tracks(tmp_path):
     (tmp_path / "data").mkdir()
     write_tapvid(tmp_path / "data")
