@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import random
 import signal
 import subprocess
@@ -14,13 +15,16 @@ from contextlib import closing
 from itertools import count
 from multiprocessing import active_children
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from builder.errors import LettersetError, WorkerError
 from builder.executors import processes
 from builder.executors.base import Outcome, Progress
+from builder.executors.children import unpack
 from builder.executors.processes import Processes, Serial
+from builder.executors.ray_host import Host
 from builder.registry import configure
 from builder.testing import executors as conformance
 from schemas.config import ExecutorPart
@@ -323,6 +327,50 @@ def test_registry_knows_both():
         found, own = configure("executors", ExecutorPart(kind=kind))
         assert found is expected
         assert found(own, None, 1.0).workers >= 1
+
+
+class FailsToStart:
+    """Ends its first ``times`` children before they can begin; then its tasks end them."""
+
+    def __init__(self, folder, times):
+        self.folder, self.times, self.here = folder, times, os.getpid()
+
+    def __reduce__(self):
+        return _start, (self.folder, self.times, self.here)
+
+    def __call__(self, task, report):
+        with (Path(self.folder) / "tried").open("a") as file:
+            file.write("x")
+        os._exit(7)
+
+
+def _start(folder, times, parent):
+    if os.getpid() != parent:
+        with (Path(folder) / "started").open("a") as file:
+            file.write("x")
+        if (Path(folder) / "started").stat().st_size <= times:
+            os._exit(9)
+    return FailsToStart(folder, times)
+
+
+@pytest.mark.parametrize(
+    ("times", "tries", "says"), [(2, 2, "7; tried twice"), (99, 0, "9 before")]
+)
+def test_a_child_that_never_started_is_no_try_of_the_task(
+    tmp_path, monkeypatch, times, tries, says
+):
+    """In an actor of Ray, whose host is used here by itself."""
+    monkeypatch.setitem(sys.modules, "__main__", ModuleType("__main__"))
+    host = Host(pickle.dumps(FailsToStart(str(tmp_path), times)), 60.0)
+    heard = []
+    while not heard:
+        _, heard = host.advance(0, pickle.dumps(None))
+    kind, error = unpack(heard[0])
+    host.close()
+    assert kind == "error"
+    assert says in str(error)
+    assert (tmp_path / "tried").exists() == bool(tries)
+    assert not tries or (tmp_path / "tried").stat().st_size == tries
 
 
 SCRIPT = """

@@ -9,7 +9,12 @@ import time
 
 from builder.errors import WorkerError
 from builder.executors.children import Child, end_all, unpack
-from builder.executors.processes import START_SECONDS, TASKS_PER_WORKER, stalled
+from builder.executors.processes import (
+    START_ATTEMPTS,
+    START_SECONDS,
+    TASKS_PER_WORKER,
+    stalled,
+)
 
 POLL_SECONDS = 1.0  # an actor answers at least so often; progress comes no more often
 
@@ -28,16 +33,19 @@ class Host:
         self._child: Child | None = None
         self._number = -1
         self._died = False
+        self._failed_starts = 0
         self._finished = 0
 
     def advance(self, number: int, packed_task: bytes) -> tuple[str, list[bytes]]:
-        """Begin a job unless it is begun, and return what is heard of it within a second.
+        """Begin a job, or return what is heard of it within a second once it is begun.
 
-        May be repeated with the same arguments on a restarted actor.
+        May be repeated with the same arguments on a restarted actor.  The call that begins a
+        job answers at once: should the job end the actor, its life is known and is counted.
         """
         if number != self._number:
             self._number, self._died = number, False
             self._begin(packed_task)
+            return self._life, []
         return self._life, self._listen(packed_task)
 
     def close(self) -> None:
@@ -80,6 +88,12 @@ class Host:
         """Have a job begun once more; the second time it is an error."""
         how = child.cause_of_death()
         self.close()
+        if not child.ready:  # it never had the job, which may yet be tried twice
+            self._failed_starts += 1
+            if self._failed_starts < START_ATTEMPTS:
+                return []
+            return [_error(WorkerError(f"its worker {how} before its first task, time and again"))]
+        self._failed_starts = 0
         if self._died:
             return [_error(WorkerError(f"its worker {how}; tried twice"))]
         self._died = True
