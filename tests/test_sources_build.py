@@ -2,6 +2,7 @@
 
 from contextlib import closing
 
+import av
 import h5py
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ import robot_fixtures as robots
 import source_fixtures as fixtures
 from hypothesis import given
 from hypothesis import strategies as st
-from test_sources import EXAMPLES
+from media import MATRICES
+from test_sources import EXAMPLES, later
 
 from builder.array_stats import array_stats
 from builder.cli import main as letterset
@@ -19,7 +21,6 @@ from builder.errors import SourceError
 from builder.letterbox import letterbox_labels
 from builder.pipeline import build
 from builder.planning.plan import plan
-from builder.training.episodes import steps_of
 from builder.upkeep.convert import convert
 from schemas.config import BuildConfig
 from schemas.geometry import Letterbox
@@ -192,12 +193,16 @@ def test_what_is_per_frame_is_recorded_not_guessed(tmp_path):
         assert kinds["actions"] is kinds["joint_states"] is True
         stored = episode.meta.views[0].arrays.values()
         assert {array.per_frame for array in stored} == {None}
-        assert steps_of(episode, "task_emb_bert", 2, 4).shape == (9,)
-        assert steps_of(episode, "actions", 2, 4).shape == (4, 7)
         assert array_stats(dataset, "task_emb_bert") is None
     convert(tmp_path / "out", tmp_path / "zarr", {"kind": "zarr"})
     for episode in open_dataset(tmp_path / "zarr"):
         assert not episode.meta.per_frame("task_emb_bert")
+    pytest.importorskip("torch")
+    from builder.training import WindowDataset
+
+    for sample in WindowDataset(dataset):
+        assert sample["task_emb_bert"].shape == (9,)
+        assert sample["actions"].shape == (4, 7)
 
 
 def test_arrays_of_another_length_are_refused_from_any_source(tmp_path):
@@ -210,3 +215,64 @@ def test_arrays_of_another_length_are_refused_from_any_source(tmp_path):
         episode.arrays, episode.constants = {"a": np.zeros(12)}, {"a": np.zeros(3)}
         with pytest.raises(SourceError, match=r"share the names \['a'\]"):
             _root_layout(episode, 12)
+
+
+CROOKED = (56756, 32768, 0, -32768, 56756, 0, 0, 0, 1 << 30)
+WITH_VIDEOS = {
+    "video": fixtures.write_videos,
+    "episodes": fixtures.write_episode_folders,
+    "droid": robots.write_droid,
+    "something_something": robots.write_something,
+    "lerobot": later("lerobot_fixtures", "write_v3", "pyarrow"),
+    "lerobot 2.1": later("lerobot_fixtures", "write_v21", "pyarrow"),
+}
+
+
+def turn_videos(root, matrix):
+    """Let every video below a folder carry a display matrix; an MP4 file whatever its name."""
+    if not hasattr(av.video.stream.VideoStream, "set_display_matrix"):
+        pytest.skip("this PyAV cannot write display matrices")
+    paths = [path for path in root.rglob("*") if path.suffix in (".mp4", ".mkv", ".avi", ".webm")]
+    for path in paths:
+        with av.open(str(path)) as given, av.open(str(root / "turned.mp4"), "w") as output:
+            stream = output.add_stream_from_template(given.streams.video[0])
+            stream.set_display_matrix(matrix)
+            for packet in given.demux(video=0):
+                if packet.size:
+                    # No B-frames: they are shown in the order they are stored in.
+                    packet.dts = packet.pts = packet.pts if packet.dts is None else packet.dts
+                    packet.stream = stream
+                    output.mux(packet)
+        (root / "turned.mp4").rename(path)
+    assert paths
+
+
+@pytest.mark.parametrize("kind", WITH_VIDEOS)
+def test_an_orientation_set_by_hand_rules_over_the_videos_own(kind, tmp_path):
+    root = WITH_VIDEOS[kind](tmp_path)
+    turn_videos(root, MATRICES["rot90"])
+    for turn in (None, "hflip"):
+        config = config_of(root, tmp_path / "out", kind.split()[0], orientation=turn)
+        source = open_source(config)
+        with source.open(next(iter(source.refs()))) as episode:
+            turns = {stream.info.orientation for stream in episode.views.values()}
+        assert turns == {turn or "rot90"}
+
+
+@pytest.mark.parametrize("kind", WITH_VIDEOS)
+def test_videos_turned_crookedly_are_refused_unless_set_by_hand(kind, tmp_path):
+    root = WITH_VIDEOS[kind](tmp_path)
+    turn_videos(root, CROOKED)
+    config = config_of(root, tmp_path / "out", kind.split()[0])
+    source = open_source(config)
+    ref = next(iter(source.refs()))
+    with pytest.raises(SourceError, match="not a multiple of 90 degrees"), source.open(ref):
+        raise AssertionError("it was opened")
+    by_hand = config_of(
+        root, tmp_path / "out", kind.split()[0], orientation="rot270", episodes=[ref.path]
+    )
+    assert build(by_hand).built == 1
+    (episode,) = open_dataset(tmp_path / "out")
+    for view in episode.meta.views:
+        assert view.orientation == "rot270"
+        assert view.geometry.source_shape == view.coded_shape[::-1]

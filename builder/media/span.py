@@ -16,6 +16,7 @@ from builder.sources.base import Frame
 from builder.sources.clock import period
 from builder.video import VideoStream
 from schemas.config import Limits
+from schemas.geometry import Orientation
 
 
 class VideoSpan(VideoStream):
@@ -23,6 +24,7 @@ class VideoSpan(VideoStream):
 
     ``start`` is where the span begins in the file, in seconds; ``seconds`` (T,) are the times
     of its frames from there on.  Frame for frame they must be in the file, to half a period.
+    ``orientation`` overrides what the file says.
     Raises DecodeError for whatever is not a readable video within ``limits``.
     """
 
@@ -33,6 +35,7 @@ class VideoSpan(VideoStream):
         seconds: np.ndarray,
         *,
         limits: Limits | None = None,
+        orientation: Orientation | None = None,
     ) -> None:
         self.path = Path(path)
         self._limits = limits or Limits()
@@ -50,7 +53,7 @@ class VideoSpan(VideoStream):
                 raise self._error(f"it has no frame at {self._expected(0):.3f} s")
             self._shape = (first.height, first.width)
             self._check_pixels(first.width, first.height)
-            self.info = self._describe(opened, first, None, survey)
+            self.info = self._describe(opened, first, orientation, survey)
         # The first reading goes on where this stopped.
         self._opened = opened._replace(frames=chain([first], frames))
 

@@ -89,7 +89,7 @@ class Droid:
         used = [*notes[:1], TRAJECTORY, *(os.path.join(_RECORDINGS, name) for name in recordings)]
         yield Episode(
             views={
-                view: self._view(folder / _RECORDINGS / recording, clock)
+                view: self._view(folder / _RECORDINGS / recording, view, clock)
                 for view, recording in zip(names.values(), recordings, strict=True)
             },
             arrays=arrays,
@@ -123,8 +123,9 @@ class Droid:
             raise file.error(_CLOCK, "its times do not ascend")
         return (milliseconds - milliseconds[0]) / 1000
 
-    def _view(self, path: Path, clock: np.ndarray) -> FrameStream:
-        stream = VideoStream(path, limits=self._limits)
+    def _view(self, path: Path, view: str, clock: np.ndarray) -> FrameStream:
+        turn = self._config.turned_by_hand(view)
+        stream = VideoStream(path, limits=self._limits, orientation=turn)
         count = stream.info.num_frames
         if count > len(clock):
             raise SourceError(

@@ -37,6 +37,7 @@ class EpisodeFolders:
         self, path: Path, config: EpisodeFoldersConfig | None = None, limits: Limits | None = None
     ) -> None:
         self.path = Path(path)
+        self._config = config or EpisodeFoldersConfig()
         self._limits = limits or Limits()
 
     def refs(self) -> Iterator[EpisodeRef]:
@@ -67,7 +68,11 @@ class EpisodeFolders:
         beside = read_sidecars(folder, self._limits)
         yield Episode(
             views={
-                view: VideoStream(folder / name, limits=self._limits)
+                view: VideoStream(
+                    folder / name,
+                    limits=self._limits,
+                    orientation=self._config.turned_by_hand(view),
+                )
                 for view, name in zip(views.values(), names, strict=True)
             },
             arrays=beside.arrays,

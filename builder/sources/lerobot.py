@@ -23,6 +23,7 @@ from builder.sources.safe_parquet import select_rows, to_array
 from builder.sources.select import Selection
 from builder.video import VideoStream
 from schemas.config import Limits
+from schemas.geometry import Orientation
 
 # Columns that only count, or that are the clock.
 _COUNTERS = ("timestamp", "frame_index", "episode_index", "index", "task_index")
@@ -78,7 +79,8 @@ class LeRobot:
         views: dict[str, FrameStream] = {}
         names = safe_names([*row.videos, *images])
         for key, (relative, start) in row.videos.items():
-            views[names[key]] = self._video(relative, start, clock)
+            turn = self._config.turned_by_hand(names[key])
+            views[names[key]] = self._video(relative, start, clock, turn)
         for key in images:
             views[names[key]] = self._images(table[key], f"{row.data}: {key}", clock, meta.fps)
         if not views:
@@ -123,11 +125,13 @@ class LeRobot:
             )
         return table
 
-    def _video(self, relative: str, start: float | None, clock: np.ndarray) -> FrameStream:
+    def _video(
+        self, relative: str, start: float | None, clock: np.ndarray, turn: Orientation | None
+    ) -> FrameStream:
         path = self.path / relative
         if start is None:
-            return VideoStream(path, limits=self._limits)
-        return VideoSpan(path, start, clock, limits=self._limits)
+            return VideoStream(path, limits=self._limits, orientation=turn)
+        return VideoSpan(path, start, clock, limits=self._limits, orientation=turn)
 
     def _images(self, column: Any, what: str, clock: np.ndarray, fps: float) -> FrameStream:
         def data_of(index: int) -> bytes:

@@ -63,6 +63,14 @@ class Selection(Record):
         default=None, description="of the source's data, when it does not say itself"
     )
 
+    def turned_by_hand(self, view: str) -> Orientation | None:
+        """Return the orientation set for a view; None where the source's own holds.
+
+        A source tells it to its videos: some can be read no other way.
+        """
+        turn = self.orientation
+        return turn.get(view) if isinstance(turn, dict) else turn
+
 
 class Selected:
     """A source seen through a selection; itself a source."""
@@ -177,10 +185,7 @@ def _choose(episode: Episode, how: Selection) -> dict[str, FrameStream]:
 
 
 def _turned(stream: FrameStream, name: str, how: Selection) -> FrameStream:
-    chosen = how.orientation
-    if isinstance(chosen, dict):
-        chosen = chosen.get(name)
-    info = stream.info
+    chosen, info = how.turned_by_hand(name), stream.info
     if chosen is None or chosen == info.orientation:
         return stream
     aspect = info.sample_aspect_ratio

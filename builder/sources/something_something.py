@@ -44,6 +44,7 @@ class SomethingSomething:
         limits: Limits | None = None,
     ) -> None:
         self.path = Path(path)
+        self._config = config or SomethingSomethingConfig()
         self._limits = limits or Limits()
 
     def refs(self) -> Iterator[EpisodeRef]:
@@ -65,7 +66,8 @@ class SomethingSomething:
     def open(self, ref: EpisodeRef) -> Iterator[Episode]:
         """Open one video.  Raises DecodeError naming what is wrong with it."""
         relative, text = ref.locator
-        stream = VideoStream(locate(self.path, relative), limits=self._limits)
+        turn = self._config.turned_by_hand("main")
+        stream = VideoStream(locate(self.path, relative), limits=self._limits, orientation=turn)
         marks = fingerprints(self.path, [relative])
         yield Episode(views={"main": stream}, files=marks, text=text)
 

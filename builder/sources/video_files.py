@@ -79,11 +79,10 @@ class VideoFiles:
     def open(self, ref: EpisodeRef) -> Iterator[Episode]:
         """Open one file.  Raises DecodeError naming what is wrong with it."""
         path = self.path / ref.locator if self.path.is_dir() else self.path
-        # A display matrix that is no quarter turn can be read when the orientation is set by hand.
-        turn = self._config.orientation
-        by_hand = turn.get(self._config.view) if isinstance(turn, dict) else turn
-        stream = VideoStream(path, limits=self._limits, orientation=by_hand)
-        yield Episode(views={self._config.view: stream}, files={ref.path: fingerprint(path)})
+        view = self._config.view
+        turn = self._config.turned_by_hand(view)
+        stream = VideoStream(path, limits=self._limits, orientation=turn)
+        yield Episode(views={view: stream}, files={ref.path: fingerprint(path)})
 
     def weight(self, ref: EpisodeRef) -> float:
         """Return the bytes of the file: frames could not be told without opening it."""
