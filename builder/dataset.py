@@ -30,9 +30,16 @@ def open_dataset(
     max_open: int = MAX_OPEN_EPISODES,
     tracks: str | None = None,
     layers: Sequence[str] = (),
+    cache: Path | str | None = None,
+    cache_bytes: int | None = None,
+    storage_options: Mapping[str, Any] | None = None,
     **legacy: Any,
 ) -> Dataset:
     """Open a dataset folder for reading; at most ``max_open`` episode files stay open.
+
+    ``path`` may be a URL that fsspec knows, such as ``s3://bucket/dataset``: episodes are copied
+    whole to the folder ``cache`` when they are first used, which stays below ``cache_bytes`` if
+    that is given; see ``builder.remote.RemoteDataset``.  ``storage_options`` go to fsspec.
 
     ``tracks`` names a layer whose tracks take the place of the dataset's own; the arrays of
     ``layers`` are added to those of the episodes and views.
@@ -43,6 +50,14 @@ def open_dataset(
     Raises DatasetError when the folder is no dataset or is damaged, OutputError when a newer
     letterset made it.
     """
+    if isinstance(path, str) and "://" in path:
+        if img_shape is not None or legacy:
+            raise ConfigError(f"{path}: folders of older files are read from a local disk only")
+        from builder.remote import RemoteDataset
+
+        return RemoteDataset(path, max_open, tracks, layers, cache, cache_bytes, storage_options)
+    if cache is not None or cache_bytes is not None or storage_options is not None:
+        raise ConfigError(f"{path} is no URL: cache and storage_options are for URLs, s3://...")
     path = Path(path)
     if img_shape is None and not legacy:
         return Dataset(path, max_open, tracks, layers)
@@ -210,6 +225,10 @@ class Dataset:
     def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
         return type(self), (self.path, self.max_open, *self._given)
 
+    def fetched(self, path: Path) -> Path:
+        """Return a file of the folder; where the dataset is elsewhere it is fetched first."""
+        return path
+
     def __len__(self) -> int:
         return len(self.ids)
 
@@ -233,7 +252,14 @@ class Dataset:
                 f"no episode {episode_id!r} in {self.path}; it has {len(self)}, "
                 f"the first is {self.ids[0] if self.ids else 'missing'}"
             )
-        reader = self.store.open(episode_id)
+        self._open[episode_id] = EpisodeData(self._reader(episode_id))
+        if len(self._open) > self.max_open:
+            # Arrays in use keep their memory map; only this object lets go.
+            self._open.popitem(last=False)
+        return self._open[episode_id]
+
+    def _reader(self, episode_id: str) -> EpisodeReader:
+        reader: EpisodeReader = self.store.open(episode_id)
         if reader.meta.digest != self.index[episode_id].digest:
             reader.close()
             raise DatasetError(
@@ -242,8 +268,4 @@ class Dataset:
             )
         if self.layers:
             reader = open_overlay(reader, self.path, self.layers)
-        self._open[episode_id] = EpisodeData(reader)
-        if len(self._open) > self.max_open:
-            # Arrays in use keep their memory map; only this object lets go.
-            self._open.popitem(last=False)
-        return self._open[episode_id]
+        return reader

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
@@ -29,7 +29,7 @@ from schemas.layers import LayerEpisode, LayerMeta, LayerView, TrackSet
 
 FOLDER = "layers"
 TRACK_ARRAYS = ("tracks", "vis", "conf", "starts", "queries")
-_META = "layer.json"
+META_NAME = "layer.json"
 
 Arrays = Mapping[str | None, Mapping[str, Any]]
 """By view (None: the episode as a whole), then by name."""
@@ -37,14 +37,14 @@ Arrays = Mapping[str | None, Mapping[str, Any]]
 
 def layer_names(dataset: Path) -> list[str]:
     """List the layers of a dataset folder."""
-    return sorted(path.parent.name for path in (dataset / FOLDER).glob(f"*/{_META}"))
+    return sorted(path.parent.name for path in (dataset / FOLDER).glob(f"*/{META_NAME}"))
 
 
 def load_layer(dataset: Path, name: str) -> LayerMeta:
     """Read a layer's metadata.  Raises DatasetError naming the layers there are."""
     if name not in layer_names(dataset):
         raise DatasetError(f"{dataset} has no layer {name!r}; it has {layer_names(dataset)}")
-    path = dataset / FOLDER / name / _META
+    path = dataset / FOLDER / name / META_NAME
     return parse_record(LayerMeta, path.read_bytes(), str(path))
 
 
@@ -94,9 +94,9 @@ class LayerWriter:
         self._lock = take_lock(self.folder, "main")
         try:
             self.store.leftovers(remove=True)
-            if not (self.folder / _META).exists():
+            if not (self.folder / META_NAME).exists():
                 text = json.dumps(record_data(self.meta), indent=2, sort_keys=True) + "\n"
-                publish_text(self.folder, self.folder / _META, text)
+                publish_text(self.folder, self.folder / META_NAME, text)
             self._refuse_different(load_layer(self.dataset, self.name))
         except BaseException:
             os.close(self._lock)
@@ -189,6 +189,11 @@ class Overlay:
         self._owner: dict[tuple[str | None, str], EpisodeReader] = {}
         for layer in layers.values():
             self.meta = self._merged(self.meta, layer)
+
+    @property
+    def added(self) -> Collection[tuple[str | None, str]]:
+        """The arrays that layers hold: (view, name), None for those of the episode."""
+        return self._owner.keys()
 
     def _merged(self, meta: EpisodeMeta, layer: EpisodeReader) -> EpisodeMeta:
         record: Any = layer.meta

@@ -144,7 +144,7 @@ def _largest(change: np.ndarray, starts: np.ndarray, horizon: int) -> np.ndarray
 
 def read_columns(dataset: Dataset, names: Iterable[str], views: Iterable[str]) -> Table:
     """Read some columns, for some views.  Raises DatasetError when the table is out of date."""
-    path = stats_path(dataset)
+    path = dataset.fetched(stats_path(dataset))
     if not path.exists():
         raise DatasetError(f"{dataset.path} has no {path.name}: run letterset stats first")
     try:
