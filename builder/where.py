@@ -60,14 +60,28 @@ class Where:
 
         Comparisons with NaN do not hold.  Raises ConfigError when values do not compare.
         """
+        found = self._found(columns)
+        if found.dtype != np.bool_:
+            raise self._error("must be true or false, such as motion > 1")
+        return found
+
+    def values(self, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Compute it for every row: columns (n,) in, (n,) float64 out; true is 1.
+
+        Raises ConfigError when it gives no numbers.
+        """
+        found = self._found(columns)
+        if found.dtype.kind not in "biuf":
+            raise self._error("must be a number, such as motion * vis")
+        return found.astype(np.float64)
+
+    def _found(self, columns: Mapping[str, np.ndarray]) -> np.ndarray:
         rows = len(next(iter(columns.values())))
         try:
             with np.errstate(all="ignore"):
                 found = np.asarray(self._value(self._tree, columns))
         except (TypeError, ValueError) as error:
             raise self._error(f"compares what does not compare: {error}") from None
-        if found.dtype != np.bool_:
-            raise self._error("must be true or false, such as motion > 1")
         return np.broadcast_to(found, (rows,))
 
     def _check(self, node: ast.AST) -> None:

@@ -141,10 +141,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--write", action="store_true", help="update BENCHMARKS.md")
     args = parser.parse_args()
+    from builder.stores.hdf5 import Hdf5Store
+
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         make_amplify(root / "amplify")
-        make_ours(root / "f32", root / "amplify", "f32")
+        make_ours(root / "f32", root / "amplify", "f32", Hdf5Store)
         text = report(root, args.rounds)
     print(text)
     if args.write:

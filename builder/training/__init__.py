@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from builder.training.normalize import clip_traj, normalize_traj, unnormalize_traj
     from builder.training.options import WindowOptions
     from builder.training.sampling import WindowSampler
+    from builder.training.table import window_weights
     from builder.training.windows import WindowDataset, decode_batch
 
 _HOME = {
@@ -26,6 +27,7 @@ _HOME = {
     "decode_batch": "builder.training.windows",
     "normalize_traj": "builder.training.normalize",
     "unnormalize_traj": "builder.training.normalize",
+    "window_weights": "builder.training.table",
 }
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "decode_batch",
     "normalize_traj",
     "unnormalize_traj",
+    "window_weights",
 ]
 
 

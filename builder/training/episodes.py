@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from builder.dataset import EpisodeData, ViewData
+from builder.dataset import ViewData
 from builder.errors import ConfigError
 from builder.legacy.hdf5 import LegacyTracks
 from schemas.affine import AxisAffine
@@ -102,12 +102,12 @@ def write_tracks(view: ViewWindows, window: int, points: Any, out: np.ndarray) -
         _normalize_older(out, view.older, view.box.img_shape)
         return
     # numpy is slow along an axis of two: components go to their places one by one, and what
-    # follows takes whole steps.
+    # follows takes all numbers in a row.
     for column, axis in ((0, 1), (1, 0)):
         np.multiply(tracks_xy[..., axis], view.norm.scale_xy[axis], out=out[..., column])
     x, y = view.norm.offset_xy
-    steps = out.reshape(len(out), -1)
-    steps += _per_point((y, x), out.shape[1])
+    numbers = out.reshape(-1)
+    numbers += _per_point((y, x), numbers.size)
 
 
 def _normalize_older(out: np.ndarray, older: LegacyTracks, img_shape: tuple[int, int]) -> None:
@@ -120,32 +120,21 @@ def _normalize_older(out: np.ndarray, older: LegacyTracks, img_shape: tuple[int,
     first = pairs >> 32
     pairs <<= 32
     pairs |= first
-    steps, points = out.reshape(len(out), -1), out.shape[1]
+    numbers = out.reshape(-1)
     if older.only_scaled and older.scale_xy != (1.0, 1.0):
         x, y = older.scale_xy
-        steps *= _per_point((y, x), points)
-    halves = _per_point((img_shape[0] / 2, img_shape[1] / 2), points)
-    steps -= halves
-    steps /= halves
+        numbers *= _per_point((y, x), numbers.size)
+    halves = _per_point((img_shape[0] / 2, img_shape[1] / 2), numbers.size)
+    numbers -= halves
+    numbers /= halves
     out.clip(-1.0, 1.0, out=out)
 
 
 @lru_cache(maxsize=64)
-def _per_point(numbers_rc: tuple[float, float], points: int) -> Any:
-    """Return what to combine with a step's 2 N numbers so that every point gets these two."""
-    same = numbers_rc[0] == numbers_rc[1]
-    return numbers_rc[0] if same else np.tile(np.array(numbers_rc, np.float32), points)
-
-
-def steps_of(episode: EpisodeData, name: str, start: int, horizon: int) -> np.ndarray:
-    """Cut a per-frame array to a window, zeros after its end; other arrays come whole."""
-    array = episode.arrays[name]
-    if not episode.meta.per_frame(name):
-        return np.array(array)
-    out = np.zeros((horizon, *array.shape[1:]), array.dtype)
-    rows = array[start : start + horizon]
-    out[: len(rows)] = rows
-    return out
+def _per_point(numbers_rc: tuple[float, float], size: int) -> Any:
+    """Return what to combine with ``size`` numbers so that every point gets these two."""
+    row, column = numbers_rc
+    return row if row == column else np.tile(np.array(numbers_rc, np.float32), size // 2)
 
 
 def chosen_points(stored: int, wanted: int | None) -> Any:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from builder.errors import ConfigError
+from builder.registry import explain
 from schemas.base import Record, Shape, Side
 from schemas.dataset import Name
 
@@ -47,8 +49,17 @@ class WindowOptions(Record):
     verify: bool = Field(
         default=False, description="compare digests when an episode is first read: slow, certain"
     )
+    tracks: Name | None = Field(
+        default=None, description="layer whose tracks take the place of the dataset's own"
+    )
+    layers: tuple[Name, ...] = Field(
+        default=(), strict=False, description="layers whose arrays come along"
+    )
     arrays: tuple[Name, ...] | None = Field(
-        default=None, strict=False, description="pass-through arrays; default: all there are"
+        default=None,
+        strict=False,
+        description="pass-through arrays of episodes and views; default: all of episodes, and "
+        "what layers add to views",
     )
     seed: Annotated[int, Field(ge=0)] = Field(default=0, description="of the augmentation")
 
@@ -64,3 +75,12 @@ class WindowOptions(Record):
         if self.views:
             return {name: name for name in self.views}
         return self.view_map
+
+
+def given_options(options: WindowOptions | None, changes: dict[str, Any]) -> WindowOptions:
+    """Return options with some fields changed; raises ConfigError that suggests the near name."""
+    given = options.model_dump(exclude_unset=True) if options else {}
+    try:
+        return WindowOptions.model_validate({**given, **changes})
+    except ValidationError as error:
+        raise ConfigError(explain(error, known=list(WindowOptions.model_fields))) from None

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from builder.checks import check_digest
-from builder.dataset import Dataset, EpisodeData
+from builder.dataset import Dataset, EpisodeData, open_dataset
 from builder.errors import ConfigError, DatasetError
+from builder.legacy.dataset import LegacyDataset
 from builder.splits import read_splits
 from builder.training.options import WindowOptions
-from builder.where import Where
-from builder.window_stats import COLUMNS, read_columns
+
+
+def with_layers(dataset: Dataset, options: WindowOptions) -> Dataset:
+    """Open the dataset again with the layers that are asked for, besides those it has.
+
+    Raises DatasetError naming the layers there are, ConfigError for older files.
+    """
+    if options.tracks is None and not options.layers:
+        return dataset
+    if isinstance(dataset, LegacyDataset):
+        raise ConfigError(f"{dataset.path}: older files have no layers; run letterset migrate")
+    kept = [name for name in dataset.layers if name != dataset.track_layer]
+    return open_dataset(
+        dataset.path,
+        max_open=dataset.max_open,
+        tracks=options.tracks or dataset.track_layer,
+        layers=tuple(dict.fromkeys([*kept, *options.layers])),
+    )
 
 
 def default_views(dataset: Dataset, masked: bool = False) -> tuple[str, ...]:
@@ -79,34 +96,6 @@ def _in_split(dataset: Dataset, split: str | None) -> list[str]:
             f"none of which is in the dataset"
         )
     return ids
-
-
-def matching_windows(
-    dataset: Dataset, where: str, views: Sequence[str], ends: Mapping[str, int], every: int
-) -> np.ndarray:
-    """Return the numbers of the samples that a filter over the table of windows keeps, ascending.
-
-    ``ends`` are, by id, the numbers of samples up to the end of each episode; samples start
-    ``every`` so many frames.  The views of a window count together.  Raises ConfigError for a
-    bad filter, DatasetError when nothing is left and when there is no table of this dataset.
-    """
-    condition = Where(where, COLUMNS)
-    table = read_columns(dataset, condition.names or {"vis"}, views).by_window()
-    keeps = condition.mask(table.columns)
-    place = {key: at for at, key in enumerate(dataset.ids)}
-    kept, begin = [], 0
-    for key, end in ends.items():
-        first, last = np.searchsorted(table.episode, [place[key], place[key] + 1])
-        good = table.start[first:last][keeps[first:last]]
-        starts = np.arange(end - begin) * every
-        if dataset.meta.mode == "episode":  # one row tells about all windows that are cut from it
-            starts[:] = 0
-        kept.append(begin + np.flatnonzero(np.isin(starts, good)))
-        begin = end
-    found = np.concatenate(kept)
-    if not found.size:
-        raise DatasetError(f"{dataset.path}: no window matches {where!r}")
-    return found
 
 
 def verify(episode: EpisodeData) -> None:

@@ -7,32 +7,26 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import ValidationError
 from torch.utils.data import Dataset as TorchDataset
 
 from builder.dataset import Dataset, EpisodeData
 from builder.errors import ConfigError, DatasetError
 from builder.legacy.dataset import LegacyDataset
-from builder.registry import explain
-from builder.training.augment import Augment, warp
+from builder.training.arrays import added_to_views, root_arrays, view_arrays
+from builder.training.augment import Augment
 from builder.training.episodes import (
     ViewWindows,
     chosen_points,
-    steps_of,
     view_windows,
     write_tracks,
 )
 from builder.training.interpolate import interpolate_traj
-from builder.training.options import WindowOptions
-from builder.training.selection import (
-    choose_ids,
-    default_views,
-    matching_windows,
-    places,
-    verify,
-)
+from builder.training.options import WindowOptions, given_options
+from builder.training.pictures import write_pictures
+from builder.training.selection import choose_ids, default_views, places, verify, with_layers
+from builder.training.table import matching_samples, rows_of_samples
+from builder.window_stats import Table
 from schemas.affine import AxisAffine
-from schemas.geometry import Stretch
 
 Sample = dict[str, Any]
 
@@ -52,8 +46,9 @@ class WindowDataset(TorchDataset[Sample]):
     ``decode`` (V, 2, 2) float64: scale and offset, (x, y), from normalized to source pixels,
     so that a mixed batch decodes sample by sample (:func:`decode_batch`);
     ``view_mask`` (V,) bool: views that are there (``missing="mask"`` fills others with zeros);
-    ``episode`` id, ``t`` start frame, ``text``, and pass-through arrays such as ``actions``
-    (horizon, D), zeros after the end.
+    ``episode`` id, ``t`` start frame, ``text``, and pass-through arrays, those of layers among
+    them: such as ``actions`` (horizon, D), zeros after the end; of views (V, horizon, ...) or,
+    where there is not a row per frame, (V, ...), as stored.
 
     Episodes that turn out damaged are listed in ``damaged`` (id to reason) when they are skipped.
     Samples do not depend on workers or on the order of reading.  Small to pickle, safe to fork.
@@ -72,7 +67,8 @@ class WindowDataset(TorchDataset[Sample]):
         ``augment`` moves points and pictures together; see ``builder.training.augment``.
         Raises ConfigError for what the dataset cannot give, DatasetError when no window is left.
         """
-        self.options = options = _options(options, changes)
+        self.options = options = given_options(options, changes)
+        dataset = with_layers(dataset, options)
         if isinstance(dataset, LegacyDataset) and options.img_shape:
             dataset = dataset.with_img_shape(options.img_shape)
         self.dataset, self.augment, self.epoch = dataset, augment, 0
@@ -104,9 +100,7 @@ class WindowDataset(TorchDataset[Sample]):
                 "or use tail='mask'"
             )
         if options.where is not None:
-            every, names = meta.start_every * options.stride, list(self.views.values())
-            ends = dict(zip(self.ids, self._ends.tolist(), strict=True))
-            self._kept = matching_windows(dataset, options.where, names, ends, every)
+            self._kept = matching_samples(self, options.where)
         # Resampled steps are spread evenly over those that are read.
         self._steps = np.linspace(0, self.read_steps - 1, self.horizon)
         self._recent: OrderedDict[str, dict[str, ViewWindows]] = OrderedDict()
@@ -125,6 +119,16 @@ class WindowDataset(TorchDataset[Sample]):
         last = lengths - (self.read_steps if self.options.tail == "exclude" else 1)
         return np.maximum(0, last // (self.dataset.meta.start_every * self.options.stride) + 1)
 
+    def rows(self, table: Table) -> np.ndarray:
+        """Return the row of every sample, (len(self),) int64, in a table with one per window.
+
+        -1 where there is none; one row tells about all windows cut from whole-episode tracks.
+        """
+        meta = self.dataset.meta
+        every = 0 if meta.mode == "episode" else meta.start_every * self.options.stride
+        found = rows_of_samples(table, places(self.dataset, self.ids), self._ends, every)
+        return found if self._kept is None else found[self._kept]
+
     def __len__(self) -> int:
         if self._kept is not None:
             return len(self._kept)
@@ -137,26 +141,32 @@ class WindowDataset(TorchDataset[Sample]):
         index %= len(self)
         if self._kept is not None:
             index = int(self._kept[index])
-        at = self._episode_of(index)
+        at = int(self._ends.searchsorted(index, side="right"))
         for step in range(len(self.ids)):
+            place = (at + step) % len(self.ids)
+            if step:  # instead of one of a damaged episode, the first of the next sound one
+                index = self._first_sample(place)
             try:
-                # Instead of a damaged episode, the first window of the next sound one.
-                return self._sample(index if step == 0 else self._first_of(at + step))
+                if index < self._ends[place]:
+                    return self._sample(place, index)
             except DatasetError as error:
                 if self.options.damaged == "error":
                     raise
-                self.damaged[self.ids[(at + step) % len(self.ids)]] = str(error)
+                self.damaged[self.ids[place]] = str(error)
         raise DatasetError(f"{self.dataset.path}: every episode is damaged: {self.damaged}")
 
-    def _episode_of(self, index: int) -> int:
-        return int(np.searchsorted(self._ends, index, side="right"))
-
     def _first_of(self, at: int) -> int:
-        at %= len(self.ids)
         return int(self._ends[at - 1]) if at else 0
 
-    def _sample(self, index: int) -> Sample:
-        at = self._episode_of(index)
+    def _first_sample(self, at: int) -> int:
+        """Return the first sample from episode ``at`` on; its end or more when it has none."""
+        first = self._first_of(at)
+        if self._kept is None:
+            return first
+        later = self._kept[self._kept.searchsorted(first) :]
+        return int(later[0]) if len(later) else int(self._ends[-1])
+
+    def _sample(self, at: int, index: int) -> Sample:
         window = (index - self._first_of(at)) * self.options.stride
         episode = self.dataset[self.ids[at]]
         start = window * self.dataset.meta.start_every
@@ -171,11 +181,21 @@ class WindowDataset(TorchDataset[Sample]):
             t=start,
             text=episode.meta.text or "",
         )
-        names = self.options.arrays if self.options.arrays is not None else episode.arrays
-        for name in names:
-            steps = steps_of(episode, name, start, self.read_steps)
-            sample[name] = torch.from_numpy(steps)
+        for name, array in self._passed(episode, start).items():
+            sample[name] = torch.from_numpy(array)
         return sample
+
+    def _passed(self, episode: EpisodeData, start: int) -> dict[str, np.ndarray]:
+        chosen = self.options.arrays
+        if chosen is None:
+            chosen = (*episode.arrays, *added_to_views(episode))
+        root = [name for name in chosen if name in episode.arrays]
+        others = [name for name in chosen if name not in episode.arrays]
+        moved = self.augment is not None or self.img_shape != self.dataset.meta.img_shape
+        return {
+            **root_arrays(episode, root, start, self.read_steps),
+            **view_arrays(episode, self.views, others, start, self.read_steps, moved),
+        }
 
     def _views_of(self, episode: EpisodeData) -> dict[str, ViewWindows]:
         """Keep as many prepared episodes as the dataset keeps open."""
@@ -244,21 +264,8 @@ class WindowDataset(TorchDataset[Sample]):
             decode = decode @ ~norm_turn
         out["decode"][at] = decode.scale_xy, decode.offset_xy
         if "images" in out:
-            self._pictures(view, start, turn, out["images"][at])
-
-    def _pictures(
-        self, view: ViewWindows, start: int, turn: AxisAffine | None, out: np.ndarray
-    ) -> None:
-        slots = out if self.options.history > 1 else out[None]
-        for back, slot in enumerate(reversed(slots)):
-            frame = np.asarray(view.frames[max(0, start - back)])
-            if view.box is not view.stored:
-                frame = _replaced(frame, view)
-            if turn is not None:
-                frame = warp(frame, turn)
-            slot[...] = frame
-            if out.dtype == np.float32:
-                slot /= 255
+            slots = out["images"][at] if self.options.history > 1 else out["images"][at][None]
+            write_pictures(view, start, turn, slots)
 
     def _valid(self, start: int, length: int) -> np.ndarray:
         if self.options.tail == "include":
@@ -275,17 +282,6 @@ class WindowDataset(TorchDataset[Sample]):
         return np.random.default_rng([self.options.seed, self.epoch, index, stream])
 
 
-def _replaced(frame: np.ndarray, view: ViewWindows) -> np.ndarray:
-    """Move a stored frame onto the sample's canvas, through the source's own pixels."""
-    from builder.letterbox import letterbox_frame, unletterbox_frame
-
-    if isinstance(view.stored, Stretch):
-        # The older route stretches from canvas to canvas.
-        direct = Stretch(source_shape=view.stored.img_shape, img_shape=view.box.img_shape)
-        return letterbox_frame(frame, direct)
-    return letterbox_frame(unletterbox_frame(frame, view.stored), view.box)
-
-
 def decode_batch(prediction_rc: torch.Tensor, decode: torch.Tensor) -> torch.Tensor:
     """Decode predictions of a batch to source pixels, each sample through its own geometry.
 
@@ -295,11 +291,3 @@ def decode_batch(prediction_rc: torch.Tensor, decode: torch.Tensor) -> torch.Ten
     column = (*decode.shape[:2], *(1,) * (prediction_rc.ndim - 3), 2)
     scale, offset = decode.to(prediction_rc).unbind(dim=2)
     return prediction_rc.flip(-1) * scale.reshape(column) + offset.reshape(column)
-
-
-def _options(options: WindowOptions | None, changes: dict[str, Any]) -> WindowOptions:
-    given = options.model_dump(exclude_unset=True) if options else {}
-    try:
-        return WindowOptions.model_validate({**given, **changes})
-    except ValidationError as error:
-        raise ConfigError(explain(error, known=list(WindowOptions.model_fields))) from None

@@ -1,0 +1,91 @@
+"""Arrays that go with a sample: actions, states, text embeddings, whatever layers add."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from builder.dataset import EpisodeData
+from builder.errors import ConfigError
+from builder.layers import TRACK_ARRAYS, Overlay
+
+
+def root_arrays(
+    episode: EpisodeData, names: Iterable[str], start: int, steps: int
+) -> dict[str, np.ndarray]:
+    """Cut arrays of an episode to a window: (steps, ...) of those per frame, others whole."""
+    found = {}
+    for name in names:
+        array, per_frame = episode.arrays[name], episode.meta.per_frame(name)
+        found[name] = _cut(array, start, steps) if per_frame else np.array(array)
+    return found
+
+
+def added_to_views(episode: EpisodeData) -> list[str]:
+    """List the arrays that layers add to views, in order; tracks come as the sample's own."""
+    if not isinstance(episode.reader, Overlay):
+        return []
+    added = (name for view, name in episode.reader.added if view is not None)
+    return [name for name in dict.fromkeys(added) if name not in TRACK_ARRAYS]
+
+
+def view_arrays(
+    episode: EpisodeData,
+    views: Mapping[str, str],
+    names: Iterable[str],
+    start: int,
+    steps: int,
+    moved: bool = False,
+) -> dict[str, np.ndarray]:
+    """Cut arrays of views to a window: (V, steps, ...) of those per frame, (V, ...) of others.
+
+    ``views`` maps the model's names to stored ones; zeros stand for a view without the array.
+    Raises KeyError when no view has it, ConfigError when it differs in shape between views, and
+    for pictures when those of the sample are ``moved``, which they would not follow.
+    """
+    found = {}
+    for name in names:
+        rows = {
+            at: _of_view(episode, view, name, start, steps, moved)
+            for at, view in enumerate(views.values())
+            if view in episode.views and name in episode.views[view].meta.arrays
+        }
+        if not rows:
+            raise KeyError(f"no array {name!r} in {episode.id} or in its views {[*views.values()]}")
+        shapes = {row.shape for row in rows.values()}
+        if len(shapes) > 1:
+            raise ConfigError(
+                f"{episode.id}: {name} has shapes {sorted(shapes)} in different views, which do "
+                "not stack: choose one view, or leave it out with arrays=(...)"
+            )
+        first = next(iter(rows.values()))
+        found[name] = np.zeros((len(views), *first.shape), first.dtype)
+        for at, row in rows.items():
+            found[name][at] = row
+    return found
+
+
+def _of_view(
+    episode: EpisodeData, view: str, name: str, start: int, steps: int, moved: bool
+) -> np.ndarray:
+    data = episode.views[view]
+    array, meta = data.array(name), data.meta.arrays[name]
+    if moved and meta.shape[1:3] == data.geometry.img_shape:
+        raise ConfigError(
+            f"{episode.id}: {name} of {view} holds pictures on the stored canvas, which would not "
+            "follow another img_shape or an augmentation: leave it out with arrays=(...)"
+        )
+    per_frame = meta.per_frame
+    if per_frame is None:
+        per_frame = meta.shape[:1] == (episode.meta.length,)
+    return _cut(array, start, steps) if per_frame else np.array(array)
+
+
+def _cut(array: Any, start: int, steps: int) -> np.ndarray:
+    """Cut (steps, ...) out of a per-frame array, zeros after its end."""
+    out = np.zeros((steps, *array.shape[1:]), array.dtype)
+    rows = array[start : start + steps]
+    out[: len(rows)] = rows
+    return out
