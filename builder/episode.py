@@ -118,6 +118,7 @@ def build_episode(job: Job, report: Report) -> Built:
 
 
 def _build_once(job: Job, report: Report) -> Built:
+    report(0, 0)
     key = _key(job.config)
     source, store = _places(key)
     if store.has(job.ref.id) and not job.replace:

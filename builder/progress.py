@@ -1,16 +1,17 @@
-"""Showing how a build goes: a bar on a terminal, a line now and then elsewhere."""
+"""Showing how a build goes: a bar and what each worker is on, or a line now and then."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TextIO
 
 from builder.executors.base import Outcome
 from builder.executors.base import Progress as Sign
 
 LINE_SECONDS = 10.0
+SHOWN_WORKERS = 8  # by name; the others are counted
 
 
 class Tally:
@@ -19,16 +20,17 @@ class Tally:
     def __init__(self, todo: int) -> None:
         self.todo, self.done, self.failed = todo, 0, 0
         self._frames = 0
-        self._running: dict[str, tuple[int, int]] = {}
+        self.running: dict[str, tuple[int, int]] = {}
+        """By episode, one per worker: frames done and to do."""
 
     def count(self, event: Outcome | Sign) -> None:
         """Take an executor's event into account."""
         name = label(event.task)
         if isinstance(event, Sign):
             # A task that is tried again starts again from 0, and so does its share here.
-            self._running[name] = (event.frames_done, event.frames_total)
+            self.running[name] = (event.frames_done, event.frames_total)
             return
-        frames, _ = self._running.pop(name, (0, 0))
+        frames, _ = self.running.pop(name, (0, 0))
         self._frames += frames
         self.done += 1
         self.failed += event.error is not None
@@ -36,12 +38,12 @@ class Tally:
     @property
     def frames(self) -> int:
         """Frames finished, those of running episodes included."""
-        return self._frames + sum(done for done, _ in self._running.values())
+        return self._frames + sum(done for done, _ in self.running.values())
 
     @property
     def episodes(self) -> float:
         """Episodes finished, running ones by their share."""
-        return self.done + sum(done / max(1, total) for done, total in self._running.values())
+        return self.done + sum(done / max(1, total) for done, total in self.running.values())
 
 
 class Progress:
@@ -91,6 +93,24 @@ class Progress:
 def label(task: Any) -> str:
     """Name a task for people: its episode's path, where it has one."""
     return str(getattr(getattr(task, "ref", None), "path", task))
+
+
+def worker_lines(running: Mapping[str, tuple[int, int]]) -> list[str]:
+    """Say what each worker is on: its stage, with frames, and its episode.
+
+    ``running`` has frames done and to do by episode.  The first ``SHOWN_WORKERS`` are named.
+    """
+    there = list(running.items())
+    lines = [f"{stage(*frames):>20}  {name}" for name, frames in there[:SHOWN_WORKERS]]
+    more = len(there) - SHOWN_WORKERS
+    return [*lines, f"{f'and {more} more':>20}"] if more > 0 else lines
+
+
+def stage(done: int, total: int) -> str:
+    """Name what a worker does to an episode of ``total`` frames, of which ``done`` are done."""
+    if not total:
+        return "opening"
+    return f"{done}/{total} frames" if done < total else "finishing"
 
 
 class _View(Protocol):
@@ -144,13 +164,15 @@ class _Lines(_Nothing):
 
 
 class _Bar(_Nothing):
-    """For terminals."""
+    """For terminals: a bar, and below it a line for each worker."""
 
     def __init__(self, stream: TextIO) -> None:
         from rich import progress
         from rich.console import Console
+        from rich.live import Live
 
         self._began = time.monotonic()
+        console = Console(file=stream)
         self._bar = progress.Progress(
             progress.BarColumn(bar_width=None),
             progress.TextColumn("{task.fields[done]}/{task.total:.0f} episodes"),
@@ -158,18 +180,21 @@ class _Bar(_Nothing):
             progress.TextColumn("{task.fields[failed]} failed"),
             progress.TimeRemainingColumn(),
             progress.TextColumn("left"),
-            console=Console(file=stream),
+            console=console,
             expand=True,
         )
+        self._running: Mapping[str, tuple[int, int]] = {}
         self._task: Any = None
+        self._live = Live(console=console, get_renderable=self._picture)
 
     def line(self, text: str) -> None:
-        self._bar.console.print(text, markup=False, highlight=False)
+        self._live.console.print(text, markup=False, highlight=False)
 
     def start(self, tally: Tally) -> None:
         self._began = time.monotonic()
         self._task = self._bar.add_task("", total=tally.todo, done=0, speed=0.0, failed=0)
-        self._bar.start()
+        self._running = tally.running
+        self._live.start()
 
     def update(self, tally: Tally) -> None:
         self._bar.update(
@@ -181,7 +206,17 @@ class _Bar(_Nothing):
         )
 
     def close(self) -> None:
-        self._bar.stop()
+        self._running = {}
+        self._live.stop()
+
+    def _picture(self) -> Any:
+        from rich.console import Group
+        from rich.text import Text
+
+        lines = (
+            Text(line, no_wrap=True, overflow="ellipsis") for line in worker_lines(self._running)
+        )
+        return Group(self._bar.get_renderable(), *lines)
 
 
 def duration(seconds: float) -> str:

@@ -25,7 +25,8 @@ class WriterStatus:
 
     ``state`` is running, finished, stopped or killed; ``why`` says what stopped it.  ``todo``
     counts the episodes of the latest run; rates are None before anything was done.
-    ``running`` are the episodes being built and the share done of each.
+    ``running`` are the episodes being built, by path, one per worker: frames done and to do
+    (0 while it is being opened), as the run last wrote them down.
     """
 
     writer: str
@@ -37,7 +38,7 @@ class WriterStatus:
     left: int
     frames_per_second: float | None
     seconds_left: float | None
-    running: dict[str, float]
+    running: dict[str, tuple[int, int]]
 
 
 def status(path: Path | str) -> list[WriterStatus]:
@@ -97,13 +98,12 @@ def _writer_status(
     running = (not ended and log.age < FRESH_SECONDS) if locked is None else locked
     why = log.last["how"] if ended and log.last["how"] != "done" else ""
     state = "running" if running else "killed" if not ended else "stopped" if why else "finished"
-    shares = {
-        path: at / max(1, total) for path, (at, total) in log.alive.get("running", {}).items()
-    }
-    shares = shares if running else {}
+    there = log.alive.get("running", {}) if running else {}
+    frames = {path: (int(at), int(total)) for path, (at, total) in there.items()}
+    begun = sum(at / max(1, total) for at, total in frames.values())
     finished = log.last["done"] + log.last["failed"]
     left, seconds = log.start["todo"] - finished, log.last["seconds"]
-    pace = (finished + sum(shares.values())) / seconds if seconds else 0.0
+    pace = (finished + begun) / seconds if seconds else 0.0
     return WriterStatus(
         writer,
         state,
@@ -113,8 +113,8 @@ def _writer_status(
         log.start["todo"],
         left,
         log.last["frames_done"] / seconds if seconds else None,
-        max(0.0, left - sum(shares.values())) / pace if pace and running else None,
-        shares,
+        max(0.0, left - begun) / pace if pace and running else None,
+        frames,
     )
 
 

@@ -84,3 +84,35 @@ def test_first_line(todo, text):
     with Progress(stream=stream) as progress:
         progress.start(todo, 0)
     assert stream.getvalue().startswith(text)
+
+
+def test_a_terminal_shows_what_each_worker_is_on(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "60")
+    reader, writer = pty.openpty()
+    with os.fdopen(writer, "w", encoding="utf-8", errors="backslashreplace") as terminal:
+        with Progress(stream=terminal) as progress:
+            progress.start(30, 0)
+            progress.event(Sign(job("a [long] name " * 9), 0, 0))
+            progress.event(Sign(job("b.mp4"), 7, 20))
+            progress.event(Sign(job("c.mp4"), 20, 20))
+            for number in range(10):
+                progress.event(Sign(job(f"more {number}"), 1, 2))
+            shown = read_until(reader, "and 5 more")
+        rest = read_until(reader, "\x1b[?25h")  # the cursor is shown again: it is over
+    os.close(reader)
+    picture = shown[shown.rindex("opening") :]
+    assert "opening  a [long] name" in picture
+    assert "7/20 frames  b.mp4" in picture
+    assert "finishing  c.mp4" in picture
+    assert "more 4" in picture
+    assert "more 5" not in picture
+    # The last picture is the bar alone.
+    assert "b.mp4" not in rest[rest.rindex("0/30 episodes") :]
+
+
+def read_until(reader, words):
+    shown = ""
+    while words not in shown:  # what was written arrives piece by piece
+        shown += os.read(reader, 1 << 16).decode()
+    return shown

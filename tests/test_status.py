@@ -58,7 +58,7 @@ def test_a_running_writer(catalog, tmp_path, monkeypatch):
         assert snapshot(tmp_path) == before
     assert (found.writer, found.state, found.why) == ("shard-1-of-2", "running", "")
     assert (found.done, found.failed, found.todo, found.left) == (1, 1, 5, 3)
-    assert found.running == {"odd \udcff.mp4": 0.25}
+    assert found.running == {"odd \udcff.mp4": (5, 20)}
     assert found.frames_per_second > 0
     # Two and a quarter episodes took so long, two and three quarters are left.
     assert found.seconds_left == pytest.approx(14 / found.frames_per_second * 2.75 / 2.25)
@@ -142,6 +142,25 @@ def test_stopwatch_adds_up():
 
 
 # Through the command
+
+
+def test_each_worker_is_shown_but_never_a_screenful(catalog, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("builder.runs.ALIVE_SECONDS", 0.0)
+    with RunLog(tmp_path, "shard-1-of-2") as log:
+        log.start(todo=30, there=0)
+        for number in range(20):
+            log.event(
+                Progress(job(f"clip {number:02d}"), (0, 5, 20)[number % 3], 20 * (number > 0))
+            )
+        assert main(["status", str(tmp_path)]) == 0
+    lines = [x for x in capsys.readouterr().out.splitlines() if x.startswith("shard-1-of-2: ")]
+    assert lines[:3] == [
+        "shard-1-of-2: opening  clip 00.mp4",
+        "shard-1-of-2: 5/20 frames  clip 01.mp4",
+        "shard-1-of-2: finishing  clip 02.mp4",
+    ]
+    assert len(lines) == 9
+    assert lines[-1] == "shard-1-of-2: and 12 more"
 
 
 @pytest.fixture(scope="module")

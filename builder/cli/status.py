@@ -28,6 +28,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Show the status of every writer."""
+    from builder.progress import worker_lines
     from builder.status import status
 
     found = status(Path(args.dataset))
@@ -37,8 +38,8 @@ def run(args: argparse.Namespace) -> int:
     if found:
         say(table([_row(writer) for writer in found]) + "\n")
     for writer in found:
-        for path, share in writer.running.items():
-            say(f"{writer.writer}: {path} {share:.0%}")
+        for line in worker_lines(writer.running):
+            say(f"{writer.writer}: {line.strip()}")
     states = [writer.state for writer in found]
     say(
         f"{args.dataset}: {sum(writer.done for writer in found)} episodes done, "
