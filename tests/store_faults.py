@@ -1,10 +1,12 @@
 """Writes a small dataset with one fault at the k-th system call; run as a program.
 
-    python store_faults.py FOLDER MODE FIRST STEP [STORE]
+    python store_faults.py FOLDER MODE FIRST STEP [STORE [JOB]]
 
 tries k = FIRST, FIRST + STEP, ... until a run ends before its fault, each in a forked child and
 a fresh folder, checks that nothing bad is left, lets an undisturbed run finish the job, and
-prints one JSON line: how many faults there were and everything that went wrong.
+prints one JSON line: how many faults there were and everything that went wrong.  JOB is write,
+replace (build an episode that is there again) or replace-in-steps (the same where the kernel
+cannot exchange two folders, with faults from there on).
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from pathlib import Path
 from builder.catalog import Catalog, index_line, read_index
 from builder.errors import OutputError
 from builder.registry import backend
+from builder.stores import staging
 from builder.stores.staging import leftovers
 from builder.testing.samples import Sample, sample_meta
 from builder.validate import validate
@@ -38,6 +41,7 @@ CALLS = (
     "mkdir",
 )
 STORE = "hdf5"
+JOB = "write"
 ERRORS = {"EIO": errno.EIO, "ENOSPC": errno.ENOSPC, "EMFILE": errno.EMFILE}
 
 
@@ -59,15 +63,23 @@ def write(folder: Path) -> None:
                 catalog.add(index_line(sample.build(store)))
 
 
+def replace(folder: Path) -> None:
+    """Build an episode that is there again, from a source that changed."""
+    store = backend("stores", STORE)(folder)
+    with Catalog.create(folder, sample_meta()) as catalog:
+        catalog.add(index_line(Sample("second", seed=2, length=4).build(store, replace=True)))
+
+
 def inject(mode: str, at: int) -> Callable[[], bool]:
     """Make the ``at``-th call of the process fail, or kill it there; returns: was it reached?"""
-    calls = 0
+    calls, armed = 0, JOB != "replace-in-steps"
 
     def wrap(name, function):
         def call(*args, **kwargs):
-            nonlocal calls
-            calls += 1
-            if calls == at:
+            nonlocal calls, armed
+            armed = armed or name == "exchange"
+            calls += armed
+            if armed and calls == at:
                 if mode == "TORN" and name == "pwrite":
                     descriptor, data, place = args
                     function(descriptor, data[: len(data) // 2], place)
@@ -80,6 +92,7 @@ def inject(mode: str, at: int) -> Callable[[], bool]:
 
     for name in CALLS:
         setattr(os, name, wrap(name, getattr(os, name)))
+    staging.exchange = wrap("exchange", staging.exchange)
     return lambda: calls >= at
 
 
@@ -90,7 +103,7 @@ def run(folder: Path, mode: str | None = None, at: int = 0) -> str:
         code = 70
         try:
             reached = inject(mode, at) if mode else lambda: False
-            write(folder)
+            (write if JOB == "write" else replace)(folder)
             code = 10 if reached() else 0
         except OutputError:
             code = 4
@@ -117,25 +130,48 @@ def bad_states(folder: Path, ended: str) -> list[str]:
     if ended not in ("good", "good in spite of it", "refused", "SIGKILL"):
         return [f"it ended with {ended}"]
     done = ended.startswith("good")
+    if JOB != "write":
+        return bad_replacements(folder, done)
     if not (folder / "dataset.json").exists():
         return ["no dataset after success"] if done or any(folder.glob("episodes*")) else []
     listed_later = "the episode is not listed in the index"
     bad = [str(p) for p in validate(folder) if not p.note and listed_later not in p.message]
     if done and len(read_index(folder)) != len(samples()):
         bad.append("it claims success, but episodes are missing")
+    return bad + live_temporaries(folder)
+
+
+def bad_replacements(folder: Path, done: bool) -> list[str]:
+    """List what a fault while replacing must not do: the episode is the old or the new one."""
+    if JOB == "replace-in-steps":
+        leftovers(folder / "tmp", remove=True)  # what every build begins with
+    bad = [str(p) for p in validate(folder) if not p.note and "is not what" not in p.message]
+    with closing(backend("stores", STORE)(folder).open("second")) as reader:
+        lengths = {3, 4} - ({3} if done else set())
+        if reader.meta.length not in lengths:
+            bad.append(f"the episode has {reader.meta.length} frames, expected one of {lengths}")
+    return bad + live_temporaries(folder)
+
+
+def live_temporaries(folder: Path) -> list[str]:
     # A file stays when it is its deletion that fails; it must at least count as dead.
     dead = leftovers(folder / "tmp")
     dead += [path.with_name(path.name + end) for path in dead for end in (".d", ".old")]
-    if left := set((folder / "tmp").glob("*")) - set(dead):
-        bad.append(f"temporaries are taken for live ones: {left}")
-    return bad
+    left = set((folder / "tmp").glob("*")) - set(dead)
+    return [f"temporaries are taken for live ones: {left}"] if left else []
 
 
 def main(folder: Path, mode: str, first: int, step: int) -> None:
-    run(folder / "reference")
-    reference, found, at = state(folder / "reference"), [], first
+    if JOB != "write":
+        write(folder / "before")
+    if JOB == "replace-in-steps":
+        staging.exchange = lambda one, other: False
+    place = folder / "faulty"
+    prepare(folder, place)
+    run(place)
+    reference, found, at = state(place), [], first
     while True:
-        place = folder / "faulty"
+        prepare(folder, place)
         ended = run(place, mode, at)
         if ended == "good":
             break
@@ -148,11 +184,18 @@ def main(folder: Path, mode: str, first: int, step: int) -> None:
         elif problems := validate(place):
             bad.append(f"after the next run: {problems}")
         found += [f"{mode} at call {at}: {what}" for what in bad]
-        shutil.rmtree(place)
         at += step
     sys.stdout.write(json.dumps({"faults": (at - first) // step, "bad": found}) + "\n")
 
 
+def prepare(folder: Path, place: Path) -> None:
+    """Make what there is before the job: nothing, or a finished dataset."""
+    shutil.rmtree(place, ignore_errors=True)
+    if JOB != "write":
+        shutil.copytree(folder / "before", place)
+
+
 if __name__ == "__main__":
     STORE = sys.argv[5] if len(sys.argv) > 5 else STORE
+    JOB = sys.argv[6] if len(sys.argv) > 6 else JOB
     main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))

@@ -16,16 +16,37 @@ from builder.testing.samples import Sample, sample_meta
 
 # Every so many calls here; run tests/store_faults.py with a step of 1 for all of them.
 STEPS = {"hdf5": 13, "zarr": 43}
+STEPS_OF_REPLACEMENTS = {("hdf5", "replace"): 7, ("zarr", "replace"): 29}
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("store", STEPS)
 @pytest.mark.parametrize("mode", ["KILL", "TORN", "EIO", "ENOSPC", "EMFILE"])
 def test_faults_at_system_calls(tmp_path, mode, store):
-    script = Path(__file__).with_name("store_faults.py")
     first = 1 + len(mode)  # other calls for each mode
+    assert faults(tmp_path, mode, first, STEPS[store], store) >= 9
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize(("store", "job"), STEPS_OF_REPLACEMENTS)
+@pytest.mark.parametrize("mode", ["KILL", "ENOSPC"])
+def test_faults_while_replacing(tmp_path, mode, store, job):
+    step = STEPS_OF_REPLACEMENTS[store, job]
+    assert faults(tmp_path, mode, len(mode), step, store, job) >= 8
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("mode", ["KILL", "EIO"])
+def test_faults_around_the_two_steps_of_a_replacement(tmp_path, mode):
+    # Where no two folders can be exchanged; the rest is deleting what was replaced.
+    assert faults(tmp_path, mode, 1, 3, "zarr", "replace-in-steps") >= 9
+
+
+def faults(folder, mode, first, step, *rest):
+    """Inject faults; returns how many, when nothing bad came of them."""
+    script = Path(__file__).with_name("store_faults.py")
     done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path), mode, str(first), str(STEPS[store]), store],
+        [sys.executable, str(script), str(folder), mode, str(first), str(step), *rest],
         capture_output=True,
         text=True,
         timeout=300,
@@ -33,7 +54,7 @@ def test_faults_at_system_calls(tmp_path, mode, store):
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["bad"] == [], done.stderr
-    assert result["faults"] >= 9
+    return result["faults"]
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc to name open files")

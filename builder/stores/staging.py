@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.errors import OutputError
+from builder.stores.swap import exchange
 
 try:
     import fcntl
@@ -134,19 +135,28 @@ class Staged:
     def publish_folder(self, final: Path, *, replace: bool = False) -> None:
         """Make ``folder``, whose content is durable, exist as ``final``, and drop the file.
 
-        A folder cannot be replaced in one step: killed in between, ``final`` is gone.  Raises
-        OutputError; also when ``final`` is there and ``replace`` is False.
+        Raises OutputError; also when ``final`` is there and ``replace`` is False.
         """
         with output_errors(final):
             make_folders(final.parent)
-            if final.exists():
-                if not replace:
-                    refuse_existing(final)
-                os.rename(final, self.path.with_name(self.path.name + ".old"))
-            os.rename(self.folder, final)
+            if not replace:
+                refuse_existing(final)
+            if not final.exists():
+                os.rename(self.folder, final)
+            elif not exchange(self.folder, final):
+                self._replace_folder(final)
             fsync_folder(final.parent)
             _clear(self.path)
         os.close(self.descriptor)
+
+    def _replace_folder(self, final: Path) -> None:
+        """Replace in two steps, with a note of what goes where: killed between, it is undone."""
+        place = os.fsencode(final.relative_to(self.path.parent.parent))
+        write_all(self.descriptor, place, 0)
+        os.fsync(self.descriptor)
+        fsync_folder(self.path.parent)
+        os.rename(final, self.path.with_name(self.path.name + ".old"))
+        os.rename(self.folder, final)
 
     def discard(self) -> None:
         """Delete it; for a file that was not published."""
@@ -154,8 +164,20 @@ class Staged:
         os.close(self.descriptor)
 
 
+def _put_back(path: Path) -> None:
+    """Undo the first step of a replacement that did not come to its second."""
+    old = path.with_name(path.name + ".old")
+    place = Path(os.fsdecode(path.read_bytes())) if old.exists() else Path()
+    final = path.parent.parent / place
+    # The note may come from elsewhere with the dataset: nothing is moved out of its folder.
+    if not (place.is_absolute() or ".." in place.parts or final.exists()):
+        os.rename(old, final)
+        fsync_folder(final.parent)
+
+
 def _clear(path: Path) -> None:
     """Delete a staged file, after the folders that go with it."""
+    _put_back(path)
     for other in (path.with_name(path.name + end) for end in (".d", ".old")):
         if other.is_dir():
             shutil.rmtree(other)
@@ -207,7 +229,8 @@ def leftovers(folder: Path, *, remove: bool = False) -> list[Path]:
     """List the staged files of dead runs, sorted; with ``remove`` delete them.
 
     A file whose writer lives is never listed, nor one of another machine that was touched
-    within a day, nor a file that was not staged by us.
+    within a day, nor a file that was not staged by us.  What a dead run was about to replace
+    and did not is put back.
     """
     found = []
     with output_errors(folder):
@@ -218,18 +241,9 @@ def leftovers(folder: Path, *, remove: bool = False) -> list[Path]:
             idle = time.time() - path.stat().st_mtime
             if match["host"] != _HOST and idle < _FOREIGN_PATIENCE_SECONDS:
                 continue
-            with _opened(path) as descriptor:
-                if try_lock(descriptor):
+            with path.open("r+b") as file:
+                if try_lock(file.fileno()):
                     found.append(path)
                     if remove:
                         _clear(path)
     return found
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    descriptor = os.open(path, os.O_RDWR)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)

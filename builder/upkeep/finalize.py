@@ -40,6 +40,7 @@ def finalize(path: Path | str) -> Finalized:
     load_meta(folder)
     store = store_at(folder)
     with all_locks(folder):
+        store.leftovers(remove=True)
         writers = tuple(path.stem for path in sorted((folder / "index").glob("*.jsonl")))
         problems = list(_contradictions(folder))
         listed, stored = dict(read_index(folder)), set(store.ids())
@@ -56,7 +57,6 @@ def finalize(path: Path | str) -> Finalized:
         failures = read_failures(folder)
         replace_lines(folder, "index", [listed[key] for key in sorted(listed)])
         replace_lines(folder, "failures", failures.values())
-        store.leftovers(remove=True)
     return Finalized(
         episodes=len(listed),
         frames=sum(line.length * len(line.views) for line in listed.values()),

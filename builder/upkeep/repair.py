@@ -26,13 +26,14 @@ class Repair:
 def repair(path: Path | str) -> Repair:
     """Rebuild the index of a dataset; damaged episodes are moved to ``damaged/``.
 
-    Every byte of every episode is verified before anything is changed.  What was moved away is
+    Every byte of every episode is verified before one is moved.  What was moved away is
     built again by the next build.  Raises DatasetError when the dataset itself cannot be read
     and OutputError when it is being written or cannot be.
     """
     folder = Path(path)
     meta, store = load_meta(folder), store_at(folder)
     with all_locks(folder):
+        cleared = store.leftovers(remove=True)
         kept: list[IndexLine] = []
         dropped: dict[str, str] = {}
         stored = list(store.ids())
@@ -48,7 +49,6 @@ def repair(path: Path | str) -> Repair:
         for episode_id in _listed(folder) - set(stored):
             dropped[episode_id] = "it was listed, but there is no such episode"
         replace_lines(folder, "index", kept)
-        cleared = store.leftovers(remove=True)
     return Repair(tuple(line.id for line in kept), dropped, tuple(cleared))
 
 
