@@ -10,23 +10,27 @@ from __future__ import annotations
 import logging
 import math
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from builder.dataset import MAX_OPEN_EPISODES, Dataset, EpisodeData
 from builder.episode_index import EpisodeIndex
-from builder.errors import DatasetError
+from builder.errors import DatasetError, SourceError
 from builder.ids import printable_path
 from builder.legacy.files import Layout, LegacyRef, Mode, inspect_file, track_files
 from builder.legacy.reader import UNSEALED, LegacyReader
 from builder.queries import query_points
+from builder.registry import raise_missing_extra
 from schemas.dataset import DatasetMeta, IndexLine, QuerySpec, TrackerInfo, VisibilityRule
 from schemas.geometry import Stretch
 from schemas.legacy import QUERY_SLACK_PX, PixelOrigin, missing_size_note
+
+if TYPE_CHECKING:
+    from builder.legacy.videos import Videos
 
 log = logging.getLogger("letterset.legacy")
 
@@ -57,11 +61,12 @@ class LegacyDataset(Dataset):
         pixel_origin: PixelOrigin = "corner",
         problems: Mapping[str, str] | None = None,
         max_open: int = MAX_OPEN_EPISODES,
+        videos: Videos | None = None,
     ) -> None:
         self.path, self.refs, self.ids = path, refs, tuple(refs)
         self.img_shape, self.pixel_origin = img_shape, pixel_origin
-        self.problems = problems or {}
-        store = LegacyStore(refs, img_shape, pixel_origin)
+        self.problems, self.videos = problems or {}, videos
+        store = LegacyStore(refs, img_shape, pixel_origin, videos)
         self.store = store  # type: ignore[assignment]
         self.index = EpisodeIndex.of(
             IndexLine(id=key, length=ref.length, views=tuple(ref.tracked), digest=UNSEALED)
@@ -76,7 +81,9 @@ class LegacyDataset(Dataset):
             if tracked is None and ref.layout == "amplify"
         ]
         self.notes = (missing_size_note(unsized, img_shape),) if unsized else ()
-        self.meta = _dataset_meta(refs, img_shape, store)
+        # Without the videos: a bad one must not hide what its file says.
+        plain = LegacyStore(refs, img_shape, pixel_origin)
+        self.meta = _dataset_meta(refs, img_shape, plain)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), self._made_of(self.img_shape)
@@ -86,20 +93,25 @@ class LegacyDataset(Dataset):
         return LegacyDataset(*self._made_of(img_shape))
 
     def _made_of(self, img_shape: tuple[int, int]) -> tuple[Any, ...]:
-        return (self.path, self.refs, img_shape, self.pixel_origin, self.problems, self.max_open)
+        given = (self.pixel_origin, self.problems, self.max_open, self.videos)
+        return (self.path, self.refs, img_shape, *given)
 
 
 class LegacyStore:
     """Opens older files by episode id."""
 
     def __init__(
-        self, refs: Mapping[str, LegacyRef], img_shape: tuple[int, int], pixel_origin: PixelOrigin
+        self,
+        refs: Mapping[str, LegacyRef],
+        img_shape: tuple[int, int],
+        pixel_origin: PixelOrigin,
+        videos: Videos | None = None,
     ) -> None:
-        self._refs, self._img_shape, self._pixel_origin = refs, img_shape, pixel_origin
+        self._refs, self._given = refs, (img_shape, pixel_origin, videos)
 
     def open(self, episode_id: str) -> LegacyReader:
         """Open one file; raises DatasetError naming file and view for what contradicts itself."""
-        return LegacyReader(self._refs[episode_id], self._img_shape, self._pixel_origin)
+        return LegacyReader(self._refs[episode_id], *self._given)
 
 
 def open_legacy(
@@ -111,6 +123,8 @@ def open_legacy(
     mode: Mode | None = None,
     on_error: Literal["raise", "skip"] = "raise",
     max_open: int = MAX_OPEN_EPISODES,
+    videos: str | Path | None = None,
+    frame_step: int = 1,
 ) -> LegacyDataset:
     """Open a folder of older HDF5 files (searched recursively); reads headers only.
 
@@ -119,14 +133,50 @@ def open_legacy(
     ``mode`` are told by the files unless given: ATM's hold ``video`` or ``task_emb_bert``; a
     leading axis of 1 is a whole episode, unless the folder's name says reinit.
 
+    ``videos`` is a folder with the files' videos (see ``builder.legacy.videos.Videos``), of which
+    every ``frame_step``-th frame was tracked: views then have ``frames``, stretched to
+    ``img_shape`` as the tracks are and decoded when touched.  ATM files bring their own.
+
     Raises DatasetError naming file and view for what cannot be trusted, and for a folder
     without any such file; ``on_error="skip"`` lists bad files in ``problems`` instead.
     """
     refs, problems = scan(Path(folder), layout, mode, on_error)
-    dataset = LegacyDataset(Path(folder), refs, img_shape, pixel_origin, problems, max_open)
+    found = None
+    if videos is not None:
+        found = _videos(Path(videos), frame_step)
+        refs = dict(_with_videos(refs, found, problems, on_error))
+    dataset = LegacyDataset(Path(folder), refs, img_shape, pixel_origin, problems, max_open, found)
     for note in dataset.notes:
         log.warning(note)
     return dataset
+
+
+def _videos(folder: Path, frame_step: int) -> Videos:
+    try:
+        from builder.legacy.videos import Videos
+    except ModuleNotFoundError as error:  # decoding needs more than a core install
+        raise_missing_extra(error)
+    return Videos(folder, frame_step)
+
+
+def _with_videos(
+    refs: Mapping[str, LegacyRef],
+    videos: Videos,
+    problems: dict[str, str],
+    on_error: Literal["raise", "skip"],
+) -> Iterator[tuple[str, LegacyRef]]:
+    """Yield the files whose views have a video, by name alone."""
+    for key, ref in refs.items():
+        try:
+            for view, tracked in ref.tracked.items():
+                if ref.layout == "amplify" or tracked is None:
+                    videos.find(ref, view)
+        except SourceError as error:
+            if on_error == "raise":
+                raise DatasetError(str(error)) from None
+            problems[printable_path(ref.relative)] = str(error)
+        else:
+            yield key, ref
 
 
 def scan(

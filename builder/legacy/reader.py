@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
 
-from builder.errors import DatasetError
+from builder.errors import DatasetError, SourceError
 from builder.ids import printable_path
 from builder.legacy.files import LegacyRef, track_shape
 from builder.legacy.hdf5 import LegacyTracks, LegacyVideo, open_older
@@ -17,6 +17,9 @@ from builder.sources.safe_hdf5 import SafeHdf5
 from schemas.dataset import ArrayMeta, EpisodeMeta, SourceInfo, ViewMeta
 from schemas.geometry import Stretch
 from schemas.legacy import PixelOrigin, check_queries, implied_geometry
+
+if TYPE_CHECKING:
+    from builder.legacy.videos import Videos
 
 UNSEALED = "0" * 64
 """The digest of what was never sealed."""
@@ -29,9 +32,14 @@ class LegacyReader:
     """
 
     def __init__(
-        self, ref: LegacyRef, img_shape: tuple[int, int], pixel_origin: PixelOrigin
+        self,
+        ref: LegacyRef,
+        img_shape: tuple[int, int],
+        pixel_origin: PixelOrigin,
+        videos: Videos | None = None,
     ) -> None:
         self.ref, self.img_shape, self.pixel_origin = ref, img_shape, pixel_origin
+        self.videos = videos
         self._handle: Any = None
         self._handle_pid = 0
         self._views: dict[str, dict[str, Any]] = {}
@@ -51,8 +59,8 @@ class LegacyReader:
             arrays={name: _describe(array) for name, array in self._root.items()},
         )
 
-    def __reduce__(self) -> tuple[type, tuple[LegacyRef, tuple[int, int], PixelOrigin]]:
-        return type(self), (self.ref, self.img_shape, self.pixel_origin)
+    def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
+        return type(self), (self.ref, self.img_shape, self.pixel_origin, self.videos)
 
     def __enter__(self) -> LegacyReader:
         return self
@@ -109,6 +117,11 @@ class LegacyReader:
         if self.ref.layout == "atm" and tracked is not None:
             video = self._plain(file.dataset(f"{group}/video"))
             arrays["frames"] = LegacyVideo(video, self.img_shape)
+        elif self.videos is not None:
+            try:
+                arrays["frames"] = self.videos.frames(self.ref, name, self.img_shape)
+            except SourceError as error:
+                raise DatasetError(str(error)) from None
         self._views[name] = arrays
         return ViewMeta(
             name=name,
