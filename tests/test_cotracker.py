@@ -34,6 +34,7 @@ from builder.slots import SLOT
 from builder.testing import check_tracker
 from builder.trackers.base import Window
 from builder.trackers.cotracker import CoTracker, CoTrackerConfig, loading
+from builder.trackers.cotracker.correlation import CorrelationRows
 from builder.trackers.cotracker.loading import MODELS
 from schemas.config import TrackerPart
 from schemas.dataset import TrackerInfo
@@ -197,6 +198,26 @@ class TestWindows:
         tracker.engine._encoder.register_forward_hook(lambda *_: calls.append(1))
         run(tracker, frames(12, SHAPES[0]), horizon=6)
         assert len(calls) == 12
+
+    @pytest.mark.parametrize("size", [(12, 16), (5, 3), (1, 7)])
+    @pytest.mark.parametrize("batch", [1, 2])
+    def test_places_are_looked_up_as_the_network_does(
+        self, size: tuple[int, int], batch: int
+    ) -> None:
+        network, (height, width) = small_network("cotracker3_online"), size
+        generator = torch.Generator().manual_seed(batch)
+        fmaps = torch.randn(batch, 3, network.latent_dim, height, width, generator=generator)
+        # Inside, on the border, far outside, nowhere.
+        xy = torch.rand(batch * 3, 9, 2, generator=generator) * 3 - 1
+        xy = xy * torch.tensor([width, height])
+        xy[0, 0], xy[0, 1] = torch.tensor([width - 1, height - 1]), 0
+        xy[1, 2], xy[2, 0] = torch.inf, torch.nan
+        expected = network.get_correlation_feat(fmaps, xy)
+        looked_up = CorrelationRows(network)
+        for _ in range(2):  # the second time from the rows it kept
+            assert torch.equal(looked_up(fmaps, xy), expected)
+        other = torch.randn(fmaps.shape, generator=generator)
+        assert torch.equal(looked_up(other, xy), network.get_correlation_feat(other, xy))
 
     def test_the_buffer_is_bounded(self) -> None:
         shape = SHAPES[0]

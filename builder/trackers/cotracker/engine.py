@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
 from builder.errors import TrackingError
+from builder.trackers.cotracker.correlation import CorrelationRows
 
 
 class Prediction(NamedTuple):
@@ -98,6 +99,9 @@ class Engine:
         network.fnet = self._memory
         network.updateformer = Transformer(network.updateformer, bf16)
         self._support = self._support_points(support_grid)
+        self._rows: CorrelationRows | None = None
+        if device.type == "cpu" and hasattr(network, "get_correlation_feat"):
+            self._rows = network.get_correlation_feat = CorrelationRows(network)
 
     def _support_points(self, size: int) -> torch.Tensor:
         """Return a grid of size x size points (M, 3) (t, x, y) that only guides the others."""
@@ -168,6 +172,8 @@ class Engine:
             options["fmaps_chunk_size"] = length
         with self._running(), ViewOrCopy() if batch > 1 else nullcontext():
             answer = self.network(video=video, queries=queries, iters=self.iterations, **options)
+        if self._rows is not None:
+            self._rows.forget()
         return Prediction(answer[0], answer[1], answer[2] if len(answer) == 4 else None)
 
 
