@@ -10,12 +10,13 @@ from pydantic import ValidationError
 from builder.errors import DatasetError, OutputError
 from schemas.base import Record, canonical_json
 from schemas.dataset import FORMAT_VERSION
+from schemas.versions import read_any_version, version_of
 
 R = TypeVar("R", bound=Record)
 
 
 def parse_record(model: type[R], text: str | bytes, where: str) -> R:
-    """Parse one record that was stored at ``where``.
+    """Parse one record that was stored at ``where``; one of an older version is upgraded.
 
     Raises DatasetError when it is damaged and OutputError when a newer letterset wrote it.
     """
@@ -25,14 +26,15 @@ def parse_record(model: type[R], text: str | bytes, where: str) -> R:
         raise DatasetError(
             f"{where} is damaged: expected the JSON of {model.__name__}, got {error}"
         ) from None
-    version = data.get("format_version", FORMAT_VERSION) if isinstance(data, dict) else None
-    if isinstance(version, int) and version > FORMAT_VERSION:
+    known = version_of(model) or FORMAT_VERSION
+    version = data.get("format_version", known) if isinstance(data, dict) else known
+    if isinstance(version, int) and version > known:
         raise OutputError(
             f"{where} was made by a newer letterset (format version {version}, this one knows "
-            f"{FORMAT_VERSION}): upgrade with pip install -U letterset"
+            f"{known}): upgrade with pip install -U letterset"
         )
     try:
-        return model.model_validate_json(text)
+        return read_any_version(model, text, version)
     except ValidationError as error:
         reasons = [
             f"{'.'.join(map(str, item['loc'])) or model.__name__}: "
@@ -40,6 +42,8 @@ def parse_record(model: type[R], text: str | bytes, where: str) -> R:
             for item in error.errors(include_url=False, include_input=False)
         ]
         raise DatasetError(f"{where} is damaged: {'; '.join(reasons)}") from None
+    except ValueError as error:
+        raise DatasetError(f"{where} cannot be read: {error}") from None
 
 
 def stored_form(record: Record) -> str:
