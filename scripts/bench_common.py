@@ -22,6 +22,11 @@ def machine_facts(*packages: str) -> str:
     return ", ".join([head, *found]) + "."
 
 
+def load_note() -> str:
+    """Say how busy the machine was in the last minutes, the measurement itself included."""
+    return f"Load average meanwhile: {os.getloadavg()[1]:.1f} on {os.cpu_count()} cores."
+
+
 def write_section(name: str, title: str, text: str) -> None:
     """Put text between the marks of ``name`` in BENCHMARKS.md, under ``title`` when it is new."""
     begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"

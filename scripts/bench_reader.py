@@ -20,7 +20,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from bench_common import machine_facts, write_section
+from bench_common import load_note, machine_facts, write_section
 from bench_reader_data import (
     EPISODES,
     HORIZON,
@@ -225,7 +225,7 @@ def report(took: dict[str, list[float]], live: dict[str, float], same: bool) -> 
         "and text of every sample, images as float. The remapped tracks were tracked at "
         f"{TRACKED_SHAPE[0]} x {TRACKED_SHAPE[1]}. On AMPLIFY's files tracks are bit-equal to its "
         f"formula: {'yes' if same else 'NO'}. memcpy copies as many bytes out of memory-mapped "
-        "plain arrays of the whole dataset.",
+        f"plain arrays of the whole dataset. {load_note()}",
         "",
         f"Robot, two 720p views, preprocess and decode {HORIZON} x 400 points each, one thread: "
         f"median {live['median_ms']:.1f} ms, p99 {live['p99_ms']:.1f} ms, "
