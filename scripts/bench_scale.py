@@ -1,10 +1,11 @@
 """Measure what a build costs beyond its frames, and how it scales.
 
-    python scripts/bench_scale.py --rounds 5 --write
+    python scripts/bench_scale.py --write
     python scripts/bench_scale.py --only index resume
 
-Clips are generated.  Runs that are compared take turns, so that a busy machine disturbs them
-alike; where the machine was busy, trust the numbers of CPU seconds.
+Each part takes less than three minutes and has a section of its own in BENCHMARKS.md.  Clips are
+generated.  Runs that are compared take turns, so that a busy machine disturbs them alike; where
+the machine was busy, trust the numbers of CPU seconds.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -29,9 +31,11 @@ import av
 import cv2
 import numpy as np
 from bench_common import machine_facts, write_section
+from bench_scale_long import bench_episodes, bench_feeding, bench_length
 
 from builder.catalog import Catalog, read_index
 from builder.episode import Job, build_episode, open_source, open_tracker
+from builder.executors.base import Outcome, Progress
 from builder.pipeline import build, dataset_meta
 from builder.planning.plan import refuse_if_full
 from builder.planning.probe import measure
@@ -47,7 +51,7 @@ SECONDS, FPS = 10, 30
 Row = tuple[str, str, str]  # what, measured, goal
 
 
-def make_clip(path: Path, frames: int, shape: tuple[int, int] = SHAPE) -> Path:
+def make_clip(path: Path, frames: int, shape: tuple[int, int] = SHAPE, fps: int = FPS) -> Path:
     """Encode a textured scene under a moving camera as H.264."""
     rng = np.random.default_rng(0)
     height, width = shape
@@ -56,7 +60,7 @@ def make_clip(path: Path, frames: int, shape: tuple[int, int] = SHAPE) -> Path:
     scene = scene.clip(0, 255).astype(np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
-        stream: Any = container.add_stream("libx264", rate=FPS, options={"preset": "veryfast"})
+        stream: Any = container.add_stream("libx264", rate=fps, options={"preset": "veryfast"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for index in range(frames):
             x, y = round(32 + 30 * np.sin(index / 20)), round(32 + 30 * np.cos(index / 25))
@@ -66,9 +70,11 @@ def make_clip(path: Path, frames: int, shape: tuple[int, int] = SHAPE) -> Path:
     return path
 
 
-def clips(folder: Path, count: int, frames: int, shape: tuple[int, int] = SHAPE) -> Path:
+def clips(
+    folder: Path, count: int, frames: int, shape: tuple[int, int] = SHAPE, fps: int = FPS
+) -> Path:
     """Make a folder of ``count`` episodes with the same content."""
-    first = make_clip(folder / "clip 00000.mp4", frames, shape)
+    first = make_clip(folder / "clip 00000.mp4", frames, shape, fps)
     for index in range(1, count):
         os.link(first, folder / f"clip {index:05d}.mp4")
     return folder
@@ -100,9 +106,30 @@ def in_this_process(made: BuildConfig) -> None:
 
 
 def bench_workers(folder: Path, rounds: int) -> Iterator[Row]:
-    """Compare no executor, one worker and two on the same clips."""
+    """Compare one worker and two on the same clips."""
     source = clips(folder / "clips", 4, SECONDS * FPS)
-    found: dict[str, list[tuple[float, float]]] = {"none": [], "1": [], "2": []}
+    found = _in_turns(source, folder, rounds, ("1", "2"))
+    wall, cpu = _medians(found)
+    gain = median(a[0] / b[0] for a, b in zip(found["1"], found["2"], strict=True))
+    yield "4 clips of 10 s, 360x640 into 96x128, end to end, 1 worker", f"{wall['1']:.1f} s", ""
+    yield "2 workers against 1, wall clock", f"{gain:.2f}x", "1.7x on 2 idle cores"
+    yield "CPU seconds with 2 workers, by those with 1", f"{cpu['2'] / cpu['1']:.2f}", ""
+
+
+def bench_overhead(folder: Path, rounds: int) -> Iterator[Row]:
+    """Compare one worker with none: build_episode called in a loop."""
+    source = clips(folder / "clips", 3, SECONDS * FPS)
+    wall, cpu = _medians(_in_turns(source, folder, rounds, ("none", "1")))
+    for name, seconds in (("CPU seconds", cpu), ("wall clock", wall)):
+        share = seconds["1"] / seconds["none"] - 1
+        what = f"executor overhead, 3 clips of 10 s, start of the worker included, {name}"
+        yield what, f"{share:+.1%}", "< 10%"
+
+
+def _in_turns(
+    source: Path, folder: Path, rounds: int, names: tuple[str, ...]
+) -> dict[str, list[tuple[float, float]]]:
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     for number in range(rounds):
         for name, runs in found.items():
             out = folder / f"out {name} {number}"
@@ -112,27 +139,41 @@ def bench_workers(folder: Path, rounds: int) -> Iterator[Row]:
                 made = config(source, out, f"executor.workers={name}")
                 runs.append(timed(partial(build, made)))
             shutil.rmtree(out)
-    wall = {name: median(run[0] for run in runs) for name, runs in found.items()}
-    cpu = {name: median(run[1] for run in runs) for name, runs in found.items()}
-    gain = median(a[0] / b[0] for a, b in zip(found["1"], found["2"], strict=True))
-    yield "4 clips of 10 s, 360x640 into 96x128, end to end, 1 worker", f"{wall['1']:.1f} s", ""
-    yield "2 workers against 1, wall clock", f"{gain:.2f}x", "1.7x on 2 idle cores"
-    yield "CPU seconds with 2 workers, by those with 1", f"{cpu['2'] / cpu['1']:.2f}", ""
-    share = cpu["1"] / cpu["none"] - 1
-    yield "executor overhead, CPU seconds, start of the worker included", f"{share:+.1%}", "< 10%"
-    share = wall["1"] / wall["none"] - 1
-    yield "executor overhead, wall clock", f"{share:+.1%}", "< 10%"
+    return found
+
+
+def _medians(found: dict[str, list[tuple[float, float]]]) -> list[dict[str, float]]:
+    """Return median wall seconds and median CPU seconds by name."""
+    return [
+        {name: median(run[at] for run in runs) for name, runs in found.items()} for at in (0, 1)
+    ]
 
 
 class _Begun(Exception):
-    """The first sign of life of a worker."""
+    """The first frame of the first missing episode is done."""
+
+
+def resume(*paths: str) -> None:
+    """Go on with a build until its first frame; paths of its source and output."""
+    made = config(*map(Path, paths), *RESUMED)
+
+    def begun(event: Outcome | Progress) -> None:
+        if isinstance(event, Outcome) or event.frames_done:
+            raise _Begun
+
+    refuse_if_full(made)
+    with suppress(_Begun):
+        build(made, on_event=begun)
+
+
+RESUMED = ("executor.workers=1", "img_shape=[48, 100]")
 
 
 def bench_resume(folder: Path, rounds: int) -> Iterator[Row]:
-    """Time from the call until a worker has begun on the first missing episode."""
+    """Time from the start of Python until the first frame of the first missing episode."""
     count, done = 10_000, 9_500
     source = clips(folder / "many", count, 4, (48, 64))
-    made = config(source, folder / "resumed", "executor.workers=1", "img_shape=[48, 100]")
+    made = config(source, folder / "resumed", *RESUMED)
     out = Path(made.store.path)
     with Catalog.create(out, dataset_meta(made, open_tracker(made))):
         refs = sorted(open_source(made).refs(), key=lambda ref: ref.id)[:done]
@@ -141,22 +182,16 @@ def bench_resume(folder: Path, rounds: int) -> Iterator[Row]:
     for ref in refs:  # their content is not looked at, for their videos are older
         (out / "episodes" / f"{ref.id}.hdf5").touch()
 
-    def resume() -> None:
-        def begun(event: object) -> None:
-            raise _Begun
-
-        refuse_if_full(made)
-        try:
-            build(made, on_event=begun)
-        except _Begun:
-            return
-
-    runs = [timed(resume) for _ in range(rounds)]
+    code = "import sys, bench_scale\nif __name__ == '__main__': bench_scale.resume(*sys.argv[1:])"
+    command = [sys.executable, "-c", code, str(source), str(out)]
+    where = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    start = partial(subprocess.run, command, check=True, env=where)
+    runs = [timed(start) for _ in range(rounds)]
     for name, at in (("wall clock", 0), ("CPU", 1)):
         seconds = median(run[at] for run in runs)
         goal = "< 5 s" if at == 0 else ""
         yield (
-            f"resume of 10,000 episodes, 95% done, to the first work, {name}",
+            f"resume of 10,000 episodes, 95% done, from the command to the first frame, {name}",
             f"{seconds:.1f} s",
             goal,
         )
@@ -191,31 +226,6 @@ def bench_index(folder: Path, rounds: int) -> Iterator[Row]:
     yield "peak memory of all this", f"{peak:.0f} MiB", ""
 
 
-def bench_memory(folder: Path, rounds: int) -> Iterator[Row]:
-    """Peak of a worker for a clip and for a long video; its growth over many episodes."""
-    for minutes in (0.5, 5):
-        frames = round(minutes * 60 * FPS)
-        source = clips(folder / f"length {minutes}", 1, frames, (120, 160))
-        made = config(
-            source, folder / f"out {minutes}", "img_shape=[64, 64]", "queries.grid=[4, 4]"
-        )
-        in_this_process(made)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        yield f"peak memory, video of {minutes:g} minutes", f"{peak:.0f} MiB", "alike"
-        shutil.rmtree(made.store.path)
-    source = clips(folder / "short", 3000, 4, (48, 64))
-    made = config(source, folder / "out short", "img_shape=[48, 64]", "queries.grid=[2, 2]")
-    marks = {}
-    for number, ref in enumerate(open_source(made).refs(), 1):
-        build_episode(Job(made, ref), lambda done, total: None)
-        if number in (1000, 3000):
-            rss = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-            marks[number] = (rss / 2**20, len(os.listdir("/proc/self/fd")))
-    for count, (mib, files) in marks.items():
-        yield f"memory after {count:,} episodes in one worker", f"{mib:.0f} MiB", "flat"
-        yield f"open files after {count:,} episodes", f"{files}", "flat"
-
-
 def bench_model(folder: Path, rounds: int) -> Iterator[Row]:
     """Compare the cost model's answer before a build with the build."""
     source = folder / "varied"
@@ -238,9 +248,12 @@ def bench_model(folder: Path, rounds: int) -> Iterator[Row]:
 
 BENCHES = {
     "workers": bench_workers,
+    "overhead": bench_overhead,
     "resume": bench_resume,
     "index": bench_index,
-    "memory": bench_memory,
+    "length": partial(bench_length, clips),
+    "episodes": partial(bench_episodes, clips),
+    "feeding": partial(bench_feeding, clips),
     "model": bench_model,
 }
 
@@ -257,20 +270,18 @@ def main() -> None:
             rows = list(BENCHES[options.child](Path(folder), options.rounds))
         sys.stdout.write("\n" + json.dumps(rows) + "\n")
         return
-    lines = ["| what | measured | goal |", "| --- | --- | --- |"]
     for name in options.only:
         # Each in a process of its own: peaks of memory do not mix.
         command = [sys.executable, __file__, "--child", name, "--rounds", str(options.rounds)]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-        for row in json.loads(done.stdout.splitlines()[-1]):
-            lines.append("| " + " | ".join(row) + " |")
-            sys.stdout.write(lines[-1] + "\n")
-            sys.stdout.flush()
-    load = os.getloadavg()[1]
-    note = f"Medians of {options.rounds} interleaved rounds; load average {load:.1f}. "
-    text = "\n".join([*lines, "", note + machine_facts("letterset", "av", "h5py", "numpy")])
-    if options.write:
-        write_section("bench_scale", "Scale", text)
+        lines = ["| what | measured | goal |", "| --- | --- | --- |"]
+        lines += ["| " + " | ".join(row) + " |" for row in json.loads(done.stdout.splitlines()[-1])]
+        note = f"Rounds: {options.rounds}; load average {os.getloadavg()[0]:.1f}. "
+        lines += ["", note + machine_facts("letterset", "av", "h5py", "numpy")]
+        sys.stdout.write("\n".join(lines) + "\n\n")
+        sys.stdout.flush()
+        if options.write:
+            write_section(f"bench_scale_{name}", f"Scale: {name}", "\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ import pytest
 from builder.errors import LettersetError, WorkerError
 from builder.executors import processes
 from builder.executors.base import Outcome, Progress
-from builder.executors.children import unpack
+from builder.executors.children import available_cores, unpack
 from builder.executors.processes import Processes, Serial
 from builder.executors.ray_host import Host
 from builder.registry import configure
@@ -320,6 +320,11 @@ def test_a_failing_task_list_ends_the_run():
     with pytest.raises(LettersetError, match="disk went away"):
         list(make(2, 60).run(work_a_little, tasks()))
     assert not active_children()
+
+
+def test_more_workers_than_cores_is_said():
+    assert make(available_cores(), 60).notice is None
+    assert "more workers will not make it faster" in make(available_cores() + 1, 60).notice
 
 
 def test_registry_knows_both():

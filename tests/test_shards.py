@@ -233,6 +233,17 @@ def test_a_shard_that_runs_already_is_refused(videos, undivided, tmp_path, capsy
         assert "being written" in capsys.readouterr().err
 
 
+def test_a_shard_that_is_run_twice_changes_nothing(sharded, tmp_path, capsys):
+    out = tmp_path / "out"
+    shutil.copytree(sharded, out)
+    parts = ("dataset.json", "index/*.jsonl", "failures/*.jsonl", "episodes/*")
+    before = {path: path.read_bytes() for part in parts for path in out.glob(part)}
+    for number in range(6):
+        build(videos_of(sharded), out, "--shard", f"{number}/6", "--json")
+        assert '"built": 0' in capsys.readouterr().out
+    assert before == {path: path.read_bytes() for part in parts for path in out.glob(part)}
+
+
 def test_a_lock_that_is_looked_at_is_no_obstacle(undivided, tmp_path):
     """Status holds a lock for an instant; a build that starts just then waits a little."""
     descriptor = take_lock(tmp_path, "main")

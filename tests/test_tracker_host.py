@@ -23,6 +23,7 @@ from builder.executors.base import Outcome
 from builder.executors.processes import Processes
 from builder.registry import configure
 from builder.shared_tracker import SharedTracker, repeated, shared_tracker
+from builder.slots import worker_slot
 from builder.testing import trackers as suite
 from builder.tracker_host import tracker_hosts
 from builder.trackers.dis import DisTracker
@@ -194,6 +195,22 @@ def test_a_tracker_process_that_is_killed_between_episodes_costs_nothing(dis):
     [host] = [child for child in active_children() if child.pid]
     os.kill(host.pid, signal.SIGKILL)
     assert outcomes([(dis, 0)])[0].error is None
+
+
+class SaysItsSlot(DisTracker):
+    """Its notice is what it would choose its device by."""
+
+    notice = property(lambda self: str(worker_slot()))
+
+
+def test_each_tracker_process_keeps_its_device():
+    before = {child.pid for child in active_children()}
+    with hosts(SaysItsSlot, count=2) as addresses:
+        assert [SharedTracker(address).notice for address in addresses] == ["0", "1"]
+        for child in active_children():
+            if child.pid not in before:
+                os.kill(child.pid, signal.SIGKILL)
+        assert [SharedTracker(address).notice for address in addresses] == ["0", "1"]
 
 
 class Only:
