@@ -78,7 +78,7 @@ class PrecomputedConfig(Record):
 
 
 class Precomputed:
-    """Tracks in files of others.  Must be told the view: see ``for_view``."""
+    """Tracks that exist already, in files: see docs/guides/precomputed-tracks.md."""
 
     Config = PrecomputedConfig
     gives_conf = False
