@@ -17,6 +17,8 @@ from builder.cli import main
 from builder.dataset import open_dataset
 from builder.errors import ConfigError, DatasetError
 from builder.splits import Splits, write_splits
+from builder.stores.hdf5 import Hdf5Store
+from builder.testing.samples import Sample, sample_dataset
 from builder.training import (
     MixtureDataset,
     RandomAugment,
@@ -117,9 +119,12 @@ def test_workers_and_pickles(dataset):
     windows = WindowDataset(dataset)
     assert len(pickle.dumps(windows)) < 4000
     plain = [windows[index]["traj"] for index in range(len(windows))]
-    loader = DataLoader(windows, batch_size=None, num_workers=2)
-    for expected, sample in zip(plain, loader, strict=True):
-        assert torch.equal(expected, sample["traj"])
+    for context in ("fork", "spawn"):
+        loader = DataLoader(
+            windows, batch_size=None, num_workers=2, multiprocessing_context=context
+        )
+        for expected, sample in zip(plain, loader, strict=True):
+            assert torch.equal(expected, sample["traj"])
 
 
 def test_what_cannot_be_given_is_refused(dataset):
@@ -168,6 +173,26 @@ def test_the_tail_when_resampled(dataset):
     last = windows[4]  # the last window of the shortest episode: one real step
     assert (last["t"], last["valid"].sum()) == (4, 1)
     assert WindowDataset(dataset, tail="include")[4]["valid"].all()
+
+
+@pytest.mark.parametrize("options", [{}, {"stride": 3}, {"horizon": 2}, {"resample": 11}])
+def test_windows_may_start_at_a_later_step(dataset, options):
+    tracked = WindowDataset(dataset, tail="mask", first_step=3, **options)
+    for index in range(0, len(tracked), 4):
+        sample = tracked[index]
+        view, first = dataset[sample["episode"]].views["main"], sample["t"] - 3
+        traj = sample["traj"][0] if "resample" not in options else sample["traj"][0][::10]
+        steps = [3, 7] if "resample" in options else [*range(3, 3 + len(traj))]
+        expected = normalize_traj(swap_xy(view.tracks[first][steps]), IMG_SHAPE)
+        np.testing.assert_allclose(traj, expected, atol=1e-6)
+        np.testing.assert_array_equal(sample["images"][0], view.frames[sample["t"]])
+        assert sample["valid"][0]
+    kept = options.get("stride", 1)
+    assert len(tracked) == sum(-(-(length - 3) // kept) for length in LENGTHS.values())
+    whole = WindowDataset(dataset, first_step=3, **options)
+    assert all(whole[index]["valid"].all() for index in range(len(whole)))
+    with pytest.raises(ConfigError, match="horizon 6 after 3 steps is longer than the stored 8"):
+        WindowDataset(dataset, first_step=3, horizon=6)
 
 
 class Fixed:
@@ -229,6 +254,19 @@ def test_random_augmentation_is_fixed_by_seed_epoch_and_sample(dataset):
         WindowDataset(dataset, augment=RandomAugment(quarter_turns=True))[0]
 
 
+def test_photometric_changes_touch_pictures_alone(dataset):
+    augment = RandomAugment(brightness=0.2, contrast=0.3)
+    plain = WindowDataset(dataset)[4]
+    for images, white in (("uint8", 255.0), ("float", 1.0)):
+        changed = WindowDataset(dataset, augment=augment, images=images, seed=2)[4]
+        assert torch.equal(changed["traj"], plain["traj"])
+        assert torch.equal(changed["decode"], plain["decode"])
+        rng = np.random.default_rng([2, 0, 4, 1])  # seed, epoch, sample, stream of colours
+        factor, shift = 1 + rng.uniform(-0.3, 0.3), rng.uniform(-0.2, 0.2)
+        expected = ((plain["images"].double() / 255 - 0.5) * factor + 0.5 + shift).clip(0, 1)
+        np.testing.assert_allclose(changed["images"].double() / white, expected, atol=0.51 / 255)
+
+
 @given(st.integers(1, 700), st.integers(0, 5))
 def test_a_permutation_is_one(length, key):
     order = permutation(length, (key, 1))
@@ -270,6 +308,44 @@ def test_a_mixture_draws_by_weight_and_pads(dataset):
     batch = next(iter(DataLoader(mixture, batch_size=8)))
     assert batch["traj"].shape == (8, 2, 4, 6, 2)
     assert torch.equal(mixture[7]["traj"], mixture[7]["traj"])
+
+
+def test_a_mixture_of_datasets_that_differ_in_everything(tmp_path):
+    """Views, window length, frame rate, pixels and size of actions: one kind of sample."""
+    for name, dims in (("slow", 3), ("fast", 5)):
+        made = Sample("e", seed=dims, length=9)
+        actions = np.ones((9, dims), np.float32) * dims
+        made.arrays[None, "actions"] = actions
+        sample_dataset(tmp_path / name, Hdf5Store(tmp_path / name), [made])
+    common = {"resample": 7, "points": 5, "img_shape": (31, 50), "missing": "mask"}
+    parts = {
+        # Half the steps of a camera with half the frame rate cover the same time.
+        "slow": WindowDataset(
+            open_dataset(tmp_path / "slow"),
+            horizon=2,
+            view_map={"hand": "wrist", "scene": "front"},
+            **common,
+        ),
+        "fast": WindowDataset(
+            open_dataset(tmp_path / "fast"),
+            horizon=4,
+            view_map={"hand": "none", "scene": "front"},
+            **common,
+        ),
+    }
+    mixture = MixtureDataset(parts, {"slow": 1.0, "fast": 1.0}, length=40)
+    batch = next(iter(DataLoader(mixture, batch_size=40)))
+    assert batch["traj"].shape == (40, 2, 7, 5, 2)
+    assert batch["images"].shape == (40, 2, 31, 50, 3)
+    assert batch["actions"].shape == (40, 4, 5)
+    for row, source in enumerate(batch["source"]):
+        steps, dims = (2, 3) if source == "slow" else (4, 5)
+        expected = np.zeros((4, 5), np.float32)
+        expected[:steps, :dims] = dims
+        np.testing.assert_array_equal(batch["actions"][row], expected)
+        np.testing.assert_array_equal(batch["actions_mask"][row], expected > 0)
+        assert batch["view_mask"][row].tolist() == [source == "slow", True]
+    assert {*batch["source"]} == {"slow", "fast"}
 
 
 def test_parts_that_differ_are_refused_saying_what_differs(dataset):

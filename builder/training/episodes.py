@@ -49,8 +49,8 @@ class Sliding:
     def __getitem__(self, key: tuple[int, slice]) -> np.ndarray:
         window, steps = key
         start = window * self.start_every
-        rows = np.asarray(self.stored[0, start : start + steps.stop])
-        missing = steps.stop - len(rows)
+        rows = np.asarray(self.stored[0, start + steps.start : start + steps.stop])
+        missing = steps.stop - steps.start - len(rows)
         return np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)]) if missing else rows
 
 
@@ -91,12 +91,14 @@ def refit(box: Letterbox | Stretch, img_shape: tuple[int, int]) -> Letterbox | S
     return Stretch(source_shape=box.source_shape, img_shape=img_shape)
 
 
-def write_tracks(view: ViewWindows, window: int, points: Any, out: np.ndarray) -> None:
+def write_tracks(
+    view: ViewWindows, window: int, steps: slice, points: Any, out: np.ndarray
+) -> None:
     """Write a window's tracks into ``out`` (horizon, N, 2) as normalized (row, col).
 
-    ``points`` selects among the stored ones: a slice or an index array.
+    ``steps`` and ``points`` select among the stored ones: a slice, a slice or an index array.
     """
-    tracks_xy = np.asarray(view.tracks[window, : len(out)])[:, points]
+    tracks_xy = np.asarray(view.tracks[window, steps])[:, points]
     if view.older is not None:
         out[...] = tracks_xy
         _normalize_older(out, view.older, view.box.img_shape)

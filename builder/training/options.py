@@ -27,6 +27,9 @@ class WindowOptions(Record):
         default="error", description="episodes without one of the views"
     )
     horizon: Side | None = Field(default=None, description="steps read, at most the stored ones")
+    first_step: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="step of the stored windows that becomes step 0"
+    )
     resample: Side | None = Field(default=None, description="interpolate those to so many steps")
     method: Literal["linear", "spline"] = "linear"
     points: Side | None = Field(default=None, description="points, evenly chosen by index")

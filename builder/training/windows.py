@@ -46,7 +46,7 @@ class WindowDataset(TorchDataset[Sample]):
     ``decode`` (V, 2, 2) float64: scale and offset, (x, y), from normalized to source pixels,
     so that a mixed batch decodes sample by sample (:func:`decode_batch`);
     ``view_mask`` (V,) bool: views that are there (``missing="mask"`` fills others with zeros);
-    ``episode`` id, ``t`` start frame, ``text``, and pass-through arrays, those of layers among
+    ``episode`` id, ``t`` frame of step 0, ``text``, and pass-through arrays, those of layers among
     them: such as ``actions`` (horizon, D), zeros after the end; of views (V, horizon, ...) or,
     where there is not a row per frame, (V, ...), as stored.
 
@@ -78,10 +78,13 @@ class WindowDataset(TorchDataset[Sample]):
                 f"{dataset.path} holds frames and no tracks: add some with letterset track, then "
                 "open_dataset(path, tracks=NAME)"
             )
-        self.read_steps = options.horizon or meta.horizon
-        if self.read_steps > meta.horizon:
+        first = options.first_step
+        self.read_steps = options.horizon or max(1, meta.horizon - first)
+        self._read = slice(first, first + self.read_steps)
+        if self._read.stop > meta.horizon:
+            after = f" after {first} steps" if first else ""
             raise ConfigError(
-                f"horizon {options.horizon} is longer than the stored {meta.horizon}; "
+                f"horizon {self.read_steps}{after} is longer than the stored {meta.horizon}; "
                 "ask for fewer steps, or resample them to more"
             )
         self.horizon = options.resample or self.read_steps
@@ -116,7 +119,8 @@ class WindowDataset(TorchDataset[Sample]):
 
     def _counts(self, lengths: np.ndarray) -> np.ndarray:
         """Count the samples of episodes by their frames, (E,)."""
-        last = lengths - (self.read_steps if self.options.tail == "exclude" else 1)
+        taken = self._read.stop if self.options.tail == "exclude" else self._read.start + 1
+        last = lengths - taken
         return np.maximum(0, last // (self.dataset.meta.start_every * self.options.stride) + 1)
 
     def rows(self, table: Table) -> np.ndarray:
@@ -169,7 +173,7 @@ class WindowDataset(TorchDataset[Sample]):
     def _sample(self, at: int, index: int) -> Sample:
         window = (index - self._first_of(at)) * self.options.stride
         episode = self.dataset[self.ids[at]]
-        start = window * self.dataset.meta.start_every
+        start = window * self.dataset.meta.start_every + self._read.start
         turn = self._augmentation(index)
         arrays = self._arrays(self._views_of(episode), window, start, turn)
         if self.augment is not None and "images" in arrays:
@@ -254,8 +258,8 @@ class WindowDataset(TorchDataset[Sample]):
         at: int,
     ) -> None:
         traj, decode = out["traj"][at], view.decode
-        write_tracks(view, window, self.points, traj)
-        out["vis"][at] = np.asarray(view.vis[window, : self.read_steps])[:, self.points]
+        write_tracks(view, window, self._read, self.points, traj)
+        out["vis"][at] = np.asarray(view.vis[window, self._read])[:, self.points]
         out["in_content"][at] = view.in_content[self.points]
         if turn is not None:
             to_norm = AxisAffine.normalization(self.img_shape)
