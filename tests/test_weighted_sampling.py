@@ -147,3 +147,15 @@ def test_workers_draw_what_one_process_draws(dataset):
         )
     assert orders[0] == orders[1]
     assert len(orders[0]) == len(windows)
+
+
+def test_a_damaged_episode_is_replaced_by_a_sample_that_passes_the_filter(dataset):
+    windows = WindowDataset(dataset, where="motion > 0.1", views=["front"], damaged="skip")
+    place = next(at for at in range(len(windows)) if windows[at]["episode"] == "b")
+    expected = next(windows[at]["t"] for at in range(len(windows)) if windows[at]["episode"] == "c")
+    (dataset.path / "episodes" / "b.hdf5").write_bytes(b"")
+    again = WindowDataset(open_dataset(dataset.path), windows.options)
+    sample = again[place]
+    assert (sample["episode"], sample["t"]) == ("c", expected)
+    assert list(again.damaged) == ["b"]
+    assert expected > 0  # its first window stands still
