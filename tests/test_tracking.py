@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 
 from builder.errors import TrackingError
+from builder.letterbox import Letterboxer
+from builder.registry import configure
 from builder.stores.hdf5 import Hdf5Store
+from builder.testing.trackers import moving_frames
 from builder.track_writer import TrackWriter
 from builder.trackers.base import ViewKey
 from builder.tracking import ViewTracker
 from builder.windows import WindowedTracker
-from schemas.config import TrackerPart
+from schemas.config import BuildConfig, TrackerPart
 from schemas.dataset import QuerySpec, TrackerInfo, VisibilityRule
 from schemas.geometry import Letterbox
 
@@ -73,3 +76,36 @@ def test_only_points_in_the_picture_are_tracked():
 def test_a_tracker_that_forgets_its_confidence_is_named():
     with pytest.raises(TrackingError, match=r"view main: .* no conf in the window .* frame 0"):
         follow(Letterbox.fit((24, 48), (48, 48)), Forgetful())
+
+
+@pytest.mark.parametrize("shown", ["content", "source", {"short_side": 100}])
+def test_what_a_tracker_is_shown_does_not_move_its_points(shown):
+    # Wide pixels, 2:1: the tracker must see them as they are displayed, whatever its size.
+    shape, step_xy = (160, 120), (1.2, -0.9)
+    box = Letterbox.fit(shape, (96, 128), (2, 1))
+    part = TrackerPart(horizon=6, input=shown)
+    backend, config = configure("trackers", part)
+    view = ViewTracker(backend(config), box, QuerySpec(grid=(3, 4)), part, 6, KEY)
+    boxer = Letterboxer(view.plan.input_box)
+    seen = [boxer.content(frame) for frame in moving_frames(6, shape, step_xy)]
+    height, width = seen[0].shape[:2]
+    assert width / height == pytest.approx(2 * 120 / 160, abs=0.02)
+    windows = [window for frame in seen for window in view.push(frame)] + view.finish()
+    moved = box.to_source(windows[0].tracks_xy.astype(np.float64))
+    truth = moved[0] + np.arange(6)[:, None, None] * np.array(step_xy)
+    np.testing.assert_allclose(moved, truth, atol=1.0)
+    settings = {"img_shape": (96, 128), "source": {"path": "s"}, "store": {"path": "o"}}
+    recorded = BuildConfig.model_validate({**settings, "tracker": part.model_dump()}).content()
+    assert recorded["tracker"]["input"] == shown
+
+
+def test_points_that_are_not_numbers_are_never_stored(tmp_path):
+    view, windows = follow(Letterbox.fit((24, 48), (48, 48)), Sure())
+    windows[2].tracks_xy[1, 3] = np.nan
+    output = TrackWriter("main", view, 5, has_conf=True)
+    with (
+        Hdf5Store(tmp_path).begin("a-01234567", {"main": output.layout()}) as writer,
+        pytest.raises(TrackingError, match=r"view main: .* NaN .* starts at frame 2; .* never"),
+    ):
+        output.write(writer, windows)
+    assert not Hdf5Store(tmp_path).has("a-01234567")
