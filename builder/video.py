@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -99,14 +100,20 @@ class VideoStream:
 
     def __iter__(self) -> Iterator[Frame]:
         """Yield all frames in presentation order; seconds are the file's own timestamps."""
-        count = 0
+        count, last = 0, -math.inf
         with self._errors_named():
             opened, self._opened = self._opened or self._open(), None
             with opened.container:
                 for frame in opened.frames:
                     self._check_frame(frame, count)
-                    yield Frame(frame, self._clock.seconds(frame, count))
-                    count += 1
+                    seconds = self._clock.seconds(frame, count)
+                    if seconds < last:
+                        raise self._error(
+                            f"frame {count} is at {seconds:.3f} s, the one before it at "
+                            f"{last:.3f} s; {ADVICE}"
+                        )
+                    yield Frame(frame, seconds)
+                    count, last = count + 1, seconds
         if count != self._count:
             raise self._wrong_count(count)
 
@@ -207,6 +214,8 @@ class VideoStream:
             yield
         except av.FFmpegError as error:
             reason = error.strerror or type(error).__name__
+            if isinstance(error, PermissionError):
+                raise self._error(f"it cannot be opened: {reason}") from None
             raise self._error(f"not a whole video of a known kind ({reason}); {ADVICE}") from None
 
 

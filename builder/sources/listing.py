@@ -86,10 +86,17 @@ def _walk(
     here = (status.st_dev, status.st_ino)
     if here in trail:
         return
-    if below and not os.access(root / below, os.R_OK | os.X_OK):
+    listing = None
+    try:
+        if not below or os.access(root / below, os.R_OK | os.X_OK):
+            listing = os.scandir(root / below)
+    except PermissionError:
+        if not below:
+            raise
+    if listing is None:
         yield below, [UNREADABLE]
         return
-    with os.scandir(root / below) as entries:
+    with listing as entries:
         # DirEntry.is_dir raises for a link to itself; that is a broken file, not a broken source.
         found = [(entry.name, os.path.isdir(entry)) for entry in entries if entry.name[:1] != "."]
     found.sort(key=lambda pair: natural_key(pair[0]))
