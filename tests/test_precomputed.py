@@ -302,6 +302,36 @@ def test_a_normal_build_from_end_to_end(built, capsys):
     assert len(open_dataset(folder / "out").ids) == 2
 
 
+def test_tracks_are_added_as_a_layer(tmp_path):
+    write_video(tmp_path / "videos" / "a.mp4", count=LENGTH, shape=SOURCE)
+    write_npz(tmp_path / "tracks" / "a.npz", windows())
+    out = str(tmp_path / "out")
+    argv = ["--source", str(tmp_path / "videos"), "--out", out, "--quiet", "--img-shape"]
+    assert main(["build", *argv, *map(str, CANVAS), "tracker.kind=none"]) == 0
+    argv = ["track", out, "--name", "mine", "queries.region=stored", "queries.grid=[3, 1]"]
+    argv += ["tracker.kind=precomputed", f"tracker.folder={tmp_path / 'tracks'}"]
+    assert main([*argv, "tracker.coordinates=pixel_edge", "tracker.horizon=4"]) == 0
+    assert main(["validate", out]) == 0
+    (episode,) = open_dataset(out, tracks="mine")
+    expected = BOX.to_img(windows())
+    np.testing.assert_allclose(episode.views["main"].tracks, expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("verb", ["preview", "plan"])
+def test_what_is_tried_out_is_the_beginning(tmp_path, verb, capsys):
+    write_video(tmp_path / "videos" / "a.mp4", count=70, shape=SOURCE)
+    write_npz(tmp_path / "tracks" / "a.npz", motion(70))
+    pairs = ["queries.region=stored", "queries.grid=[3, 1]", "tracker.kind=precomputed"]
+    pairs += [f"tracker.folder={tmp_path / 'tracks'}", "tracker.coordinates=pixel_edge"]
+    pairs += ["tracker.mode=episode", f"store.path={tmp_path / 'out'}"]
+    page = tmp_path / "page.html"
+    pairs += ["--out", str(page)] if verb == "preview" else ["img_shape=[48, 40]"]
+    assert main([verb, str(tmp_path / "videos"), *pairs]) == 0
+    output = capsys.readouterr()
+    said = output.out + output.err + (page.read_text() if verb == "preview" else "")
+    assert "view main" not in said  # as every complaint about tracks begins
+
+
 def test_points_and_tracker_must_agree(built, capsys):
     _, argv = built
     grid = [each for each in argv if not each.startswith("queries.region")]

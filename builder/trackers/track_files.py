@@ -87,7 +87,11 @@ def _npz(path: Path, names: Names) -> StoredTracks:
                 raise _error(path, "it is not an npz archive")
             for name in filter(None, names):
                 if name not in file.files:
-                    raise _error(path, f"there is no array {name!r}; it has {file.files}")
+                    raise _error(
+                        path,
+                        f"there is no array {name!r}; it has {file.files}: set tracker.tracks "
+                        'and tracker.visibility ("" when there is none)',
+                    )
                 declared = file.zip.getinfo(f"{name}.npy").file_size
                 if declared > LIMITS.max_array_bytes:
                     raise _error(path, f"{name}: {declared} bytes exceed the limit")
