@@ -79,11 +79,13 @@ def bench_length(clips: MakeClips, folder: Path, rounds: int) -> Iterator[Row]:
         found = _apart(
             [],
             *(f"source.path={source}", f"store.path={out}", "img_shape=[32, 48]"),
-            *("queries.grid=[2, 2]", "tracker.preset=fast", "tracker.start_every=16"),
+            *("queries.grid=[2, 2]", "tracker.kind=none"),
             "executor.workers=1",
         )
         parent, worker = found["peaks"]
-        what = f"peak memory, one video of {name} ({fps} frames/s of 64x96, dis, raw frames)"
+        what = (
+            f"peak memory, one video of {name} ({fps} frames/s of 64x96, raw frames, tracker none)"
+        )
         yield f"{what}, worker", f"{worker:.0f} MiB", "alike"
         yield f"{what}, build", f"{parent:.0f} MiB", "alike"
         shutil.rmtree(out)
