@@ -25,6 +25,7 @@ from builder.stores.base import ArraySpec, EpisodeWriter, Store
 from builder.trackers.base import Tracker, ViewKey
 from builder.tracking import check_queries
 from builder.view import ViewBuilder
+from builder.window_rows import Rows, rows_if_readable
 from schemas.config import BuildConfig, Limits
 from schemas.dataset import EpisodeMeta, IndexLine, SourceInfo
 
@@ -99,6 +100,8 @@ class Built:
 
     line: IndexLine
     new: bool = True
+    rows: Rows | None = None
+    """Of the table of windows, by view; None when the episode could not be read again."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     cpu_seconds: float = 0.0
     worker: str = ""
@@ -131,17 +134,20 @@ def _build_once(job: Job, report: Report) -> Built:
         if store.has(job.ref.id) and not job.replace:
             return _there_already(store, job)
         raise
+    done = line.length * len(line.views)
+    with clock("stats"), _still_alive(lambda: report(done, done), job.config.limits):
+        rows = rows_if_readable(store, job.ref.id)
     stages = dict(clock.seconds)
     stages["other"] = time.perf_counter() - begun - sum(stages.values())
-    return Built(
-        line, seconds=stages, cpu_seconds=time.process_time() - cpu_begun, worker=worker_name()
-    )
+    cpu_seconds = time.process_time() - cpu_begun
+    return Built(line, rows=rows, seconds=stages, cpu_seconds=cpu_seconds, worker=worker_name())
 
 
 def _there_already(store: Store, job: Job) -> Built:
     try:
         with closing(store.open(job.ref.id)) as reader:
-            return Built(index_line(reader.meta), new=False)
+            rows = rows_if_readable(store, job.ref.id)
+            return Built(index_line(reader.meta), new=False, rows=rows)
     except DatasetError as error:
         raise StoreError(f"it is there already, but damaged: {error}") from None
 

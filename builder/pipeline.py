@@ -26,6 +26,8 @@ from builder.stores.filesystem import weaknesses
 from builder.stores.staging import output_errors
 from builder.tracker_host import tracker_hosts
 from builder.trackers.base import Tracker
+from builder.window_rows import keep_rows
+from builder.window_stats import update_window_stats
 from schemas.config import BuildConfig
 from schemas.dataset import DatasetMeta, FailureLine
 
@@ -129,6 +131,8 @@ def build(
                         log.event(event)
                         on_event(event)
             replacing(out).unlink(missing_ok=True)
+            if shard is None:
+                update_window_stats(out, on_notice)
             summary.seconds = time.monotonic() - begun
             log.summarize(summary.as_json())
         given = [(ref.id, ref.splits) for ref in refs if ref.splits]
@@ -153,6 +157,8 @@ def _record(outcome: Outcome, catalog: Catalog, summary: Summary) -> None:
     error = outcome.error
     if error is None:
         built = outcome.result
+        if built.rows is not None:
+            keep_rows(catalog.folder, catalog.writer, built.line.digest, built.rows)
         catalog.add(built.line)
         summary.built += built.new
         summary.skipped += not built.new

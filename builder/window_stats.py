@@ -1,43 +1,36 @@
 """A table with one row per window and view: what filters ask about, computed once.
 
 ``stats/windows.hdf5`` (``windows-<layer>.hdf5`` for a layer's tracks) has one dataset per column,
-rows in order of episodes, views and windows.  It is derived: safe to delete, and refused when
-the episodes it was made from are not those that are there now.
+rows in order of episodes, views and windows.  Every build leaves it up to date.  It is derived:
+safe to delete, and refused when the episodes it was made from are not those that are there now.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import operator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
-from builder.dataset import Dataset, ViewData
+from builder.dataset import Dataset, open_dataset
 from builder.errors import DatasetError
-from builder.motion import ZERO_STEP_PX
 from builder.stores.staging import output_errors, stage
+from builder.window_columns import COLUMNS, ROW
+from builder.window_rows import KnownRows, episode_rows
 from builder.windows import window_starts
+from schemas.dataset import DatasetMeta
 
-# AMPLIFY's loss tells displacements apart up to so many pixels.
-SATURATED_STEP_PX = 7.0
+__all__ = ["COLUMNS", "Table", "read_columns", "update_window_stats", "write_window_stats"]
 
-COLUMNS = {
-    "motion": "mean step of visible points, px",
-    "motion_max": "largest step of a visible point, px",
-    "vis": "share of visible points",
-    "zero": "share of steps under half a pixel",
-    "saturated": "share of steps over 7 px in x or y",
-    "clipped": "share of points outside the canvas",
-    "conf": "mean confidence, NaN when the tracker gives none",
-    "cut": "largest mean change from a frame to the next, in levels; a scene cut is a peak",
-}
-"""Over the steps that show a frame of their own; NaN where there is nothing to count."""
+_TABLE = np.dtype(
+    [*((name, ROW[name]) for name in ROW.names or ()), ("episode", "<i8"), ("view", "<i2")]
+)
 
-_BLOCK = 64
-_SPARSE = 4  # every so manyth pixel tells a cut
+_ROWS_AT_ONCE = 100_000
 
 
 def stats_path(dataset: Dataset) -> Path:
@@ -46,14 +39,18 @@ def stats_path(dataset: Dataset) -> Path:
     return dataset.path / "stats" / f"{name}.hdf5"
 
 
-def write_window_stats(dataset: Dataset) -> Path:
-    """Compute the table of an open dataset; returns its path.  Raises DatasetError, OutputError."""
+def write_window_stats(dataset: Dataset, known: KnownRows | None = None) -> Path:
+    """Make the table of an open dataset; returns its path.
+
+    Rows that are ``known`` already are taken as they are, the others computed.  Raises
+    DatasetError, OutputError.
+    """
     path = stats_path(dataset)
     staged = stage(dataset.path / "tmp", ".h5")
     try:
         # The lock on the staged file is ours; HDF5 would ask for another.
         with output_errors(path), h5py.File(staged.path, "w", locking=False) as file:
-            _fill(file, dataset)
+            _fill(file, dataset, known)
         staged.publish(path, replace=True)
     except BaseException:
         staged.discard()
@@ -61,85 +58,75 @@ def write_window_stats(dataset: Dataset) -> Path:
     return path
 
 
-def _fill(file: Any, dataset: Dataset) -> None:
-    lines = dataset.index.values()
-    views = sorted({name for line in lines for name in line.views})
-    whole = dataset.meta.mode == "episode"
-    every = dataset.meta.start_every
-    total = sum(
-        len(line.views) * (1 if whole else len(window_starts(line.length, every))) for line in lines
-    )
-    file.attrs["key"], file.attrs["views"] = _key(dataset), views
-    dtypes = {**dict.fromkeys(COLUMNS, "<f4"), "start": "<i8", "episode": "<i8", "view": "<i2"}
-    columns = {name: file.create_dataset(name, (total,), dtype) for name, dtype in dtypes.items()}
-    at = 0
-    for number, episode_id in enumerate(dataset.ids):
-        episode = dataset[episode_id]
-        for name, view in episode.views.items():
-            found = window_stats(view, episode.meta.length)
-            rows = slice(at, at + len(found["start"]))
-            for column, values in found.items():
-                columns[column][rows] = values
-            columns["episode"][rows], columns["view"][rows] = number, views.index(name)
-            at = rows.stop
+def update_window_stats(folder: Path, on_notice: Callable[[str], None]) -> None:
+    """Make the table of a dataset that was just built, unless it is there and up to date.
+
+    An episode that cannot be read is a notice, not the end of a build.  Raises OutputError.
+    """
+    try:
+        dataset = open_dataset(folder)
+        if len(dataset) and _stored_key(stats_path(dataset)) != _key(dataset):
+            write_window_stats(dataset, KnownRows(folder))
+    except DatasetError as error:
+        on_notice(f"there is no table of windows: {error}; then letterset stats makes it")
 
 
-def window_stats(view: ViewData, length: int) -> dict[str, np.ndarray]:
-    """Compute the columns of one view, each (S,) float32, and ``start`` (S,) int64."""
-    starts = np.asarray(view.starts)
-    out = {name: np.full(len(starts), np.nan, np.float32) for name in COLUMNS}
-    tracks, vis, conf = view.tracks, view.vis, view.conf
-    height, width = view.geometry.img_shape
-    change = _change(view.frames, length)
-    for at in range(0, len(starts), _BLOCK):
-        block = slice(at, at + _BLOCK)
-        xy, seen = np.asarray(tracks[block], np.float32), np.asarray(vis[block]) > 0
-        own = starts[block, None] + np.arange(xy.shape[1]) < length
-        points = own[:, :, None] & np.ones_like(seen)
-        outside = np.any((xy < 0) | (xy > (width, height)), axis=-1)
-        out["vis"][block] = _share(seen, points)
-        out["clipped"][block] = _share(outside, points)
-        if conf is not None:
-            out["conf"][block] = _mean(np.asarray(conf[block]), points)
-        moved = np.diff(xy, axis=1)
-        steps = points[:, 1:] & seen[:, 1:] & seen[:, :-1]
-        lengths = np.hypot(moved[..., 0], moved[..., 1])
-        out["motion"][block] = _mean(lengths, steps)
-        largest = np.where(steps, lengths, -1).reshape(len(xy), -1).max(axis=1, initial=-1)
-        out["motion_max"][block] = np.where(largest >= 0, largest, np.nan)
-        out["zero"][block] = _share(lengths < ZERO_STEP_PX, steps)
-        out["saturated"][block] = _share(np.abs(moved).max(axis=-1) > SATURATED_STEP_PX, steps)
-        if change is not None:
-            out["cut"][block] = _largest(change, starts[block], xy.shape[1])
-    return {**out, "start": starts.astype(np.int64)}
-
-
-def _mean(values: np.ndarray, counted: np.ndarray) -> np.ndarray:
-    """Mean per window over what counts; NaN where nothing does."""
-    total = np.where(counted, values, 0).sum(axis=(1, 2), dtype=np.float64)
-    count = counted.sum(axis=(1, 2))
-    return np.where(count, total / np.maximum(count, 1), np.nan)
-
-
-def _share(values: Any, counted: np.ndarray) -> np.ndarray:
-    return _mean(np.asarray(values, np.float32), counted)
-
-
-def _change(frames: Any, length: int) -> np.ndarray | None:
-    """Mean change of each frame from the one before, (T,); None without frames."""
-    if frames is None:
+def _stored_key(path: Path) -> str | None:
+    try:
+        with h5py.File(path, "r", locking="best-effort") as file:
+            return str(file.attrs["key"])
+    except (OSError, KeyError):
         return None
-    out, before = np.zeros(length, np.float32), None
-    for index in range(length):
-        now = np.asarray(frames[index])[::_SPARSE, ::_SPARSE].astype(np.int16)
-        if before is not None:
-            out[index] = np.abs(now - before).mean()
-        before = now
-    return out
 
 
-def _largest(change: np.ndarray, starts: np.ndarray, horizon: int) -> np.ndarray:
-    return np.array([change[s + 1 : s + horizon].max(initial=0.0) for s in starts], np.float32)
+def _fill(file: Any, dataset: Dataset, known: KnownRows | None) -> None:
+    meta, index = dataset.meta, dataset.index
+    views = sorted({name for names in index.view_sets for name in names})
+    numbers = [len(index.view_sets[at]) for at in index.view_set]
+    total = sum(map(operator.mul, numbers, _window_counts(meta, index.lengths)))
+    file.attrs["key"], file.attrs["views"] = _key(dataset), views
+    columns = {
+        name: file.create_dataset(name, (total,), _TABLE[name]) for name in _TABLE.names or ()
+    }
+    at = 0
+    for batch in _batches(_parts(dataset, known, views)):
+        for name, column in columns.items():
+            column[at : at + len(batch)] = batch[name]
+        at += len(batch)
+
+
+def _window_counts(meta: DatasetMeta, lengths: np.ndarray) -> list[int]:
+    """Return how many windows each view of an episode of each length has."""
+    if meta.tracker.kind == "none":
+        return [0] * len(lengths)
+    if meta.mode == "episode":
+        return [1] * len(lengths)
+    return [len(window_starts(length, meta.start_every)) for length in lengths.tolist()]
+
+
+def _parts(dataset: Dataset, known: KnownRows | None, views: list[str]) -> Iterator[np.ndarray]:
+    """Yield the rows of each view of each episode, in order of ids."""
+    for number, episode_id in enumerate(dataset.ids):
+        rows = known.get(dataset.index[episode_id].digest) if known else None
+        if rows is None:
+            rows = episode_rows(dataset[episode_id].reader)
+        for view, own in rows.items():
+            part = np.empty(len(own), _TABLE)
+            for name in ROW.names or ():
+                part[name] = own[name]
+            part["episode"], part["view"] = number, views.index(view)
+            yield part
+
+
+def _batches(parts: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Join parts, as each write to a file has its cost."""
+    waiting: list[np.ndarray] = []
+    for part in parts:
+        waiting.append(part)
+        if sum(map(len, waiting)) > _ROWS_AT_ONCE:
+            yield np.concatenate(waiting)
+            waiting = []
+    yield np.concatenate([np.empty(0, _TABLE), *waiting])
 
 
 def read_columns(dataset: Dataset, names: Iterable[str], views: Iterable[str]) -> Table:
@@ -196,6 +183,6 @@ def _key(dataset: Dataset) -> str:
     digest = hashlib.sha256()
     if dataset.track_layer:
         digest.update(dataset.layers[dataset.track_layer].digest.encode())
-    for line in dataset.index.values():
-        digest.update(f"{line.id}\0{line.digest}\n".encode())
+    digest.update("\n".join(dataset.ids).encode())
+    digest.update(dataset.index.digests.tobytes())
     return digest.hexdigest()

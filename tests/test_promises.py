@@ -137,7 +137,8 @@ def test_inputs_are_data(videos, tmp_path, capsys):
     assert main(argv(folder, tmp_path / "out")) == 0
     assert len(open_dataset(tmp_path / "out")) == 6
     episodes = tmp_path / "out" / "episodes"
-    assert {path.parent for path in tmp_path.rglob("*.hdf5")} == {episodes}
+    found = {path.parent for path in tmp_path.rglob("*.hdf5")}
+    assert found == {episodes, episodes.with_name("stats")}
     evil = tmp_path / "evil.yaml"
     evil.write_text(f"img_shape: !!python/object/apply:os.mkdir ['{tmp_path / 'hacked'}']\n")
     assert main(["build", str(evil)]) == 2

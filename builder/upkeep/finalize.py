@@ -14,6 +14,7 @@ from builder.errors import DatasetError
 from builder.journal import read_file
 from builder.records import stored_form
 from builder.stores.staging import output_errors, publish_text
+from builder.window_stats import update_window_stats
 from schemas.dataset import FailureLine, IndexLine
 
 
@@ -57,6 +58,8 @@ def finalize(path: Path | str) -> Finalized:
         failures = read_failures(folder)
         replace_lines(folder, "index", [listed[key] for key in sorted(listed)])
         replace_lines(folder, "failures", failures.values())
+        if not problems:
+            update_window_stats(folder, problems.append)
     return Finalized(
         episodes=len(listed),
         frames=sum(line.length * len(line.views) for line in listed.values()),
