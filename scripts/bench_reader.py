@@ -1,6 +1,6 @@
 """Measure reading training samples, and preparing and decoding on a robot.
 
-    python scripts/bench_reader.py --rounds 5 --write
+    python scripts/bench_reader.py --rounds 3 --write
 
 Datasets are generated.  Every reader is a process of its own, warm, and reads the same random
 samples; the ways take turns and ratios within a round are compared.
@@ -33,7 +33,7 @@ from bench_reader_data import (
 from bench_reader_peers import Read, amplify_sample, amplify_tracks, copies, zarr_sample
 from bench_robot import live_frames, robot
 
-SAMPLES = 400
+SAMPLES = 200
 WHOLE, ALONE, SIZED = "AMPLIFY's pattern", "AMPLIFY's, tracks alone", "AMPLIFY's, tracks remapped"
 GOALS = {
     "letterset": (20.0, 0.0),
@@ -175,7 +175,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--write", action="store_true", help="update BENCHMARKS.md")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--root", type=Path, help=argparse.SUPPRESS)
