@@ -10,6 +10,7 @@ import pytest
 from source_fixtures import write_images, write_libero, write_video
 
 from builder.cli import main
+from builder.cli.common import duration
 from builder.cli.main import VERBS, parser
 from builder.dataset import open_dataset
 
@@ -160,6 +161,20 @@ def test_inspect_honours_the_selection(tmp_path, capsys):
     assert (found["kind"], found["episodes"]) == ("episodes", 2)
     shown = [(row["episode"], row["view"], row["frames"]) for row in found["views"]]
     assert shown == [("take_1", "wrist", 4), ("take_3", "wrist", 4)]
+
+
+def test_inspect_says_that_there_is_more(tmp_path, capsys):
+    for index in range(3):
+        write_video(tmp_path / f"{index}.mp4", count=3)
+    assert main(["inspect", str(tmp_path), "--limit", "2"]) == 0
+    assert "2 of 3 episodes are shown; --limit N shows more" in capsys.readouterr().out
+    assert main(["inspect", str(tmp_path), "--limit", "3"]) == 0
+    assert "are shown" not in capsys.readouterr().out
+
+
+def test_times_are_told_in_the_unit_that_fits():
+    told = [duration(hours) for hours in (0.001, 0.5, 12.34)]
+    assert told == ["4 s", "30 min", "12.3 h"]
 
 
 def test_inspect_shows_an_episode_of_which_the_selection_is_refused(tmp_path, capsys):

@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from builder.cli.common import add_json, say, size
+from builder.cli.common import add_json, duration, say, size
 from builder.errors import ConfigError
 from builder.settings import check_backends, load_config
 from schemas.config import BuildConfig
@@ -176,7 +176,7 @@ def _plan_text(found: Plan) -> str:
     lines = [
         f"episodes   {found.episodes}  (probed {found.probed})",
         f"frames     about {found.frames}",
-        f"time       about {found.hours:.2f} h with {found.workers} workers",
+        f"time       about {duration(found.hours)} with {found.workers} workers",
         f"free       {size(found.free_bytes)}",
         *(
             f"{'bytes' if codec == found.codec else '  or':10} about {size(count)} "

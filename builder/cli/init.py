@@ -29,8 +29,10 @@ def run(args: argparse.Namespace) -> int:
     say(f"{args.source}: {found.kind}, because {found.why}; {found.episodes} episodes")
     for view in found.views:
         height, width = view.source_shape
-        say(f"  view {view.name}: {height} x {width}, {view.num_frames} frames, {view.orientation}")
+        turned = "upright" if view.orientation == "none" else f"turned by {view.orientation}"
+        say(f"  view {view.name}: {height} x {width} (H x W), {view.num_frames} frames, {turned}")
     for problem in found.problems:
         say(f"  cannot be opened: {problem}")
-    say(f"wrote {out}; next: letterset build {out} --dry-run")
+    say(f"wrote {out}; next: letterset preview {args.source}")
+    say(f"then: letterset build {out} --dry-run")
     return 0 if found.views else 1

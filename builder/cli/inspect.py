@@ -61,6 +61,8 @@ def run(args: argparse.Namespace) -> int:
         say(f"{key:10} {value}")
     if rows:
         say("\n" + table(rows))
+    if head["episodes"] > args.limit:
+        say(f"\n{args.limit} of {head['episodes']} episodes are shown; --limit N shows more")
     for failure in failures:
         say(f"FAILED     {failure['path']} ({failure['stage']}): {failure['reason']}")
     return 1 if failures else 0

@@ -109,7 +109,7 @@ def config_text(guess: Guess) -> str:
     count = f"{guess.episodes}{' or more' if guess.episodes == MAX_LISTED else ''}"
     lines = [
         f"# A guess: {guess.why}; {count} episodes.",
-        "# Look before you build:  letterset preview SOURCE",
+        "# Look before you build:  letterset preview FOLDER",
         "img_shape: [256, 256]     # (height, width) every frame is letterboxed to",
         "",
         "source:",

@@ -61,8 +61,9 @@ def recognize(path: Path) -> Found:
     found = list(_opinions(path))
     if not found:
         raise SourceError(
-            f"{printable_path(path)}: nothing here looks like a source; the kinds are "
-            f"{', '.join(kinds('sources'))}: set source.kind"
+            f"{printable_path(path)}: nothing here looks like a source (no videos, images, HDF5 "
+            f"demonstrations, Zarr groups, LeRobot metadata or pickles); if it is one, set "
+            f"source.kind to one of {', '.join(kinds('sources'))}"
         )
     if len({each.kind for each in found}) > 1:
         seen = "; ".join(f"{each.kind} ({each.why})" for each in found)
