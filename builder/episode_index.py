@@ -124,6 +124,8 @@ class Columns:
                 whole = block[: block.rfind(b"\n") + 1]
                 if not self._add_plain(whole):
                     self.add(parse_lines(whole.split(b"\n")[:-1], IndexLine, path, number))
+                if len(whole) < len(block):
+                    break  # the rest may be there by now, without its beginning
                 number += whole.count(b"\n")
 
     def add(self, lines: Iterable[IndexLine]) -> None:

@@ -163,8 +163,10 @@ class RemoteDataset(Dataset):
                 if try_lock(descriptor) is not True:
                     return False
                 staged = stage(self.path / "tmp", ".evict")
-                os.rename(path, staged.folder)
-                staged.discard()
+                try:
+                    os.rename(path, staged.folder)
+                finally:
+                    staged.discard()
             finally:
                 os.close(descriptor)
         return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,8 +57,10 @@ class RemoteFolder:
                 found = files.ls(f"{root}/{relative}", detail=True)
             except FileNotFoundError:
                 return []
-        names = [each["name"].rstrip("/") for each in found if each["type"] == "directory"]
-        return sorted(name.rpartition("/")[2] for name in names)
+        paths = [each["name"].rstrip("/") for each in found if each["type"] == "directory"]
+        names = sorted(path.rpartition("/")[2] for path in paths)
+        self._refuse_unsafe(relative, names)
+        return names
 
     def sizes(self, relative: str, depth: int | None = None) -> dict[str, int]:
         """List the files in a folder, or a file, by path relative to it ("" is a file itself)."""
@@ -77,12 +79,7 @@ class RemoteFolder:
             for name, facts in found.items()
             if name.startswith(f"{start}/") and not name.endswith("/")
         }
-        for name in sizes:
-            try:
-                _SAFE_PATH.validate_python(name)
-            except ValidationError:
-                where = f"{self.url}/{relative}"
-                raise DatasetError(f"{where} lists {name!r}, a path that leaves it") from None
+        self._refuse_unsafe(relative, sizes)
         return sizes
 
     def fetch(self, relative: str, target: Path, sizes: Mapping[str, int]) -> None:
@@ -111,6 +108,14 @@ class RemoteFolder:
             raise DatasetError(
                 f"{self.url}/{relative} did not come whole: got {got} of {size} bytes; try again"
             )
+
+    def _refuse_unsafe(self, relative: str, names: Iterable[str]) -> None:
+        for name in names:
+            try:
+                _SAFE_PATH.validate_python(name)
+            except ValidationError:
+                where = f"{self.url}/{relative}"
+                raise DatasetError(f"{where} lists {name!r}, a path that leaves it") from None
 
     def _connect(self) -> tuple[Any, str]:
         """Return the file system, which fsspec keeps for each process, and our root in it."""

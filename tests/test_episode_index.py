@@ -1,5 +1,6 @@
 """The index in columns says what its lines say, and takes what IndexLine takes."""
 
+import io
 import json
 import tracemalloc
 from hashlib import sha256
@@ -53,6 +54,25 @@ def test_the_latest_line_of_an_id_wins_and_a_torn_one_is_ignored(tmp_path):
         "a": 3,
         "b": 2,
     }
+
+
+def test_a_line_that_is_being_written_meanwhile_is_left_for_the_next_reader():
+    class Growing:
+        """A file whose writer finishes a line between two reads."""
+
+        name = "main.jsonl"
+
+        def open(self, mode):
+            text = (stored_form(line("a")) + "\n" + stored_form(line("b")) + "\n").encode()
+            cut = len(text) - 20
+            parts = iter([text[:cut], b"", text[cut:], b"", b"", b""])
+            file = io.BytesIO()
+            file.read = file.readline = lambda *size: next(parts)
+            return file
+
+    columns = Columns()
+    columns.read(Growing())
+    assert columns.ids == ["a"]
 
 
 def test_lines_of_another_order_keep_it():

@@ -18,6 +18,7 @@ from builder.remote import RemoteDataset
 from builder.remote_folder import RemoteFolder
 from builder.splits import hash_splits, read_splits, write_splits
 from builder.stores.hdf5 import Hdf5Store
+from builder.stores.staging import stage
 from builder.stores.zarr import ZarrStore
 from builder.testing.samples import Sample, sample_dataset
 from builder.window_stats import write_window_stats
@@ -65,7 +66,6 @@ def server():
         "secret": "dummy",
         "endpoint_url": f"http://{host}:{port}",
         "client_kwargs": {"region_name": "eu-west-1"},
-        "skip_instance_cache": False,
     }
     started.stop()
 
@@ -183,6 +183,17 @@ def test_a_download_that_is_cut_leaves_nothing(in_memory, tmp_path, monkeypatch)
     assert dataset["b"].id == "b"
 
 
+def test_what_a_killed_process_left_is_cleared(in_memory, tmp_path):
+    dataset = open_dataset(URL, cache=tmp_path / "cache")
+    left = stage(dataset.path / "tmp", ".fetch")
+    left.folder.write_bytes(b"half")
+    open_dataset(URL, cache=tmp_path / "cache")
+    assert left.folder.exists()  # its writer lives
+    os.close(left.descriptor)
+    open_dataset(URL, cache=tmp_path / "cache")
+    assert not list((dataset.path / "tmp").iterdir())
+
+
 def test_an_episode_that_is_not_there_is_named(in_memory, tmp_path):
     files, root = in_memory
     dataset = open_dataset(URL, cache=tmp_path / "cache")
@@ -209,6 +220,11 @@ def test_no_name_leads_out_of_the_cache(in_memory, tmp_path, monkeypatch):
     monkeypatch.setattr(type(files), "find", hostile)
     with pytest.raises(DatasetError, match=r"lists '\.\./\.\./evil', a path that leaves it"):
         open_dataset(URL, cache=tmp_path / "cache")
+    monkeypatch.undo()
+    up = [{"name": f"{root}/layers/..", "type": "directory", "size": 0}]
+    monkeypatch.setattr(type(files), "ls", lambda self, path, **options: up)
+    with pytest.raises(DatasetError, match=r"ds/layers lists '\.\.', a path that leaves it"):
+        RemoteFolder(URL).folders("layers")
     assert not list(tmp_path.rglob("*evil*"))
 
 
