@@ -1,6 +1,7 @@
 """Compute the table of windows that filters read, and statistics of actions and the like.
 
-The table, stats/windows.hdf5, is derived from the dataset and safe to delete. With it,
+The table, stats/windows.hdf5, is derived from the dataset and safe to delete; a build leaves it
+up to date, and this computes it anew. With it,
 WindowDataset(dataset, where="motion > 1 and vis > 0.5") reads only the windows that match.
 """
 
