@@ -1,6 +1,7 @@
 """AMPLIFY's layouts, read back the way its public loader reads them."""
 
 import json
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -12,12 +13,15 @@ from test_migrate import write_video
 from builder.catalog import Catalog, index_line
 from builder.dataset import open_dataset
 from builder.errors import ConfigError, DatasetError
-from builder.export.amplify import DEMOS_PER_TASK, export_amplify
+from builder.export.amplify import export_amplify
+from builder.export.amplify_plan import DEMOS_PER_TASK, plan
 from builder.legacy.dataset import open_legacy
 from builder.legacy.migrate import migrate
 from builder.stores.hdf5 import Hdf5Store
+from builder.testing import samples
 from builder.testing.samples import QUERIES, Sample, sample_dataset, sample_meta
 from builder.training.normalize import clip_traj, normalize_traj
+from builder.upkeep.embed import embed
 from schemas import QuerySpec, swap_xy
 
 IMG = (120, 160)
@@ -26,12 +30,19 @@ SUITE = "libero_letterset"
 
 @pytest.fixture(scope="module")
 def migrated(tmp_path_factory):
-    """Two demos of one task with two views and frames, 4 x 4 points, 16 steps."""
+    """Two demos of one task and one of another, two views, 4 x 4 points, 16 steps."""
     folder = tmp_path_factory.mktemp("migrated")
-    for index in (0, 1):
-        name = f"open_the_drawer_demo/demo_{index}"
+    rng = np.random.default_rng(0)
+    for name in (
+        "open_the_drawer_demo/demo_0",
+        "open_the_drawer_demo/demo_1",
+        "KITCHEN_SCENE10_close_the_lid_demo/demo_0",
+    ):
         views = {"front": (480, 853), "wrist": (480, 640)}
         write_amplify(folder / "old" / f"{name}.hdf5", views)
+        with h5py.File(folder / "old" / f"{name}.hdf5", "r+") as file:
+            for array, width in (("actions", 7), ("joint_states", 7), ("gripper_states", 2)):
+                file[f"root/{array}"] = rng.normal(size=(24, width))
         write_video(folder / "films" / name / "front.mp4")
         write_video(folder / "films" / name / "wrist.mp4", (120, 160))
     report = migrate(folder / "old", folder / "new", img_shape=IMG, videos=folder / "films")
@@ -39,54 +50,157 @@ def migrated(tmp_path_factory):
     return open_dataset(folder / "new")
 
 
-def libero_sample(root, suite, method, task, demo, views, start, horizon):
-    """What the public LiberoDataset makes of one index, step by step, by its own paths."""
-    task_file = root / "LIBERO" / "libero" / "datasets" / suite / f"{task}_demo.hdf5"
-    tracks_file = root / "preprocessed_data" / suite / method / task_file.stem / f"demo_{demo}.hdf5"
-    with h5py.File(task_file) as file:
-        group = file[f"data/demo_{demo}"]
-        size = group["obs/agentview_rgb"].shape[-3:-1]
-        length = group["actions"].shape[0]
-        images = np.stack([group[f"obs/{view}_rgb"][start] for view in views])
-        actions = group["actions"][start : start + horizon]
-    with h5py.File(tracks_file) as file:
-        read = (lambda d: d[[start]]) if "reinit" in method else (lambda d: d[:, start : start + 4])
-        tracks = np.concatenate([read(file[f"root/{view}/tracks"]) for view in views])
-        vis = np.concatenate([read(file[f"root/{view}/vis"]) for view in views])
-    images = np.flip(images.astype(np.float32) / 255.0, axis=-3)
-    rc = tracks[:, :horizon][..., [1, 0]].astype(np.float32)
-    for axis in (0, 1):
-        rc[..., axis] = (rc[..., axis] - size[axis] / 2) / (size[axis] / 2)
-    return size, length, images, actions, np.clip(rc, -1, 1), vis
+class PublicLoader:
+    """Reads a tree by the rules of AMPLIFY's public LiberoDataset, and by nothing else.
+
+    It is told what is in the Hydra override.  ``touched`` are the files it found by itself.
+    """
+
+    def __init__(self, root):
+        self.root, self.touched = root, set()
+        path = root / "cfg" / "letterset" / "dataset.yaml"
+        assert path.read_text().startswith("# @package _global_\n")
+        self.config = yaml.safe_load(path.read_text())
+        self.entries = [
+            entry for named in self.config["train_datasets"] for entry in self.entries_of(named)
+        ]
+        task_file, demo, *_ = self.entries[0]
+        with h5py.File(task_file) as file:
+            self.size = file[f"data/demo_{demo}/obs/agentview_rgb"].shape[-3:-1]
+
+    def entries_of(self, named):
+        suite, *modalities = named.split(":")
+        assert "libero" in suite
+        (fraction,) = (float(part.split("traj")[1]) for part in modalities)
+        tasks = list((self.root / "LIBERO/libero/datasets" / suite).glob("*.hdf5"))
+        assert tasks
+        tracks = self.root / "preprocessed_data" / suite / self.config["track_method"]
+        for task_file in tasks:
+            for demo in range(int(50 * fraction)):
+                track_file = tracks / task_file.stem / f"demo_{demo}.hdf5"
+                if track_file.exists():
+                    with h5py.File(task_file) as file:
+                        length = file[f"data/demo_{demo}"]["actions"].shape[0]
+                    self.touched |= {task_file, track_file}
+                    yield from ((task_file, demo, track_file, t, length) for t in range(length))
+
+    def __len__(self):
+        return len(self.entries)
+
+    def __getitem__(self, index):
+        task_file, demo, track_file, start, length = self.entries[index]
+        end = min(start + self.config["true_horizon"], length)
+        views, horizon = self.config["cond_cameraviews"], self.config["true_horizon"]
+        with h5py.File(task_file) as file:
+            group = file[f"data/demo_{demo}"]
+            images = np.stack([group[f"obs/{view}_rgb"][start] for view in views])
+            actions = group["actions"][start:end].astype(np.float32)
+            states = [group[f"obs/{name}_states"][start] for name in ("joint", "gripper")]
+        assert images.ndim == 4
+        assert actions.ndim == 2
+        assert "reinit" in self.config["track_method"]
+        with h5py.File(track_file) as file:
+            tracks, vis = (
+                np.concatenate([file[f"root/{view}/{key}"][[start]] for view in views])
+                for key in ("tracks", "vis")
+            )
+        rc = tracks[:, :horizon][..., [1, 0]].astype(np.float32)
+        assert np.isfinite(rc).all()
+        for axis in (0, 1):
+            rc[..., axis] = (rc[..., axis] - self.size[axis] / 2) / (self.size[axis] / 2)
+        return {
+            "images": np.flip(images.astype(np.float32) / 255.0, axis=-3),
+            "actions": np.pad(actions, ((0, horizon - len(actions)), (0, 0))),
+            "proprioception": np.concatenate(states).astype(np.float32),
+            "traj": np.clip(rc, -1, 1),
+            "vis": vis[..., None],
+            "text": self.language(task_file.stem.replace("_demo", ".bddl")),
+            "text_emb": self.embedding(task_file),
+            "at": (track_file.relative_to(self.root / "preprocessed_data"), start),
+        }
+
+    def language(self, name):
+        if name[0].isupper():
+            name = name[name.find("SCENE") + (8 if "SCENE10" in name else 7) :]
+        words = " ".join(name.split("_"))
+        return words[: words.find(".bddl")]
+
+    def embedding(self, task_file):
+        task = task_file.stem.replace("_demo", "")
+        folder = self.root / "preprocessed_data" / task_file.parent.name / "text"
+        self.touched.add(folder / f"{task}.hdf5")
+        with h5py.File(folder / f"{task}.hdf5") as file:
+            return file["text_emb"][()]
 
 
-def test_upstream_loads_as_the_public_loader_reads_it(migrated, tmp_path):
-    demos = export_amplify(
-        migrated, tmp_path / "out", text_embeddings={"open the drawer": np.arange(5.0)}
+EMBEDDINGS = {
+    "open the drawer": np.arange(5.0),
+    "KITCHEN SCENE10 close the lid": np.arange(5.0) + 1,
+}
+
+
+def test_upstream_is_what_the_public_loader_reads(migrated, tmp_path):
+    out = tmp_path / "out"
+    demos = export_amplify(migrated, out, text_embeddings=EMBEDDINGS)
+    loader = PublicLoader(out)
+    samples = [loader[index] for index in range(len(loader))]
+    assert len(samples) == sum(episode.meta.length for episode in migrated) == 3 * 24
+    batch = {key: np.stack([s[key] for s in samples]) for key in samples[0] if key != "at"}
+    assert loader.size == IMG
+    assert {key: value.shape[1:] for key, value in batch.items()} == {
+        "images": (2, *IMG, 3),
+        "actions": (16, 7),
+        "proprioception": (9,),
+        "traj": (2, 16, 16, 2),
+        "vis": (2, 16, 16, 1),
+        "text": (),
+        "text_emb": (5,),
+    }
+    assert {key: str(batch[key].dtype) for key in ("traj", "vis", "text_emb")} == dict.fromkeys(
+        ("traj", "vis", "text_emb"), "float32"
     )
-    assert [(d.suite, d.task, d.number) for d in demos] == [
-        (SUITE, "open_the_drawer", 0),
-        (SUITE, "open_the_drawer", 1),
-    ]
-    views = ("front", "wrist")
-    size, length, images, actions, traj, vis = libero_sample(
-        tmp_path / "out", SUITE, "uniform_16_reinit_16", "open_the_drawer", 1, views, 7, 16
+    assert {*batch["text"]} == {"open the drawer", "close the lid"}
+    episodes = {(d.suite, d.task, d.number): migrated[d.episode] for d in demos}
+    for sample in samples:
+        (suite, method, task, name), start = sample["at"][0].parts, sample["at"][1]
+        assert method == "uniform_16_reinit_16"
+        number = int(name.removeprefix("demo_").removesuffix(".hdf5"))
+        episode = episodes[suite, task.removesuffix("_demo"), number]
+        for index, view in enumerate(episode.views.values()):
+            want = clip_traj(normalize_traj(swap_xy(np.asarray(view.tracks[start])), IMG))
+            np.testing.assert_array_equal(sample["traj"][index], want)
+            np.testing.assert_array_equal(sample["vis"][index, ..., 0], view.vis[start])
+            picture = view.frames[start] / np.float32(255.0)
+            np.testing.assert_array_equal(sample["images"][index], picture)
+        left = episode.arrays["actions"][start : start + 16].astype(np.float32)
+        np.testing.assert_array_equal(sample["actions"][: len(left)], left)
+        assert not sample["actions"][len(left) :].any()
+        states = [episode.arrays[f"{name}_states"][start] for name in ("joint", "gripper")]
+        states = np.concatenate(states).astype(np.float32)
+        np.testing.assert_array_equal(sample["proprioception"], states)
+    beside = {out / "letterset.json", out / "cfg" / "letterset" / "dataset.yaml"}
+    assert {p for p in out.rglob("*") if p.is_file()} == loader.touched | beside
+    listing = json.loads((out / "letterset.json").read_text())
+    first = demos[0]
+    assert listing["episodes"][f"{first.suite}/{first.task}_demo/demo_{first.number}"] == (
+        first.episode
     )
-    episode = migrated[demos[1].episode]
-    assert (size, length, actions.shape) == (IMG, 24, (16, 0))
-    for index, name in enumerate(views):
-        view = episode.views[name]
-        np.testing.assert_array_equal(images[index], view.frames[7] / np.float32(255.0))
-        want = clip_traj(normalize_traj(swap_xy(np.asarray(view.tracks[7])), IMG))
-        np.testing.assert_array_equal(traj[index], want)
-        np.testing.assert_array_equal(vis[index], view.vis[7])
-    with h5py.File(
-        tmp_path / "out" / "preprocessed_data" / SUITE / "text" / "open_the_drawer.hdf5"
-    ) as file:
-        np.testing.assert_array_equal(file["text_emb"], np.arange(5, dtype=np.float32))
-        assert file["text"][()] == b"open the drawer"
-    listing = json.loads((tmp_path / "out" / "letterset.json").read_text())
-    assert listing["episodes"][f"{SUITE}/open_the_drawer_demo/demo_1"] == demos[1].episode
+
+
+def letters(text):
+    """An encoder."""
+    return np.full(3, len(text), np.float32)
+
+
+def test_embeddings_come_from_the_layer_that_embed_writes(tmp_path, monkeypatch):
+    monkeypatch.setattr(samples, "QUERIES", QuerySpec(grid=(2, 2)))
+    sample_dataset(tmp_path / "ds", Hdf5Store(tmp_path / "ds"), [Sample("a-1")])
+    embed(tmp_path / "ds", "test_export_amplify:letters")
+    export_amplify(open_dataset(tmp_path / "ds"), tmp_path / "out")
+    text = tmp_path / "out" / "preprocessed_data" / SUITE / "text" / "pick_up_the_bowl.hdf5"
+    with h5py.File(text) as file:
+        np.testing.assert_array_equal(file["text_emb"], letters("pick up the bowl"))
+        assert file["text"][()] == b"pick up the bowl"
 
 
 def test_upstream_says_how_to_train_on_it(migrated, tmp_path):
@@ -102,19 +216,61 @@ def test_upstream_says_how_to_train_on_it(migrated, tmp_path):
     assert config["train_datasets"] == [f"{SUITE}:traj1.0"]
 
 
-def test_whole_episodes_with_actions(tmp_path):
+def test_whole_episodes_fit_into_track_files_only(tmp_path):
     write_atm(tmp_path / "old" / "a.hdf5", shape=(96, 160))
     migrate(tmp_path / "old", tmp_path / "new", img_shape=IMG)
     dataset = open_dataset(tmp_path / "new")
-    (demo,) = export_amplify(dataset, tmp_path / "out")
-    _, length, _, actions, traj, _ = libero_sample(
-        tmp_path / "out", SUITE, "uniform_16", demo.task, 0, ("agentview",), 3, 4
-    )
-    episode = dataset[demo.episode]
-    assert length == 20
-    np.testing.assert_array_equal(actions, episode.arrays["actions"][3:7])
-    tracks = np.asarray(episode.views["agentview"].tracks)[:, 3:7]
-    np.testing.assert_array_equal(traj, clip_traj(normalize_traj(swap_xy(tracks), IMG)))
+    with pytest.raises(ConfigError, match="whole-episode tracks: it cuts shorter windows"):
+        export_amplify(dataset, tmp_path / "out")
+    (demo,) = export_amplify(dataset, tmp_path / "out", "attrs")
+    tracks = tmp_path / "out" / "preprocessed_data" / SUITE / "uniform_16" / f"{demo.task}_demo"
+    with h5py.File(tracks / "demo_0.hdf5") as file:
+        stored = file["root/agentview/tracks"][:, 3:7]
+    mine = np.asarray(dataset[demo.episode].views["agentview"].tracks)
+    np.testing.assert_array_equal(stored, mine[:, 3:7])
+
+
+def test_different_tasks_stay_different_and_readable(tmp_path):
+    texts = [
+        "Pick up the bowl!",
+        "pick up  the bowl",
+        "抓住碗",
+        "打开抽屉",
+        "pick-up/the:bowl",
+        "KITCHEN_SCENE10_close_the_lid",
+        "KITCHEN_SCENE12_close_the_lid",
+        "word " * 80 + "one",
+        "word " * 80 + "two",
+    ]
+    demos = plan(Named(texts), SUITE)
+    assert [demo.task for demo in demos[:7]] == [
+        "pick_up_the_bowl",
+        "pick_up_the_bowl",
+        "抓住碗",
+        "打开抽屉",
+        "pick_up_the_bowl",
+        "KITCHEN_SCENE10_close_the_lid",
+        "kitchen_scene12_close_the_lid",
+    ]
+    assert [demo.number for demo in demos[:7]] == [0, 1, 0, 0, 2, 0, 0]
+    assert len({demo.task for demo in demos}) == 7
+    with pytest.raises(ConfigError, match="AMPLIFY cuts '_demo' out of file names"):
+        plan(Named(["watch the demonstration"]), SUITE)
+    for suite in ("mine", "libero:mine", "libero/mine"):
+        with pytest.raises(ConfigError, match="contains 'libero'"):
+            plan(Named(["a"]), suite)
+
+
+class Named:
+    """A dataset as far as planning looks: an episode per text."""
+
+    def __init__(self, texts):
+        self.texts = dict(zip(map(str, range(len(texts))), texts, strict=True))
+        self.ids = tuple(self.texts)
+
+    def __getitem__(self, key):
+        meta = SimpleNamespace(task=None, text=self.texts[key])
+        return SimpleNamespace(meta=meta)
 
 
 def test_attrs_read_back_as_older_files(tmp_path):
@@ -149,8 +305,8 @@ def test_other_point_orders_are_brought_to_amplifys(tmp_path):
 
 
 def test_more_than_fifty_demos_go_on_in_another_suite(tmp_path):
-    samples = [Sample(f"e-{i:03}") for i in range(DEMOS_PER_TASK + 2)]
-    sample_dataset(tmp_path / "ds", Hdf5Store(tmp_path / "ds"), samples)
+    episodes = [Sample(f"e-{i:03}") for i in range(DEMOS_PER_TASK + 2)]
+    sample_dataset(tmp_path / "ds", Hdf5Store(tmp_path / "ds"), episodes)
     demos = export_amplify(open_dataset(tmp_path / "ds"), tmp_path / "out", "attrs")
     assert [(d.suite, d.number) for d in demos[-3:]] == [
         (SUITE, 49),
@@ -179,6 +335,11 @@ def test_what_it_cannot_hold_is_refused_by_name_and_nothing_is_left(migrated, tm
         catalog.add(index_line(Sample("a-1").build(Hdf5Store(tmp_path / "sparse"))))
     with pytest.raises(ConfigError, match="start_every 2"):
         export_amplify(open_dataset(tmp_path / "sparse"), tmp_path / "out", "attrs")
+    few, store = Sample("a-1"), Hdf5Store(tmp_path / "few")
+    few.arrays[None, "actions"] = few.arrays[None, "actions"][:5]
+    sample_dataset(tmp_path / "few", store, [few])
+    with pytest.raises(ConfigError, match="5 actions for 7 frames"):
+        export_amplify(open_dataset(tmp_path / "few"), tmp_path / "out")
     (tmp_path / "there").mkdir()
     with pytest.raises(ConfigError, match="exists already"):
         export_amplify(migrated, tmp_path / "there")
@@ -188,4 +349,4 @@ def test_what_it_cannot_hold_is_refused_by_name_and_nothing_is_left(migrated, tm
     with pytest.raises(DatasetError):
         export_amplify(dataset, tmp_path / "out", "attrs")
     left = {entry.name for entry in tmp_path.iterdir()}
-    assert left == {"ds", "old", "new", "sparse", "there"}
+    assert left == {"ds", "old", "new", "sparse", "few", "there"}

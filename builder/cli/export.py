@@ -58,7 +58,10 @@ def _amplify(dataset: Any, out: Path, args: argparse.Namespace) -> str:
 
     target: Any = "attrs" if args.to == "amplify-attrs" else "upstream"
     demos = export_amplify(dataset, out, target, views=args.views, suite=args.suite)
-    return f"wrote {out}: {len(demos)} demonstrations of {len({d.task for d in demos})} tasks"
+    said = f"wrote {out}: {len(demos)} demonstrations of {len({d.task for d in demos})} tasks"
+    if target == "attrs":
+        return said
+    return f"{said}; train with --config-dir {out}/cfg +letterset=dataset root_dir={out}"
 
 
 def _lerobot(dataset: Any, out: Path, args: argparse.Namespace) -> str:

@@ -10,41 +10,33 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import h5py
 import numpy as np
 import yaml
 
-from builder.dataset import Dataset, EpisodeData
+from builder.dataset import Dataset, EpisodeData, open_dataset
 from builder.errors import ConfigError
+from builder.export.amplify_plan import (
+    Demo,
+    Target,
+    actions_of,
+    check,
+    instruction,
+    plan,
+    suites,
+)
 from builder.stores.staging import fsync_folder, output_errors
 from schemas.dataset import DatasetMeta
-
-Target = Literal["upstream", "attrs"]
-
-DEMOS_PER_TASK = 50
-"""LiberoDataset looks for demos 0 to 49 of a task."""
 
 FIRST_VIEW = "agentview"
 """LiberoDataset takes the size of all pictures from this view."""
 
 _BLOCK = 64
-
-
-@dataclass(frozen=True)
-class Demo:
-    """Where an episode goes: a suite, a task and a number below 50."""
-
-    suite: str
-    task: str
-    number: int
-    episode: str
 
 
 def export_amplify(
@@ -61,7 +53,7 @@ def export_amplify(
     ``views`` defaults to those of the first episode.  A task with more than 50 episodes goes
     on in ``<suite>_2`` and so on; a suite's name must contain "libero" for AMPLIFY to load
     it.  ``text_embeddings`` maps an episode's text to a vector (E,); an array ``text_emb`` of
-    the episode serves too.
+    the episode, or a layer of that name (``letterset embed``), serves too.
 
     Raises ConfigError, before any work, naming what the target cannot hold, and OutputError
     when ``out`` cannot be written; then nothing is left there.
@@ -69,10 +61,7 @@ def export_amplify(
     out = Path(out)
     if out.exists():
         raise ConfigError(f"{out} exists already; choose another name or move it away")
-    if "libero" not in suite:
-        raise ConfigError(f"AMPLIFY loads suites whose name contains 'libero', got {suite!r}")
-    names = _checked(dataset, views, target)
-    demos = _demos(dataset, suite)
+    names, demos = check(dataset, views, target), plan(dataset, suite)
     half = out.with_name(f".{out.name}.half-{os.getpid()}")
     writer = _Writer(dataset, half, names, target, text_embeddings or {})
     with output_errors(out):
@@ -95,73 +84,6 @@ def track_method(meta: DatasetMeta) -> str:
     return f"uniform_{meta.queries.num_points}{reinit}"
 
 
-def _checked(dataset: Dataset, views: Sequence[str] | None, target: Target) -> tuple[str, ...]:
-    """Return the views; raises ConfigError listing everything the target cannot hold."""
-    meta, refused = dataset.meta, []
-    if not len(dataset):
-        raise ConfigError(f"{dataset.path} has no episodes")
-    if meta.mode == "reinit" and meta.start_every != 1:
-        refused.append(f"start_every {meta.start_every}: it looks up windows by frame number")
-    if target == "upstream" and meta.queries.grid[0] != meta.queries.grid[1]:
-        refused.append(f"a query grid of {meta.queries.grid}: its uniform grid is square")
-    names = tuple(views or (view.name for view in dataset[dataset.ids[0]].meta.views))
-    widths: dict[int, str] = {}
-    for episode_id in dataset.ids:
-        episode = dataset[episode_id]
-        refused += [
-            f"episode {episode_id} without view {name!r}: every sample has all views"
-            for name in names
-            if name not in episode.views
-        ]
-        if target == "upstream":
-            refused += [
-                f"episode {episode_id}, view {name}: no frames are stored"
-                for name in names
-                if name in episode.views and "frames" not in episode.views[name].meta.arrays
-            ]
-            widths.setdefault(_actions(episode).shape[1], episode_id)
-    if len(widths) > 1:
-        refused.append(f"actions of different sizes: {widths}")
-    if refused:
-        more = f" and {len(refused) - 5} more" if len(refused) > 5 else ""
-        raise ConfigError(
-            f"AMPLIFY's {target} layout cannot hold {'; '.join(refused[:5])}{more}. Leave these "
-            f"out, or build the dataset for it"
-        )
-    return names
-
-
-def _actions(episode: EpisodeData) -> np.ndarray:
-    """Actions (T, D); without any, (T, 0): the loader needs their length."""
-    if "actions" not in episode.meta.arrays:
-        return np.zeros((episode.meta.length, 0), np.float32)
-    actions = np.asarray(episode.arrays["actions"])
-    return actions.reshape(len(actions), -1)
-
-
-def _demos(dataset: Dataset, suite: str) -> list[Demo]:
-    """Give every episode a number within its task; every 50 of them begin another suite."""
-    counts: dict[str, int] = {}
-    demos = []
-    for episode_id in dataset.ids:
-        meta = dataset[episode_id].meta
-        task = _task_name(meta.task or meta.text or "task")
-        part, number = divmod(counts.get(task, 0), DEMOS_PER_TASK)
-        counts[task] = counts.get(task, 0) + 1
-        demos.append(Demo(suite if part == 0 else f"{suite}_{part + 1}", task, number, episode_id))
-    return demos
-
-
-def _task_name(text: str) -> str:
-    """Make a file name of which AMPLIFY makes the instruction: words joined by underscores.
-
-    LIBERO's own names, which begin with a scene in capitals, are kept.
-    """
-    if re.fullmatch(r"[A-Z][A-Z0-9_]*SCENE\d+_\w+", text):
-        return text
-    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")[:150] or "task"
-
-
 class _Writer:
     def __init__(
         self,
@@ -174,6 +96,8 @@ class _Writer:
         self.dataset, self.root, self.views = dataset, root, views
         self.target, self.embeddings = target, embeddings
         self.method = track_method(dataset.meta)
+        layer = dataset.path / "layers" / "text_emb"
+        self.embedded = open_dataset(dataset.path, layers=["text_emb"]) if layer.is_dir() else None
 
     def add(self, demo: Demo) -> None:
         """Write one episode."""
@@ -209,7 +133,7 @@ class _Writer:
         return np.arange(queries.num_points).reshape(queries.grid).T.ravel()
 
     def _demo(self, group: h5py.Group, episode: EpisodeData) -> None:
-        group["actions"] = _actions(episode)
+        group["actions"] = actions_of(episode)
         for name in ("states", "rewards", "dones"):
             if name in episode.meta.arrays:
                 group[name] = np.asarray(episode.arrays[name])
@@ -225,9 +149,11 @@ class _Writer:
             group[f"obs/{FIRST_VIEW}_rgb"] = group[f"obs/{self.views[0]}_rgb"]  # the same bytes
 
     def _text(self, path: Path, episode: EpisodeData) -> None:
-        text = episode.meta.text or (episode.meta.task or "").replace("_", " ")
+        text = episode.meta.text or instruction(episode).replace("_", " ")
         vector: Any = self.embeddings.get(text)
-        if vector is None and "text_emb" in episode.meta.arrays:
+        if vector is None and self.embedded is not None and episode.meta.text:
+            vector = self.embedded[episode.id].arrays["text_emb"]
+        elif vector is None and "text_emb" in episode.meta.arrays:
             vector = episode.arrays["text_emb"]
         if vector is None or path.exists():
             return
@@ -250,7 +176,7 @@ class _Writer:
         weights = {name: 1.0 for name in self.views}
         return {
             "root_dir": "???",
-            "train_datasets": [f"{suite}:traj1.0" for suite in _suites(demos)],
+            "train_datasets": [f"{suite}:traj1.0" for suite in suites(demos)],
             "cond_cameraviews": list(self.views),
             "img_shape": list(meta.img_shape),
             "true_horizon": meta.horizon,
@@ -259,10 +185,6 @@ class _Writer:
             "track_method": self.method,
             "loss": {"loss_weights": weights, "cls_img_size": list(meta.img_shape)},
         }
-
-
-def _suites(demos: list[Demo]) -> Iterator[str]:
-    yield from dict.fromkeys(demo.suite for demo in demos)
 
 
 def _file(path: Path, mode: str = "w") -> h5py.File:

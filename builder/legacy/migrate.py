@@ -50,6 +50,11 @@ ORIGIN_NOTES = {
     "unknown": "pixel origin: unknown, taken as corner; points may be half a tracked pixel short",
 }
 
+UNKNOWN_ORIGIN = (
+    "what the tracker meant by a coordinate is recorded as unknown and nothing is changed; for "
+    "CoTracker's tracks give --pixel-origin center, which adds half a tracked pixel"
+)
+
 
 def migrate(
     legacy: Path | str,
@@ -126,7 +131,7 @@ def migrate(
         img_shape=shape,
         moves=tuple(moves),
         failures=failures,
-        notes=dataset.notes,
+        notes=dataset.notes + ((UNKNOWN_ORIGIN,) if pixel_origin == "unknown" else ()),
     )
 
 

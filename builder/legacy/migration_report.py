@@ -40,7 +40,8 @@ class MigrationReport(Record):
         for move in new if self.dry_run else ():
             views = "; ".join(f"{name}: {basis}" for name, basis in move.views.items())
             lines.append(f"{move.path} -> {move.id} ({move.length} frames; {views})")
-        lines += [f"FAILED {path}: {reason}" for path, reason in self.failures.items()]
+        for path, reason in self.failures.items():
+            lines.append(f"FAILED {reason if path in reason else f'{path}: {reason}'}")
         lines += [f"note: {note}" for note in self.notes]
         lines.append(
             f"{'would migrate' if self.dry_run else 'migrated'} {len(new)} episodes to {self.out} "
