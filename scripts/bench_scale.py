@@ -153,9 +153,9 @@ class _Begun(Exception):
     """The first frame of the first missing episode is done."""
 
 
-def resume(*paths: str) -> None:
-    """Go on with a build until its first frame; paths of its source and output."""
-    made = config(*map(Path, paths), *RESUMED)
+def resume(source: str, out: str) -> None:
+    """Go on with a build until its first frame."""
+    made = config(Path(source), Path(out), *RESUMED)
 
     def begun(event: Outcome | Progress) -> None:
         if isinstance(event, Outcome) or event.frames_done:
@@ -246,7 +246,7 @@ def bench_model(folder: Path, rounds: int) -> Iterator[Row]:
     yield "cost model, CPU seconds", f"{predicted * costs.cpu_share / cpu - 1:+.1%}", "error"
 
 
-BENCHES = {
+BENCHES: dict[str, Callable[[Path, int], Iterator[Row]]] = {
     "workers": bench_workers,
     "overhead": bench_overhead,
     "resume": bench_resume,
