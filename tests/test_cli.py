@@ -131,8 +131,10 @@ def test_a_read_only_output_is_4(videos, tmp_path):
     assert build(videos, tmp_path / "locked" / "out") == 4
 
 
-def test_a_dry_run_writes_nothing(videos, tmp_path, capsys):
-    assert build(videos, tmp_path / "out", "--dry-run", "--json") == 0
+@pytest.mark.parametrize("shown", ["content", "source", "{short_side: 60}"])
+def test_a_dry_run_writes_nothing(videos, tmp_path, capsys, shown):
+    dry = ["--dry-run", "--json", f"tracker.input={shown}"]
+    assert build(videos, tmp_path / "out", *dry) == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["episodes"] == 1
     assert plan["frames"] == 6

@@ -171,14 +171,16 @@ def _probe(
     box = config.fit(info.source_shape, info.sample_aspect_ratio)
     length = min(PROBED_FRAMES, info.num_frames)
     tracks = ViewTracker(tracker, box, config.queries, config.tracker, length, key)
-    boxer = Letterboxer(box, info.orientation)
+    boxer = shown = Letterboxer(box, info.orientation)
+    if tracks.plan.input_box != box:
+        shown = Letterboxer(tracks.plan.input_box, info.orientation)
     canvas = np.zeros((*box.img_shape, 3), np.uint8)
     quality = [cv2.IMWRITE_JPEG_QUALITY, config.store.frames.quality]
     done, jpeg = 0, 0.0
     for frame in islice(stream, length):
         content = boxer.content(frame.image)
         boxer.paste(content, canvas)
-        tracks.push(content)
+        tracks.push(content if shown is boxer else shown.content(frame.image))
         jpeg += len(cv2.imencode(".jpg", canvas, quality)[1])
         done += 1
     return max(1, done), jpeg
