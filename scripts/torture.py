@@ -8,7 +8,7 @@ those of an undisturbed build.  Then tests/store_faults.py kills, tears, and fai
 ``step``-th system call of a write and of a replacement.  With ``--strace`` the kernel's own record
 of a build must show, for every commit, fsync of all that is in it before the rename, and fsync
 of the folder right after.  All of it for each store.  What needs root (a full or read-only
-disk) is in tests/test_store_hdf5.py.  Exit code 1 when anything bad was seen.
+disk) is in tests/test_small_disk.py.  Exit code 1 when anything bad was seen.
 """
 
 from __future__ import annotations
