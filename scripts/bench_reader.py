@@ -150,7 +150,8 @@ def report(took: dict[str, list[float]], live: dict[str, float], same: bool) -> 
     lines += [
         "",
         f"Two views, {HORIZON} x {POINTS} points, {SIDE} x {SIDE} images; {EPISODES} episodes of "
-        f"{LENGTH} frames, warm; CPU time, medians over interleaved rounds. AMPLIFY's pattern "
+        f"{LENGTH} frames, warm; CPU time, medians of interleaved "
+        f"rounds, here {len(took[WHOLE])}. AMPLIFY's pattern "
         "takes the steps of its public LiberoDataset: a file opened for images, actions, tracks "
         "and text of every sample, images as float. The remapped tracks were tracked at "
         f"{TRACKED_SHAPE[0]} x {TRACKED_SHAPE[1]}. On AMPLIFY's files tracks are bit-equal to its "
