@@ -197,10 +197,11 @@ def differences(found: DatasetMeta, wanted: DatasetMeta) -> list[str]:
     """List in words the settings in which a dataset differs from what is wanted."""
     ignored = {"digest", "created_with"}
     old, new = (_flat(record_data(meta)) for meta in (found, wanted))
+    different = {key for key in old.keys() | new.keys() if old.get(key, ...) != new.get(key, ...)}
     return [
         f"{key} is {_show(old, key)} there and {_show(new, key)} now"
-        for key in sorted(old.keys() | new.keys())
-        if key not in ignored and old.get(key, ...) != new.get(key, ...)
+        for key in sorted(different - ignored)
+        if f"config.{key}" not in different  # once is enough
     ]
 
 

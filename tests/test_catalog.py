@@ -12,6 +12,7 @@ import pytest
 from builder.catalog import (
     Catalog,
     check_writable,
+    differences,
     index_line,
     load_meta,
     pretty_json,
@@ -71,6 +72,14 @@ def test_other_settings_are_refused_with_the_difference(tmp_path):
     assert load_meta(tmp_path) == sample_meta()
     # The refusal let go of the lock.
     Catalog.create(tmp_path, sample_meta()).close()
+
+
+def test_a_setting_that_is_kept_twice_is_told_once():
+    metas = [
+        sample_meta(img_shape=shape, config={"img_shape": list(shape)})
+        for shape in ((24, 40), (32, 40))
+    ]
+    assert differences(*metas) == ["config.img_shape is [24, 40] there and [32, 40] now"]
 
 
 def test_index_and_failures(tmp_path):
