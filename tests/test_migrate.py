@@ -68,7 +68,14 @@ def test_resumes_and_repeats_to_the_same_bytes(tmp_path):
     for name in ("a", "b"):
         migrate(tmp_path / "old", tmp_path / name, img_shape=IMG)
     amplify_folder(tmp_path / "old", demos=3)
-    report = migrate(tmp_path / "old", tmp_path / "a", img_shape=IMG)
+    counts = []
+    report = migrate(
+        tmp_path / "old",
+        tmp_path / "a",
+        img_shape=IMG,
+        on_progress=lambda *count: counts.append(count),
+    )
+    assert counts == [(0, 1), (1, 1)]
     assert [move.done for move in report.moves] == [True, True, False]
     assert "migrated 1 episodes" in report.text()
     assert "2 were there" in report.text()

@@ -20,6 +20,13 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
 
 
+def show_count(done: int, total: int) -> None:
+    """Show on a terminal how many are done; the line is wiped out when all are."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r{done}/{total}" if done < total else "\r\033[K")
+        sys.stderr.flush()
+
+
 def size(count: float) -> str:
     """Write a number of bytes for people, in decimal units."""
     for unit in ("B", "kB", "MB", "GB", "TB"):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 
-from builder.cli.common import add_json, say
+from builder.cli.common import add_json, say, show_count
 
 HELP = "turn older track files into a dataset"
 EXAMPLE = """\
@@ -63,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
         frame_step=args.frame_step,
         pixel_origin=args.pixel_origin,
         dry_run=args.dry_run,
+        on_progress=show_count,
     )
     say(report.model_dump_json(indent=2) if args.json else report.text())
     return report.exit_code

@@ -122,6 +122,7 @@ def migrate(
                 moves.append(move)
             except (DatasetError, SourceError) as error:
                 failures[printable_path(ref.relative)] = str(error)
+        on_progress(len(todo), len(todo))
         if catalog is not None:
             for path, reason in failures.items():
                 catalog.fail(_failure(path, reason))
