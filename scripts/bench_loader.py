@@ -36,7 +36,7 @@ def loader_seconds(folder: Path, workers: int) -> float:
     from builder import open_dataset
     from builder.training import WindowDataset, WindowSampler
 
-    windows = ConcatDataset([WindowDataset(open_dataset(folder))] * PASSES)
+    windows: Any = ConcatDataset([WindowDataset(open_dataset(folder))] * PASSES)
     sampler = WindowSampler(len(windows))
     batches = iter(DataLoader(windows, BATCH, sampler=sampler, num_workers=workers))
     for _ in range(4):  # until every worker has started
