@@ -61,6 +61,9 @@ class KnownRows:
         for path in sorted((folder / "stats").glob("*.rows")):
             self._places |= {digest: (path, at) for digest, at in _scan(path)}
 
+    def __contains__(self, digest: str) -> bool:
+        return digest in self._places
+
     def get(self, digest: str) -> Rows | None:
         """Return the rows of the episode of this digest, None when they are not known."""
         if digest not in self._places:

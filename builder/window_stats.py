@@ -20,7 +20,7 @@ from builder.dataset import Dataset, open_dataset
 from builder.errors import DatasetError
 from builder.stores.staging import output_errors, stage
 from builder.window_columns import COLUMNS, ROW
-from builder.window_rows import KnownRows, episode_rows
+from builder.window_rows import KnownRows, episode_rows, keep_rows
 from builder.windows import window_starts
 from schemas.dataset import DatasetMeta
 
@@ -69,6 +69,24 @@ def update_window_stats(folder: Path, on_notice: Callable[[str], None]) -> None:
             write_window_stats(dataset, KnownRows(folder))
     except DatasetError as error:
         on_notice(f"there is no table of windows: {error}; then letterset stats makes it")
+
+
+def carry_window_stats(sources: Iterable[Path], out: Path) -> None:
+    """Bring the rows of episodes that came to ``out`` from other datasets; computes none.
+
+    The table is made when all of them are known.  Raises DatasetError, OutputError.
+    """
+    there, others = KnownRows(out), [KnownRows(source) for source in sources]
+    dataset, missing = open_dataset(out), 0
+    for line in dataset.index.values():
+        if line.digest in there:
+            continue
+        rows = next((other.get(line.digest) for other in others if line.digest in other), None)
+        missing += rows is None
+        if rows is not None:
+            keep_rows(out, "main", line.digest, rows)
+    if not missing and len(dataset):
+        write_window_stats(dataset, KnownRows(out))
 
 
 def _stored_key(path: Path) -> str | None:

@@ -124,6 +124,26 @@ def test_shards_leave_it_to_finalize(videos, tmp_path, unread):
     check(out)
 
 
+def test_rows_go_with_their_episodes(videos, tmp_path, unread):
+    out, part, both = tmp_path / "out", tmp_path / "part", tmp_path / "both"
+    assert build(videos, out) == 0
+    for name in "ab":
+        assert main(["subset", str(out), str(part), "--id", f"{name}*"]) == 0
+        assert len(read_columns(open_dataset(part), ["vis"], ["main"]).start) == 5 + "ab".index(
+            name
+        )
+        shutil.move(part, tmp_path / name)
+    for _ in range(2):
+        assert main(["merge", str(tmp_path / "a"), str(tmp_path / "b"), str(both)]) == 0
+        assert len(read_columns(open_dataset(both), ["vis"], ["main"]).start) == 11
+    # Where some are not known, none are computed: that takes long, and letterset stats does it.
+    shutil.rmtree(tmp_path / "a" / "stats")
+    assert main(["merge", str(tmp_path / "a"), str(tmp_path / "b"), str(part)]) == 0
+    assert not (part / "stats" / "windows.hdf5").exists()
+    assert unread == []
+    check(both)
+
+
 def test_an_episode_that_cannot_be_read_does_not_fail_the_build(videos, tmp_path):
     out = tmp_path / "out"
     assert build(videos, out) == 0

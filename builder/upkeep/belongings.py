@@ -1,4 +1,7 @@
-"""What belongs to a dataset besides its episodes, and goes with them: failures, splits, layers."""
+"""What belongs to a dataset besides its episodes, and goes with them: failures, splits, layers.
+
+So do the rows of its table of windows.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from builder.records import record_data
 from builder.splits import FOLDER, Splits, read_splits, write_splits
 from builder.stores.staging import make_folders
 from builder.upkeep.finalize import replace_lines
+from builder.window_stats import carry_window_stats
 from schemas.base import json_sha256
 from schemas.dataset import FailureLine, IndexLine
 
@@ -46,6 +50,7 @@ def carry_along(sources: Iterable[Path], out: Path) -> list[str]:
         write_splits(out, name, _united(found, built))
     for name in sorted({name for each in sources for name in layer_names(each)}):
         notes += _layer([each for each in sources if name in layer_names(each)], out, name, built)
+    carry_window_stats(sources, out)
     return notes
 
 
