@@ -100,11 +100,11 @@ class Built:
 
     line: IndexLine
     new: bool = True
-    rows: Rows | None = None
-    """Of the table of windows, by view; None when the episode could not be read again."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     cpu_seconds: float = 0.0
     worker: str = ""
+    rows: Rows | None = None
+    """Of the table of windows, by view; None when the episode could not be read again."""
 
     @property
     def frames(self) -> int:

@@ -200,7 +200,8 @@ def test_a_run_keeps_a_log_and_a_summary(out):
     summary = json.loads(kept.read_text())
     assert kept.stem == log.stem
     assert (summary["built"], summary["frames"], len(summary["failures"])) == (2, 17, 1)
-    assert {"decode", "letterbox", "track", "write", "other"} == set(summary["stage_seconds"])
+    stages = {"decode", "letterbox", "track", "write", "stats", "other"}
+    assert stages == set(summary["stage_seconds"])
     (own,) = summary["workers"].values()
     assert (own["episodes"], own["frames"]) == (2, 17)
     assert own["seconds"] == pytest.approx(sum(summary["stage_seconds"].values()))
