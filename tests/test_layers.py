@@ -29,6 +29,7 @@ LAYERS = [
     {"builder.errors"},
     {"builder.video", "builder.letterbox", "builder.queries", "builder.windows", "backends"},
     {"builder.registry"},
+    {"builder.sources.recognize"},
     {"builder.pipeline", "builder.dataset", "builder.sources.guess"},
     {"builder.training", "builder.report"},
     {"builder.cli"},
