@@ -26,7 +26,7 @@ from builder.slots import SLOT
 Report = Callable[[int, int], None]
 Function = Callable[[Any, Report], Any]
 
-GRACE_SECONDS = 3.0  # to clean up after SIGTERM, before SIGKILL
+GRACE_SECONDS = 10.0  # to clean up after SIGTERM, before SIGKILL
 REPORT_SECONDS = 0.1  # progress is sent no more often
 
 _STARTING = threading.Lock()  # for the environment, which all threads share
