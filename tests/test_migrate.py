@@ -197,7 +197,12 @@ def test_atm_brings_its_own_video(tmp_path):
             view.frames[3, 12:108], file["root/agentview/video"][0, 3].transpose(1, 2, 0)
         )
         np.testing.assert_array_equal(episode.arrays["actions"], file["root/actions"])
-    assert {*episode.arrays} == {"actions", "task_emb_bert", "extra_states.gripper_states"}
+    per_frame = {name: array.per_frame for name, array in episode.meta.arrays.items()}
+    assert per_frame == {
+        "actions": True,
+        "task_emb_bert": False,
+        "extra_states.gripper_states": True,
+    }
     np.testing.assert_allclose(view.timestamps, np.arange(20) / 20)
 
 

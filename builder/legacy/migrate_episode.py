@@ -78,7 +78,10 @@ def migrate_episode(migration: Migration, ref: LegacyRef, views: list[OlderView]
     episode = views[0].episode
     layout: dict[str | None, Mapping[str, ArraySpec]] = {v.name: v.layout() for v in views}
     root = {name: np.asarray(episode.arrays[name]) for name in episode.arrays}
-    layout[None] = {name: ArraySpec(array.shape, array.dtype.str) for name, array in root.items()}
+    layout[None] = {
+        name: ArraySpec(array.shape, array.dtype.str, per_frame=_has_rows(name, array, ref.length))
+        for name, array in root.items()
+    }
     # An episode that is there but not listed is of a run that was killed in between.
     with migration.store.begin(ref.id, layout, replace=True) as writer:
         for name, array in root.items():
@@ -88,6 +91,11 @@ def migrate_episode(migration: Migration, ref: LegacyRef, views: list[OlderView]
         meta = _meta(episode, ref, views, writer)
         writer.commit(meta)
     return meta
+
+
+def _has_rows(name: str, array: np.ndarray, length: int) -> bool:
+    """Tell whether an array has a row per frame; ATM's task embedding never has."""
+    return array.shape[:1] == (length,) and not name.startswith("task_emb")
 
 
 class OlderView:
