@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import closing
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from builder.dataset import store_at
 from builder.errors import DatasetError, OutputError
 from builder.layers import layer_names, layer_store, load_layer, open_overlay, stale
 from builder.queries import query_points
+from builder.status import status
 from builder.stores.base import EpisodeReader, Store
 from schemas.dataset import DatasetMeta, EpisodeMeta, IndexLine, ViewMeta
 from schemas.layers import LayerMeta
@@ -30,8 +32,8 @@ class Problem:
     note: bool = False
 
     def __str__(self) -> str:
-        place = ": ".join(part for part in (self.episode, self.where) if part)
-        return f"{'note: ' if self.note else ''}{place}: {self.message}"
+        parts = ("note" if self.note else None, self.episode, self.where, self.message)
+        return ": ".join(part for part in parts if part)
 
 
 def validate(path: Path | str, deep: bool = False) -> list[Problem]:
@@ -59,6 +61,37 @@ def validate(path: Path | str, deep: bool = False) -> list[Problem]:
     left = "left over from a run that died; the next build clears it"
     problems += [Problem(None, f"tmp/{p.name}", left, note=True) for p in store.leftovers()]
     return problems
+
+
+def unfinished(path: Path | str) -> list[Problem]:
+    """Note what a dataset lacks although its episodes may all be valid; with none it is wrong.
+
+    Sources that failed, runs that did not come to their end and episodes in ``damaged/``.  Raises
+    DatasetError when the dataset's own files are damaged, which ``validate`` lists.
+    """
+    folder, texts = Path(path), []
+    if failed := len(read_failures(folder)):
+        texts.append(f"{_count(failed, 'source')} failed: letterset inspect lists them")
+    writers = [writer for writer in status(folder) if writer.left > 0]
+    at_work = sum(writer.left for writer in writers if writer.state == "running")
+    left = sum(writer.left for writer in writers if writer.state in ("stopped", "killed"))
+    if at_work:
+        texts.append(f"a build is at work: {_count(at_work, 'episode')} to do")
+    if left:
+        texts.append(f"the last run did not finish: {_count(left, 'episode')} to do, build again")
+    index, store = read_index(folder), store_at(folder)
+    aside = copy(store)
+    aside.place = "damaged"
+    if gone := sum(each not in index for each in aside.ids()):
+        texts.append(f"{_count(gone, 'episode')} in damaged/: build again")
+    found = [Problem(None, "", text, note=True) for text in texts]
+    if not index and next(store.ids(), None) is None:
+        found.append(Problem(None, "", "0 episodes: nothing to prove"))
+    return found
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def check_episode(

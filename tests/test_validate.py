@@ -7,7 +7,7 @@ import json
 import os
 import re
 import shutil
-from contextlib import closing
+from contextlib import closing, suppress
 
 import h5py
 import numpy as np
@@ -15,14 +15,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builder.catalog import Catalog
+from builder.catalog import Catalog, index_line
+from builder.cli import main
 from builder.errors import DatasetError, OutputError
 from builder.records import stored_form
+from builder.runs import RunLog
 from builder.stores.hdf5 import Hdf5Store
 from builder.stores.staging import stage
 from builder.testing.samples import HORIZON, Sample, sample_dataset, sample_meta
+from builder.upkeep.repair import repair
 from builder.validate import Problem, check_episode, validate
-from schemas.dataset import DatasetMeta, EpisodeMeta, QuerySpec
+from schemas.dataset import DatasetMeta, EpisodeMeta, FailureLine, QuerySpec
 
 CODECS = [("raw", "raw"), ("raw", "u16"), ("lz4", "raw"), ("jpeg", "u16")]
 PACKAGES = {"raw": "numpy", "lz4": "hdf5plugin", "jpeg": "cv2"}
@@ -275,6 +278,50 @@ def test_leftovers_are_notes(dataset):
     (problem,) = validate(dataset)
     assert problem.note
     assert problem.where == f"tmp/{staged.path.name}"
+
+
+# What the command says beyond the episodes that are listed.
+
+
+def _validated(folder, capsys):
+    code = main(["validate", str(folder)])
+    return code, capsys.readouterr().out
+
+
+def test_what_is_missing_is_noted(dataset, capsys):
+    assert _validated(dataset, capsys) == (0, f"{dataset}: 2 episodes, all valid\n")
+    failures = [FailureLine(id=n, path=f"{n}.mp4", stage="decode", reason="cut") for n in "xy"]
+    with Catalog.create(dataset, sample_meta(), "main") as catalog:
+        for line in failures:
+            catalog.fail(line)
+        with suppress(KeyboardInterrupt), RunLog(dataset, "main") as log:
+            log.start(todo=3)
+            assert "note: a build is at work: 3 episodes to do" in _validated(dataset, capsys)[1]
+            raise KeyboardInterrupt
+    code, text = _validated(dataset, capsys)
+    assert code == 0
+    assert "note: 2 sources failed: letterset inspect lists them" in text
+    assert "note: the last run did not finish: 3 episodes to do, build again" in text
+    with RunLog(dataset, "main") as log:
+        log.start(todo=0)
+    assert "did not finish" not in _validated(dataset, capsys)[1]
+
+
+def test_what_repair_moved_away_is_noted(dataset, capsys):
+    Hdf5Store(dataset).path("a").write_bytes(b"no episode")
+    repair(dataset)
+    code, text = _validated(dataset, capsys)
+    assert (code, "note: 1 episode in damaged/: build again" in text) == (0, True)
+    # What was moved away stays there when the episode is built again.
+    with Catalog.create(dataset, sample_meta()) as catalog:
+        catalog.add(index_line(Sample("a").build(Hdf5Store(dataset))))
+    assert "damaged" not in _validated(dataset, capsys)[1]
+
+
+def test_an_empty_dataset_proves_nothing(tmp_path, capsys):
+    Catalog.create(tmp_path, sample_meta()).close()
+    code, text = _validated(tmp_path, capsys)
+    assert (code, text.splitlines()[0]) == (1, "0 episodes: nothing to prove")
 
 
 def test_deep_decodes_every_frame(tmp_path):

@@ -1,18 +1,21 @@
 """Prove that a dataset is whole: schemas, geometry, shapes, ranges and digests.
 
-Every problem is listed, not only the first. --deep also decodes every stored frame, and draws a
-sample of frames from the source again, if it is still there.
+Every problem is listed, not only the first, and what is missing is noted: sources that failed,
+a build that stopped before its end, episodes in damaged/. --deep also decodes every stored
+frame, and draws a sample of frames from the source again, if it is still there.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder.cli.common import add_json, say
+from builder.errors import DatasetError
 
 if TYPE_CHECKING:
     from builder.validate import Problem
@@ -35,12 +38,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Validate; returns 0 when nothing is wrong, else 1."""
     from builder.dataset import open_dataset
-    from builder.validate import validate
+    from builder.validate import unfinished, validate
 
     path = Path(args.dataset)
     problems = validate(path, deep=args.deep)
     if args.deep and not any(problem.where == "dataset.json" for problem in problems):
         problems += _redrawn(path, args.source)
+    with suppress(DatasetError):  # damage, which was told
+        problems += unfinished(path)
     wrong = [problem for problem in problems if not problem.note]
     if args.json:
         say(json.dumps({"ok": not wrong, "problems": [asdict(item) for item in problems]}))
@@ -48,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     for problem in problems:
         say(str(problem))
     if wrong:
-        say(f"{path}: {len(wrong)} problems found")
+        say(f"{path}: {len(wrong)} {'problem' if len(wrong) == 1 else 'problems'} found")
     else:
         say(f"{path}: {len(open_dataset(path))} episodes, all valid")
     return 1 if wrong else 0
@@ -56,8 +61,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _redrawn(path: Path, source: str | None) -> list[Problem]:
     """Compare a sample of frames with the source, where videos can be decoded."""
-    from builder.errors import DatasetError
-
     try:
         from builder.upkeep.redraw import redraw
 
