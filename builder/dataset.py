@@ -15,6 +15,7 @@ from builder.episode_index import EpisodeIndex
 from builder.errors import ConfigError, DatasetError
 from builder.layers import load_layer, open_overlay, with_tracks
 from builder.registry import backend, kinds
+from builder.status import is_locked
 from builder.stores.base import EpisodeReader, Store
 from schemas.dataset import DatasetMeta, EpisodeMeta, ViewMeta
 from schemas.geometry import Letterbox, Stretch
@@ -219,11 +220,23 @@ class Dataset:
         self.index: EpisodeIndex = read_index(path)
         self.ids: tuple[str, ...] = self.index.ids
         self.store = store_at(path)
+        if not self.ids:
+            self._refuse_unlisted()
         self.max_open = max_open
         self._open: OrderedDict[str, EpisodeData] = OrderedDict()
 
     def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
         return type(self), (self.path, self.max_open, *self._given)
+
+    def _refuse_unlisted(self) -> None:
+        """Refuse a lost index; a build at work stores its first episodes before it lists them."""
+        writers = [path.stem for path in (self.path / "index").glob("*.lock")]
+        count = sum(1 for _ in self.store.ids())
+        if count and all(is_locked(self.path, writer) is False for writer in writers):
+            raise DatasetError(
+                f"{self.path} lists no episodes but {self.store.place}/ holds {count}: run "
+                "letterset repair"
+            )
 
     def fetched(self, path: Path) -> Path:
         """Return a file of the folder; where the dataset is elsewhere it is fetched first."""

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
+from builder.catalog import Catalog
 from builder.dataset import open_dataset
 from builder.errors import DatasetError
 from builder.stores.hdf5 import Hdf5Store
 from builder.testing.samples import Sample, sample_dataset, sample_meta
+from builder.upkeep.repair import repair
 
 IDS = [f"task_{index % 3}/demo_{index}" for index in range(9)]
 
@@ -128,6 +131,7 @@ def test_reading_needs_the_core_alone(folder):
     """No video, image, model or compression package, and no pipeline, is imported."""
     script = """
 import sys
+from builder.catalog import Catalog
 from builder.dataset import open_dataset
 episode = next(iter(open_dataset(sys.argv[1])))
 assert episode.views["front"].tracks[0].shape == (4, 6, 2)
@@ -138,3 +142,21 @@ print(sorted(heavy & set(sys.modules)))
         [sys.executable, "-c", script, str(folder)], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_a_lost_index_is_no_empty_dataset(tmp_path):
+    sample_dataset(tmp_path, Hdf5Store(tmp_path), [Sample("a"), Sample("b/c")])
+    shutil.rmtree(tmp_path / "index")
+    with pytest.raises(DatasetError, match=r"lists no episodes but episodes/ holds 2: run letter"):
+        open_dataset(tmp_path)
+    repair(tmp_path)
+    assert open_dataset(tmp_path).ids == ("a", "b/c")
+
+
+def test_a_dataset_whose_first_episode_is_not_yet_listed(tmp_path):
+    """A build at work stores an episode before it lists it; a killed one left it so."""
+    with Catalog.create(tmp_path, sample_meta()):
+        Sample("a").build(Hdf5Store(tmp_path))
+        assert open_dataset(tmp_path).ids == ()
+    with pytest.raises(DatasetError, match="episodes/ holds 1: run letterset repair"):
+        open_dataset(tmp_path)
