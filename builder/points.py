@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
@@ -18,6 +19,18 @@ from schemas.geometry import Geometry
 
 FORMS = ("npy", "npz", "csv", "json")
 
+# What json and numpy raise for data that are something else, or damaged.
+_NO_POINTS = (
+    ValueError,
+    TypeError,
+    OverflowError,
+    RecursionError,
+    OSError,
+    EOFError,
+    KeyError,
+    BadZipFile,
+)
+
 
 def read_points(name: str) -> tuple[np.ndarray, str]:
     """Read points (..., 2) from a file, or from standard input for ``-``.
@@ -27,7 +40,7 @@ def read_points(name: str) -> tuple[np.ndarray, str]:
     """
     if name == "-":
         data = sys.stdin.buffer.read()
-        form = "json" if data.lstrip()[:1] == b"[" else "csv"
+        form = "json" if data.lstrip()[:1] in (b"[", b"{", b'"') else "csv"
     else:
         form = _form(name)
         try:
@@ -36,8 +49,10 @@ def read_points(name: str) -> tuple[np.ndarray, str]:
             raise ConfigError(f"cannot read the points: {error}") from None
     try:
         points = _parse(data, form)
-    except (ValueError, OSError, EOFError, KeyError) as error:
-        raise ConfigError(f"{name} holds no points as {form}: {error}") from None
+    except _NO_POINTS as error:
+        raise ConfigError(
+            f"{name} holds no points as {form}: {error}; expected numbers of shape (..., 2)"
+        ) from None
     if points.dtype.kind not in "iuf" or points.ndim == 0 or points.shape[-1] != 2:
         raise ConfigError(
             f"{name}: points are numbers of shape (..., 2), got {points.dtype} {points.shape}"

@@ -118,6 +118,12 @@ def test_only_broken_videos_is_3(tmp_path, capsys):
     assert "broken.mp4" in capsys.readouterr().out
 
 
+def test_the_doctor_of_nothing_names_the_folder(tmp_path, capsys):
+    for more in ([], SHAPE):
+        assert main(["doctor", str(tmp_path / "nope"), *more]) == 2
+        assert f"there is no such folder: {tmp_path / 'nope'}\n" in capsys.readouterr().err
+
+
 def test_an_output_that_cannot_be_written_is_4(videos, tmp_path, capsys):
     (tmp_path / "out").write_text("a file where the folder should be")
     assert build(videos, tmp_path / "out") == 4

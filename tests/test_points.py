@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from builder.cli import main
+from builder.stores.hdf5 import Hdf5Store
+from builder.testing.samples import Sample, sample_dataset
 from schemas import Letterbox, swap_xy
 
 BOX = Letterbox.fit(source_shape=(480, 854), img_shape=(180, 320), sample_aspect_ratio=(4, 3))
@@ -76,6 +78,11 @@ def test_standard_input_and_output(monkeypatch, capsysbinary, geometry):
         ("a.npy", b"\x93NUMPY broken", "as npy"),
         ("a.csv", b"x,y\none,two\n", "as csv"),
         ("a.json", b'["a"]', "as json"),
+        ("a.json", b'{"points": [[1, 2]]}', "shape (..., 2)"),
+        ("a.json", b'[{"x": 1, "y": 2}]', "shape (..., 2)"),
+        ("a.json", b"[[1" + b"0" * 400 + b", 2]]", "as json"),
+        ("a.json", b"[" * 100_000, "as json"),
+        ("a.npz", b"PK\x03\x04 broken", "as npz"),
     ],
 )
 def test_bad_points_are_named(tmp_path, capsys, geometry, name, content, words):
@@ -86,6 +93,23 @@ def test_bad_points_are_named(tmp_path, capsys, geometry, name, content, words):
     message = capsys.readouterr().err
     assert name in message
     assert words in message
+
+
+def test_an_object_on_standard_input_is_json(monkeypatch, capsys, geometry):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"x": 1}')))
+    argv = ["decode", "-", "--geometry", geometry, "--order", "xy", "--space", "norm"]
+    assert main(argv) == 2
+    assert "as json" in capsys.readouterr().err
+
+
+def test_an_unknown_episode_is_named(tmp_path, capsys):
+    sample_dataset(tmp_path, Hdf5Store(tmp_path), [Sample("a")])
+    points = save(tmp_path / "in.json", POINTS_XY)
+    argv = ["decode", points, "--geometry", str(tmp_path), "--order", "xy", "--space", "img"]
+    assert main([*argv, "--episode", "nope", "--view", "front"]) == 2
+    assert capsys.readouterr().err == (
+        f"letterset decode: no episode 'nope' in {tmp_path}; it has 1, the first is a\n"
+    )
 
 
 def test_pickled_arrays_are_refused(tmp_path, capsys, geometry):

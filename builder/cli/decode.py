@@ -76,6 +76,11 @@ def _geometry(args: argparse.Namespace) -> tuple[Any, Any]:
                 f"{path} is a dataset: say which episode with --episode; the first is "
                 f"{next(iter(dataset.ids), 'missing, it is empty')}"
             )
+        if args.episode not in dataset:
+            raise ConfigError(
+                f"no episode {args.episode!r} in {path}; it has {len(dataset)}, the first is "
+                f"{next(iter(dataset.ids), 'missing')}"
+            )
         found: Any = dataset[args.episode].meta
     else:
         found = read_geometry(path)

@@ -47,6 +47,8 @@ def run(args: argparse.Namespace) -> int:
     from builder.doctor.diagnose import diagnose_path
 
     path = Path(args.dataset)
+    if not path.exists():
+        raise ConfigError(f"there is no such folder: {path}")
     img_shape = tuple(args.img_shape) if args.img_shape else None
     if img_shape is None:
         if not (path / META_NAME).exists():
