@@ -18,6 +18,7 @@ from pydantic import TypeAdapter
 from builder.episode_index import EpisodeIndex
 from builder.errors import ConfigError, DatasetError, OutputError
 from builder.journal import append_line, read_lines
+from builder.output_folder import META_NAME, check_output_folder, is_url, shown_url
 from builder.records import parse_record, record_data
 from builder.stores.staging import (
     fsync_folder,
@@ -32,8 +33,6 @@ from builder.stores.staging import (
 from schemas.dataset import DatasetMeta, EpisodeMeta, FailureLine, IndexLine, Name
 
 _WRITER: TypeAdapter[str] = TypeAdapter(Name)
-
-META_NAME = "dataset.json"
 
 # Whoever looks whether a lock is taken holds it for an instant.
 LOCK_ATTEMPTS = 4
@@ -50,11 +49,13 @@ class Catalog:
     def create(cls, folder: Path | str, meta: DatasetMeta, writer: str = "main") -> Catalog:
         """Create the dataset, or continue one that was made with the same settings.
 
-        Clears temporaries of dead runs.  Raises ConfigError listing the settings that differ,
-        OutputError when the folder cannot be written or the writer is at work elsewhere.
+        Clears temporaries of dead runs.  Raises ConfigError listing the settings that differ or
+        naming what else is in the folder, OutputError when the folder cannot be written or the
+        writer is at work elsewhere.
         """
         folder = Path(folder)
         _WRITER.validate_python(writer)
+        check_output_folder(folder)
         check_writable(folder)
         lock = take_lock(folder, writer)
         try:
@@ -117,6 +118,10 @@ def load_meta(folder: Path | str) -> DatasetMeta:
     Raises DatasetError when there is none or it is damaged, OutputError for a newer format.
     """
     path = Path(folder) / META_NAME
+    if is_url(folder):
+        raise DatasetError(
+            f"{shown_url(folder)}: this takes local folders only: copy the dataset first"
+        )
     try:
         text = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):

@@ -126,12 +126,15 @@ def _integer(text: str) -> Any:
 def run(args: argparse.Namespace) -> int:
     """Build, showing progress; returns the exit code."""
     shard = read_shard(args.shard)
+    from builder.output_folder import check_output_folder
     from builder.pipeline import build
     from builder.planning.plan import plan, refuse_if_full
     from builder.progress import Progress
     from builder.sources.guess import with_kind
 
-    config, why = with_kind(read_config(args))
+    config = read_config(args)
+    check_output_folder(config.store.path)
+    config, why = with_kind(config)
     check_backends(config)
     if args.dry_run:
         found = plan(config)
