@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -228,6 +229,18 @@ def test_subset(tmp_path, capsys):
     with pytest.raises(ConfigError, match="none of the 3 episodes"):
         subset(start, tmp_path / "no", ["x*"])
     assert main(["subset", str(start), str(tmp_path / "no")]) == 2
+
+
+def test_a_folder_of_other_episodes_is_not_added_to(tmp_path):
+    start, out = make(tmp_path / "in"), tmp_path / "out"
+    others = [make(tmp_path / name, ids=(name,)) for name in ("c", "d")]
+    subset(start, out, ["b"])
+    for again in (partial(subset, start, out, ["a/*"]), partial(merge, others, out)):
+        with pytest.raises(ConfigError, match="not chosen now, such as b: choose another output"):
+            again()
+    assert [*digests(tmp_path / "out")] == ["b"]
+    assert subset(start, tmp_path / "out", ["b"]).there == 1
+    assert subset(start, tmp_path / "out").episodes == 1  # as after an interruption
 
 
 def test_splits_that_cannot_be_read_are_told(tmp_path):

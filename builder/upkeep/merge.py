@@ -37,7 +37,8 @@ def merge(paths: Sequence[Path | str], out: Path | str) -> Gathered:
     """Put datasets together in a new folder, of links where the disk can.
 
     They must agree in img_shape, horizon, start_every, mode, queries and tracker.  Running it
-    again goes on.  Raises ConfigError naming what they differ in or share, and OutputError.
+    again goes on.  Raises ConfigError naming what they differ in or share, or an episode of
+    ``out`` that is in none of them, and OutputError.
     """
     datasets = [Dataset(Path(path), max_open=1) for path in paths]
     if len(datasets) < 2:
@@ -61,7 +62,7 @@ def subset(
     """Make a dataset of some episodes of another, of links where the disk can.
 
     ``ids`` are glob patterns, ``where`` a filter over ``QUERY_NAMES``; both must hold.  Raises
-    ConfigError when no episode is left, DatasetError, OutputError.
+    ConfigError when no episode is left, or ``out`` holds others, DatasetError, OutputError.
     """
     dataset = Dataset(Path(path), max_open=1)
     chosen = select(dataset, ids, where)
@@ -122,9 +123,15 @@ def _gather(
     if out.resolve() in [source.resolve() for source in sources]:
         raise ConfigError(f"{out} is one of the datasets; choose another folder")
     result = Gathered(str(out))
+    wanted = dict(episodes)
     with Catalog.create(out, meta) as catalog:
         done = catalog.index()
-        for key, dataset in sorted(episodes, key=lambda pair: pair[0]):
+        if other := next((key for key in done if key not in wanted), None):
+            raise ConfigError(
+                f"{out} holds episodes that are not chosen now, such as {other}: choose another "
+                "output folder"
+            )
+        for key, dataset in sorted(wanted.items(), key=lambda pair: pair[0]):
             if key in done:
                 result.there += 1
                 continue
