@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from builder.upkeep.convert import convert
 from builder.upkeep.embed import embed
 from builder.upkeep.merge import merge
 from builder.validate import validate
+from schemas.dataset import EpisodeMeta
 
 IDS = ("a/1", "b")
 
@@ -75,7 +77,7 @@ def test_embeddings_become_arrays_of_the_episode(dataset, capsys):
     [
         ("no_such_module:f", "no_such_module"),
         ("json:nothing", "no attribute 'nothing'"),
-        ("json", "module:function"),
+        ("json", "write module:function, got 'json'"),
         ("json:__doc__", "cannot be called"),
         ("builtins:str", "expected finite numbers"),
     ],
@@ -83,6 +85,53 @@ def test_embeddings_become_arrays_of_the_episode(dataset, capsys):
 def test_encoders_that_are_none(dataset, encoder, says):
     with pytest.raises(ConfigError, match=says):
         embed(dataset, encoder)
+
+
+ENCODERS = """
+raise_now = {raise_now}
+if raise_now:
+    raise RuntimeError("no GPU")
+
+def bad(text):
+    raise RuntimeError("boom")
+
+def good(text):
+    return [len(text), 2.5]
+"""
+
+
+def test_encoders_of_the_current_folder(dataset, tmp_path, monkeypatch, capsys):
+    for name, raise_now in (("my_enc", False), ("my_broken_enc", True)):
+        (tmp_path / f"{name}.py").write_text(ENCODERS.format(raise_now=raise_now))
+    monkeypatch.chdir(tmp_path)
+    argv = ["embed", str(dataset), "--encoder"]
+    assert main([*argv, "my_broken_enc:good"]) == 2
+    assert "RuntimeError: no GPU" in capsys.readouterr().err
+    assert main([*argv, "my_enc:bad"]) == 2
+    first = open_dataset(dataset).ids[0]
+    message = f"your encoder my_enc:bad failed for episode {first}: RuntimeError: boom\n"
+    assert capsys.readouterr().err.endswith(message)
+    assert not (dataset / "layers").exists()
+    assert main([*argv, "my_enc:good"]) == 0
+    assert str(tmp_path) not in sys.path
+    assert layer_names(dataset) == ["text_emb"]
+
+
+class Wordless(Sample):
+    """A sample without a text."""
+
+    def meta(self, digests, episode_id=None):
+        meta = super().meta(digests, episode_id)
+        fields = {name: getattr(meta, name) for name in EpisodeMeta.model_fields}
+        del fields["digest"]
+        return EpisodeMeta.seal(**{**fields, "text": None})
+
+
+def test_no_texts_leave_no_layer(tmp_path, capsys):
+    sample_dataset(tmp_path, Hdf5Store(tmp_path), [Wordless("a", length=5)])
+    assert main(["embed", str(tmp_path), "--encoder", "test_added_layers:first_token"]) == 1
+    assert "1 without text" in capsys.readouterr().out
+    assert not (tmp_path / "layers").exists()
 
 
 def test_arrays_per_frame_and_view(dataset):

@@ -1,6 +1,7 @@
 """Encode the text of every episode with your own encoder, into a layer beside the dataset.
 
-The encoder is a Python function, from a text to an array. AMPLIFY takes the first token of the
+The encoder is a Python function, from a text to an array, in a module of the current folder or
+any other that Python finds. AMPLIFY takes the first token of the
 last hidden state of T5: lambda text: model(**tokens(text)).last_hidden_state[0, 0].
 """
 
@@ -8,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import sys
 from dataclasses import asdict
 
 from builder.cli.common import add_json, say
@@ -28,8 +31,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Embed; returns 1 when an episode has no text, each listed."""
-    from builder.upkeep.embed import embed
+    from builder.upkeep.embed import embed, load_encoder
 
+    here = os.getcwd()
+    sys.path.insert(0, here)  # as python itself does; the command would not look there
+    try:
+        load_encoder(args.encoder)
+    finally:
+        sys.path.remove(here)
     done = embed(args.dataset, args.encoder, args.name)
     if args.json:
         say(json.dumps(asdict(done), indent=2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 from builder.dataset import Dataset
 from builder.errors import ConfigError
 from builder.layers import LayerWriter
+from schemas.dataset import EpisodeMeta
 
 Encoder = Callable[[str], Any]
 """From a text to numbers, (D,) or (words, D)."""
@@ -34,45 +36,62 @@ def embed(path: Path | str, encoder: str, name: str = "text_emb") -> Embedded:
     ``encoder`` is ``module:function``; each different text is encoded once.  AMPLIFY's embedding
     is the first token of the last hidden state of a T5 encoder.  Raises ConfigError.
     """
-    encode = _load(encoder)
+    encode = load_encoder(encoder)
     dataset, result = Dataset(Path(path), max_open=1), Embedded(name)
+    layer = LayerWriter(dataset.path, name, {"encoder": encoder})
     known: dict[str, np.ndarray] = {}
-    with LayerWriter(dataset.path, name, {"encoder": encoder}) as layer:
+    with ExitStack() as opened:
+        begun = layer.folder.exists()
+        if begun:
+            opened.enter_context(layer)
         for episode in dataset:
             meta = episode.meta
-            if layer.has(meta):
+            if begun and layer.has(meta):
                 result.there += 1
             elif not meta.text:
                 result.without_text.append(meta.id)
             else:
                 if meta.text not in known:
-                    known[meta.text] = _encoded(encode, meta.text, encoder)
+                    known[meta.text] = _encoded(encode, meta, encoder)
+                if not begun:  # not before there is something to store
+                    opened.enter_context(layer)
+                    begun = True
                 layer.write(meta, {None: {name: known[meta.text]}}, per_frame=False)
                 result.embedded += 1
     return result
 
 
-def _load(encoder: str) -> Encoder:
-    module, _, name = encoder.partition(":")
+def load_encoder(encoder: str) -> Encoder:
+    """Import ``module:function``; raises ConfigError when there is no such function."""
+    module, colon, name = encoder.partition(":")
+    if not colon:
+        raise ConfigError(f"the encoder is a function: write module:function, got {encoder!r}")
     try:
         found: Any = import_module(module)
         for part in name.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # a module may raise anything while it is imported
         raise ConfigError(
-            f"the encoder is module:function, where Python finds it, got {encoder!r}: {error}"
+            f"the encoder is module:function, where Python finds it, got {encoder!r}: "
+            f"{type(error).__name__}: {error}"
         ) from None
     if not callable(found):
         raise ConfigError(f"the encoder {encoder!r} cannot be called")
     return found
 
 
-def _encoded(encode: Encoder, text: str, encoder: str) -> np.ndarray:
+def _encoded(encode: Encoder, meta: EpisodeMeta, encoder: str) -> np.ndarray:
     """Encode a text; raises ConfigError for what is no finite array of numbers."""
-    result = encode(text)
-    if hasattr(result, "detach"):
-        result = result.detach().cpu()
-    array = np.asarray(result)
+    text = str(meta.text)
+    try:
+        result = encode(text)
+        if hasattr(result, "detach"):
+            result = result.detach().cpu()
+        array = np.asarray(result)
+    except Exception as error:
+        raise ConfigError(
+            f"your encoder {encoder} failed for episode {meta.id}: {type(error).__name__}: {error}"
+        ) from error
     if array.dtype.kind not in "iuf" or not array.size or not np.isfinite(array).all():
         raise ConfigError(
             f"{encoder} gave {array.dtype} {array.shape} for {text[:60]!r}; expected finite numbers"
