@@ -93,6 +93,40 @@ def write_splits(dataset: Path, name: str, splits: Splits) -> Path:
     return path
 
 
+def refuse_other(dataset: Path, name: str, new: Splits) -> None:
+    """Raise ConfigError when ``splits/<name>.json`` was made otherwise, or edited since.
+
+    The same split of a dataset that has grown is no other one.
+    """
+    path = _path(dataset, name)
+    if not path.exists():
+        return
+    old = read_splits(dataset, name)
+    differing = [
+        f"{what} was {before!r}, now {now!r}"
+        for what, before, now in (
+            ("by", old.by, new.by),
+            ("shares", _written(old.shares), _written(new.shares)),
+            ("salt", old.salt, new.salt),
+        )
+        if before != now
+    ]
+    if not differing:
+        known = {each for ids in new.splits.values() for each in ids}
+        there = {part: {*ids} & known for part, ids in old.splits.items()}
+        if any(not ids <= {*new.splits.get(part, ())} for part, ids in there.items()):
+            differing = ["its lists were edited by hand"]
+    if differing:
+        raise ConfigError(
+            f"{path} is there already and another split: {'; '.join(differing)}. Choose another "
+            "--name, or --overwrite it"
+        )
+
+
+def _written(shares: Mapping[str, float]) -> str:
+    return " ".join(f"{name}={share}" for name, share in shares.items())
+
+
 def read_splits(dataset: Path, name: str) -> Splits:
     """Read ``splits/<name>.json``.  Raises DatasetError naming the file and what is wrong."""
     path = _path(dataset, name)

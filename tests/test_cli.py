@@ -9,10 +9,13 @@ import shutil
 import pytest
 from source_fixtures import write_images, write_libero, write_video
 
+from builder.catalog import Catalog, index_line
 from builder.cli import main
 from builder.cli.common import duration
 from builder.cli.main import VERBS, parser
 from builder.dataset import open_dataset
+from builder.stores.hdf5 import Hdf5Store
+from builder.testing.samples import Sample, sample_dataset, sample_meta
 
 SHAPE = ["--img-shape", "60", "100"]
 
@@ -286,6 +289,36 @@ def test_split_by_hash_is_read_back(videos, tmp_path, capsys):
     assert "train 1" in capsys.readouterr().out
     assert main(["split", str(out), "--shares", "train=much"]) == 2
     assert "train=0.9" in capsys.readouterr().err
+
+
+def test_another_split_of_that_name_is_refused(tmp_path, capsys):
+    sample_dataset(tmp_path, Hdf5Store(tmp_path), [Sample(name) for name in "ab"])
+    path, argv = tmp_path / "splits" / "default.json", ["split", str(tmp_path), "--shares"]
+    assert main([*argv, "train=0.999", "val=0.001"]) == 0
+    assert "the part val is empty" in capsys.readouterr().out
+    before = path.read_bytes()
+    # The same of a dataset that has grown.
+    with Catalog.create(tmp_path, sample_meta()) as catalog:
+        catalog.add(index_line(Sample("c").build(Hdf5Store(tmp_path))))
+    assert main([*argv, "train=0.999", "val=0.001"]) == 0
+    assert path.read_bytes() != before
+    before = path.read_bytes()
+    assert main([*argv, "train=0.5", "val=0.5", "--salt", "x"]) == 2
+    said = capsys.readouterr().err
+    assert (
+        "shares was 'train=0.999 val=0.001', now 'train=0.5 val=0.5'; salt was '', now 'x'" in said
+    )
+    assert path.read_bytes() == before
+    edited = json.loads(before)
+    edited["splits"] = {
+        "train": edited["splits"]["train"][1:],
+        "val": edited["splits"]["train"][:1],
+    }
+    path.write_text(json.dumps(edited))
+    assert main([*argv, "train=0.999", "val=0.001"]) == 2
+    assert "edited by hand" in capsys.readouterr().err
+    assert main([*argv, "train=0.999", "val=0.001", "--overwrite"]) == 0
+    assert path.read_bytes() == before
 
 
 def test_chosen_episodes_alone_are_built(videos, tmp_path, capsys):

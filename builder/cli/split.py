@@ -29,20 +29,27 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--name", default="default", help="of the file below splits/")
     parser.add_argument("--salt", default="", help="another salt gives another split")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a split of that name made otherwise"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Write the split; returns the exit code."""
     from builder.dataset import open_dataset
-    from builder.splits import hash_splits, write_splits
+    from builder.splits import hash_splits, refuse_other, write_splits
 
     dataset = open_dataset(args.dataset)
     keys = {key: _key(dataset, key, args.by) for key in dataset.ids}
     shares = dict(_share(text) for text in args.shares)
     splits = hash_splits(keys, shares, by=args.by, salt=args.salt)
+    if not args.overwrite:
+        refuse_other(dataset.path, args.name, splits)
     path = write_splits(dataset.path, args.name, splits)
     counts = ", ".join(f"{name} {len(ids)}" for name, ids in splits.splits.items())
     say(f"wrote {path}: {counts}")
+    for name in (name for name, ids in splits.splits.items() if not ids):
+        say(f"note: the part {name} is empty: too few to share, or another --salt would fill it")
     return 0
 
 
