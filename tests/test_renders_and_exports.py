@@ -67,6 +67,24 @@ def test_a_contact_sheet_and_bad_names(folder, tmp_path, capsys):
     )
 
 
+@pytest.mark.parametrize("to", ["video", "contact-sheet", "rerun"])
+def test_a_picture_never_replaces_a_file_of_another_kind(folder, tmp_path, to, capsys):
+    out = tmp_path / "notes.txt"
+    out.write_text("mine")
+    assert main(["render", str(folder / "out"), str(out), "--to", to]) == 2
+    assert "name OUT so" in capsys.readouterr().err
+    assert out.read_text() == "mine"
+
+
+def test_options_that_a_picture_does_not_take(folder, tmp_path, capsys):
+    argv = ["render", str(folder / "out")]
+    out = str(tmp_path / "sheet.png")
+    assert main([*argv, out, "--to", "contact-sheet", "--episode", "nobody"]) == 2
+    assert "chooses its episodes" in capsys.readouterr().err
+    assert main([*argv, str(tmp_path / "x.rrd"), "--to", "rerun", "--view", "main"]) == 2
+    assert "--view is of a video" in capsys.readouterr().err
+
+
 def test_a_rerun_recording(folder, tmp_path):
     pytest.importorskip("rerun")
     out = tmp_path / "tracks.rrd"

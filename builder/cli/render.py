@@ -1,4 +1,7 @@
-"""Draw a dataset: an MP4 with tracks, a contact sheet, or a Rerun recording."""
+"""Draw a dataset: an MP4 with tracks, a contact sheet, or a Rerun recording.
+
+A picture that is there already is drawn anew.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +18,17 @@ EXAMPLE = """\
   letterset render dataset tracks.mp4 --to video --episode bikes-c8000a48
 """
 
+SUFFIXES = {"video": ".mp4", "contact-sheet": ".png", "rerun": ".rrd"}
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
     parser.add_argument("dataset", metavar="DATASET", help="dataset folder")
     parser.add_argument("out", metavar="OUT", help=".mp4, .png or .rrd file to write")
+    parser.add_argument("--to", required=True, choices=tuple(SUFFIXES), help="what to draw")
     parser.add_argument(
-        "--to", required=True, choices=("video", "contact-sheet", "rerun"), help="what to draw"
+        "--episode", metavar="ID", help="of a video or recording; default: the first"
     )
-    parser.add_argument("--episode", metavar="ID", help="default: the first")
     parser.add_argument("--view", metavar="NAME", help="of a video; default: the first")
 
 
@@ -31,7 +36,9 @@ def run(args: argparse.Namespace) -> int:
     """Draw; returns the exit code."""
     from builder.dataset import open_dataset
 
-    dataset, out = open_dataset(args.dataset), Path(args.out)
+    out = Path(args.out)
+    _refuse_unlike(args, out)
+    dataset = open_dataset(args.dataset)
     if args.to == "contact-sheet":
         from builder.report.picture import dataset_picture
 
@@ -50,6 +57,16 @@ def run(args: argparse.Namespace) -> int:
         count = render_rerun(dataset, episode_id, out)
     say(f"wrote {out}: {count} frames of {episode_id}")
     return 0
+
+
+def _refuse_unlike(args: argparse.Namespace, out: Path) -> None:
+    """Refuse a file of another kind, which would be lost, and options that would be ignored."""
+    if out.suffix.lower() != SUFFIXES[args.to]:
+        raise ConfigError(f"{out}: a {args.to} is a {SUFFIXES[args.to]} file; name OUT so")
+    if args.to == "contact-sheet" and args.episode is not None:
+        raise ConfigError("a contact-sheet chooses its episodes; --episode is of video and rerun")
+    if args.to != "video" and args.view is not None:
+        raise ConfigError(f"--view is of a video; a {args.to} takes none")
 
 
 def _one_of(names: Any, wanted: str | None, what: str) -> str:
