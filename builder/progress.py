@@ -64,6 +64,8 @@ class Progress:
         if not quiet:
             self._view = _Bar(stream) if stream.isatty() else _Lines(stream, clock)
         self._tally = Tally(0)
+        self.failed: set[str] = set()
+        """Names of the tasks that failed."""
 
     def __enter__(self) -> Progress:
         return self
@@ -82,7 +84,9 @@ class Progress:
         """Show an executor's event."""
         self._tally.count(event)
         if isinstance(event, Outcome) and event.error is not None:
-            self._view.line(f"FAILED {label(event.task)}: {event.error}")
+            name = label(event.task)
+            self.failed.add(name)
+            self._view.line(f"FAILED {name}: {without_path(str(event.error), name)}")
         self._view.update(self._tally)
 
     def note(self, sentence: str) -> None:
@@ -93,6 +97,13 @@ class Progress:
 def label(task: Any) -> str:
     """Name a task for people: its episode's path, where it has one."""
     return str(getattr(getattr(task, "ref", None), "path", task))
+
+
+def without_path(reason: str, path: str) -> str:
+    """Take the path off a reason that begins with it, in whatever folder it is."""
+    before, found, rest = reason.partition(f"{path}: ")
+    begins = not before or (before.endswith("/") and ": " not in before)
+    return rest if found and begins else reason
 
 
 def worker_lines(running: Mapping[str, tuple[int, int]]) -> list[str]:

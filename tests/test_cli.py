@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 from source_fixtures import write_images, write_libero, write_video
@@ -112,6 +114,22 @@ def test_a_broken_video_costs_itself_alone(videos, tmp_path, capsys):
     shutil.copy(videos / "good.mp4", videos / "broken.mp4")
     assert build(videos, tmp_path / "out", "--retry-failed") == 0
     assert main(["inspect", str(tmp_path / "out"), "--json"]) == 0
+
+
+@pytest.mark.parametrize("quiet", [[], ["--quiet"]])
+def test_a_failure_is_told_once_where_all_goes_to_one_place(videos, tmp_path, quiet):
+    (videos / "broken.mp4").write_bytes(b"this is no video")
+    out = ["--source", str(videos), "--out", str(tmp_path / "out"), *SHAPE, *quiet]
+    command = [sys.executable, "-m", "builder.cli", "build", *out]
+    both = {"stdout": subprocess.PIPE, "text": True}
+    done = subprocess.run(command, stderr=subprocess.STDOUT, **both, check=False)
+    assert done.returncode == 1, done.stdout
+    assert done.stdout.count("FAILED broken.mp4") == 1
+    assert done.stdout.count("broken.mp4") == 1
+    # What failed in an earlier run is no progress of this one.
+    done = subprocess.run(command, stderr=subprocess.PIPE, **both, check=False)
+    assert done.stdout.count("FAILED broken.mp4 (") == 1
+    assert "FAILED" not in done.stderr
 
 
 def test_only_broken_videos_is_3(tmp_path, capsys):

@@ -10,7 +10,7 @@ import pytest
 from builder.errors import WorkerError
 from builder.executors.base import Outcome
 from builder.executors.base import Progress as Sign
-from builder.progress import Progress, Tally
+from builder.progress import Progress, Tally, without_path
 
 
 def job(name):
@@ -71,6 +71,20 @@ def test_a_terminal_gets_a_bar(monkeypatch):
     assert "2 failed" in shown
     assert "FAILED b.mp4: cut [bold]short" in shown
     assert "a [sentence] with brackets" in shown
+
+
+@pytest.mark.parametrize(
+    ("reason", "text"),
+    [
+        ("a/b.mp4: cut: short", "cut: short"),
+        ("/data/x/a/b.mp4: cut", "cut"),
+        ("cut", "cut"),
+        ("ba/b.mp4: cut", "ba/b.mp4: cut"),
+        ("frame 3: /data/a/b.mp4: cut", "frame 3: /data/a/b.mp4: cut"),
+    ],
+)
+def test_a_path_is_told_once(reason, text):
+    assert without_path(reason, "a/b.mp4") == text
 
 
 def test_quiet_writes_nothing(capfd):

@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -154,16 +156,30 @@ def run(args: argparse.Namespace) -> int:
             retry_failed=args.retry_failed,
             changed=args.changed,
         )
-    say(
-        json.dumps(summary.as_json(), indent=2)
-        if args.json
-        else _summary_text(summary, config.store.path)
-    )
+    if args.json:
+        say(json.dumps(summary.as_json(), indent=2))
+    else:
+        told = progress.failed if not args.quiet and _one_place() else ()
+        say(_summary_text(summary, config.store.path, told))
     return summary.exit_code
 
 
-def _summary_text(summary: Summary, out: str) -> str:
-    lines = [f"FAILED {line.path} ({line.stage}): {line.reason}" for line in summary.failures]
+def _one_place() -> bool:
+    """Tell whether the summary goes where the progress went: one terminal, or one log."""
+    try:
+        return os.path.sameopenfile(sys.stdout.fileno(), sys.stderr.fileno())
+    except (OSError, ValueError):
+        return False  # what is no file
+
+
+def _summary_text(summary: Summary, out: str, told: Collection[str]) -> str:
+    from builder.progress import without_path
+
+    lines = [
+        f"FAILED {line.path} ({line.stage}): {without_path(line.reason, line.path)}"
+        for line in summary.failures
+        if line.path not in told
+    ]
     rate = summary.frames / summary.seconds if summary.seconds else 0.0
     lines.append(
         f"{out}: {summary.built} episodes built ({summary.frames} frames in "
