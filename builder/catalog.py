@@ -37,6 +37,8 @@ _WRITER: TypeAdapter[str] = TypeAdapter(Name)
 # Whoever looks whether a lock is taken holds it for an instant.
 LOCK_ATTEMPTS = 4
 
+_LOST = "restore it from a copy, or build again into a new folder"
+
 
 class Catalog:
     """A dataset folder open for writing by one writer; close it or use it as a context."""
@@ -129,10 +131,14 @@ def load_meta(folder: Path | str) -> DatasetMeta:
             f"{folder} is no letterset dataset: it has no {META_NAME}; "
             "expected a folder that letterset build wrote (older AMPLIFY- or ATM-layout files "
             "open with their img_shape)"
+            + (f"; {_LOST}" if (Path(folder) / "index").is_dir() else "")
         ) from None
     except OSError as error:
         raise DatasetError(f"cannot read {path}: {error.strerror}") from None
-    return parse_record(DatasetMeta, text, str(path))
+    try:
+        return parse_record(DatasetMeta, text, str(path))
+    except DatasetError as error:
+        raise DatasetError(f"{error}; {_LOST}") from None
 
 
 def read_index(folder: Path | str) -> EpisodeIndex:

@@ -272,7 +272,12 @@ class Dataset:
         return self._open[episode_id]
 
     def _reader(self, episode_id: str) -> EpisodeReader:
-        reader: EpisodeReader = self.store.open(episode_id)
+        try:
+            reader: EpisodeReader = self.store.open(episode_id)
+        except DatasetError as error:
+            raise DatasetError(
+                f"{error}; run letterset repair {self.path}, then build again"
+            ) from None
         if reader.meta.digest != self.index[episode_id].digest:
             reader.close()
             raise DatasetError(

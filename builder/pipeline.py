@@ -131,6 +131,8 @@ def build(
                         log.event(event)
                         on_event(event)
             replacing(out).unlink(missing_ok=True)
+            if summary.built and config.tracker.kind != "none" and meta.mode == "reinit":
+                _note_short(catalog, on_notice)
             if shard is None:
                 update_window_stats(out, on_notice)
             summary.seconds = time.monotonic() - begun
@@ -151,6 +153,17 @@ def _refs(
     if shard.count > len(refs):
         on_notice(f"{shard.count} shards share {len(refs)} episodes: some have nothing to do")
     return own_refs(refs, shard, source)
+
+
+def _note_short(catalog: Catalog, on_notice: Callable[[str], None]) -> None:
+    """Note that no window is whole."""
+    horizon = catalog.meta.horizon
+    longest = max(line.length for line in catalog.index().values())
+    if longest < horizon:
+        on_notice(
+            f"no episode has {horizon} frames, the longest has {longest}: every window ends in "
+            "repeats of its last frame; see tracker.horizon"
+        )
 
 
 def _record(outcome: Outcome, catalog: Catalog, summary: Summary) -> None:

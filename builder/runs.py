@@ -107,7 +107,7 @@ class RunLog:
     def __exit__(self, kind: type | None, error: BaseException | None, _: object) -> None:
         # A full disk has no room for the last line either; its own error goes on.
         with suppress(OutputError) if kind else nullcontext():
-            self.write("end", how=f"{kind.__name__}: {error}" if kind else "done")
+            self.write("end", how=_how(kind, error) if kind else "done")
         os.close(self._file)
 
     def write(self, event: str, **facts: Any) -> None:
@@ -169,3 +169,10 @@ class RunLog:
         }
         text = json.dumps(facts, indent=2, sort_keys=True) + "\n"
         publish_text(self._folder, self._path.with_suffix(".json"), text)
+
+
+def _how(kind: type, error: BaseException | None) -> str:
+    """Say how a run ended early."""
+    if isinstance(error, Exception):
+        return f"{kind.__name__}: {error}"
+    return "interrupted" if isinstance(error, KeyboardInterrupt) else "terminated"

@@ -18,6 +18,7 @@ from builder.layers import layer_names, layer_store, load_layer, open_overlay, s
 from builder.queries import query_points
 from builder.status import status
 from builder.stores.base import EpisodeReader, Store
+from builder.wording import count
 from schemas.dataset import DatasetMeta, EpisodeMeta, IndexLine, ViewMeta
 from schemas.layers import LayerMeta
 
@@ -71,27 +72,23 @@ def unfinished(path: Path | str) -> list[Problem]:
     """
     folder, texts = Path(path), []
     if failed := len(read_failures(folder)):
-        texts.append(f"{_count(failed, 'source')} failed: letterset inspect lists them")
+        texts.append(f"{count(failed, 'source')} failed: letterset inspect lists them")
     writers = [writer for writer in status(folder) if writer.left > 0]
     at_work = sum(writer.left for writer in writers if writer.state == "running")
     left = sum(writer.left for writer in writers if writer.state in ("stopped", "killed"))
     if at_work:
-        texts.append(f"a build is at work: {_count(at_work, 'episode')} to do")
+        texts.append(f"a build is at work: {count(at_work, 'episode')} to do")
     if left:
-        texts.append(f"the last run did not finish: {_count(left, 'episode')} to do, build again")
+        texts.append(f"the last run did not finish: {count(left, 'episode')} to do, build again")
     index, store = read_index(folder), store_at(folder)
     aside = copy(store)
     aside.place = "damaged"
     if gone := sum(each not in index for each in aside.ids()):
-        texts.append(f"{_count(gone, 'episode')} in damaged/: build again")
+        texts.append(f"{count(gone, 'episode')} in damaged/: build again")
     found = [Problem(None, "", text, note=True) for text in texts]
     if not index and next(store.ids(), None) is None:
         found.append(Problem(None, "", "0 episodes: nothing to prove"))
     return found
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def check_episode(
@@ -134,6 +131,10 @@ def check_layer(
     found, own = [], layer_store(folder, name)
     for episode_id in own.ids():
         where = f"layers/{name}"
+        if not store.has(episode_id):
+            text = "there is no such episode: build it again, or delete this part of the layer, "
+            found.append(Problem(episode_id, where, f"{text}{own.path(episode_id)}"))
+            continue
         try:
             with closing(own.open(episode_id)) as layer, closing(store.open(episode_id)) as base:
                 found += [

@@ -19,6 +19,7 @@ from builder.media.containers import cut_off
 from builder.media.demux import (
     ADVICE,
     Survey,
+    advice,
     choose_stream,
     decoder_limit,
     failure,
@@ -216,7 +217,8 @@ class VideoStream:
             reason = error.strerror or type(error).__name__
             if isinstance(error, PermissionError):
                 raise self._error(f"it cannot be opened: {reason}") from None
-            raise self._error(f"not a whole video of a known kind ({reason}); {ADVICE}") from None
+            what = f"not a whole video of a known kind ({reason}); {advice(self.path)}"
+            raise self._error(what) from None
 
 
 def fingerprint(path: str | os.PathLike[str]) -> Fingerprint:

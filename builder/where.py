@@ -143,4 +143,4 @@ class Where:
         return found
 
     def _error(self, message: str) -> ConfigError:
-        return ConfigError(f"the filter {self.text[:200]!r} {message}")
+        return ConfigError(f"the filter {self.text[:200]!r}: {message}")

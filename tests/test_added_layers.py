@@ -211,7 +211,10 @@ def test_layers_go_with_their_episodes(dataset, tmp_path):
     assert validate(out / "both") == []
     # Other codecs make other episodes: what was made for the old ones does not fit.
     done = convert(dataset, out / "u16", {"tracks": {"dtype": "u16"}})
-    assert done.notes == ["layer text_emb: 2 episodes were made for another state and left behind"]
+    assert done.notes == [
+        "layer text_emb: 2 episodes made for another state left behind; to make them again: "
+        f"letterset embed {out / 'u16'} --name text_emb ..."
+    ]
     assert embed(out / "two", "builtins:hash", "other").embedded == 1
     embed(out / "one", f"{__name__}:first_token", "other")
     (note,) = merge([out / "one", out / "two"], out / "third").notes
@@ -302,6 +305,6 @@ def test_episodes_that_are_gone_are_listed(built, tmp_path, capsys):
     assert tracked(built, "half", *more, "--source", str(tmp_path)) == 1
     out = capsys.readouterr().out
     assert "the source has no such episode any more" in out
-    assert "1 episodes tracked" in out
+    assert "1 episode tracked" in out
     notes = [problem for problem in validate(built / "out") if "half" in problem.where]
     assert [problem.note for problem in notes] == [True]

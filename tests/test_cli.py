@@ -106,7 +106,7 @@ def test_a_broken_video_costs_itself_alone(videos, tmp_path, capsys):
     assert build(videos, tmp_path / "out") == 1
     text = capsys.readouterr().out
     assert "FAILED broken.mp4" in text
-    assert "1 episodes built" in text
+    assert "1 episode built" in text
     assert main(["validate", str(tmp_path / "out")]) == 0
     # Listed again the next time, and tried again when asked.
     assert build(videos, tmp_path / "out") == 1

@@ -88,7 +88,7 @@ def test_writers_that_ended(tmp_path):
     states = {writer.writer: (writer.state, writer.why) for writer in status(tmp_path)}
     assert states == {
         "a": ("finished", ""),
-        "b": ("stopped", "KeyboardInterrupt: "),
+        "b": ("stopped", "interrupted"),
         "c": ("killed", ""),
     }
     assert all(not writer.running and writer.seconds_left is None for writer in status(tmp_path))

@@ -15,9 +15,10 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from builder.cli.common import add_json, duration, say, size
+from builder.cli.common import add_json, duration, say
 from builder.errors import ConfigError
 from builder.settings import check_backends, load_config
+from builder.wording import count, size
 from schemas.config import BuildConfig
 
 if TYPE_CHECKING:
@@ -32,6 +33,13 @@ EXAMPLE = """\
   letterset build cfg/quickstart.yaml --dry-run
   letterset build cfg/quickstart.yaml --shard 0/4
 """
+
+
+_NEEDED = {
+    "source.path": "--source DIR",
+    "store.path": "--out DIR",
+    "img_shape": "--img-shape H W",
+}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -96,14 +104,12 @@ def read_config(args: argparse.Namespace) -> BuildConfig:
         "executor.workers": _integer(args.workers) if args.workers else None,
     }
     given = {key: value for key, value in options.items() if value is not None}
-    if (
-        path is None
-        and not overrides
-        and not {"source.path", "store.path", "img_shape"} <= {*given}
-    ):
+    said = {*given, *(word.partition("=")[0] for word in overrides)}
+    missing = [flag for key, flag in _NEEDED.items() if not said & {key, key.partition(".")[0]}]
+    if path is None and missing:
         raise ConfigError(
-            "give a config file, or --source DIR --out DIR --img-shape H W; "
-            "for example: letterset build --source videos --out dataset --img-shape 256 256"
+            f"{', '.join(missing)} missing (or a config file); for example: "
+            "letterset build --source videos --out dataset --img-shape 256 256"
         )
     return load_config(Path(path) if path else None, overrides, given)
 
@@ -182,7 +188,7 @@ def _summary_text(summary: Summary, out: str, told: Collection[str]) -> str:
     ]
     rate = summary.frames / summary.seconds if summary.seconds else 0.0
     lines.append(
-        f"{out}: {summary.built} episodes built ({summary.frames} frames in "
+        f"{out}: {count(summary.built, 'episode')} built ({count(summary.frames, 'frame')} in "
         f"{summary.seconds:.1f} s, {rate:.0f} frames/s), {summary.skipped} already there, "
         f"{len(summary.failures)} failed"
     )
@@ -198,9 +204,9 @@ def _plan_text(found: Plan) -> str:
         f"time       about {duration(found.hours)} with {found.workers} workers",
         f"free       {size(found.free_bytes)}",
         *(
-            f"{'bytes' if codec == found.codec else '  or':10} about {size(count)} "
+            f"{'bytes' if codec == found.codec else '  or':10} about {size(bytes_)} "
             f"with store.frames.codec={codec}"
-            for codec, count in found.bytes_by_codec.items()
+            for codec, bytes_ in found.bytes_by_codec.items()
         ),
         *(f"unreadable {path}: {reason}" for path, reason in found.unreadable.items()),
     ]

@@ -7,6 +7,8 @@ import json
 import sys
 from typing import Any
 
+from builder.wording import count
+
 
 def say(text: str) -> None:
     """Print to standard output; odd characters in file names never stop the command."""
@@ -25,15 +27,6 @@ def show_count(done: int, total: int) -> None:
     if sys.stderr.isatty():
         sys.stderr.write(f"\r{done}/{total}" if done < total else "\r\033[K")
         sys.stderr.flush()
-
-
-def size(count: float) -> str:
-    """Write a number of bytes for people, in decimal units."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} PB"
 
 
 def duration(hours: float) -> str:
@@ -61,5 +54,5 @@ def say_gathered(done: Any, as_json: bool) -> int:
         return 0
     for line in done.notes:
         say(f"note: {line}")
-    say(f"{done.out}: {done.episodes} episodes taken, {done.there} already there")
+    say(f"{done.out}: {count(done.episodes, 'episode')} taken, {done.there} already there")
     return 0

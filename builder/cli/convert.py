@@ -11,6 +11,7 @@ import json
 from dataclasses import asdict
 
 from builder.cli.common import add_json, say
+from builder.wording import count
 
 HELP = "change a dataset's store or codecs"
 EXAMPLE = """\
@@ -50,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     for line in done.notes:
         say(f"note: {line}")
     say(
-        f"{done.out}: {done.converted} episodes converted, {done.there} already there, "
+        f"{done.out}: {count(done.converted, 'episode')} converted, {done.there} already there, "
         f"{len(done.problems)} failed"
     )
     return 1 if done.problems else 0

@@ -15,6 +15,7 @@ from typing import Any
 
 from builder.cli.common import say
 from builder.errors import ConfigError, OutputError
+from builder.wording import count
 
 HELP = "write a dataset in another form"
 EXAMPLE = """\
@@ -58,7 +59,8 @@ def _amplify(dataset: Any, out: Path, args: argparse.Namespace) -> str:
 
     target: Any = "attrs" if args.to == "amplify-attrs" else "upstream"
     demos = export_amplify(dataset, out, target, views=args.views, suite=args.suite)
-    said = f"wrote {out}: {len(demos)} demonstrations of {len({d.task for d in demos})} tasks"
+    tasks = count(len({demo.task for demo in demos}), "task")
+    said = f"wrote {out}: {count(len(demos), 'demonstration')} of {tasks}"
     if target == "attrs":
         return said
     return f"{said}; train with --config-dir {out}/cfg +letterset=dataset root_dir={out}"
@@ -69,7 +71,7 @@ def _lerobot(dataset: Any, out: Path, args: argparse.Namespace) -> str:
 
     left_out = export_lerobot(dataset, out, args.views)
     rest = f"; arrays left out: {', '.join(left_out)}" if left_out else ""
-    return f"wrote {out}: {len(dataset)} episodes{rest}"
+    return f"wrote {out}: {count(len(dataset), 'episode')}{rest}"
 
 
 def _tapvid(dataset: Any, out: Path, args: argparse.Namespace) -> str:

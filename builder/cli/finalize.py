@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from builder.cli.common import add_json, say
+from builder.wording import count
 
 HELP = "merge and check what many shards wrote"
 EXAMPLE = """\
@@ -37,8 +38,8 @@ def run(args: argparse.Namespace) -> int:
         for path, reason in done.failures.items():
             say(f"FAILED     {path} {reason}")
         say(
-            f"{args.dataset}: {done.episodes} episodes, {done.frames} frames of "
+            f"{args.dataset}: {count(done.episodes, 'episode')}, {count(done.frames, 'frame')} of "
             f"{len(done.writers)} writers; {len(done.failures)} failed, "
-            f"{len(done.problems)} problems"
+            f"{count(len(done.problems), 'problem')}"
         )
     return 1 if done.problems or done.failures else 0

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from builder.cli.common import say
+from builder.wording import count
 
 HELP = "write a commented config for a folder"
 EXAMPLE = """\
@@ -26,11 +27,13 @@ def run(args: argparse.Namespace) -> int:
 
     found, out = guess(Path(args.source), args.kind), Path(args.out)
     write_config(found, out)
-    say(f"{args.source}: {found.kind}, because {found.why}; {found.episodes} episodes")
+    episodes = count(found.episodes, "episode")
+    say(f"{args.source}: {found.kind}, because {found.why}; {episodes}")
     for view in found.views:
         height, width = view.source_shape
         turned = "upright" if view.orientation == "none" else f"turned by {view.orientation}"
-        say(f"  view {view.name}: {height} x {width} (H x W), {view.num_frames} frames, {turned}")
+        frames = count(view.num_frames, "frame")
+        say(f"  view {view.name}: {height} x {width} (H x W), {frames}, {turned}")
     for problem in found.problems:
         say(f"  cannot be opened: {problem}")
     say(f"wrote {out}; next: letterset preview {args.source}")

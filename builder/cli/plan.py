@@ -11,9 +11,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from builder.cli.common import add_json, say, size, table
+from builder.cli.common import add_json, say, table
 from builder.errors import ConfigError
 from builder.settings import check_backends, load_config
+from builder.wording import size
 
 if TYPE_CHECKING:
     from builder.planning.costs import Costs, Estimate

@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 
 from builder.cli.common import say
+from builder.errors import ConfigError
 
 HELP = "draw how a source would be built, writing no dataset"
 EXAMPLE = """\
@@ -36,6 +37,8 @@ def run(args: argparse.Namespace) -> int:
     from builder.settings import check_backends, load_config
     from builder.sources.guess import with_kind
 
+    if args.count < 1:
+        raise ConfigError(f"--count must be at least 1, got {args.count}")
     out = Path(args.out)
     defaults = {"source.path": args.source, "img_shape": list(args.img_shape), "store.path": "-"}
     config, why = with_kind(load_config(None, args.overrides, defaults))

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from builder.cli.common import add_json, say
+from builder.wording import count
 
 HELP = "rebuild the index from episodes that verify"
 EXAMPLE = """\
@@ -36,5 +37,6 @@ def run(args: argparse.Namespace) -> int:
             say(f"DROPPED    {name}: {why}")
         for path in done.cleared:
             say(f"CLEARED    {path}")
-        say(f"{args.dataset}: {len(done.kept)} episodes listed, {len(done.dropped)} dropped")
+        kept = count(len(done.kept), "episode")
+        say(f"{args.dataset}: {kept} listed, {len(done.dropped)} dropped")
     return 1 if done.dropped else 0

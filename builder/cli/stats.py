@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from builder.cli.common import add_json, say, table
+from builder.wording import count
 
 HELP = "statistics of windows and arrays"
 EXAMPLE = """\
@@ -70,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
                 ]
             )
         )
-    say(f"\n{path}: {found['windows']} windows")
+    say(f"\n{path}: {count(found['windows'], 'window')}")
     if args.where:
         say(f"{found['matching']} match {args.where}")
     return 0

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder.cli.common import add_json, say, table
+from builder.wording import count
 
 if TYPE_CHECKING:
     from builder.status import WriterStatus
@@ -42,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
             say(f"{writer.writer}: {line.strip()}")
     states = [writer.state for writer in found]
     say(
-        f"{args.dataset}: {sum(writer.done for writer in found)} episodes done, "
+        f"{args.dataset}: {count(sum(writer.done for writer in found), 'episode')} done, "
         f"{sum(writer.failed for writer in found)} failed; "
         f"{states.count('running')} of {len(found)} writers at work"
     )

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from builder.cli.common import add_json, say
+from builder.wording import count
 
 HELP = "add another track set to a dataset"
 EXAMPLE = """\
@@ -56,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     for episode_id, reason in done.failures.items():
         say(f"FAILED     {episode_id}: {reason}")
     say(
-        f"{args.dataset}: layer {done.layer}: {done.tracked} episodes tracked, "
+        f"{args.dataset}: layer {done.layer}: {count(done.tracked, 'episode')} tracked, "
         f"{done.there} already there, {len(done.failures)} failed"
     )
     return 1 if done.failures else 0

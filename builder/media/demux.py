@@ -23,6 +23,14 @@ FORMATS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,gif,apng"
 ADVICE = "get the file again, or re-encode it (ffmpeg -i in -c:v libx264 out.mp4)"
 
 
+def advice(path: Path) -> str:
+    """Say what to do about a file that is no whole video, and that it is text if it is."""
+    with path.open("rb") as file:
+        head = file.read(256)
+    printable = head.isascii() and all(32 <= byte or byte in b"\t\n\r" for byte in head)
+    return "it is text, not video" if printable else ADVICE
+
+
 def failure(path: Path, message: str) -> DecodeError:
     """Make the error that names a file."""
     return DecodeError(f"{printable_path(path)}: {message}")

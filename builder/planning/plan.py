@@ -20,6 +20,7 @@ from builder.letterbox import Letterboxer
 from builder.sources.base import EpisodeRef, FrameStream, Source
 from builder.trackers.base import ViewKey
 from builder.tracking import ViewTracker
+from builder.wording import count, size
 from schemas.config import BuildConfig
 
 PROBED_EPISODES = 3
@@ -116,9 +117,9 @@ def refuse_if_full(config: BuildConfig) -> None:
     free = free_bytes(Path(config.store.path))
     if need > free:
         raise OutputError(
-            f"{config.store.path}: about {need / 1e9:.1f} GB are needed for {len(todo)} episodes, "
-            f"{free / 1e9:.1f} GB are free; free some space, choose another --out, or store "
-            "frames smaller with store.frames.codec=jpeg"
+            f"{config.store.path}: about {size(need)} are needed for "
+            f"{count(len(todo), 'episode')}, {size(free)} are free; free some space, "
+            "choose another --out, or store frames smaller with store.frames.codec=jpeg"
         )
 
 

@@ -18,6 +18,7 @@ from builder.splits import FOLDER, Splits, read_splits, write_splits
 from builder.stores.staging import make_folders
 from builder.upkeep.finalize import replace_lines
 from builder.window_stats import carry_window_stats
+from builder.wording import count
 from schemas.base import json_sha256
 from schemas.dataset import FailureLine, IndexLine
 
@@ -78,7 +79,11 @@ def _layer(
                 else:
                     left += 1
     if left:
-        yield f"layer {name}: {left} episodes were made for another state and left behind"
+        again = f"letterset {'track' if metas[0].tracks else 'embed'} {out} --name {name} ..."
+        yield (
+            f"layer {name}: {count(left, 'episode')} made for another state left behind; to make "
+            f"them again: {again}"
+        )
 
 
 def _united(found: list[Splits], built: Mapping[str, object]) -> Splits:

@@ -1,0 +1,123 @@
+"""What the command says when a newcomer goes wrong: what it is, and what to do."""
+
+from __future__ import annotations
+
+import pytest
+from source_fixtures import write_video
+
+from builder.catalog import read_index
+from builder.cli import main
+from builder.dataset import open_dataset
+from builder.errors import ConfigError, OutputError
+from builder.layers import LayerWriter
+from builder.planning import plan
+from builder.settings import load_config
+from builder.stores.hdf5 import Hdf5Store
+from builder.testing.samples import Sample, sample_dataset
+from builder.upkeep.repair import repair
+from builder.validate import validate
+from builder.where import Where
+from builder.wording import count
+
+SHAPE = ["--img-shape", "60", "100"]
+SMALL = ["--quiet", *SHAPE, "queries.grid=[3,4]"]
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    folder = tmp_path / "in"
+    sample_dataset(folder, Hdf5Store(folder), [Sample(key, length=5) for key in ("a", "b")])
+    return folder
+
+
+@pytest.fixture
+def videos(tmp_path):
+    write_video(tmp_path / "videos" / "a.mp4", shape=(48, 90), count=6)
+    return tmp_path / "videos"
+
+
+def said(capsys, *argv):
+    code = main([*map(str, argv)])
+    found = capsys.readouterr()
+    return code, found.out + found.err
+
+
+def test_counts_are_plural_but_for_one():
+    assert [count(n, "episode") for n in range(3)] == ["0 episodes", "1 episode", "2 episodes"]
+
+
+def test_text_is_not_told_to_be_encoded_again(videos, tmp_path, capsys):
+    (videos / "notes.mp4").write_text("take 3 was the best\n" * 40)
+    (videos / "noise.mp4").write_bytes(b"\0\x01\x80" * 400)
+    code, text = said(capsys, "build", "--source", videos, "--out", tmp_path / "out", *SMALL)
+    assert code == 1
+    failed = {line.split()[1]: line for line in text.splitlines() if line.startswith("FAILED")}
+    assert failed["notes.mp4"].endswith("it is text, not video")
+    assert "re-encode it" in failed["noise.mp4"]
+
+
+def test_what_is_missing_is_named(videos, tmp_path, capsys):
+    given = ["--source", videos, "--out", tmp_path / "out"]
+    for more in ([], ["queries.grid=[3,4]"]):
+        code, text = said(capsys, "build", *given, *more)
+        assert code == 2
+        assert text.startswith("letterset build: --img-shape H W missing (or a config file); for")
+        assert len(text.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_small_amounts_are_not_0_gigabytes(videos, tmp_path, monkeypatch):
+    data = {"source.path": str(videos), "store.path": str(tmp_path / "out"), "img_shape": [60, 100]}
+    config = load_config(None, ["source.kind=video"], data)
+    monkeypatch.setattr(plan, "free_bytes", lambda path: 1500)
+    with pytest.raises(OutputError, match=r"about \d+\.\d kB are needed for 1 episode, 1\.5 kB"):
+        plan.refuse_if_full(config)
+
+
+def test_a_horizon_longer_than_all_videos_is_noted(videos, tmp_path, capsys):
+    argv = ["build", "--source", videos, "--out", tmp_path / "out", *SMALL[1:]]
+    assert "no episode has 16 frames, the longest has 6" in said(capsys, *argv)[1]
+    argv[4] = tmp_path / "other"
+    assert "no episode has" not in said(capsys, *argv, "tracker.horizon=6")[1]
+
+
+def test_a_damaged_episode_leads_to_repair(dataset, capsys):
+    Hdf5Store(dataset).path("a").write_bytes(b"no episode")
+    for verb in ("inspect", "stats"):
+        code, text = said(capsys, verb, dataset)
+        assert code == 1
+        assert f"run letterset repair {dataset}, then build again" in text
+
+
+def test_a_lost_dataset_json_has_a_way_forward(dataset, tmp_path, capsys):
+    way = "restore it from a copy, or build again into a new folder"
+    (dataset / "dataset.json").write_text("{")
+    assert way in said(capsys, "status", dataset)[1]
+    (dataset / "dataset.json").unlink()
+    assert way in said(capsys, "status", dataset)[1]
+    assert way not in said(capsys, "status", tmp_path)[1]
+
+
+def test_a_layer_of_an_episode_that_is_gone_says_what_to_do(dataset):
+    with LayerWriter(dataset, "lk8") as layer:
+        for episode in open_dataset(dataset):
+            layer.write(episode.meta, {None: {"flag": episode.meta.length}})
+    Hdf5Store(dataset).path("a").write_bytes(b"no episode")
+    repair(dataset)
+    (problem,) = [each for each in validate(dataset) if not each.note]
+    part = dataset / "layers" / "lk8" / "a.hdf5"
+    assert problem.message.endswith(f"build it again, or delete this part of the layer, {part}")
+    part.unlink()
+    assert all(each.note for each in validate(dataset))
+    assert [*read_index(dataset)] == ["b"]
+
+
+def test_filters_are_quoted_with_a_colon():
+    with pytest.raises(ConfigError, match="the filter 'foo > 1': 'foo' is unknown"):
+        Where("foo > 1", ["motion"])
+
+
+def test_a_preview_of_nothing_is_refused(videos, tmp_path, capsys):
+    code, text = said(capsys, "preview", videos, "--count", "0", "--out", tmp_path / "p.html")
+    assert (code, "--count must be at least 1" in text) == (2, True)
+    assert not (tmp_path / "p.html").exists()
