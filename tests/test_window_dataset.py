@@ -17,6 +17,7 @@ from builder.cli import main
 from builder.dataset import open_dataset
 from builder.errors import ConfigError, DatasetError
 from builder.splits import Splits, write_splits
+from builder.stores.codecs import decode_u16
 from builder.stores.hdf5 import Hdf5Store
 from builder.testing.samples import Sample, sample_dataset
 from builder.training import (
@@ -28,6 +29,7 @@ from builder.training import (
     normalize_traj,
 )
 from builder.training.augment import warp
+from builder.training.episodes import packed_maps, view_windows
 from builder.training.sampling import permutation
 from schemas import AxisAffine, Letterbox, swap_xy, unnormalize
 
@@ -85,6 +87,33 @@ def test_traj_is_the_stored_track_normalized(dataset):
         np.testing.assert_allclose(sample["traj"][0], expected, atol=2e-7)
         np.testing.assert_array_equal(sample["images"][0], view.frames[sample["t"]])
         np.testing.assert_array_equal(sample["vis"][0], view.vis[sample["t"]])
+
+
+@pytest.mark.parametrize("options", [{}, {"img_shape": (31, 50)}, {"points": 5}, {"horizon": 2}])
+def test_fixed_point_tracks_have_the_bits_of_unpacking_them_first(tmp_path, options):
+    sample_dataset(tmp_path, Hdf5Store(tmp_path), [Sample("e", track_codec="u16")])
+    dataset = open_dataset(tmp_path)
+    windows = WindowDataset(dataset, tail="mask", **options)
+    for at, name in enumerate(windows.views):
+        view = dataset["e"].views[name]
+        pixels = np.asarray(view.tracks)[:, :, windows.points][:, : windows.horizon]
+        expected = view_windows(view, windows.img_shape).norm(pixels)
+        for index in range(len(windows)):
+            np.testing.assert_array_equal(windows[index]["traj"][at], swap_xy(expected[index]))
+
+
+@pytest.mark.parametrize(
+    ("shape", "count"), [((128, 256), 1), ((512, 64), 1), ((96, 160), 2), ((72, 100), 2)]
+)
+def test_fixed_point_is_unpacked_and_normalized_at_once_where_the_bits_are_the_same(shape, count):
+    norm = AxisAffine.normalization(shape)
+    stored = np.random.default_rng(0).integers(0, 1 << 16, (500, 2), np.uint16)
+    maps = packed_maps(norm)
+    assert len(maps) == count
+    found = stored.astype(np.float32)
+    for step in maps:
+        found = step(found)
+    np.testing.assert_array_equal(found, norm(decode_u16(stored)))
 
 
 @pytest.mark.parametrize("img_shape", [None, (72, 100), (47, 90), (128, 61)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,15 +13,35 @@ from builder.errors import ConfigError
 from builder.layers import TRACK_ARRAYS, Overlay
 
 
-def root_arrays(
-    episode: EpisodeData, names: Iterable[str], start: int, steps: int
-) -> dict[str, np.ndarray]:
+@dataclass(frozen=True)
+class PassedArrays:
+    """What samples of one episode take besides tracks and frames; found once, used many times."""
+
+    root: dict[str, tuple[Any, bool]]
+    """Arrays of the episode as a whole, and whether each has a row per frame."""
+    others: list[str]
+    """Names of arrays of the views."""
+
+
+def passed_arrays(episode: EpisodeData, chosen: Iterable[str] | None) -> PassedArrays:
+    """Find the arrays that are ``chosen``; None: all of the episode, and what layers add."""
+    names = [*episode.arrays, *added_to_views(episode)] if chosen is None else [*chosen]
+    return PassedArrays(
+        root={
+            name: (episode.arrays[name], episode.meta.per_frame(name))
+            for name in names
+            if name in episode.arrays
+        },
+        others=[name for name in names if name not in episode.arrays],
+    )
+
+
+def root_arrays(passed: PassedArrays, start: int, steps: int) -> dict[str, np.ndarray]:
     """Cut arrays of an episode to a window: (steps, ...) of those per frame, others whole."""
-    found = {}
-    for name in names:
-        array, per_frame = episode.arrays[name], episode.meta.per_frame(name)
-        found[name] = _cut(array, start, steps) if per_frame else np.array(array)
-    return found
+    return {
+        name: _cut(array, start, steps) if per_frame else np.array(array)
+        for name, (array, per_frame) in passed.root.items()
+    }
 
 
 def added_to_views(episode: EpisodeData) -> list[str]:

@@ -11,6 +11,7 @@ import numpy as np
 from builder.dataset import ViewData
 from builder.errors import ConfigError
 from builder.legacy.hdf5 import LegacyTracks
+from builder.stores.codecs import U16_OFFSET, U16_SCALE, FixedPoint
 from schemas.affine import AxisAffine
 from schemas.geometry import Letterbox, Stretch
 
@@ -32,11 +33,15 @@ class ViewWindows:
     """From stored img px to [-1, 1] on the sample's canvas."""
     decode: AxisAffine
     """From there to source pixels."""
+    decode_rows: np.ndarray
+    """The same as (2, 2) float64: scale and offset."""
     in_content: np.ndarray
     """(N,) bool: points that start on the picture."""
     older: LegacyTracks | None = None
     """How an older file's tracks are mapped: by that route's own operations, clipping among them;
     ``tracks`` are as stored where a multiplication is all."""
+    packed: tuple[AxisAffine, ...] = ()
+    """What makes fixed point [-1, 1], one map after the other; ``tracks`` are then as stored."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,10 @@ def view_windows(
     older = tracks if isinstance(tracks, LegacyTracks) else None
     if older is not None and older.only_scaled:
         tracks = older.stored
+    packed = packed_maps(norm) if isinstance(tracks, FixedPoint) else ()
+    if isinstance(tracks, FixedPoint):
+        tracks = tracks.stored
+    decode = ~encode
     return ViewWindows(
         tracks=tracks if cut_every is None else Sliding(tracks, cut_every),
         vis=vis if cut_every is None else Sliding(vis, cut_every),
@@ -78,10 +87,25 @@ def view_windows(
         stored=stored,
         box=box,
         norm=norm,
-        decode=~encode,
+        decode=decode,
+        decode_rows=np.array([decode.scale_xy, decode.offset_xy]),
         in_content=np.asarray(stored.inside(np.asarray(view.queries))),
         older=older,
+        packed=packed,
     )
+
+
+@lru_cache(maxsize=64)
+def packed_maps(norm: AxisAffine) -> tuple[AxisAffine, ...]:
+    """Return the maps from fixed point as stored to [-1, 1]; ``norm`` is the one from pixels.
+
+    One map where float32 numbers come out of it with the bits that unpacking and normalizing
+    give (canvases of 128, 256, ... pixels are such), else these two.
+    """
+    unpack = AxisAffine(scale_xy=(U16_SCALE, U16_SCALE), offset_xy=(U16_OFFSET, U16_OFFSET))
+    every = np.repeat(np.arange(1 << 16, dtype=np.float32), 2).reshape(-1, 2)
+    folded = norm @ unpack
+    return (folded,) if np.array_equal(folded(every), norm(unpack(every))) else (unpack, norm)
 
 
 def refit(box: Letterbox | Stretch, img_shape: tuple[int, int]) -> Letterbox | Stretch:
@@ -103,13 +127,27 @@ def write_tracks(
         out[...] = tracks_xy
         _normalize_older(out, view.older, view.box.img_shape)
         return
+    numbers = out.reshape(-1)
+    if view.packed:
+        numbers[...] = _swapped(tracks_xy)
+        for step in view.packed:
+            numbers *= _per_point(step.scale_xy[::-1], numbers.size)
+            numbers += _per_point(step.offset_xy[::-1], numbers.size)
+        return
     # numpy is slow along an axis of two: components go to their places one by one, and what
     # follows takes all numbers in a row.
     for column, axis in ((0, 1), (1, 0)):
         np.multiply(tracks_xy[..., axis], view.norm.scale_xy[axis], out=out[..., column])
-    x, y = view.norm.offset_xy
-    numbers = out.reshape(-1)
-    numbers += _per_point((y, x), numbers.size)
+    numbers += _per_point(view.norm.offset_xy[::-1], numbers.size)
+
+
+def _swapped(points: np.ndarray) -> np.ndarray:
+    """Return points (..., 2) of uint16 as one row of numbers, the two of every point swapped.
+
+    All bytes of a point are reversed, then those of each number: numpy does that fastest.
+    """
+    reversed_points = np.ascontiguousarray(points).reshape(-1).view(">u4").astype("<u4")
+    return reversed_points.view(">u2").astype("<u2")
 
 
 def _normalize_older(out: np.ndarray, older: LegacyTracks, img_shape: tuple[int, int]) -> None:

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset as TorchDataset
 from builder.dataset import Dataset, EpisodeData
 from builder.errors import ConfigError, DatasetError
 from builder.legacy.dataset import LegacyDataset
-from builder.training.arrays import added_to_views, root_arrays, view_arrays
+from builder.training.arrays import PassedArrays, passed_arrays, root_arrays, view_arrays
 from builder.training.augment import Augment
 from builder.training.episodes import (
     ViewWindows,
@@ -106,7 +106,7 @@ class WindowDataset(TorchDataset[Sample]):
             self._kept = matching_samples(self, options.where)
         # Resampled steps are spread evenly over those that are read.
         self._steps = np.linspace(0, self.read_steps - 1, self.horizon)
-        self._recent: OrderedDict[str, dict[str, ViewWindows]] = OrderedDict()
+        self._recent: OrderedDict[str, tuple[dict[str, ViewWindows], PassedArrays]] = OrderedDict()
         self.damaged: dict[str, str] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -175,7 +175,8 @@ class WindowDataset(TorchDataset[Sample]):
         episode = self.dataset[self.ids[at]]
         start = window * self.dataset.meta.start_every + self._read.start
         turn = self._augmentation(index)
-        arrays = self._arrays(self._views_of(episode), window, start, turn)
+        views, passed = self._prepared(episode)
+        arrays = self._arrays(views, window, start, turn)
         if self.augment is not None and "images" in arrays:
             arrays["images"] = self.augment.recolor(arrays["images"], self._rng(index, 1))
         sample: Sample = {key: torch.from_numpy(value) for key, value in arrays.items()}
@@ -185,23 +186,13 @@ class WindowDataset(TorchDataset[Sample]):
             t=start,
             text=episode.meta.text or "",
         )
-        for name, array in self._passed(episode, start).items():
+        moved = self.augment is not None or self.img_shape != self.dataset.meta.img_shape
+        more = view_arrays(episode, self.views, passed.others, start, self.read_steps, moved)
+        for name, array in {**root_arrays(passed, start, self.read_steps), **more}.items():
             sample[name] = torch.from_numpy(array)
         return sample
 
-    def _passed(self, episode: EpisodeData, start: int) -> dict[str, np.ndarray]:
-        chosen = self.options.arrays
-        if chosen is None:
-            chosen = (*episode.arrays, *added_to_views(episode))
-        root = [name for name in chosen if name in episode.arrays]
-        others = [name for name in chosen if name not in episode.arrays]
-        moved = self.augment is not None or self.img_shape != self.dataset.meta.img_shape
-        return {
-            **root_arrays(episode, root, start, self.read_steps),
-            **view_arrays(episode, self.views, others, start, self.read_steps, moved),
-        }
-
-    def _views_of(self, episode: EpisodeData) -> dict[str, ViewWindows]:
+    def _prepared(self, episode: EpisodeData) -> tuple[dict[str, ViewWindows], PassedArrays]:
         """Keep as many prepared episodes as the dataset keeps open."""
         key = episode.meta.id
         if key in self._recent:
@@ -211,12 +202,12 @@ class WindowDataset(TorchDataset[Sample]):
             verify(episode)
         meta = self.dataset.meta
         cut = meta.start_every if meta.mode == "episode" else None
-        found = {
+        views = {
             name: view_windows(episode.views[stored], self.img_shape, cut)
             for name, stored in self.views.items()
             if stored in episode.views
         }
-        self._recent[key] = found
+        found = self._recent[key] = views, passed_arrays(episode, self.options.arrays)
         if len(self._recent) > self.dataset.max_open:
             self._recent.popitem(last=False)
         return found
@@ -257,16 +248,17 @@ class WindowDataset(TorchDataset[Sample]):
         out: dict[str, np.ndarray],
         at: int,
     ) -> None:
-        traj, decode = out["traj"][at], view.decode
+        traj = out["traj"][at]
         write_tracks(view, window, self._read, self.points, traj)
         out["vis"][at] = np.asarray(view.vis[window, self._read])[:, self.points]
         out["in_content"][at] = view.in_content[self.points]
+        out["decode"][at] = view.decode_rows
         if turn is not None:
             to_norm = AxisAffine.normalization(self.img_shape)
             norm_turn = to_norm @ turn @ ~to_norm
             traj[:] = norm_turn(traj[..., ::-1])[..., ::-1]
-            decode = decode @ ~norm_turn
-        out["decode"][at] = decode.scale_xy, decode.offset_xy
+            decode = view.decode @ ~norm_turn
+            out["decode"][at] = decode.scale_xy, decode.offset_xy
         if "images" in out:
             slots = out["images"][at] if self.options.history > 1 else out["images"][at][None]
             write_pictures(view, start, turn, slots)
