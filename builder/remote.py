@@ -15,7 +15,7 @@ from typing import Any
 
 from builder.catalog import META_NAME
 from builder.dataset import MAX_OPEN_EPISODES, Dataset
-from builder.errors import ConfigError, DatasetError
+from builder.errors import ConfigError, DatasetError, OutputError
 from builder.layers import FOLDER as LAYERS
 from builder.layers import META_NAME as LAYER_META
 from builder.layers import layer_store
@@ -86,7 +86,7 @@ class RemoteDataset(Dataset):
         paths = [store.path(episode_id) for store in stores]
         known = [store.has(episode_id) for store in stores]
         for path in (path for path, there in zip(paths, known, strict=True) if not there):
-            self._fetch_episode(path)
+            self._fetch_episode(path, replace=False)
         try:
             reader = self._held(episode_id, paths)
         except DatasetError:
@@ -94,7 +94,7 @@ class RemoteDataset(Dataset):
                 raise
             # What is in the cache is damaged, or of another time than the index.
             for path in paths:
-                self._fetch_episode(path)
+                self._fetch_episode(path, replace=True)
             reader = self._held(episode_id, paths)
         if self.cache_bytes is not None:
             self._make_room(self.cache_bytes)
@@ -119,7 +119,7 @@ class RemoteDataset(Dataset):
         weakref.finalize(reader, _close, held)
         return reader
 
-    def _fetch_episode(self, path: Path) -> None:
+    def _fetch_episode(self, path: Path, replace: bool) -> None:
         relative = path.relative_to(self.path).as_posix()
         sizes = self._remote.sizes(relative)
         if not sizes:
@@ -127,15 +127,21 @@ class RemoteDataset(Dataset):
                 f"{self.url}/{relative} is missing, though the index lists it; run letterset "
                 "repair on that dataset"
             )
-        self._fetch(relative, path, sizes)
+        self._fetch(relative, path, sizes, replace)
 
-    def _fetch(self, relative: str, path: Path, sizes: Mapping[str, int]) -> None:
-        """Fetch a file or a folder, whole or not at all."""
+    def _fetch(
+        self, relative: str, path: Path, sizes: Mapping[str, int], replace: bool = True
+    ) -> None:
+        """Fetch a file or a folder, whole or not at all; what is there already may be kept."""
         staged = stage(self.path / "tmp", ".fetch")
         try:
             # Not to the staged file itself: it is locked, and would be for a moment after.
             self._remote.fetch(relative, staged.folder, sizes)
-            staged.publish_folder(path, replace=True)
+            staged.publish_folder(path, replace=replace)
+        except OutputError:
+            staged.discard()
+            if replace or not path.exists():
+                raise  # else another process was faster, and may read it by now
         except BaseException:
             staged.discard()
             raise

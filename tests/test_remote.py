@@ -183,6 +183,21 @@ def test_a_download_that_is_cut_leaves_nothing(in_memory, tmp_path, monkeypatch)
     assert dataset["b"].id == "b"
 
 
+def test_of_two_that_fetch_at_once_the_first_is_kept(in_memory, tmp_path, monkeypatch):
+    first, second = (open_dataset(URL, cache=tmp_path / "cache") for _ in range(2))
+    kept, fetch = [], RemoteFolder.fetch
+
+    def overtaken(self, *words):
+        monkeypatch.undo()
+        kept.append(first["b"])
+        return fetch(self, *words)
+
+    monkeypatch.setattr(RemoteFolder, "fetch", overtaken)
+    expected = np.asarray(second["b"].views["front"].tracks)
+    np.testing.assert_array_equal(kept[0].views["front"].tracks, expected)
+    assert not any((first.path / "tmp").iterdir())
+
+
 def test_what_a_killed_process_left_is_cleared(in_memory, tmp_path):
     dataset = open_dataset(URL, cache=tmp_path / "cache")
     left = stage(dataset.path / "tmp", ".fetch")
