@@ -378,6 +378,27 @@ def test_a_child_that_never_started_is_no_try_of_the_task(
     assert not tries or (tmp_path / "tried").stat().st_size == tries
 
 
+def test_calls_that_ray_repeats_or_brings_late_mix_up_no_results(monkeypatch):
+    monkeypatch.setitem(sys.modules, "__main__", ModuleType("__main__"))
+    host = Host(pickle.dumps(work_a_little), 60.0)
+
+    def result_of(number):
+        heard = []
+        while not heard or unpack(heard[-1])[0] == "progress":
+            _, heard = host.advance(number, pickle.dumps(number))
+        assert unpack(heard[-1])[0] == "result"
+        return unpack(heard[-1])[1][0]
+
+    assert result_of(4) == -4
+    assert result_of(4) == -4  # the answer was lost on its way
+    host.advance(5, pickle.dumps(5))
+    assert host.advance(4, pickle.dumps(4))[1] == []
+    assert result_of(5) == -5
+    host.advance(6, pickle.dumps(6))  # a late call, on an actor that was started again
+    assert result_of(7) == -7
+    host.close()
+
+
 SCRIPT = """
 import signal
 from tests.test_executors import make, sleep_long

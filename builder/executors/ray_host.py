@@ -33,20 +33,26 @@ class Host:
         self._child: Child | None = None
         self._number = -1
         self._died = False
+        self._answer: list[bytes] = []
         self._failed_starts = 0
         self._finished = 0
 
     def advance(self, number: int, packed_task: bytes) -> tuple[str, list[bytes]]:
         """Begin a job, or return what is heard of it within a second once it is begun.
 
-        May be repeated with the same arguments on a restarted actor.  The call that begins a
-        job answers at once: should the job end the actor, its life is known and is counted.
+        Numbers only rise.  Ray may repeat a call, on a restarted actor or on this one, and late:
+        what is over is told again, and an older job is left alone.  The call that begins a job
+        answers at once: should the job end the actor, its life is known and is counted.
         """
-        if number != self._number:
-            self._number, self._died = number, False
+        if number < self._number:
+            return self._life, []
+        if number > self._number:
+            if not self._answer:  # the child may still be at a job that a late call began
+                self.close()
+            self._number, self._died, self._answer = number, False, []
             self._begin(packed_task)
             return self._life, []
-        return self._life, self._listen(packed_task)
+        return self._life, self._answer or self._listen(packed_task)
 
     def close(self) -> None:
         """End the child."""
@@ -77,12 +83,16 @@ class Host:
                 self._finished += 1
                 if self._finished == TASKS_PER_WORKER:
                     self.close()
-                return [*latest, packed]
+                return self._over([*latest, packed])
         patience = self._stall_seconds if child.ready else START_SECONDS
         if time.monotonic() - child.heard < patience:
             return latest
         self.close()
-        return [_error(stalled(patience))]
+        return self._over([_error(stalled(patience))])
+
+    def _over(self, messages: list[bytes]) -> list[bytes]:
+        self._answer = messages
+        return messages
 
     def _mourn(self, child: Child) -> list[bytes]:
         """Have a job begun once more; the second time it is an error."""
@@ -92,10 +102,11 @@ class Host:
             self._failed_starts += 1
             if self._failed_starts < START_ATTEMPTS:
                 return []
-            return [_error(WorkerError(f"its worker {how} before its first task, time and again"))]
+            reason = f"its worker {how} before its first task, time and again"
+            return self._over([_error(WorkerError(reason))])
         self._failed_starts = 0
         if self._died:
-            return [_error(WorkerError(f"its worker {how}; tried twice"))]
+            return self._over([_error(WorkerError(f"its worker {how}; tried twice"))])
         self._died = True
         return []
 
