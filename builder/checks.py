@@ -82,9 +82,13 @@ def _expected(
     }
 
 
+def has_windows(view: ViewMeta) -> bool:
+    """Tell whether a view has windows; in a dataset of frames alone none has."""
+    return "starts" not in view.arrays or view.arrays["starts"].shape != (0,)
+
+
 def _starts(meta: EpisodeMeta, view: ViewMeta) -> np.ndarray:
-    """Where windows start: nowhere in a dataset of frames alone."""
-    if "starts" in view.arrays and view.arrays["starts"].shape == (0,):
+    if not has_windows(view):
         return np.empty(0, np.int64)
     return window_starts(meta.length, meta.start_every)
 

@@ -248,9 +248,8 @@ def _windows(record: LayerEpisode) -> dict[str, Any]:
 
 def with_tracks(meta: DatasetMeta, tracks: TrackSet) -> DatasetMeta:
     """Describe a dataset as if a layer's tracks were its own."""
-    fields = {key: getattr(meta, key) for key in DatasetMeta.model_fields if key != "digest"}
     own = {key: getattr(tracks, key) for key in TrackSet.model_fields if key != "frames"}
-    return DatasetMeta.seal(**{**fields, **own})
+    return meta.resealed(**own)
 
 
 def open_overlay(

@@ -41,6 +41,10 @@ class Letterboxer:
         self._coded_content = oriented_shape(orientation, box.content_shape)
         self._reformatter = VideoReformatter()
 
+    def into(self, box: Letterbox | Stretch) -> Letterboxer:
+        """Return what fits the same frames into ``box``: this one where that is its own."""
+        return self if box == self.box else Letterboxer(box, self.orientation, self.fill)
+
     def content(self, image: Any) -> np.ndarray:
         """Return the upright picture without bars: (h, w, 3) uint8 RGB of ``content_shape``.
 

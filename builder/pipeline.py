@@ -117,9 +117,8 @@ def build(
         on_start(len(todo), summary.skipped)
         with RunLog(catalog.folder, writer) as log:
             log.start(todo=len(todo), there=summary.skipped, config=config.model_dump())
-            hosts = tracker_hosts(
-                partial(open_tracker, config), own, config.limits.stall_seconds, on_notice
-            )
+            make = partial(open_tracker, config)
+            hosts = tracker_hosts(tracker, make, own, config.limits.stall_seconds, on_notice)
             with hosts as addresses:
                 # Episodes take the tracker processes in turn.
                 turns = itertools.cycle(addresses or [None])

@@ -26,16 +26,23 @@ from multiprocessing.connection import (  # type: ignore[attr-defined]
 from typing import Any
 
 from builder.errors import ConfigError
-from builder.executors.children import Child, Report, describe, end_all, portable
+from builder.executors.children import (
+    START_ATTEMPTS,
+    Child,
+    Report,
+    describe,
+    end_all,
+    portable,
+)
 from builder.shared_tracker import TrackerAddress
 from builder.trackers.base import Session, Tracker
 
 MakeTracker = Callable[[], Tracker]
-START_ATTEMPTS = 5  # in a row, before it is clear that a tracker process cannot start
 
 
 @contextmanager
 def tracker_hosts(
+    tracker: Tracker,
     make_tracker: MakeTracker,
     own: Any,
     stall_seconds: float,
@@ -43,12 +50,13 @@ def tracker_hosts(
 ) -> Iterator[list[TrackerAddress]]:
     """Run as many tracker processes as an executor's settings ask for; yields their addresses.
 
-    None where they ask for none.  ``make_tracker`` is picklable.  A process that dies, or
+    None where they ask for none.  ``tracker`` is what ``make_tracker``, which is picklable, makes
+    in each of them.  A process that dies, or
     takes more than half of ``stall_seconds`` over one frame, is replaced; ``on_notice`` is told.
     Raises ConfigError for a tracker that has to know which view it tracks.
     """
     count = getattr(own, "trackers", 0)
-    if count and hasattr(make_tracker(), "for_view"):
+    if count and hasattr(tracker, "for_view"):
         raise ConfigError(
             "executor.trackers: this tracker is told which view it tracks, which only a worker's "
             "own can be; leave executor.trackers at 0"

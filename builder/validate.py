@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from builder.catalog import META_NAME, index_line, load_meta, pretty_json, read_failures, read_index
-from builder.checks import check_digest, check_view
+from builder.checks import check_digest, check_view, has_windows
 from builder.dataset import store_at
 from builder.errors import DatasetError, OutputError
 from builder.layers import layer_names, layer_store, load_layer, open_overlay, stale
@@ -211,7 +211,7 @@ def _against_dataset(meta: EpisodeMeta, dataset: DatasetMeta) -> Iterator[str]:
         if getattr(meta, key) != value:
             yield f"{key} is {getattr(meta, key)}, the dataset says {value}"
     for view in meta.views:
-        tracked = "starts" not in view.arrays or view.arrays["starts"].shape != (0,)
+        tracked = has_windows(view)
         if tracked != (dataset.tracker.kind != "none"):
             count = "windows" if tracked else "no windows"
             yield f"view {view.name} has {count}, the dataset's tracker is {dataset.tracker.kind}"

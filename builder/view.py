@@ -65,9 +65,7 @@ class ViewBuilder:
         """Decode, letterbox, store and track; yields the number of frames done."""
         self.output.begin(writer)
         boxer = Letterboxer(self.box, self.info.orientation)
-        shown = boxer
-        if self.tracks.plan.input_box is not self.box:
-            shown = Letterboxer(self.tracks.plan.input_box, self.info.orientation)
+        shown = boxer.into(self.tracks.plan.input_box)
         canvas = np.zeros((1, *self.box.img_shape, 3), np.uint8)
         clock = self.clock
         for index, frame in enumerate(clock.each("decode", self.stream)):

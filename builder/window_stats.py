@@ -139,11 +139,13 @@ def _parts(dataset: Dataset, known: KnownRows | None, views: list[str]) -> Itera
 def _batches(parts: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     """Join parts, as each write to a file has its cost."""
     waiting: list[np.ndarray] = []
+    rows = 0
     for part in parts:
         waiting.append(part)
-        if sum(map(len, waiting)) > _ROWS_AT_ONCE:
+        rows += len(part)
+        if rows > _ROWS_AT_ONCE:
             yield np.concatenate(waiting)
-            waiting = []
+            waiting, rows = [], 0
     yield np.concatenate([np.empty(0, _TABLE), *waiting])
 
 

@@ -111,6 +111,14 @@ class Sealed(Grown):
         draft = cls.model_validate({**fields, "digest": _UNSEALED}, context={"unsealed": True})
         return draft.model_copy(update={"digest": draft._content_sha256()})
 
+    def resealed(self, **changes: Any) -> Self:
+        """Return the record with some fields changed and the digest that fits them.
+
+        Raises what :meth:`seal` raises.
+        """
+        kept = {key: getattr(self, key) for key in type(self).model_fields if key != "digest"}
+        return self.seal(**{**kept, **changes})
+
     def _content_sha256(self) -> str:
         return json_sha256(self.model_dump(mode="json", exclude={"digest"}))
 

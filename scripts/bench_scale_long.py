@@ -152,7 +152,8 @@ def _busy(made: BuildConfig, workers: int) -> float:
         addresses: list[Any] = [None]
         function: Any = build_episode
         if workers:
-            addresses = stack.enter_context(tracker_hosts(Device, ProcessesConfig(trackers=1), 99))
+            hosts = tracker_hosts(Device(), Device, ProcessesConfig(trackers=1), 99)
+            addresses = stack.enter_context(hosts)
         else:
             function = build_with_a_device
         jobs = [Job(made, ref, tracker=addresses[0]) for ref in refs]

@@ -62,9 +62,8 @@ def test_other_frames_are_found(place, codec):
             writer.write("main", name, 0, array[:, ::-1].copy() if name == "frames" else array)
         arrays = writer.digests()["main"]
         meta = episode.meta
-        fields = {key: getattr(meta, key) for key in type(meta).model_fields if key != "digest"}
         views = (view.meta.model_copy(update={"arrays": arrays}),)
-        writer.commit(type(meta).seal(**{**fields, "views": views}))
+        writer.commit(meta.resealed(views=views))
     assert main(["repair", str(out)]) == 0
     assert main(["validate", str(out)]) == 0
     problems = redraw(out)

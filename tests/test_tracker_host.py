@@ -36,7 +36,7 @@ SHAPE, QUERIES = suite.SHAPE, suite.QUERIES
 
 def hosts(make_tracker, count=1, ahead=3, stall_seconds=PATIENT, on_notice=lambda text: None):
     own = SimpleNamespace(trackers=count, ahead=ahead)
-    return tracker_hosts(make_tracker, own, stall_seconds, on_notice)
+    return tracker_hosts(make_tracker(), make_tracker, own, stall_seconds, on_notice)
 
 
 # The same tracker as without
@@ -251,7 +251,7 @@ def test_none_asked_for_is_none_started():
     with hosts(DisTracker, count=0) as addresses:
         assert addresses == []
         assert {child.pid for child in active_children()} == before
-    with tracker_hosts(DisTracker, object(), PATIENT) as addresses:
+    with tracker_hosts(DisTracker(), DisTracker, object(), PATIENT) as addresses:
         assert addresses == []
 
 

@@ -27,6 +27,7 @@ Report = Callable[[int, int], None]
 Function = Callable[[Any, Report], Any]
 
 GRACE_SECONDS = 10.0  # to clean up after SIGTERM, before SIGKILL
+START_ATTEMPTS = 5  # in a row, before it is clear that no child can start
 REPORT_SECONDS = 0.1  # progress is sent no more often
 
 _STARTING = threading.Lock()  # for the environment, which all threads share

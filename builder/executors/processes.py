@@ -17,12 +17,18 @@ from pydantic import Field
 
 from builder.errors import LettersetError, WorkerError
 from builder.executors.base import Outcome, Progress
-from builder.executors.children import Child, Function, available_cores, describe, end_all
+from builder.executors.children import (
+    START_ATTEMPTS,
+    Child,
+    Function,
+    available_cores,
+    describe,
+    end_all,
+)
 from schemas.base import Record, Side
 
 TASKS_PER_WORKER = 200  # then a fresh one, so that a library's leak stays small
 START_SECONDS = 300.0  # patience with imports, which may come from a slow network disk
-START_ATTEMPTS = 5  # in a row, before it is clear that no worker can start
 
 
 class ProcessesConfig(Record):

@@ -8,13 +8,8 @@ import sys
 import time
 
 from builder.errors import WorkerError
-from builder.executors.children import Child, end_all, unpack
-from builder.executors.processes import (
-    START_ATTEMPTS,
-    START_SECONDS,
-    TASKS_PER_WORKER,
-    stalled,
-)
+from builder.executors.children import START_ATTEMPTS, Child, end_all, unpack
+from builder.executors.processes import START_SECONDS, TASKS_PER_WORKER, stalled
 
 POLL_SECONDS = 1.0  # an actor answers at least so often; progress comes no more often
 

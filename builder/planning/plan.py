@@ -16,6 +16,7 @@ import numpy as np
 from builder.catalog import read_index
 from builder.episode import open_source, open_tracker, view_key
 from builder.errors import OutputError, SourceError
+from builder.executors.children import available_cores
 from builder.letterbox import Letterboxer
 from builder.sources.base import EpisodeRef, FrameStream, Source
 from builder.trackers.base import ViewKey
@@ -91,7 +92,7 @@ def plan(config: BuildConfig) -> Plan:
         codec=config.store.frames.codec,
         free_bytes=free_bytes(Path(config.store.path)),
         worker_hours=seconds * share / 3600,
-        workers=config.executor.workers or cpu_count(),
+        workers=config.executor.workers or available_cores(),
         unreadable=unreadable,
     )
 
@@ -121,13 +122,6 @@ def refuse_if_full(config: BuildConfig) -> None:
             f"{count(len(todo), 'episode')}, {size(free)} are free; free some space, "
             "choose another --out, or store frames smaller with store.frames.codec=jpeg"
         )
-
-
-def cpu_count() -> int:
-    """Count the cores this process may use."""
-    import os
-
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def free_bytes(path: Path) -> int:
@@ -172,9 +166,8 @@ def _probe(
     box = config.fit(info.source_shape, info.sample_aspect_ratio)
     length = min(PROBED_FRAMES, info.num_frames)
     tracks = ViewTracker(tracker, box, config.queries, config.tracker, length, key)
-    boxer = shown = Letterboxer(box, info.orientation)
-    if tracks.plan.input_box != box:
-        shown = Letterboxer(tracks.plan.input_box, info.orientation)
+    boxer = Letterboxer(box, info.orientation)
+    shown = boxer.into(tracks.plan.input_box)
     canvas = np.zeros((*box.img_shape, 3), np.uint8)
     quality = [cv2.IMWRITE_JPEG_QUALITY, config.store.frames.quality]
     done, jpeg = 0, 0.0

@@ -77,7 +77,7 @@ def _sketch(job: Job, view: str, stream: FrameStream, report: Report) -> Sketch:
     key = view_key(config, job.ref, view)._replace(cut=True)
     tracks = ViewTracker(tracker, box, config.queries, part, steps, key)
     boxer = Letterboxer(box, info.orientation)
-    shown = Letterboxer(tracks.plan.input_box, info.orientation)
+    shown = boxer.into(tracks.plan.input_box)
     windows, canvases, candidates = [], [], {}
     for index, frame in enumerate(islice(stream, start + steps)):
         report(index + 1, start + steps)

@@ -106,8 +106,7 @@ def _converted_meta(
     changed = {key: value for key, value in settings.items() if key not in ("kind", "path")}
     if changed == kept or not part.keys() - {"kind"}:
         return meta, store_part
-    fields = {key: getattr(meta, key) for key in DatasetMeta.model_fields if key != "digest"}
-    return DatasetMeta.seal(**{**fields, "config": {**meta.config, "store": changed}}), store_part
+    return meta.resealed(config={**meta.config, "store": changed}), store_part
 
 
 def _convert(
@@ -200,9 +199,8 @@ def blocks(array: Any) -> Iterator[tuple[int, np.ndarray]]:
 def _with_arrays(
     meta: EpisodeMeta, arrays: Mapping[str | None, Mapping[str, ArrayMeta]]
 ) -> EpisodeMeta:
-    fields = {key: getattr(meta, key) for key in EpisodeMeta.model_fields if key != "digest"}
     views = [view.model_copy(update={"arrays": dict(arrays[view.name])}) for view in meta.views]
-    return EpisodeMeta.seal(**{**fields, "arrays": dict(arrays[None]), "views": tuple(views)})
+    return meta.resealed(arrays=dict(arrays[None]), views=tuple(views))
 
 
 def _compare(

@@ -110,11 +110,10 @@ def _common_meta(datasets: Sequence[Dataset]) -> DatasetMeta:
                 f"{'; '.join(each.replace(' now', ' here') for each in found)}"
             )
     configs = {json.dumps(each.meta.config, sort_keys=True): each.meta.config for each in datasets}
-    fields = {key: getattr(first.meta, key) for key in DatasetMeta.model_fields if key != "digest"}
     if len(configs) == 1:
         return first.meta
     merged = {"merged": [configs[key] for key in sorted(configs)]}
-    return DatasetMeta.seal(**{**fields, "created_with": version("letterset"), "config": merged})
+    return first.meta.resealed(created_with=version("letterset"), config=merged)
 
 
 def _gather(

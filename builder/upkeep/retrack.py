@@ -108,7 +108,7 @@ def track(
         on_start(len(jobs), result.there)
         make = partial(_tracker, tracker.model_dump_json())
         runner = run(settings, executor.workers, limits.stall_seconds)
-        with tracker_hosts(make, settings, limits.stall_seconds) as addresses:
+        with tracker_hosts(opened, make, settings, limits.stall_seconds) as addresses:
             turns = itertools.cycle(addresses or [None])
             fed = (replace(job, host=next(turns)) for job in jobs)
             with closing(runner.run(track_episode, fed)) as events:
