@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Protocol
 
+import cv2
 import numpy as np
 from pydantic import Field
 
@@ -86,8 +87,6 @@ def warp(image: np.ndarray, turn: AxisAffine) -> np.ndarray:
 
     Flips and turns are exact; anything else is linear interpolation.
     """
-    import cv2
-
     height, width = image.shape[:2]
     # OpenCV speaks pixel centres: c' = s (c + 1/2) + o - 1/2.
     (sx, sy), (ox, oy) = turn.scale_xy, turn.offset_xy

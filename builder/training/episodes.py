@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import cv2
 import numpy as np
 
 from builder.dataset import ViewData
 from builder.errors import ConfigError
 from builder.legacy.hdf5 import LegacyTracks
 from builder.stores.codecs import U16_OFFSET, U16_SCALE, FixedPoint
-from schemas.affine import AxisAffine
+from schemas.affine import AxisAffine, swap_xy
 from schemas.geometry import Letterbox, Stretch
+
+Step = tuple[np.ufunc, tuple[float, float]]
+"""An operation on all points, and its numbers (row, col)."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +34,9 @@ class ViewWindows:
     stored: Letterbox | Stretch
     box: Letterbox | Stretch
     """The geometry of the sample's canvas; the stored one unless another img_shape is asked."""
-    norm: AxisAffine
-    """From stored img px to [-1, 1] on the sample's canvas."""
+    steps: tuple[Step, ...]
+    """What makes [-1, 1] on the sample's canvas of points as stored, in this order; the first
+    multiplies."""
     decode: AxisAffine
     """From there to source pixels."""
     decode_rows: np.ndarray
@@ -38,10 +44,7 @@ class ViewWindows:
     in_content: np.ndarray
     """(N,) bool: points that start on the picture."""
     older: LegacyTracks | None = None
-    """How an older file's tracks are mapped: by that route's own operations, clipping among them;
-    ``tracks`` are as stored where a multiplication is all."""
-    packed: tuple[AxisAffine, ...] = ()
-    """What makes fixed point [-1, 1], one map after the other; ``tracks`` are then as stored."""
+    """Of an older file: its tracks are checked, and clipped, as that route clips them."""
 
 
 @dataclass(frozen=True)
@@ -68,17 +71,22 @@ def view_windows(
     """
     stored = view.geometry
     box = stored if stored.img_shape == img_shape else refit(stored, img_shape)
-    encode = AxisAffine.normalization(img_shape) @ box.affine
     norm = AxisAffine.normalization(img_shape)
-    if box is not stored:
-        norm = encode @ ~stored.affine
+    encode = norm @ box.affine
     tracks, vis = view.tracks, view.vis
     older = tracks if isinstance(tracks, LegacyTracks) else None
-    if older is not None and older.only_scaled:
-        tracks = older.stored
-    packed = packed_maps(norm) if isinstance(tracks, FixedPoint) else ()
-    if isinstance(tracks, FixedPoint):
-        tracks = tracks.stored
+    if older is not None:
+        scale_xy = (1.0, 1.0)
+        if older.only_scaled:
+            tracks, scale_xy = older.stored, older.scale_xy
+        steps = older_steps(scale_xy, img_shape)
+    else:
+        if box is not stored:
+            norm = encode @ ~stored.affine
+        maps: tuple[AxisAffine, ...] = (norm,)
+        if isinstance(tracks, FixedPoint):
+            tracks, maps = tracks.stored, packed_maps(norm)
+        steps = tuple(step for each in maps for step in _steps_of(each))
     decode = ~encode
     return ViewWindows(
         tracks=tracks if cut_every is None else Sliding(tracks, cut_every),
@@ -86,12 +94,11 @@ def view_windows(
         frames=view.frames,
         stored=stored,
         box=box,
-        norm=norm,
+        steps=steps,
         decode=decode,
         decode_rows=np.array([decode.scale_xy, decode.offset_xy]),
         in_content=np.asarray(stored.inside(np.asarray(view.queries))),
         older=older,
-        packed=packed,
     )
 
 
@@ -106,6 +113,23 @@ def packed_maps(norm: AxisAffine) -> tuple[AxisAffine, ...]:
     every = np.repeat(np.arange(1 << 16, dtype=np.float32), 2).reshape(-1, 2)
     folded = norm @ unpack
     return (folded,) if np.array_equal(folded(every), norm(unpack(every))) else (unpack, norm)
+
+
+def _steps_of(norm: AxisAffine) -> tuple[Step, Step]:
+    return (np.multiply, swap_xy(norm.scale_xy)), (np.add, swap_xy(norm.offset_xy))
+
+
+def older_steps(scale_xy: tuple[float, float], img_shape: tuple[int, int]) -> tuple[Step, ...]:
+    """Return the older route's own operations, or fewer that give the same bits.
+
+    They are ``(points * scale - half) / half`` with half of ``img_shape``.  Dividing by a power
+    of two is exact and may come first.
+    """
+    halves = img_shape[0] / 2, img_shape[1] / 2
+    row, column = swap_xy(scale_xy)
+    if all(math.frexp(half)[0] == 0.5 for half in halves):
+        return (np.multiply, (row / halves[0], column / halves[1])), (np.subtract, (1.0, 1.0))
+    return (np.multiply, (row, column)), (np.subtract, halves), (np.divide, halves)
 
 
 def refit(box: Letterbox | Stretch, img_shape: tuple[int, int]) -> Letterbox | Stretch:
@@ -123,22 +147,32 @@ def write_tracks(
     ``steps`` and ``points`` select among the stored ones: a slice, a slice or an index array.
     """
     tracks_xy = np.asarray(view.tracks[window, steps])[:, points]
-    if view.older is not None:
-        out[...] = tracks_xy
-        _normalize_older(out, view.older, view.box.img_shape)
-        return
     numbers = out.reshape(-1)
-    if view.packed:
+    steps_left = view.steps
+    if tracks_xy.dtype == np.uint16:
         numbers[...] = _swapped(tracks_xy)
-        for step in view.packed:
-            numbers *= _per_point(step.scale_xy[::-1], numbers.size)
-            numbers += _per_point(step.offset_xy[::-1], numbers.size)
-        return
-    # numpy is slow along an axis of two: components go to their places one by one, and what
-    # follows takes all numbers in a row.
-    for column, axis in ((0, 1), (1, 0)):
-        np.multiply(tracks_xy[..., axis], view.norm.scale_xy[axis], out=out[..., column])
-    numbers += _per_point(view.norm.offset_xy[::-1], numbers.size)
+    else:
+        tracks_xy = np.asarray(tracks_xy, np.float32)
+        cv2.transform(tracks_xy, _swap_and_scale(view.steps[0][1]), out)
+        steps_left = view.steps[1:]
+    for operation, numbers_rc in steps_left:
+        operation(numbers, _per_point(numbers_rc, numbers.size), out=numbers)
+    if view.older is not None:
+        # What is not finite has become NaN in one pass with the swap (infinity times 0 is), and
+        # the least number tells of it; the slower look is for the message.
+        if numbers.size and math.isnan(np.minimum.reduce(numbers)):
+            view.older.check_finite(tracks_xy)
+        numbers.clip(-1.0, 1.0, out=numbers)
+
+
+@lru_cache(maxsize=64)
+def _swap_and_scale(scale_rc: tuple[float, float]) -> np.ndarray:
+    """Return the matrix that makes (row, col) of (x, y) and scales them, in one pass.
+
+    Finite numbers times 0 add nothing: the bits are those of scaling alone.
+    """
+    row, column = scale_rc
+    return np.array([[0, row], [column, 0]], np.float32)
 
 
 def _swapped(points: np.ndarray) -> np.ndarray:
@@ -148,26 +182,6 @@ def _swapped(points: np.ndarray) -> np.ndarray:
     """
     reversed_points = np.ascontiguousarray(points).reshape(-1).view(">u4").astype("<u4")
     return reversed_points.view(">u2").astype("<u2")
-
-
-def _normalize_older(out: np.ndarray, older: LegacyTracks, img_shape: tuple[int, int]) -> None:
-    """Turn (x, y) as read into normalized (row, col), in place.
-
-    The operations and their order are the older route's, so that the bits are the same.
-    """
-    older.check_finite(out)
-    pairs = out.view(np.uint64)  # a point is 64 bits; turning them by 32 swaps x and y
-    first = pairs >> 32
-    pairs <<= 32
-    pairs |= first
-    numbers = out.reshape(-1)
-    if older.only_scaled and older.scale_xy != (1.0, 1.0):
-        x, y = older.scale_xy
-        numbers *= _per_point((y, x), numbers.size)
-    halves = _per_point((img_shape[0] / 2, img_shape[1] / 2), numbers.size)
-    numbers -= halves
-    numbers /= halves
-    out.clip(-1.0, 1.0, out=out)
 
 
 @lru_cache(maxsize=64)
