@@ -226,7 +226,19 @@ class Dataset:
         self._open: OrderedDict[str, EpisodeData] = OrderedDict()
 
     def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
-        return type(self), (self.path, self.max_open, *self._given)
+        return type(self), self._opened_with(*self._given)
+
+    def _opened_with(self, tracks: str | None, layers: Sequence[str]) -> tuple[Any, ...]:
+        return self.path, self.max_open, tracks, layers
+
+    def with_layers(self, tracks: str | None = None, layers: Sequence[str] = ()) -> Dataset:
+        """Return the dataset opened again with these layers, besides those it has.
+
+        Raises DatasetError naming the layers there are, ConfigError for ``tracks`` without any.
+        """
+        kept = [name for name in self.layers if name != self.track_layer]
+        every = tuple(dict.fromkeys([*kept, *layers]))
+        return type(self)(*self._opened_with(tracks or self.track_layer, every))
 
     def _refuse_unlisted(self) -> None:
         """Refuse a lost index; a build at work stores its first episodes before it lists them."""

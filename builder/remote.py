@@ -70,9 +70,9 @@ class RemoteDataset(Dataset):
         folder = folder or fetch_lists(self._remote, Path(cache) if cache else default_cache())
         super().__init__(folder, max_open, tracks, layers)
 
-    def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
+    def _opened_with(self, tracks: str | None, layers: Sequence[str]) -> tuple[Any, ...]:
         options = (self.cache_bytes, self._remote.options)
-        return type(self), (self.url, self.max_open, *self._given, None, *options, self.path)
+        return self.url, self.max_open, tracks, layers, None, *options, self.path
 
     def fetched(self, path: Path) -> Path:
         """Fetch a file of the dataset that is not an episode's, if it is there."""

@@ -253,6 +253,11 @@ def test_layers_come_with_their_episodes(in_memory, origin, tmp_path):
     dataset = open_dataset(URL, layers=("mass",), cache=tmp_path / "cache")
     assert_same(dataset, open_dataset(origin, layers=("mass",)))
     assert np.array_equal(dataset["b"].arrays["mass"], np.arange(3.0) + 1)
+    # Those added later are fetched as well, into an empty cache.
+    plain = open_dataset(URL, cache=tmp_path / "empty", cache_bytes=10**9)
+    later = pickle.loads(pickle.dumps(plain.with_layers(layers=["mass"])))
+    assert_same(later, dataset)
+    assert (later.url, later.cache_bytes) == (URL, 10**9)
 
 
 def test_the_cache_keeps_its_size_but_nothing_open_is_deleted(in_memory, tmp_path):

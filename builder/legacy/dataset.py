@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,7 +19,7 @@ import numpy as np
 
 from builder.dataset import MAX_OPEN_EPISODES, Dataset, EpisodeData
 from builder.episode_index import EpisodeIndex
-from builder.errors import DatasetError, SourceError
+from builder.errors import ConfigError, DatasetError, SourceError
 from builder.ids import printable_path
 from builder.legacy.files import Layout, LegacyRef, Mode, inspect_file, track_files
 from builder.legacy.reader import UNSEALED, LegacyReader
@@ -87,6 +87,10 @@ class LegacyDataset(Dataset):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), self._made_of(self.img_shape)
+
+    def with_layers(self, tracks: str | None = None, layers: Sequence[str] = ()) -> Dataset:
+        """Older files have no layers: raises ConfigError."""
+        raise ConfigError(f"{self.path}: older files have no layers; run letterset migrate")
 
     def with_img_shape(self, img_shape: tuple[int, int]) -> LegacyDataset:
         """Return the same files, read for another ``img_shape``."""

@@ -8,29 +8,10 @@ from typing import Any
 import numpy as np
 
 from builder.checks import check_digest
-from builder.dataset import Dataset, EpisodeData, open_dataset
+from builder.dataset import Dataset, EpisodeData
 from builder.errors import ConfigError, DatasetError
-from builder.legacy.dataset import LegacyDataset
 from builder.splits import read_splits
 from builder.training.options import WindowOptions
-
-
-def with_layers(dataset: Dataset, options: WindowOptions) -> Dataset:
-    """Open the dataset again with the layers that are asked for, besides those it has.
-
-    Raises DatasetError naming the layers there are, ConfigError for older files.
-    """
-    if options.tracks is None and not options.layers:
-        return dataset
-    if isinstance(dataset, LegacyDataset):
-        raise ConfigError(f"{dataset.path}: older files have no layers; run letterset migrate")
-    kept = [name for name in dataset.layers if name != dataset.track_layer]
-    return open_dataset(
-        dataset.path,
-        max_open=dataset.max_open,
-        tracks=options.tracks or dataset.track_layer,
-        layers=tuple(dict.fromkeys([*kept, *options.layers])),
-    )
 
 
 def default_views(dataset: Dataset, masked: bool = False) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from builder.training.episodes import (
 from builder.training.interpolate import interpolate_traj
 from builder.training.options import WindowOptions, given_options
 from builder.training.pictures import write_pictures
-from builder.training.selection import choose_ids, default_views, places, verify, with_layers
+from builder.training.selection import choose_ids, default_views, places, verify
 from builder.training.table import matching_samples, rows_of_samples
 from builder.window_stats import Table
 from schemas.affine import AxisAffine
@@ -68,7 +68,8 @@ class WindowDataset(TorchDataset[Sample]):
         Raises ConfigError for what the dataset cannot give, DatasetError when no window is left.
         """
         self.options = options = given_options(options, changes)
-        dataset = with_layers(dataset, options)
+        if options.tracks or options.layers:
+            dataset = dataset.with_layers(options.tracks, options.layers)
         if isinstance(dataset, LegacyDataset) and options.img_shape:
             dataset = dataset.with_img_shape(options.img_shape)
         self.dataset, self.augment, self.epoch = dataset, augment, 0
