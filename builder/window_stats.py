@@ -64,11 +64,19 @@ def update_window_stats(folder: Path, on_notice: Callable[[str], None]) -> None:
     An episode that cannot be read is a notice, not the end of a build.  Raises OutputError.
     """
     try:
-        dataset = open_dataset(folder)
-        if len(dataset) and _stored_key(stats_path(dataset)) != _key(dataset):
-            write_window_stats(dataset, KnownRows(folder))
+        refresh_window_stats(open_dataset(folder))
     except DatasetError as error:
         on_notice(f"there is no table of windows: {error}; then letterset stats makes it")
+
+
+def refresh_window_stats(dataset: Dataset) -> None:
+    """Make the table of an open dataset, unless it is there and up to date.
+
+    Raises DatasetError for an episode that cannot be read, OutputError.
+    """
+    if len(dataset) and _stored_key(stats_path(dataset)) != _key(dataset):
+        # Workers keep the rows of a dataset's own tracks, not those of a layer.
+        write_window_stats(dataset, None if dataset.track_layer else KnownRows(dataset.path))
 
 
 def carry_window_stats(sources: Iterable[Path], out: Path) -> None:
@@ -152,20 +160,21 @@ def _batches(parts: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
 def read_columns(dataset: Dataset, names: Iterable[str], views: Iterable[str]) -> Table:
     """Read some columns, for some views.  Raises DatasetError when the table is out of date."""
     path = dataset.fetched(stats_path(dataset))
+    make = "letterset stats" + (f" --tracks {dataset.track_layer}" if dataset.track_layer else "")
     if not path.exists():
-        raise DatasetError(f"{dataset.path} has no {path.name}: run letterset stats first")
+        raise DatasetError(f"{dataset.path} has no {path.name}: run {make} first")
     try:
         with h5py.File(path, "r", locking="best-effort") as file:
             if file.attrs["key"] != _key(dataset):
                 raise DatasetError(
-                    f"{path} is out of date: episodes changed since; run letterset stats again"
+                    f"{path} is out of date: episodes changed since; run {make} again"
                 )
             stored = [str(name) for name in file.attrs["views"]]
             chosen = np.isin(file["view"][()], [stored.index(view) for view in views])
             columns = {name: file[name][()][chosen] for name in names}
             return Table(file["episode"][()][chosen], file["start"][()][chosen], columns)
     except (OSError, KeyError, ValueError) as error:
-        raise DatasetError(f"{path} is damaged: {error}; run letterset stats again") from None
+        raise DatasetError(f"{path} is damaged: {error}; run {make} again") from None
 
 
 class Table:

@@ -25,6 +25,7 @@ from builder.upkeep.convert import convert
 from builder.upkeep.embed import embed
 from builder.upkeep.merge import merge
 from builder.validate import validate
+from builder.window_stats import read_columns
 from schemas.dataset import EpisodeMeta
 
 IDS = ("a/1", "b")
@@ -277,6 +278,14 @@ def test_another_tracker_takes_the_place_of_the_first(built, capsys):
     assert view.conf is None
     assert validate(built / "out", deep=True) == []
     assert open_dataset(built / "out").meta.horizon == 4
+    # The table of its windows came with it, and goes with it.
+    table = read_columns(layer, ["motion"], ["main"])
+    assert table.start[:4].tolist() == [0, 2, 4, 6]
+    (built / "out/stats/windows-lk3.hdf5").unlink()
+    with pytest.raises(DatasetError, match=r"run letterset stats --tracks lk3 first"):
+        read_columns(layer, ["motion"], ["main"])
+    assert tracked(built, "lk3", *argv, "tracker.start_every=2") == 0
+    assert len(read_columns(layer, ["motion"], ["main"]).start) == len(table.start)
 
 
 def test_tracking_refuses_what_it_cannot_do(built, tmp_path, capsys):

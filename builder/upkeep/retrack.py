@@ -28,6 +28,7 @@ from builder.track_writer import TrackWriter
 from builder.tracker_host import tracker_hosts
 from builder.trackers.base import Tracker, ViewKey
 from builder.tracking import ViewTracker, check_queries
+from builder.window_stats import refresh_window_stats
 from schemas.config import ExecutorPart, Limits, SourcePart, TrackerPart
 from schemas.dataset import QuerySpec
 from schemas.geometry import Letterbox
@@ -113,6 +114,8 @@ def track(
             fed = (replace(job, host=next(turns)) for job in jobs)
             with closing(runner.run(track_episode, fed)) as events:
                 _collect(events, on_event, result)
+    if not result.failures:
+        refresh_window_stats(dataset.with_layers(name))
     return result
 
 
