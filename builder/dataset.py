@@ -236,8 +236,7 @@ class Dataset:
 
         Raises DatasetError naming the layers there are, ConfigError for ``tracks`` without any.
         """
-        kept = [name for name in self.layers if name != self.track_layer]
-        every = tuple(dict.fromkeys([*kept, *layers]))
+        every = tuple(dict.fromkeys([*self._given[1], *layers]))
         return type(self)(*self._opened_with(tracks or self.track_layer, every))
 
     def _refuse_unlisted(self) -> None:
