@@ -101,6 +101,13 @@ class ArrayMeta(Grown):
         "episode; null where it was not recorded",
     )
 
+    def has_row_per_frame(self, length: int) -> bool:
+        """Tell whether there is a row for each of an episode's ``length`` frames.
+
+        Where it was not recorded, an array as long as the episode is taken for one that has.
+        """
+        return self.shape[:1] == (length,) if self.per_frame is None else self.per_frame
+
 
 class MotionSummary(Record):
     """How much the points of a view move, over real (not tail-padded) visible steps."""
@@ -199,14 +206,8 @@ class EpisodeMeta(Sealed):
         return self
 
     def per_frame(self, name: str) -> bool:
-        """Tell whether a pass-through array has one row per frame; KeyError if there is none.
-
-        Where it was not recorded, an array as long as the episode is taken for one.
-        """
-        array = self.arrays[name]
-        if array.per_frame is None:
-            return array.shape[:1] == (self.length,)
-        return array.per_frame
+        """Tell whether a pass-through array has one row per frame; KeyError if there is none."""
+        return self.arrays[name].has_row_per_frame(self.length)
 
     def view(self, name: str) -> ViewMeta:
         """Return one view; raises KeyError that lists the views there are."""

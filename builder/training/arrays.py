@@ -98,10 +98,9 @@ def _of_view(
             f"{episode.id}: {name} of {view} holds pictures on the stored canvas, which would not "
             "follow another img_shape or an augmentation: leave it out with arrays=(...)"
         )
-    per_frame = meta.per_frame
-    if per_frame is None:
-        per_frame = meta.shape[:1] == (episode.meta.length,)
-    return _cut(array, start, steps) if per_frame else np.array(array)
+    if meta.has_row_per_frame(episode.meta.length):
+        return _cut(array, start, steps)
+    return np.array(array)
 
 
 def _cut(array: Any, start: int, steps: int) -> np.ndarray:
