@@ -260,6 +260,27 @@ def test_augmentation_moves_points_and_pixels_alike_and_still_decodes(dataset, t
     np.testing.assert_allclose(moved_xy, turn(canvas_xy), atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["rot90", "rot270", "transpose", "antitranspose"])
+def test_quarter_turns_still_decode(dataset, name):
+    square = (80, 80)
+    turn = AxisAffine(scale_xy=(1.2, 1.2), offset_xy=(-9.0, -4.0)) @ AxisAffine.orient(name, square)
+    plain = WindowDataset(dataset, img_shape=square)[12]
+    turned = WindowDataset(dataset, img_shape=square, augment=Fixed(turn))[12]
+    before = decode_batch(plain["traj"].double(), plain["decode"])
+    after = decode_batch(turned["traj"].double(), turned["decode"])
+    np.testing.assert_allclose(after, before, atol=1e-3)
+
+
+def test_decoding_refuses_what_does_not_fit_and_half_precision_loses_nothing(dataset):
+    batch = next(iter(DataLoader(WindowDataset(dataset), batch_size=2)))
+    points = batch["traj"].to(torch.bfloat16)
+    exact = decode_batch(points.double(), batch["decode"])
+    np.testing.assert_allclose(decode_batch(points, batch["decode"]), exact, rtol=1e-5)
+    for wrong in (batch["traj"][0], batch["traj"][:1], batch["traj"][..., :1], torch.zeros(2)):
+        with pytest.raises(ValueError, match="expected a prediction"):
+            decode_batch(wrong, batch["decode"])
+
+
 @pytest.mark.parametrize("name", ["none", "hflip", "vflip", "rot180", "transpose", "rot90"])
 def test_warped_pixels_lie_where_the_map_says(name):
     shape = (64, 64) if name in ("transpose", "rot90") else (50, 90)

@@ -10,12 +10,13 @@ from builder.registry import raise_missing_extra
 
 if TYPE_CHECKING:
     from builder.training.augment import RandomAugment
+    from builder.training.maps import decode_batch
     from builder.training.mixture import MixtureDataset
     from builder.training.normalize import clip_traj, normalize_traj, unnormalize_traj
     from builder.training.options import WindowOptions
     from builder.training.sampling import WindowSampler
     from builder.training.table import window_weights
-    from builder.training.windows import WindowDataset, decode_batch
+    from builder.training.windows import WindowDataset
 
 _HOME = {
     "MixtureDataset": "builder.training.mixture",
@@ -24,7 +25,7 @@ _HOME = {
     "WindowOptions": "builder.training.options",
     "WindowSampler": "builder.training.sampling",
     "clip_traj": "builder.training.normalize",
-    "decode_batch": "builder.training.windows",
+    "decode_batch": "builder.training.maps",
     "normalize_traj": "builder.training.normalize",
     "unnormalize_traj": "builder.training.normalize",
     "window_weights": "builder.training.table",

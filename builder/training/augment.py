@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from pydantic import Field
 
+from builder.training.maps import matrix
 from schemas.affine import AxisAffine
 from schemas.base import Record
 
@@ -88,9 +89,6 @@ def warp(image: np.ndarray, turn: AxisAffine) -> np.ndarray:
     Flips and turns are exact; anything else is linear interpolation.
     """
     height, width = image.shape[:2]
-    # OpenCV speaks pixel centres: c' = s (c + 1/2) + o - 1/2.
-    (sx, sy), (ox, oy) = turn.scale_xy, turn.offset_xy
-    rows = [[sx, 0.0, 0.5 * sx + ox - 0.5], [0.0, sy, 0.5 * sy + oy - 0.5]]
-    if turn.transpose:
-        rows = [[0.0, sx, rows[0][2]], [sy, 0.0, rows[1][2]]]
-    return cv2.warpAffine(image, np.array(rows), (width, height), flags=cv2.INTER_LINEAR)
+    rows = matrix(turn)
+    rows[:, 2] += rows[:, :2].sum(axis=1) / 2 - 0.5  # OpenCV speaks pixel centres
+    return cv2.warpAffine(image, rows, (width, height), flags=cv2.INTER_LINEAR)

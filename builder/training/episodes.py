@@ -14,6 +14,7 @@ from builder.dataset import ViewData
 from builder.errors import ConfigError
 from builder.legacy.hdf5 import LegacyTracks
 from builder.stores.codecs import U16_OFFSET, U16_SCALE, FixedPoint
+from builder.training.maps import matrix
 from schemas.affine import AxisAffine, swap_xy
 from schemas.geometry import Letterbox, Stretch
 
@@ -40,7 +41,7 @@ class ViewWindows:
     decode: AxisAffine
     """From there to source pixels."""
     decode_rows: np.ndarray
-    """The same as (2, 2) float64: scale and offset."""
+    """The same as a (2, 3) float64 matrix."""
     in_content: np.ndarray
     """(N,) bool: points that start on the picture."""
     older: LegacyTracks | None = None
@@ -96,7 +97,7 @@ def view_windows(
         box=box,
         steps=steps,
         decode=decode,
-        decode_rows=np.array([decode.scale_xy, decode.offset_xy]),
+        decode_rows=matrix(decode),
         in_content=np.asarray(stored.inside(np.asarray(view.queries))),
         older=older,
     )

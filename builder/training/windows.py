@@ -21,6 +21,7 @@ from builder.training.episodes import (
     write_tracks,
 )
 from builder.training.interpolate import interpolate_traj
+from builder.training.maps import matrix
 from builder.training.options import WindowOptions, given_options
 from builder.training.pictures import write_pictures
 from builder.training.selection import choose_ids, default_views, places, verify
@@ -43,8 +44,8 @@ class WindowDataset(TorchDataset[Sample]):
     ``in_content`` (V, N) bool: points that start on the picture, not in the bars;
     ``images`` (V, H, W, 3) uint8 RGB, or float32 in [0, 1]: the frame at step 0; with
     ``history=K`` (V, K, H, W, 3), oldest first, the first frame repeated before the start;
-    ``decode`` (V, 2, 2) float64: scale and offset, (x, y), from normalized to source pixels,
-    so that a mixed batch decodes sample by sample (:func:`decode_batch`);
+    ``decode`` (V, 2, 3) float64: the matrix from normalized (x, y, 1) to source pixels (x, y),
+    so that a mixed batch decodes sample by sample (:func:`builder.training.decode_batch`);
     ``view_mask`` (V,) bool: views that are there (``missing="mask"`` fills others with zeros);
     ``episode`` id, ``t`` frame of step 0, ``text``, and pass-through arrays, those of layers among
     them: such as ``actions`` (horizon, D), zeros after the end; of views (V, horizon, ...) or,
@@ -221,7 +222,7 @@ class WindowDataset(TorchDataset[Sample]):
             "traj": np.empty((count, *shape, 2), np.float32),
             "vis": np.empty((count, *shape), np.float32),
             "in_content": np.empty((count, self.num_points), bool),
-            "decode": np.empty((count, 2, 2)),
+            "decode": np.empty((count, 2, 3)),
             "view_mask": np.ones(count, bool),
         }
         if self.options.images != "none" and all(v.frames is not None for v in views.values()):
@@ -258,8 +259,7 @@ class WindowDataset(TorchDataset[Sample]):
             to_norm = AxisAffine.normalization(self.img_shape)
             norm_turn = to_norm @ turn @ ~to_norm
             traj[:] = norm_turn(traj[..., ::-1])[..., ::-1]
-            decode = view.decode @ ~norm_turn
-            out["decode"][at] = decode.scale_xy, decode.offset_xy
+            out["decode"][at] = matrix(view.decode @ ~norm_turn)
         if "images" in out:
             slots = out["images"][at] if self.options.history > 1 else out["images"][at][None]
             write_pictures(view, start, turn, slots)
@@ -277,14 +277,3 @@ class WindowDataset(TorchDataset[Sample]):
     def _rng(self, index: int, stream: int) -> np.random.Generator:
         # Of the sample, not of the worker that happens to read it.
         return np.random.default_rng([self.options.seed, self.epoch, index, stream])
-
-
-def decode_batch(prediction_rc: torch.Tensor, decode: torch.Tensor) -> torch.Tensor:
-    """Decode predictions of a batch to source pixels, each sample through its own geometry.
-
-    ``prediction_rc`` (B, V, ..., 2) is (row, col) in [-1, 1], ``decode`` (B, V, 2, 2) the
-    batch's entry of that name.  Returns (B, V, ..., 2) (x, y) source pixels; differentiable.
-    """
-    column = (*decode.shape[:2], *(1,) * (prediction_rc.ndim - 3), 2)
-    scale, offset = decode.to(prediction_rc).unbind(dim=2)
-    return prediction_rc.flip(-1) * scale.reshape(column) + offset.reshape(column)
