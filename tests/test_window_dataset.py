@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 import shutil
 
@@ -306,6 +307,19 @@ def test_random_augmentation_is_fixed_by_seed_epoch_and_sample(dataset):
     assert not torch.equal(first["traj"], windows[4]["traj"])
     with pytest.raises(ValueError, match="quarter turns need a square"):
         WindowDataset(dataset, augment=RandomAugment(quarter_turns=True))[0]
+
+
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_workers_that_persist_see_the_epoch(dataset, context):
+    part = WindowDataset(dataset, augment=RandomAugment(zoom=(0.8, 1.4)), images="none")
+    mixture = copy.deepcopy(MixtureDataset({"part": part}, length=4))
+    once = {"num_workers": 1, "persistent_workers": True, "multiprocessing_context": context}
+    loader = DataLoader(mixture, batch_size=4, **once)
+    for epoch in range(2):
+        mixture.set_epoch(epoch)
+        (batch,) = loader
+        expected = torch.stack([mixture[index]["traj"] for index in range(4)])
+        assert torch.equal(batch["traj"], expected)
 
 
 def test_photometric_changes_touch_pictures_alone(dataset):

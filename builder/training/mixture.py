@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset as TorchDataset
 
 from builder.errors import ConfigError
+from builder.training.shared import Epochs
 from builder.training.windows import Sample, WindowDataset
 
 _TENSORS = ("traj", "vis", "valid", "in_content", "images", "decode", "view_mask")
 
 
-class MixtureDataset(TorchDataset[Sample]):
+class MixtureDataset(Epochs):
     """Draws from named datasets in proportion to their weights.
 
     All parts must give samples of one canvas, horizon, number of points and views; give each
@@ -41,6 +41,7 @@ class MixtureDataset(TorchDataset[Sample]):
 
         Raises ConfigError saying what differs between parts, or which weight is wrong.
         """
+        super().__init__()
         if not parts:
             raise ConfigError("a mixture needs at least one dataset")
         self.parts = dict(parts)
@@ -55,12 +56,12 @@ class MixtureDataset(TorchDataset[Sample]):
         shares = np.array([weights[name] for name in parts])
         self._ends = np.cumsum(shares / shares.sum())
         self.length = length if length is not None else sum(len(part) for part in parts.values())
-        self.seed, self.epoch = seed, 0
+        self.seed = seed
         self._sizes = {name: _largest(self.parts, name) for name in pad}
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw other samples in another epoch."""
-        self.epoch = epoch
+        """Draw other samples in another epoch; call it before iterating over the DataLoader."""
+        super().set_epoch(epoch)
         for part in self.parts.values():
             part.set_epoch(epoch)
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset as TorchDataset
 
 from builder.dataset import Dataset, EpisodeData
 from builder.errors import ConfigError, DatasetError
@@ -25,6 +24,7 @@ from builder.training.maps import matrix
 from builder.training.options import WindowOptions, given_options
 from builder.training.pictures import write_pictures
 from builder.training.selection import choose_ids, default_views, places, verify
+from builder.training.shared import Epochs
 from builder.training.table import matching_samples, rows_of_samples
 from builder.window_stats import Table
 from schemas.affine import AxisAffine
@@ -32,7 +32,7 @@ from schemas.affine import AxisAffine
 Sample = dict[str, Any]
 
 
-class WindowDataset(TorchDataset[Sample]):
+class WindowDataset(Epochs):
     """One sample per window of every episode.
 
     A sample has, for V views and N points:
@@ -73,7 +73,8 @@ class WindowDataset(TorchDataset[Sample]):
             dataset = dataset.with_layers(options.tracks, options.layers)
         if isinstance(dataset, LegacyDataset) and options.img_shape:
             dataset = dataset.with_img_shape(options.img_shape)
-        self.dataset, self.augment, self.epoch = dataset, augment, 0
+        super().__init__()
+        self.dataset, self.augment = dataset, augment
         meta = dataset.meta
         if meta.tracker.kind == "none":
             raise ConfigError(
@@ -114,10 +115,6 @@ class WindowDataset(TorchDataset[Sample]):
     def __getstate__(self) -> dict[str, Any]:
         # Open files stay behind; a worker opens its own.
         return {**self.__dict__, "_recent": OrderedDict()}
-
-    def set_epoch(self, epoch: int) -> None:
-        """Draw other augmentations in another epoch."""
-        self.epoch = epoch
 
     def _counts(self, lengths: np.ndarray) -> np.ndarray:
         """Count the samples of episodes by their frames, (E,)."""
