@@ -65,15 +65,23 @@ def _parse(data: bytes, form: str) -> np.ndarray:
         return np.asarray(json.loads(data), dtype=np.float64)
     if form == "csv":
         lines = data.decode("utf-8").splitlines()
-        # A heading such as "x,y" is allowed.
-        skip = bool(lines) and any(letter.isalpha() for letter in lines[0].replace("nan", ""))
-        return np.loadtxt(lines[skip:], delimiter=",", ndmin=2, dtype=np.float64)
+        # A heading such as "x,y" is allowed; 1e+00 and inf are numbers.
+        heading = bool(lines) and not any(map(_is_number, lines[0].split(",")))
+        return np.loadtxt(lines[heading:], delimiter=",", ndmin=2, dtype=np.float64)
     loaded = np.load(io.BytesIO(data), allow_pickle=False)
     if form == "npy":
         return np.asarray(loaded)
     if "points" not in loaded and len(loaded.files) != 1:
         raise ValueError(f"expected one array, or one named 'points', got {loaded.files}")
     return np.asarray(loaded["points" if "points" in loaded else loaded.files[0]])
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def write_points(points: np.ndarray, name: str | None, form: str) -> None:
@@ -118,7 +126,7 @@ def read_geometry(path: Path) -> Any:
     """Read a geometry or an episode's metadata from JSON; raises ConfigError."""
     try:
         data = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"cannot read a geometry from {path}: {error}") from None
     is_episode = isinstance(data, dict) and "views" in data
     adapter: TypeAdapter[Any] = TypeAdapter(EpisodeMeta if is_episode else Geometry)

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from builder.cli import main
+from builder.errors import ConfigError
+from builder.points import read_geometry, read_points
 from builder.stores.hdf5 import Hdf5Store
 from builder.testing.samples import Sample, sample_dataset
 from schemas import Letterbox, swap_xy
@@ -127,3 +129,23 @@ def test_a_tampered_geometry_is_refused(tmp_path, capsys):
     argv = ["decode", points, "--geometry", str(path), "--order", "xy", "--space", "norm"]
     assert main(argv) == 2
     assert "box.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("first", ["1e+01,2.5e+00", "nan,inf", "-3,NAN", "x,y\n10,2.5"])
+def test_a_first_line_of_numbers_is_no_heading(tmp_path, first):
+    path = tmp_path / "points.csv"
+    path.write_text(f"{first}\n4,5\n")
+    points, _ = read_points(str(path))
+    assert points.shape == (2, 2)
+
+
+def test_points_that_numpy_wrote_all_come_back(tmp_path):
+    np.savetxt(tmp_path / "points.csv", POINTS_XY.reshape(-1, 2), delimiter=",")
+    points, _ = read_points(str(tmp_path / "points.csv"))
+    np.testing.assert_array_equal(points, POINTS_XY.reshape(-1, 2))
+
+
+def test_a_geometry_that_is_nested_without_end_is_refused(tmp_path):
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    with pytest.raises(ConfigError, match=r"deep\.json"):
+        read_geometry(tmp_path / "deep.json")
