@@ -28,8 +28,9 @@ class Quantiles:
 def array_stats(dataset: Dataset, name: str) -> ArrayStats | None:
     """Return exact statistics of an array, None when no episode has it with a row per frame.
 
-    One pass in the order of ids, so that the result is the same every time; summed as deviations
-    from the first row.  Raises ConfigError when episodes disagree in the number of dimensions.
+    Rows with NaN or infinity, such as an action that was not recorded, do not count.  One pass in
+    the order of ids, so that the result is the same every time; summed as deviations from
+    the first row.  Raises ConfigError when episodes disagree in the number of dimensions.
     """
     count, shift = 0, None
     for rows in _rows(dataset, name):
@@ -84,8 +85,12 @@ def quantiles(
 
 
 def _rows(dataset: Dataset, name: str) -> Iterator[np.ndarray]:
+    """Yield the finite rows (n, D) of each episode that has some."""
     for episode_id in dataset.ids:
         episode = dataset[episode_id]
         if name in episode.arrays and episode.meta.per_frame(name):
             rows = np.asarray(episode.arrays[name], np.float64)
-            yield rows.reshape(len(rows), -1)
+            rows = rows.reshape(len(rows), -1)
+            finite = rows[np.isfinite(rows).all(axis=1)]
+            if len(finite):
+                yield finite

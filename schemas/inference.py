@@ -19,7 +19,7 @@ Vector = Annotated[tuple[float, ...], Field(strict=False)]
 
 
 class ArrayStats(Record):
-    """Exact per-dimension statistics of a pass-through array over all its rows."""
+    """Exact per-dimension statistics of a pass-through array over all its finite rows."""
 
     count: Side
     mean: Vector

@@ -184,3 +184,16 @@ def test_episodes_must_agree_in_dimensions(tmp_path):
     sample_dataset(tmp_path, Hdf5Store(tmp_path), made)
     with pytest.raises(ConfigError, match="2 dimensions in some episodes and 3 in others"):
         array_stats(open_dataset(tmp_path), "actions")
+
+
+def test_rows_that_were_not_recorded_do_not_count(tmp_path, capsys):
+    made = [Sample("a"), Sample("b", length=5)]
+    made[0].arrays[None, "actions"][-1] = np.nan
+    made[1].arrays[None, "actions"][:] = np.inf
+    sample_dataset(tmp_path, Hdf5Store(tmp_path), made)
+    rows = made[0].arrays[None, "actions"][:-1].astype(np.float64)
+    stats = array_stats(open_dataset(tmp_path), "actions")
+    assert stats.count == len(rows)
+    np.testing.assert_allclose(stats.mean, rows.mean(0), rtol=1e-12)
+    assert main(["stats", str(tmp_path)]) == 0
+    assert f"actions: {len(rows)} rows" in capsys.readouterr().out

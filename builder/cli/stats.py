@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
 
     dataset = open_dataset(Path(args.dataset), tracks=args.tracks)
     path = write_window_stats(dataset)
-    views = sorted({name for line in dataset.index.values() for name in line.views})
+    views = sorted({name for names in dataset.index.view_sets for name in names})
     windows = read_columns(dataset, COLUMNS, views).by_window()
     found: dict[str, Any] = {"table": str(path), "windows": len(windows.start)}
     found["columns"] = {name: _summary(values) for name, values in windows.columns.items()}
@@ -62,15 +62,7 @@ def run(args: argparse.Namespace) -> int:
     say(table([{key: _shown(value) for key, value in row.items()} for row in rows]))
     for name, values in found["arrays"].items():
         say(f"\n{name}: {values['count']} rows")
-        keys = [key for key in values if key not in ("count",)]
-        say(
-            table(
-                [
-                    {"": key, **{str(i): _shown(v) for i, v in enumerate(values[key])}}
-                    for key in keys
-                ]
-            )
-        )
+        say(table([_row(key, each) for key, each in values.items() if key != "count"]))
     say(f"\n{path}: {count(found['windows'], 'window')}")
     if args.where:
         say(f"{found['matching']} match {args.where}")
