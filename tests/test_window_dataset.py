@@ -453,5 +453,11 @@ def test_an_episode_damaged_after_building_is_named_or_skipped_and_counted(datas
     assert windows[first]["episode"] == dataset.ids[2]
     assert list(windows.damaged) == [victim]
     path.write_bytes(b"")
+    # By workers too; their windows are replaced by as many different ones.
+    windows = WindowDataset(open_dataset(copy), damaged="skip", tail="mask")
+    batches = [*DataLoader(windows, batch_size=4, num_workers=2)]
+    read = [(key, int(t)) for b in batches for key, t in zip(b["episode"], b["t"], strict=True)]
+    assert list(windows.damaged) == [victim]
+    assert read[first : first + 20] == [(dataset.ids[2], t) for t in range(20)]
     with pytest.raises(DatasetError, match=victim):
         WindowDataset(open_dataset(copy), tail="mask")[first]

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 
 from builder.errors import ConfigError
-from builder.training.shared import Epochs
+from builder.training.shared import Shared
 from builder.training.windows import Sample, WindowDataset
 
 _TENSORS = ("traj", "vis", "valid", "in_content", "images", "decode", "view_mask")
 
 
-class MixtureDataset(Epochs):
+class MixtureDataset(Shared):
     """Draws from named datasets in proportion to their weights.
 
     All parts must give samples of one canvas, horizon, number of points and views; give each

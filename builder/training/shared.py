@@ -8,15 +8,20 @@ import torch
 from torch.utils.data import Dataset as TorchDataset
 
 
-class Epochs(TorchDataset[dict[str, Any]]):
-    """A dataset whose workers see ``set_epoch``, those that persist from epoch to epoch too."""
+class Shared(TorchDataset[dict[str, Any]]):
+    """A dataset whose tensors are one memory for all workers, forked or spawned.
+
+    So ``set_epoch`` reaches those that persist from epoch to epoch.
+    """
 
     def __init__(self) -> None:
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._epoch.share_memory_()  # a copy's own
+        for value in state.values():
+            if isinstance(value, torch.Tensor):
+                value.share_memory_()  # a copy has its own
 
     @property
     def epoch(self) -> int:

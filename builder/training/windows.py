@@ -24,7 +24,7 @@ from builder.training.maps import matrix
 from builder.training.options import WindowOptions, given_options
 from builder.training.pictures import write_pictures
 from builder.training.selection import choose_ids, default_views, places, verify
-from builder.training.shared import Epochs
+from builder.training.shared import Shared
 from builder.training.table import matching_samples, rows_of_samples
 from builder.window_stats import Table
 from schemas.affine import AxisAffine
@@ -32,7 +32,7 @@ from schemas.affine import AxisAffine
 Sample = dict[str, Any]
 
 
-class WindowDataset(Epochs):
+class WindowDataset(Shared):
     """One sample per window of every episode.
 
     A sample has, for V views and N points:
@@ -51,8 +51,8 @@ class WindowDataset(Epochs):
     them: such as ``actions`` (horizon, D), zeros after the end; of views (V, horizon, ...) or,
     where there is not a row per frame, (V, ...), as stored.
 
-    Episodes that turn out damaged are listed in ``damaged`` (id to reason) when they are skipped.
-    Samples do not depend on workers or on the order of reading.  Small to pickle, safe to fork.
+    Episodes that turn out damaged are listed in ``damaged`` when they are skipped.  Samples do not
+    depend on workers or on the order of reading.  Small to pickle, safe to fork.
     """
 
     def __init__(
@@ -110,7 +110,9 @@ class WindowDataset(Epochs):
         # Resampled steps are spread evenly over those that are read.
         self._steps = np.linspace(0, self.read_steps - 1, self.horizon)
         self._recent: OrderedDict[str, tuple[dict[str, ViewWindows], PassedArrays]] = OrderedDict()
-        self.damaged: dict[str, str] = {}
+        # By place: whether this process or a worker found it damaged.
+        self._damaged = torch.zeros(len(self.ids), dtype=torch.bool).share_memory_()
+        self._reasons: dict[str, str] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         # Open files stay behind; a worker opens its own.
@@ -142,32 +144,52 @@ class WindowDataset(Epochs):
         if not -len(self) <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         index %= len(self)
-        if self._kept is not None:
-            index = int(self._kept[index])
-        at = int(self._ends.searchsorted(index, side="right"))
-        for step in range(len(self.ids)):
-            place = (at + step) % len(self.ids)
-            if step:  # instead of one of a damaged episode, the first of the next sound one
-                index = self._first_sample(place)
+        number = self._number(index)
+        at = int(self._ends.searchsorted(number, side="right"))
+        try:
+            return self._sample(at, number)
+        except DatasetError as error:
+            if self.options.damaged == "error":
+                raise
+            self._note(at, error)
+        return self._instead(at, index - self._samples_of(at)[0])
+
+    @property
+    def damaged(self) -> dict[str, str]:
+        """Episodes that were skipped so far, by this process or a worker: id to reason."""
+        found = [self.ids[at] for at in np.flatnonzero(self._damaged.numpy())]
+        unsaid = f"a worker found it damaged; letterset validate {self.dataset.path} --deep says how"
+        return {key: self._reasons.get(key, unsaid) for key in found}
+
+    def _note(self, at: int, error: DatasetError) -> None:
+        self._damaged[at] = True
+        self._reasons[self.ids[at]] = str(error)
+
+    def _instead(self, at: int, within: int) -> Sample:
+        """Return a sample of the next sound episode; which, the place in the damaged one says."""
+        for place in (*range(at + 1, len(self.ids)), *range(at)):
+            first, end = self._samples_of(place)
             try:
-                if index < self._ends[place]:
-                    return self._sample(place, index)
+                if first < end:
+                    return self._sample(place, self._number(first + within % (end - first)))
             except DatasetError as error:
-                if self.options.damaged == "error":
-                    raise
-                self.damaged[self.ids[place]] = str(error)
+                self._note(place, error)
         raise DatasetError(f"{self.dataset.path}: every episode is damaged: {self.damaged}")
+
+    def _number(self, index: int) -> int:
+        """Return which of all windows a sample is, those that a filter drops among them."""
+        return index if self._kept is None else int(self._kept[index])
 
     def _first_of(self, at: int) -> int:
         return int(self._ends[at - 1]) if at else 0
 
-    def _first_sample(self, at: int) -> int:
-        """Return the first sample from episode ``at`` on; its end or more when it has none."""
-        first = self._first_of(at)
+    def _samples_of(self, at: int) -> tuple[int, int]:
+        """Return the first sample of an episode and the one after its last."""
+        first, end = self._first_of(at), int(self._ends[at])
         if self._kept is None:
-            return first
-        later = self._kept[self._kept.searchsorted(first) :]
-        return int(later[0]) if len(later) else int(self._ends[-1])
+            return first, end
+        kept = self._kept.searchsorted((first, end))
+        return int(kept[0]), int(kept[1])
 
     def _sample(self, at: int, index: int) -> Sample:
         window = (index - self._first_of(at)) * self.options.stride
