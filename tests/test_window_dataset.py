@@ -360,6 +360,16 @@ def test_ranks_share_an_epoch_and_resume_in_its_middle():
     fresh.load_state_dict(state)
     assert list(fresh) == seen[1][10:]
     assert list(fresh) == seen[1]  # the next pass is whole again
+    fresh.load_state_dict(state)
+    fresh.set_epoch(2)  # as training loops do at the start of every epoch
+    assert list(fresh) == seen[1][10:]
+    fresh.load_state_dict(state)
+    fresh.set_epoch(3)
+    assert len(list(fresh)) == 25
+    with pytest.raises(ValueError, match="samples_done must be 0 or more"):
+        fresh.state_dict(-1)
+    with pytest.raises(ValueError, match="shuffle was True, now it is False"):
+        WindowSampler(103, seed=5, rank=1, world_size=4, shuffle=False).load_state_dict(state)
     with pytest.raises(ValueError, match="length was 103, now it is 50"):
         WindowSampler(50, seed=5, rank=1, world_size=4).load_state_dict(state)
 

@@ -10,7 +10,7 @@ import numpy as np
 from torch.utils.data import Sampler
 
 _ROUNDS = 4
-_FACTS = ("length", "seed", "world_size", "weights")
+_FACTS = ("length", "seed", "shuffle", "world_size", "weights")
 
 
 class WindowSampler(Sampler[int]):
@@ -78,20 +78,26 @@ class WindowSampler(Sampler[int]):
         return draw
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch, from its first sample on."""
-        self.epoch, self._done = epoch, 0
+        """Choose the epoch, from its first sample on; one that was loaded goes on where it was."""
+        if epoch != self.epoch:
+            self.epoch, self._done = epoch, 0
 
     def state_dict(self, samples_done: int) -> dict[str, Any]:
-        """Describe where training is: ``samples_done`` of this rank in this epoch."""
+        """Describe where training is: ``samples_done`` of this rank in this epoch, from its start.
+
+        Raises ValueError for a number below 0.
+        """
+        if samples_done < 0:
+            raise ValueError(f"samples_done must be 0 or more, got {samples_done}")
         facts = {name: getattr(self, name) for name in _FACTS}
         return {**facts, "epoch": self.epoch, "samples_done": samples_done}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there.  Raises ValueError when the sampler is not the same."""
         for name in _FACTS:
-            if state[name] != getattr(self, name):
+            if state.get(name) != getattr(self, name):
                 raise ValueError(
-                    f"cannot resume: {name} was {state[name]}, now it is {getattr(self, name)}"
+                    f"cannot resume: {name} was {state.get(name)}, now it is {getattr(self, name)}"
                 )
         self.epoch, self._done = state["epoch"], state["samples_done"]
 

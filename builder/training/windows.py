@@ -158,7 +158,7 @@ class WindowDataset(Shared):
     def damaged(self) -> dict[str, str]:
         """Episodes that were skipped so far, by this process or a worker: id to reason."""
         found = [self.ids[at] for at in np.flatnonzero(self._damaged.numpy())]
-        unsaid = f"a worker found it damaged; letterset validate {self.dataset.path} --deep says how"
+        unsaid = f"a worker found it damaged; letterset validate {self.dataset.path} says how"
         return {key: self._reasons.get(key, unsaid) for key in found}
 
     def _note(self, at: int, error: DatasetError) -> None:
