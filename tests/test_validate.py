@@ -112,6 +112,17 @@ def test_any_flipped_byte_is_found(flippable, data):
     assert problems
 
 
+def test_damage_to_the_structure_of_a_file_is_a_problem_like_any_other(dataset):
+    path = Hdf5Store(dataset).path("a")
+    whole = path.read_bytes()
+    for header in re.finditer(b"OHDR", whole):
+        flipped = bytearray(whole)
+        flipped[header.start() + 8] ^= 0x20
+        path.write_bytes(flipped)
+        assert any(text.startswith("a: ") for text in _texts(dataset)), header.start()
+    assert list(repair(dataset).dropped) == ["a"]
+
+
 def test_the_same_metadata_in_another_form_is_found(dataset):
     with h5py.File(Hdf5Store(dataset).path("a"), "r+") as file:
         file.attrs["metadata"] += " "

@@ -70,7 +70,11 @@ class FileReader(ABC):
                     self._locate(view, name)
                 except DatasetError as error:
                     found.append(str(error))
-        return found + list(self._disagreements())
+        try:
+            found.extend(self._disagreements())
+        except DatasetError as error:  # damage between the arrays, which are looked at one by one
+            found.append(str(error))
+        return found
 
     def array(self, view: str | None, name: str) -> Any:
         """Return one array: read-only, memory-mapped where it is stored plainly.
