@@ -378,3 +378,12 @@ def test_windows_are_cut_from_whole_episodes(tmp_path):
     assert windows[20]["valid"].tolist() == [True] * 4 + [False] * 12
     assert windows[20]["vis"].shape == (1, 16, 16)
     assert len(WindowDataset(open_dataset(tmp_path, IMG))) == 9
+
+
+def test_errors_of_older_files_do_not_advise_repair(tmp_path):
+    write_amplify(tmp_path / "a.hdf5", {"front": (360, 640)})
+    spoil(tmp_path / "a.hdf5", lambda f: f["root/front"].attrs.__setitem__("width", 320))
+    dataset = open_legacy(tmp_path, IMG)
+    with pytest.raises(DatasetError) as caught:
+        dataset[dataset.ids[0]]
+    assert "repair" not in str(caught.value)

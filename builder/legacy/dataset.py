@@ -31,6 +31,7 @@ from schemas.legacy import QUERY_SLACK_PX, PixelOrigin, missing_size_note
 
 if TYPE_CHECKING:
     from builder.legacy.videos import Videos
+    from builder.stores.base import EpisodeReader
 
 log = logging.getLogger("letterset.legacy")
 
@@ -95,6 +96,10 @@ class LegacyDataset(Dataset):
     def with_img_shape(self, img_shape: tuple[int, int]) -> LegacyDataset:
         """Return the same files, read for another ``img_shape``."""
         return LegacyDataset(*self._made_of(img_shape))
+
+    def _reader(self, episode_id: str) -> EpisodeReader:
+        """Open one file; ``letterset repair``, which others advise, is not for older files."""
+        return self.store.open(episode_id)
 
     def _made_of(self, img_shape: tuple[int, int]) -> tuple[Any, ...]:
         given = (self.pixel_origin, self.problems, self.max_open, self.videos)
