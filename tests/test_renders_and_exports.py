@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from source_fixtures import write_video
 
 from builder.cli import main
 from builder.dataset import open_dataset
+from builder.errors import OutputError
+from builder.export.tapvid import export_tapvid
 from builder.report.moments import moments
 
 IMG_SHAPE, HORIZON, LENGTH = (48, 100), 8, 19
@@ -133,3 +136,21 @@ def test_nothing_is_overwritten(folder, tmp_path, capsys):
     assert main(["export", str(folder / "out"), str(out), "--to", "tapvid"]) == 2
     assert out.read_text() == "mine"
     assert "exists already" in capsys.readouterr().err
+
+
+def test_a_view_that_is_not_there_is_named(folder, tmp_path, capsys):
+    for target in ("tapvid", "inference"):
+        argv = ["export", str(folder / "out"), str(tmp_path / "out"), "--to", target]
+        assert main([*argv, "--views", "top"]) == 2
+        assert "has no view 'top'; it has ['main']" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_pickle_that_did_not_fit_is_not_left_behind(folder, dataset, tmp_path, monkeypatch):
+    def full(*args, **options):
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(pickle, "dump", full)
+    with pytest.raises(OutputError, match="free some space"):
+        export_tapvid(dataset, tmp_path / "clips.pkl")
+    assert not list(tmp_path.iterdir())

@@ -57,3 +57,36 @@ def test_training_remaps_as_the_older_route_does(folder):
 )
 def test_the_short_side_is_exact_and_the_aspect_kept(source, short_side, expected):
     assert Stretch.shorter(source, short_side).img_shape == expected
+
+
+def test_older_track_files_get_the_size_their_points_are_pixels_of(folder, tmp_path):
+    out = tmp_path / "attrs"
+    assert main(["export", str(folder / "out"), str(out), "--to", "amplify-attrs"]) == 0
+    (episode,) = open_dataset(out, IMG_SHAPE)
+    view = episode.views["main"]
+    assert view.geometry == Stretch(source_shape=TRACKED_SHAPE, img_shape=IMG_SHAPE)
+    mine = next(iter(open_dataset(folder / "out"))).views["main"]
+    expected = Stretch(source_shape=TRACKED_SHAPE, img_shape=IMG_SHAPE).to_img(mine.tracks[:])
+    np.testing.assert_allclose(view.tracks[:], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("target", ["amplify", "inference", "lerobot"])
+def test_targets_of_one_size_refuse_it_by_name(folder, tmp_path, capsys, target):
+    if target == "lerobot":
+        pytest.importorskip("pyarrow")
+    out = tmp_path / "out.json"
+    assert main(["export", str(folder / "out"), str(out), "--to", target]) == 2
+    said = capsys.readouterr().err
+    assert str(TRACKED_SHAPE) in said
+    assert str(IMG_SHAPE) in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_points_are_counted_on_the_canvas_they_are_on(folder):
+    from builder.report.regions import point_regions
+
+    dataset = open_dataset(folder / "out")
+    (shares,) = point_regions(dataset, dataset.ids).values()
+    tracks_xy = next(iter(dataset)).views["main"].tracks[:].reshape(-1, 2)
+    expected = (tracks_xy[:, 1] >= TRACKED_SHAPE[0] * 2 / 3).mean()
+    assert shares[2].sum() == pytest.approx(expected, abs=0.01)

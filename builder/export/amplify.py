@@ -2,15 +2,14 @@
 
 ``upstream`` is a tree to use as ``root_dir``: task files with upside-down pictures, track
 files, text embeddings and a Hydra override.  ``attrs`` is track files alone, with the
-``height``/``width`` attributes of the older route.  Tracks are in pixels of img_shape, in
-which AMPLIFY's ``p / (size / 2)`` is right: it treats them as edge coordinates.
+``height``/``width`` attributes of the older route.  Tracks are in pixels of img_shape (with
+``geometry: resize_shorter`` in those of each view's own size, which the attributes tell), in which
+AMPLIFY's ``p / (size / 2)`` is right: it treats them as edge coordinates.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ import numpy as np
 import yaml
 
 from builder.dataset import Dataset, EpisodeData, open_dataset
-from builder.errors import ConfigError
 from builder.export.amplify_plan import (
     Demo,
     Target,
@@ -30,7 +28,7 @@ from builder.export.amplify_plan import (
     plan,
     suites,
 )
-from builder.stores.staging import fsync_folder, output_errors
+from builder.export.common import new_folder
 from schemas.dataset import DatasetMeta
 
 FIRST_VIEW = "agentview"
@@ -58,23 +56,12 @@ def export_amplify(
     Raises ConfigError, before any work, naming what the target cannot hold, and OutputError
     when ``out`` cannot be written; then nothing is left there.
     """
-    out = Path(out)
-    if out.exists():
-        raise ConfigError(f"{out} exists already; choose another name or move it away")
     names, demos = check(dataset, views, target), plan(dataset, suite)
-    half = out.with_name(f".{out.name}.half-{os.getpid()}")
-    writer = _Writer(dataset, half, names, target, text_embeddings or {})
-    with output_errors(out):
-        try:
-            half.mkdir(parents=True)
-            for demo in demos:
-                writer.add(demo)
-            writer.finish(demos)
-            os.rename(half, out)
-            fsync_folder(out.absolute().parent)
-        except BaseException:
-            shutil.rmtree(half, ignore_errors=True)
-            raise
+    with new_folder(Path(out)) as folder:
+        writer = _Writer(dataset, folder, names, target, text_embeddings or {})
+        for demo in demos:
+            writer.add(demo)
+        writer.finish(demos)
     return demos
 
 
@@ -123,7 +110,7 @@ class _Writer:
             stored[at : at + _BLOCK] = np.asarray(tracks[at : at + _BLOCK])[:, :, order]
             seen[at : at + _BLOCK] = np.asarray(vis[at : at + _BLOCK])[:, :, order]
         if self.target == "attrs":
-            group.attrs["height"], group.attrs["width"] = self.dataset.meta.img_shape
+            group.attrs["height"], group.attrs["width"] = view.geometry.img_shape
 
     def _order(self) -> np.ndarray | slice:
         """Return the permutation to AMPLIFY's order of points, in which rows vary fastest."""

@@ -15,6 +15,7 @@ import numpy as np
 
 from builder.dataset import Dataset, EpisodeData
 from builder.errors import ConfigError
+from builder.export.common import chosen_views, refused_canvas
 
 Target = Literal["upstream", "attrs"]
 
@@ -92,9 +93,7 @@ def _file_name(text: str, names: dict[str, str]) -> str:
 
 def check(dataset: Dataset, views: Sequence[str] | None, target: Target) -> tuple[str, ...]:
     """Return the views; raises ConfigError listing everything the target cannot hold."""
-    if not len(dataset):
-        raise ConfigError(f"{dataset.path} has no episodes")
-    names = tuple(views or (view.name for view in dataset[dataset.ids[0]].meta.views))
+    names = tuple(chosen_views(dataset, views))
     refused = _refused_settings(dataset, target)
     widths: dict[int, str] = {}
     for episode_id in dataset.ids:
@@ -105,7 +104,7 @@ def check(dataset: Dataset, views: Sequence[str] | None, target: Target) -> tupl
             if name not in episode.views
         ]
         if target == "upstream":
-            refused += _refused_episode(episode, names)
+            refused += _refused_episode(dataset, episode, names)
             widths.setdefault(actions_of(episode).shape[1], episode_id)
     if len(widths) > 1:
         refused.append(f"actions of different sizes: {widths}")
@@ -134,12 +133,15 @@ def _refused_settings(dataset: Dataset, target: Target) -> list[str]:
     return refused
 
 
-def _refused_episode(episode: EpisodeData, names: Sequence[str]) -> list[str]:
-    refused = [
-        f"episode {episode.id}, view {name}: no frames are stored (amplify-attrs needs none)"
-        for name in names
-        if name in episode.views and "frames" not in episode.views[name].meta.arrays
-    ]
+def _refused_episode(dataset: Dataset, episode: EpisodeData, names: Sequence[str]) -> list[str]:
+    refused = []
+    for view in (episode.views[name].meta for name in names if name in episode.views):
+        refused += refused_canvas(dataset, episode.id, view)
+        if "frames" not in view.arrays:
+            refused.append(
+                f"episode {episode.id}, view {view.name}: no frames are stored (amplify-attrs "
+                "needs none)"
+            )
     if len(actions_of(episode)) != episode.meta.length:
         refused.append(
             f"episode {episode.id}: {len(actions_of(episode))} actions for "

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from builder.array_stats import array_stats
-from builder.dataset import Dataset, ViewData
+from builder.dataset import Dataset
 from builder.errors import ConfigError
+from builder.export.common import chosen_views, refused_canvas, view_of
 from builder.queries import query_points
 from schemas.affine import swap_xy
 from schemas.dataset import ViewMeta
@@ -21,16 +22,16 @@ def inference_meta(
     """Describe a dataset for inference: views in order, geometry, queries, action statistics.
 
     ``views`` defaults to those of the first episode, ``stats`` names the pass-through arrays
-    to sum up where they exist.  Raises ConfigError when the episodes of a view differ in
-    geometry, naming two that do: one camera on a robot has one.
+    to sum up where they exist.  Raises ConfigError when views are not of one canvas, or the
+    episodes of a view differ in geometry, naming two that do: one camera on a robot has one.
     """
-    if not len(dataset):
-        raise ConfigError(f"{dataset.path} has no episodes")
-    names = list(views) if views else [view.name for view in dataset[dataset.ids[0]].meta.views]
+    names = chosen_views(dataset, views)
     found: dict[str, tuple[str, ViewMeta]] = {}
     for episode_id in dataset.ids:
         for name in names:
-            meta = _view(dataset, episode_id, name).meta
+            meta = view_of(dataset[episode_id], name).meta
+            if refused := refused_canvas(dataset, episode_id, meta):
+                raise ConfigError(f"a model on a robot has one canvas: {refused[0]}")
             first_id, first = found.setdefault(name, (episode_id, meta))
             if (first.geometry, first.orientation) != (meta.geometry, meta.orientation):
                 raise ConfigError(
@@ -45,13 +46,6 @@ def inference_meta(
         views=tuple(_inference_view(dataset, meta) for _, meta in found.values()),
         stats={name: sums for name in stats if (sums := array_stats(dataset, name)) is not None},
     )
-
-
-def _view(dataset: Dataset, episode_id: str, name: str) -> ViewData:
-    views = dataset[episode_id].views
-    if name not in views:
-        raise ConfigError(f"episode {episode_id} has no view {name!r}; it has {list(views)}")
-    return views[name]
 
 
 def _inference_view(dataset: Dataset, meta: ViewMeta) -> InferenceView:

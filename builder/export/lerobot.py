@@ -10,8 +10,6 @@ ids and the geometry, with which points are decoded to source pixels.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,6 +21,7 @@ import pyarrow.parquet as pq
 
 from builder.dataset import Dataset, EpisodeData
 from builder.errors import ConfigError
+from builder.export.common import new_folder
 from builder.export.lerobot_files import (
     CHUNKS_SIZE,
     DATA_PATH,
@@ -34,7 +33,6 @@ from builder.export.lerobot_files import (
     summarize,
 )
 from builder.export.lerobot_plan import IMAGES, Plan, fps_number, make_plan, tracked
-from builder.stores.staging import fsync_folder, output_errors
 
 DATA_MB, VIDEO_MB = 100, 200
 """LeRobot's own defaults."""
@@ -62,26 +60,15 @@ def export_lerobot(
     Raises ConfigError, before any work, naming what the target cannot hold, and OutputError
     when ``out`` cannot be written; then nothing is left there.
     """
-    out = Path(out)
     if min(data_mb, video_mb) <= 0:
         raise ConfigError(f"file sizes must be above 0 MB, got {data_mb} and {video_mb}")
-    if out.exists():
-        raise ConfigError(f"{out} exists already; choose another name or move it away")
     plan = make_plan(dataset, views)
-    half = out.with_name(f".{out.name}.half-{os.getpid()}")
-    with output_errors(out):
-        try:
-            half.mkdir(parents=True)
-            with ExitStack() as stack:
-                writer = _Writer(dataset, half, plan, data_mb, video_mb, stack)
-                for episode_id in dataset.ids:
-                    writer.add(dataset[episode_id])
-            writer.finish()
-            os.rename(half, out)
-            fsync_folder(out.absolute().parent)
-        except BaseException:
-            shutil.rmtree(half, ignore_errors=True)
-            raise
+    with new_folder(Path(out)) as folder:
+        with ExitStack() as stack:
+            writer = _Writer(dataset, folder, plan, data_mb, video_mb, stack)
+            for episode_id in dataset.ids:
+                writer.add(dataset[episode_id])
+        writer.finish()
     return plan.left_out
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from builder.dataset import Dataset
 from builder.errors import ConfigError
+from builder.export.common import chosen_views, refused_canvas
 from schemas.dataset import EpisodeMeta
 
 ACTIONS = ("action", "actions")
@@ -38,9 +39,7 @@ class Plan:
 
 def make_plan(dataset: Dataset, views: Sequence[str] | None) -> Plan:
     """Decide what goes where; raises ConfigError listing everything LeRobot cannot hold."""
-    if not len(dataset):
-        raise ConfigError(f"{dataset.path} has no episodes")
-    names = list(views or (view.name for view in dataset[dataset.ids[0]].meta.views))
+    names = chosen_views(dataset, views)
     # Views that come from LeRobot have such names already.
     keys = {name.removeprefix(IMAGES): name for name in names}
     refused = _refused(dataset, names)
@@ -78,8 +77,10 @@ def _refused(dataset: Dataset, names: list[str]) -> list[str]:
         for name in names:
             if name not in episode.views:
                 refused.append(f"episode {episode.id} without view {name!r}: every row has all")
-            elif "frames" not in episode.views[name].meta.arrays:
+                continue
+            if "frames" not in episode.views[name].meta.arrays:
                 refused.append(f"episode {episode.id}, view {name}: no frames are stored")
+            refused += refused_canvas(dataset, episode.id, episode.views[name].meta)
     return refused
 
 

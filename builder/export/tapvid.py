@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 
 from builder.dataset import Dataset, EpisodeData
-from builder.errors import ConfigError, OutputError
+from builder.errors import ConfigError
+from builder.export.common import view_of
+from builder.stores.staging import output_errors
 
 
 def export_tapvid(dataset: Dataset, out: Path, views: list[str] | None = None) -> list[str]:
@@ -22,24 +24,25 @@ def export_tapvid(dataset: Dataset, out: Path, views: list[str] | None = None) -
 
     ``video`` (T, H, W, 3) uint8, ``points`` (N, T, 2) float32, ``occluded`` (N, T) bool.
     Whole-episode tracks give one clip per episode and view, windows one clip each, back to
-    back and without the frozen tail.  Raises ConfigError when no frames are stored and
-    OutputError when ``out`` cannot be written.
+    back and without the frozen tail.  Raises ConfigError for a view that is not there or has no
+    frames, and OutputError when ``out`` cannot be written.
     """
     clips: dict[str, dict[str, Any]] = {}
     for episode_id in dataset.ids:
         episode = dataset[episode_id]
         for name in views or list(episode.views):
             clips.update(_clips(episode, name))
-    try:
-        with out.open("xb") as file:
+    with output_errors(out), out.open("xb") as file:
+        try:
             pickle.dump(clips, file, protocol=4)
-    except OSError as error:
-        raise OutputError(f"cannot write {out}: {error}") from None
+        except BaseException:
+            out.unlink()
+            raise
     return list(clips)
 
 
 def _clips(episode: EpisodeData, name: str) -> dict[str, dict[str, Any]]:
-    meta, view = episode.meta, episode.views[name]
+    meta, view = episode.meta, view_of(episode, name)
     if view.frames is None:
         raise ConfigError(f"{meta.id}, view {name}: TAP-Vid clips hold frames, none are stored")
     starts = np.asarray(view.starts)

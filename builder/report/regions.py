@@ -19,10 +19,10 @@ def point_regions(dataset: Dataset, ids: Iterable[str]) -> dict[str, np.ndarray]
 
     Points off the canvas count for the ninth they are nearest to.
     """
-    height, width = dataset.meta.img_shape
     counts: dict[str, np.ndarray] = {}
     for episode_id in ids:
         for name, view in dataset[episode_id].views.items():
+            height, width = view.geometry.img_shape
             count = counts.setdefault(name, np.zeros((3, 3)))
             for window in spread(len(view.starts), WINDOWS):
                 ninth = np.asarray(view.tracks[window]).reshape(-1, 2) * (3 / width, 3 / height)
