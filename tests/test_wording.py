@@ -1,0 +1,44 @@
+"""Numbers in sentences are told the same way everywhere."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from builder.wording import count, duration, size
+
+pytestmark = pytest.mark.core
+ROOT = Path(__file__).parents[1]
+# A number that may be 1, straight before a plural, in an f-string.
+UNCOUNTED = re.compile(
+    r"\{(?!\w*shape)[^{}]*\} (episodes|videos|clips|windows|problems|writers|shards) ?\b"
+)
+
+
+def test_one_thing_is_told_in_the_singular():
+    assert [count(number, "episode") for number in (0, 1, 2)] == [
+        "0 episodes",
+        "1 episode",
+        "2 episodes",
+    ]
+
+
+def test_durations_and_sizes_have_the_unit_that_fits():
+    assert [duration(s) for s in (4, 59.4, 90, 3600 * 12.5)] == [
+        "4 s",
+        "59 s",
+        "1 min 30 s",
+        "12 h 30 min",
+    ]
+    assert [size(n) for n in (1, 999, 1500, 2.5e15)] == ["1 B", "999 B", "1.5 kB", "2.5 PB"]
+
+
+@pytest.mark.parametrize("folder", ["cli", "doctor", "report", "legacy", "upkeep", "export"])
+def test_what_people_read_counts_through_one_helper(folder):
+    found = [
+        f"{path.name}: {hit.group()}"
+        for path in sorted((ROOT / "builder" / folder).rglob("*.py"))
+        for hit in UNCOUNTED.finditer(path.read_text())
+        if ".count} " not in hit.group()
+    ]
+    assert not found
