@@ -1,6 +1,7 @@
 """Older datasets: what their attributes may say, and reading them as they lie."""
 
 import logging
+import os
 import pickle
 from pathlib import Path
 
@@ -387,3 +388,13 @@ def test_errors_of_older_files_do_not_advise_repair(tmp_path):
     with pytest.raises(DatasetError) as caught:
         dataset[dataset.ids[0]]
     assert "repair" not in str(caught.value)
+
+
+def test_what_has_the_name_of_a_track_file_is_never_skipped_silently(tmp_path):
+    write_amplify(tmp_path / "a" / "DEMO_0.HDF5")
+    (tmp_path / "a" / "gone.hdf5").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / "a" / "pipe.h5")
+    dataset = open_legacy(tmp_path, IMG, on_error="skip")
+    assert [str(ref.relative) for ref in dataset.refs.values()] == ["a/DEMO_0.HDF5"]
+    assert "No such file" in dataset.problems["a/gone.hdf5"]
+    assert "not a regular file" in dataset.problems["a/pipe.h5"]

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from builder.errors import DatasetError
 from builder.ids import episode_id
 from builder.legacy.hdf5 import open_older
-from builder.sources.listing import walk
+from builder.sources.listing import UNREADABLE, walk
 from builder.sources.safe_hdf5 import SafeHdf5
 from schemas.dataset import Name
 from schemas.legacy import tracked_shape
@@ -44,11 +44,18 @@ class LegacyRef:
 
 
 def track_files(folder: Path) -> list[Path]:
-    """List HDF5 files below a folder in natural order; raises DatasetError without a folder."""
+    """List HDF5 files below a folder in natural order; raises DatasetError without a folder.
+
+    Broken links, pipes and folders that cannot be read are listed too: they fail by name.
+    """
     if not folder.is_dir():
-        raise DatasetError(f"{folder} is not a folder")
-    found = (folder / inner / name for inner, names in walk(folder) for name in names)
-    return [path for path in found if path.suffix in SUFFIXES and path.is_file()]
+        raise DatasetError(f"{folder} is not a folder; give the one that the older files lie in")
+    return [
+        folder / inner / name
+        for inner, names in walk(folder)
+        for name in names
+        if name == UNREADABLE or name.lower().endswith(SUFFIXES)
+    ]
 
 
 def inspect_file(
