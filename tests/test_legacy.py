@@ -398,3 +398,10 @@ def test_what_has_the_name_of_a_track_file_is_never_skipped_silently(tmp_path):
     assert [str(ref.relative) for ref in dataset.refs.values()] == ["a/DEMO_0.HDF5"]
     assert "No such file" in dataset.problems["a/gone.hdf5"]
     assert "not a regular file" in dataset.problems["a/pipe.h5"]
+
+
+def test_a_view_without_tracks_is_not_dropped(tmp_path):
+    write_amplify(tmp_path / "a.hdf5")
+    spoil(tmp_path / "a.hdf5", lambda f: f.__delitem__("root/agentview/tracks"))
+    with pytest.raises(DatasetError, match=r"a.hdf5: the views \['agentview'\] have no tracks"):
+        open_legacy(tmp_path, IMG)

@@ -22,6 +22,9 @@ SUFFIXES = (".hdf5", ".h5")
 
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
 
+# What only a view has.
+_HALF = {"vis", "video"}
+
 Layout = Literal["amplify", "atm"]
 Mode = Literal["reinit", "episode"]
 
@@ -70,6 +73,13 @@ def inspect_file(
         names = [name for name, inner in members.items() if "tracks" in inner]
         if not names:
             return None
+        if halves := [
+            name for name, inner in members.items() if _HALF & {*inner} and name not in names
+        ]:
+            raise DatasetError(
+                f"{path}: the views {halves} have no tracks, {names} have; track the file again, "
+                f"or remove what is left of these views from it"
+            )
         for name in names:
             _check_name(path, name)
         if layout is None:
