@@ -171,13 +171,31 @@ def test_templates_that_lead_elsewhere_are_refused(tmp_path, template, match):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", '{"features": 3}', '{"features": {}, "fps": 0, "data_path": "x"}']
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        '{"features": 3}',
+        '{"features": {}, "fps": 0, "data_path": "x"}',
+        '{"features": {"a": 1}, "fps": 1, "data_path": "x"}',
+        '{"features": {}, "fps": 1, "data_path": "x", "splits": ["train"]}',
+    ],
 )
 def test_an_info_file_that_is_none_is_named(tmp_path, text):
     (tmp_path / "meta").mkdir()
     (tmp_path / "meta" / "info.json").write_text(text)
     with pytest.raises(SourceError, match=r"info\.json"):
         list(LeRobot(tmp_path).refs())
+
+
+@pytest.mark.parametrize("line", ["{", "[" * 100_000, "3", "{}"])
+def test_a_damaged_list_of_episodes_is_named(tmp_path, line):
+    root = write_v21(tmp_path)
+    with (root / "meta" / "episodes.jsonl").open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(SourceError, match=r"episodes\.jsonl, line|its episode list has a row"):
+        list(LeRobot(root).refs())
 
 
 def test_a_row_too_few_is_refused(tmp_path):

@@ -114,6 +114,14 @@ def test_something_something_has_labels_templates_and_splits(tmp_path):
     }
 
 
+def test_labels_that_are_no_texts_are_left_out(tmp_path):
+    root = write_something(tmp_path)
+    entry = {"id": 78687, "label": 7, "template": ["x"]}
+    (root / "labels" / "train.json").write_text(json.dumps([entry]))
+    [ref] = [ref for ref in SomethingSomething(root).refs() if "78687" in ref.path]
+    assert (ref.locator[1], ref.task, ref.splits) == (None, None, ("train",))
+
+
 def test_labels_that_are_none_are_refused(tmp_path):
     root = write_something(tmp_path)
     (root / "labels" / "train.json").write_text(json.dumps({"a": 1}))

@@ -142,6 +142,14 @@ def test_broken_and_swollen_pickles_end_soon(tmp_path, value):
         load_pickle(write(tmp_path, value), Limits())
 
 
+def test_a_list_that_is_there_many_times_is_read_once(tmp_path):
+    value: list = []
+    for _ in range(100):
+        value = [value, value]  # 2**100 lists, for whoever takes them one by one
+    found = load_pickle(write(tmp_path, pickle.dumps(value)), Limits())
+    assert found[0] is found[1]
+
+
 def test_pickles_beyond_the_limit_are_refused(tmp_path):
     with pytest.raises(SourceError, match="exceed the limit of 100"):
         load_pickle(write(tmp_path, GOOD), Limits(max_array_bytes=100))

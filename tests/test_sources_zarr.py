@@ -103,6 +103,7 @@ def edit(root, name, change):
         ({"chunks": [1 << 20, 1 << 20]}, "exceed"),
         ({"chunks": [0, 2]}, "do not fit"),
         ({"chunks": [5]}, "do not fit"),
+        ({"shape": [-1, 2]}, "do not fit"),
         ({"shape": "x"}, "zarray is refused"),
     ],
 )

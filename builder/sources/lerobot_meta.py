@@ -40,7 +40,8 @@ class LeRobotMeta:
         self.path = root / "meta" / "info.json"
         try:
             self.info: dict[str, Any] = json.loads(read_small(self.path, _JSON_BYTES))
-            self.features: dict[str, dict[str, Any]] = dict(self.info["features"])
+            self.features = {key: dict(each) for key, each in dict(self.info["features"]).items()}
+            self._splits = dict(self.info.get("splits") or {})
             self.fps = float(self.info["fps"])
             self._data_path = str(self.info["data_path"])
             self._video_path = self.info.get("video_path")
@@ -70,23 +71,28 @@ class LeRobotMeta:
         source = self._jsonl(listed) if listed.exists() else self._parquet(videos)
         for row in source:
             try:
-                yield self._row(row, videos)
+                found = self._row(row, videos)
             except (KeyError, TypeError, ValueError) as error:
                 raise self.error(f"its episode list has a row without {error}") from None
+            yield found
 
     def splits(self, index: int) -> tuple[str, ...]:
         """Return the splits that hold an episode: ``{"train": "0:50"}``."""
         found = []
-        for name, span in (self.info.get("splits") or {}).items():
+        for name, span in self._splits.items():
             first, _, last = str(span).partition(":")
             if first.isdecimal() and last.isdecimal() and int(first) <= index < int(last):
                 found.append(printable_path(name))
         return tuple(found)
 
     def _jsonl(self, path: Path) -> Iterator[dict[str, Any]]:
-        for line in read_small(path, _JSON_BYTES).splitlines():
-            if line.strip():
-                yield json.loads(line)
+        for number, line in enumerate(read_small(path, _JSON_BYTES).splitlines(), 1):
+            try:
+                row = json.loads(line) if line.strip() else None
+            except (ValueError, RecursionError) as error:
+                raise SourceError(f"{printable_path(path)}, line {number}: {error}") from None
+            if row is not None:
+                yield row
 
     def _parquet(self, videos: list[str]) -> Iterator[dict[str, Any]]:
         folder = self.root / "meta" / "episodes"

@@ -24,7 +24,7 @@ def load_pickle(path: Path, limits: Limits) -> Any:
     """Load a pickle of plain data.  Raises SourceError naming what it asked for instead."""
     data = read_small(path, limits.max_array_bytes)
     try:
-        return _plain(_Restricted(_Bounded(data)).load())
+        return _plain(_Restricted(_Bounded(data)).load(), {})
     except _RefusedError as error:
         raise SourceError(
             f"{printable_path(path)}: the pickle asks for {error}, which is refused; pickles may "
@@ -104,17 +104,26 @@ def _scalar(kind: _Dtype, data: Any = b"") -> Any:
     return np.frombuffer(data, kind.dtype, count=1)[0]
 
 
-def _plain(value: Any) -> Any:
-    """Put arrays in the places of what stood for them."""
+def _plain(value: Any, known: dict[int, Any]) -> Any:
+    """Put arrays in the places of what stood for them.
+
+    ``known`` are the results by identity: a small pickle may hold one list a billion times.
+    """
+    if id(value) not in known:
+        known[id(value)] = _replaced(value, known)
+    return known[id(value)]
+
+
+def _replaced(value: Any, known: dict[int, Any]) -> Any:
     if isinstance(value, dict):
-        return {_plain(key): _plain(each) for key, each in value.items()}
+        return {_plain(key, known): _plain(each, known) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(map(_plain, value))
+        return type(value)(_plain(each, known) for each in value)
     if isinstance(value, _Array):
         value = value.array
     if isinstance(value, np.ndarray) and value.dtype.kind == "O":
         flat = np.empty(value.size, object)
-        flat[:] = [_plain(each) for each in value.ravel()]
+        flat[:] = [_plain(each, known) for each in value.ravel()]
         return flat.reshape(value.shape)
     return value
 

@@ -99,7 +99,8 @@ class SafeZarrArray:
             raise ValueError(f"the type {meta['dtype']!r}; only plain numbers are read")
         self.shape = tuple(map(int, meta["shape"]))
         self.chunks = tuple(map(int, meta["chunks"]))
-        if len(self.shape) != len(self.chunks) or not self.shape or min(self.chunks) < 1:
+        fit = self.shape and len(self.shape) == len(self.chunks)
+        if not fit or min(self.shape) < 0 or min(self.chunks) < 1:
             raise ValueError(f"shape {self.shape} and chunks {self.chunks} do not fit")
         if meta.get("filters"):
             raise ValueError(f"the filters {meta['filters']!r:.100}; none are supported")

@@ -57,7 +57,7 @@ class SomethingSomething:
             yield EpisodeRef(
                 episode_id(raw),
                 printable_path(raw),
-                (relative, safe_text(label.get("label"))),
+                (relative, _text(label.get("label"))),
                 task=_plain(label.get("template")),
                 splits=(split,) if split else (),
             )
@@ -89,6 +89,10 @@ class SomethingSomething:
         return found
 
 
-def _plain(text: Any) -> str | None:
-    safe = safe_text(text) if isinstance(text, str) else None
+def _text(value: Any) -> str | None:
+    return safe_text(value) if isinstance(value, str) else None
+
+
+def _plain(value: Any) -> str | None:
+    safe = _text(value)
     return printable_path(safe) if safe else None

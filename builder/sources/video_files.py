@@ -78,7 +78,7 @@ class VideoFiles:
     @contextmanager
     def open(self, ref: EpisodeRef) -> Iterator[Episode]:
         """Open one file.  Raises DecodeError naming what is wrong with it."""
-        path = self.path / ref.locator if self.path.is_dir() else self.path
+        path = locate(self.path, ref.locator)
         view = self._config.view
         turn = self._config.turned_by_hand(view)
         stream = VideoStream(path, limits=self._limits, orientation=turn)
