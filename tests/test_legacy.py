@@ -405,3 +405,6 @@ def test_a_view_without_tracks_is_not_dropped(tmp_path):
     spoil(tmp_path / "a.hdf5", lambda f: f.__delitem__("root/agentview/tracks"))
     with pytest.raises(DatasetError, match=r"a.hdf5: the views \['agentview'\] have no tracks"):
         open_legacy(tmp_path, IMG)
+    spoil(tmp_path / "a.hdf5", lambda f: f.__delitem__("root/eye_in_hand/tracks"))
+    with pytest.raises(DatasetError, match="have no tracks; track the file again"):
+        open_legacy(tmp_path, IMG)

@@ -71,15 +71,15 @@ def inspect_file(
     with open_older(path) as file:
         members = {name: file.keys(f"root/{name}") for name in file.keys("root")}
         names = [name for name, inner in members.items() if "tracks" in inner]
-        if not names:
-            return None
         if halves := [
             name for name, inner in members.items() if _HALF & {*inner} and name not in names
         ]:
             raise DatasetError(
-                f"{path}: the views {halves} have no tracks, {names} have; track the file again, "
+                f"{path}: the views {halves} have no tracks; track the file again, "
                 f"or remove what is left of these views from it"
             )
+        if not names:
+            return None
         for name in names:
             _check_name(path, name)
         if layout is None:
