@@ -24,6 +24,7 @@ from builder.registry import backend
 from builder.shards import WEIGH_AT_MOST
 from builder.sources.base import EpisodeRef, Source
 from builder.stores.staging import output_errors
+from builder.wording import count
 from schemas.config import BuildConfig
 
 PROBED_EPISODES = 5
@@ -51,12 +52,12 @@ def measure(config: BuildConfig, episodes: int = PROBED_EPISODES) -> Costs:
     more = total["long"]["frames"] - total["short"]["frames"]
     if more <= 0:
         raise SourceError(
-            f"{config.source.path}: the {len(refs)} episodes cannot be probed: of "
-            f"{len(lengths)} that open, {len(built)} can be built, and none is longer than "
-            f"{PROBED_FRAMES[0]} frames"
+            f"{config.source.path}: nothing to probe: of {count(len(refs), 'episode')} "
+            f"{len(lengths)} can be opened, {len(built)} built, and none is longer than "
+            f"{PROBED_FRAMES[0]} frames; letterset inspect shows why"
         )
     per_frame = {
-        key: max(0.0, (count - total["short"][key]) / more) for key, count in total["long"].items()
+        key: max(0.0, (spent - total["short"][key]) / more) for key, spent in total["long"].items()
     }
     per_episode = {
         key: max(0.0, count - per_frame[key] * total["long"]["frames"]) / len(built)
