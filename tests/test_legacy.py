@@ -408,3 +408,19 @@ def test_a_view_without_tracks_is_not_dropped(tmp_path):
     spoil(tmp_path / "a.hdf5", lambda f: f.__delitem__("root/eye_in_hand/tracks"))
     with pytest.raises(DatasetError, match="have no tracks; track the file again"):
         open_legacy(tmp_path, IMG)
+
+
+def test_a_whole_episode_in_a_reinit_folder_of_another_horizon_is_one(tmp_path):
+    folder = tmp_path / "uniform_16_reinit_16" / "t_demo"
+    tracks = write_amplify(folder / "demo_0.hdf5", {"front": (360, 640)}, whole=True)
+    dataset = open_legacy(tmp_path, IMG)
+    (episode,) = [dataset[key].meta for key in dataset.ids]
+    assert tracks["front"].shape[:2] == (1, 24)
+    assert (episode.mode, episode.length) == ("episode", 24)
+
+
+def test_any_name_of_the_track_method_tells_a_single_frame(tmp_path):
+    folder = tmp_path / "my_Grid_16_reinit_16" / "t_demo"
+    write_amplify(folder / "demo_0.hdf5", {"front": (360, 640)}, length=1)
+    (ref,) = open_legacy(tmp_path, IMG).refs.values()
+    assert (ref.mode, ref.length, ref.horizon) == ("reinit", 1, 16)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +88,7 @@ def inspect_file(
         if len(set(shapes.values())) > 1:
             raise DatasetError(f"{path}: views differ in shape: {shapes}; expected equal ones")
         first, second, points, _ = shapes[names[0]]
-        mode = mode or _mode(path, first)
+        mode = mode or _mode(path, first, second)
         if mode == "episode" and first != 1:
             raise DatasetError(f"{path}: whole-episode tracks are (1, T, N, 2), got {first} first")
         return LegacyRef(
@@ -133,9 +132,10 @@ def _check_name(path: Path, name: str) -> None:
         ) from None
 
 
-def _mode(path: Path, leading: int) -> Mode:
-    named = any(re.fullmatch(r"[a-z]+_\d+_reinit_\d+", part) for part in path.parent.parts)
-    return "reinit" if leading > 1 or named else "episode"
+def _mode(path: Path, first: int, second: int) -> Mode:
+    """Tell windows from a whole episode; (1, 16, N, 2) is one window where the folder says so."""
+    named = any(part.endswith(f"_reinit_{second}") for part in path.parent.parts)
+    return "reinit" if first > 1 or named else "episode"
 
 
 def _task(path: Path) -> str | None:
