@@ -15,14 +15,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builder.catalog import Catalog, index_line
+from builder.catalog import Catalog, index_line, read_index
 from builder.cli import main
 from builder.errors import DatasetError, OutputError
 from builder.records import stored_form
 from builder.runs import RunLog
 from builder.stores.hdf5 import Hdf5Store
 from builder.stores.staging import stage
+from builder.stores.zarr import ZarrStore
 from builder.testing.samples import HORIZON, Sample, sample_dataset, sample_meta
+from builder.upkeep.finalize import finalize
 from builder.upkeep.repair import repair
 from builder.validate import Problem, check_episode, validate
 from schemas.dataset import DatasetMeta, EpisodeMeta, FailureLine, QuerySpec
@@ -258,6 +260,19 @@ def test_index_against_files(dataset):
     assert texts[0] == "a: index: the episode is not what the index lists; run letterset repair"
     assert "b/c: there is no episode 'b/c'" in texts[1]
     assert texts[2] == "extra: index: the episode is not listed in the index; run letterset repair"
+
+
+@pytest.mark.parametrize("kind", [Hdf5Store, ZarrStore])
+def test_episodes_behind_links_are_kept(tmp_path, kind):
+    """Whoever has no space left moves a folder to another disk and links it."""
+    folder, store = tmp_path / "dataset", kind(tmp_path / "dataset")
+    sample_dataset(folder, store, [Sample("a"), Sample("b/c")])
+    (folder / store.place / "b").rename(tmp_path / "elsewhere")
+    (folder / store.place / "b").symlink_to(tmp_path / "elsewhere")
+    assert _texts(folder) == []
+    assert finalize(folder).problems == ()
+    assert repair(folder).dropped == {}
+    assert list(read_index(folder)) == ["a", "b/c"]
 
 
 def test_a_missing_dataset_json_does_not_hide_the_rest(dataset):

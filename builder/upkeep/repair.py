@@ -36,7 +36,9 @@ def repair(path: Path | str) -> Repair:
         cleared = store.leftovers(remove=True)
         kept: list[IndexLine] = []
         dropped: dict[str, str] = {}
-        stored = list(store.ids())
+        listed = _listed(folder)
+        # An episode behind a link to another disk is found by its name, not by looking around.
+        stored = sorted({*store.ids(), *filter(store.has, listed)})
         for episode_id in stored:
             problems = check_episode(store, episode_id, meta)
             if problems:
@@ -46,7 +48,7 @@ def repair(path: Path | str) -> Repair:
                 kept.append(index_line(reader.meta))
         for episode_id in dropped:
             store.set_aside(episode_id)
-        for episode_id in _listed(folder) - set(stored):
+        for episode_id in sorted(listed - {*stored}):
             dropped[episode_id] = "it was listed, but there is no such episode"
         replace_lines(folder, "index", kept)
     return Repair(tuple(line.id for line in kept), dropped, tuple(cleared))
