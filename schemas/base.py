@@ -67,7 +67,8 @@ def _int_from_index(value: Any) -> Any:
         return value
 
 
-Side = Annotated[int, Field(ge=1, le=1_000_000), BeforeValidator(_int_from_index)]
+MAX_SIDE = 1_000_000
+Side = Annotated[int, Field(ge=1, le=MAX_SIDE), BeforeValidator(_int_from_index)]
 Shape = Annotated[
     tuple[Side, Side],
     BeforeValidator(_tuple_from_list),

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from operator import index
 from typing import Any, Literal
 
+from schemas.base import MAX_SIDE
 from schemas.geometry import Points, Stretch, as_float_points
 
 PixelOrigin = Literal["corner", "center"]
@@ -29,7 +30,7 @@ def tracked_shape(attrs: Mapping[str, Any], where: str) -> tuple[int, int] | Non
     """Read the size (H, W) a view was tracked in; None when neither attribute is there.
 
     ``where`` names the file and view in errors.  Raises ValueError for exactly one
-    attribute and for anything but a whole number of at least 1.
+    attribute and for anything but a whole number from 1 to 1,000,000.
     """
     present = [name for name in ("height", "width") if name in attrs]
     if not present:
@@ -50,10 +51,10 @@ def _side(value: Any, name: str, where: str) -> int:
         side = 0 if boolean else int(value) if whole else index(value)
     except TypeError:
         side = 0
-    if side < 1:
+    if not 1 <= side <= MAX_SIDE:
         raise ValueError(
-            f"{where}: attribute {name!r} must be a whole number of pixels, at least 1, got "
-            f"{value!r}; set it to the size of the frames that were tracked"
+            f"{where}: attribute {name!r} must be a whole number of pixels, from 1 to {MAX_SIDE}, "
+            f"got {value!r}; set it to the size of the frames that were tracked"
         )
     return side
 

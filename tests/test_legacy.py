@@ -37,7 +37,16 @@ def test_a_whole_pair_is_read(kind):
     "bad",
     [
         *(0, -480, 0.0, 480.5, float("nan"), float("inf"), np.float32("nan"), "480", b"480"),
-        *(True, np.bool_(True), None, np.array([480]), np.array([480, 853]), np.array(480.5)),
+        *(
+            1_000_001,
+            np.uint64(2**40),
+            True,
+            np.bool_(True),
+            None,
+            np.array([480]),
+            np.array([480, 853]),
+            np.array(480.5),
+        ),
     ],
 )
 def test_anything_but_a_whole_number_of_pixels_is_refused(name, bad):
