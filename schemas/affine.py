@@ -56,11 +56,17 @@ def swap_xy(points: Points) -> Points:
     or copy of the same kind and dtype.
     """
     if isinstance(points, tuple):
-        first, second = points
+        first, second = _pair(points)
         return (second, first)  # type: ignore[return-value]
     array: Any = points
     _check_points(array, axes=2)
     return array[..., [1, 0]]
+
+
+def _pair(point: tuple[Any, ...]) -> tuple[Any, Any]:
+    if len(point) != 2:
+        raise ValueError(f"a tuple is one point of two numbers, got {len(point)}")
+    return point
 
 
 def _check_points(points: Any, axes: int) -> None:
@@ -137,7 +143,7 @@ class AxisAffine(Record):
 
     def _map(self, points: Any, offset_xy: tuple[float, float]) -> Any:
         if isinstance(points, tuple):
-            x, y = swap_xy(points) if self.transpose else points
+            x, y = swap_xy(points) if self.transpose else _pair(points)
             return (x * self.scale_xy[0] + offset_xy[0], y * self.scale_xy[1] + offset_xy[1])
         out = as_float_points(points)
         if self.transpose:

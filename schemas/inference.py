@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from schemas.affine import AxisAffine, Points, swap_xy
 from schemas.base import Record, Sealed, Shape, Side
@@ -90,16 +90,25 @@ class Decoder:
     def load(cls, path: str | Path) -> Decoder:
         """Read the JSON that ``letterset export --to inference`` wrote.
 
-        Raises OSError, and pydantic.ValidationError (a ValueError) when it was changed since.
+        Raises OSError, and ValueError naming the file when it is another or was changed since.
         """
-        return cls(InferenceMeta.model_validate_json(Path(path).read_bytes()))
+        try:
+            return cls(InferenceMeta.model_validate_json(Path(path).read_bytes()))
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            what = ".".join(map(str, first["loc"])) or "file"
+            raise ValueError(
+                f"{path} is not what letterset export --to inference wrote: {what}: "
+                f"{first['msg'].removeprefix('Value error, ')}; export it again"
+            ) from None
 
     def view(self, name: str | None = None) -> InferenceView:
         """Return a view by name, or the only one; raises KeyError that lists them."""
         if name is None and len(self._views) == 1:
             return self.meta.views[0]
         if name not in self._views:
-            raise KeyError(f"no view {name!r}; there are {list(self._views)}")
+            wrong = "say which view" if name is None else f"no view {name!r}"
+            raise KeyError(f"{wrong}; there are {list(self._views)}")
         return self._views[name]
 
     def decode(
@@ -109,7 +118,10 @@ class Decoder:
 
         ``prediction`` is (..., 2) in [-1, 1], (row, col) as models speak it, or (x, y) with
         ``order="xy"``: a numpy array, a torch tensor, or one tuple.  Not clipped or rounded.
+        Raises ValueError for another order.
         """
+        if order not in ("rc", "xy"):
+            raise ValueError(f"order is 'rc', (row, col), or 'xy', (x, y); got {order!r}")
         norm_xy = swap_xy(prediction) if order == "rc" else prediction
         return self.view(view).geometry.decode(norm_xy)
 
@@ -127,24 +139,32 @@ class Decoder:
         self,
         coded_shape: tuple[int, int],
         view: str | None = None,
-        sample_aspect_ratio: tuple[int, int] = (1, 1),
+        sample_aspect_ratio: tuple[int, int] | None = None,
     ) -> Decoder:
         """Return a decoder for a camera whose resolution (H, W) changed; never done silently.
 
-        Raises ValueError for geometries that are no letterbox.
+        ``sample_aspect_ratio`` is (1, 1) unless given.  Raises ValueError for geometries that are
+        no letterbox, and when pixels were not square and it is not said what they are now.
         """
         old = self.view(view)
         if not isinstance(old.geometry, Letterbox):
             raise ValueError(
                 f"view {old.name} is stretched, not letterboxed: it has no refit that keeps aspect"
             )
+        if sample_aspect_ratio is None and old.geometry.sample_aspect_ratio != (1, 1):
+            raise ValueError(
+                f"view {old.name} had pixels of {old.geometry.sample_aspect_ratio}, width to "
+                "height: say what they are now, sample_aspect_ratio=(1, 1) for square ones"
+            )
         shape = oriented_shape(old.orientation, coded_shape)
-        box = Letterbox.fit(shape, self.meta.img_shape, sample_aspect_ratio)
+        box = Letterbox.fit(shape, self.meta.img_shape, sample_aspect_ratio or (1, 1))
         queries = old.queries_rc
         if self.meta.queries.region == "content":
             # The grid lies over the picture, so it moves with it.
             queries = tuple(_moved(point, old.geometry, box) for point in queries)
-        changed = {"geometry": box, "coded_shape": tuple(coded_shape), "queries_rc": queries}
+        # Turning is its own inverse as far as shapes go.
+        coded = oriented_shape(old.orientation, box.source_shape)
+        changed = {"geometry": box, "coded_shape": coded, "queries_rc": queries}
         new = old.model_copy(update=changed)
         views = tuple(new if each.name == old.name else each for each in self.meta.views)
         fields = {key: getattr(self.meta, key) for key in InferenceMeta.model_fields}

@@ -244,7 +244,7 @@ def test_lists_and_other_things_are_refused(transpose):
     for shape in [(), (3,), (2, 3)]:
         with pytest.raises(ValueError, match=r"shape \(\.\.\., 2\)"):
             each(np.zeros(shape))
-    with pytest.raises(ValueError, match="unpack"):
+    with pytest.raises(ValueError, match="two numbers, got 3"):
         each((1.0, 2.0, 3.0))
     with pytest.raises(TypeError):
         each(("1", "2"))

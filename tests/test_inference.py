@@ -64,6 +64,66 @@ def test_a_prediction_decodes_alike_in_every_form(folder):
     assert decoder.decode(swap_xy(point_rc), order="xy") == as_tuple
 
 
+def test_a_wrong_order_view_or_point_is_refused(folder):
+    decoder = Decoder.load(folder / "inference.json")
+    with pytest.raises(ValueError, match="got 'yx'"):
+        decoder.decode((0.1, 0.2), order="yx")
+    with pytest.raises(ValueError, match="two numbers, got 3"):
+        decoder.decode((0.1, 0.2, 0.3))
+    two = [decoder.view(), decoder.view().model_copy(update={"name": "other"})]
+    with pytest.raises(KeyError, match="say which view; there are"):
+        Decoder(decoder.meta.resealed(views=two)).decode((0.1, 0.2))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda text: text.replace('"horizon":16', '"horizon":17'), "was changed"),
+        (lambda text: "{}", "digest: Field required"),
+        (lambda text: text[:-9], "Invalid JSON"),
+    ],
+)
+def test_a_file_that_is_not_the_exported_one_is_named(folder, tmp_path, change, says):
+    text = (folder / "inference.json").read_text().replace(": ", ":")
+    wrong = tmp_path / "wrong.json"
+    wrong.write_text(change(text))
+    with pytest.raises(ValueError, match=rf"wrong\.json is not what .*{says}"):
+        Decoder.load(wrong)
+
+
+RGB = np.full((*SOURCE_SHAPE, 3), 200, np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("frame", "error"),
+    [
+        ((RGB / 255).astype(np.float32), ValueError),  # would be black
+        (RGB.astype(np.uint16) * 257, ValueError),
+        (RGB[..., :1], ValueError),
+        (RGB[..., 0], ValueError),
+        (np.dstack([RGB, RGB[..., 0]]), ValueError),
+        (RGB.transpose(2, 0, 1), ValueError),
+        (RGB.tolist(), TypeError),
+        (torch.from_numpy(RGB), TypeError),
+    ],
+)
+def test_frames_that_are_no_uint8_rgb_are_refused(folder, frame, error):
+    preprocess = Preprocessor(Decoder.load(folder / "inference.json").meta)
+    with pytest.raises(error, match=r"view main: expected a numpy array .* uint8 RGB"):
+        preprocess.frame(frame)
+    with pytest.raises(TypeError, match=r"frames by view, such as {'main': frame}, got ndarray"):
+        preprocess(RGB)
+
+
+def test_a_frame_may_lie_in_memory_as_it_likes(folder):
+    preprocess = Preprocessor(Decoder.load(folder / "inference.json").meta)
+    frame = np.random.default_rng(0).integers(0, 256, RGB.shape, np.uint8)
+    expected = preprocess.frame(frame)
+    np.testing.assert_array_equal(preprocess.frame(np.asfortranarray(frame)), expected)
+    bgr = np.ascontiguousarray(frame[..., ::-1])
+    np.testing.assert_array_equal(preprocess.frame(bgr[..., ::-1]), expected)
+
+
 def test_decoding_needs_pydantic_alone():
     code = (
         "import sys; from schemas.inference import Decoder; "
@@ -82,9 +142,19 @@ def test_a_changed_camera_is_refused_until_refitted(folder):
     assert (
         Preprocessor(refitted.meta).frame(np.zeros((*bigger, 3), np.uint8)).shape[:2] == IMG_SHAPE
     )
+    assert Decoder(meta).refit(tuple(np.array(bigger))).meta == refitted.meta
     # The same place in the picture is now at twice the pixel.
     x, y = Decoder(meta).decode((0.1, 0.2))
     assert refitted.decode((0.1, 0.2)) == pytest.approx((2 * x, 2 * y))
+
+
+def test_pixels_that_were_not_square_are_asked_for():
+    box = Letterbox.fit((144, 176), IMG_SHAPE, (128, 117))
+    decoder = Decoder(inference_of(box, QuerySpec(grid=(2, 3))))
+    with pytest.raises(ValueError, match=r"\(128, 117\).* say what they are now"):
+        decoder.refit((288, 352))
+    same = decoder.refit((144, 176), sample_aspect_ratio=(128, 117))
+    assert same.view().geometry == box
 
 
 def inference_of(box, queries):
