@@ -51,9 +51,9 @@ class Where:
             raise ConfigError(f"a filter has at most {_MAX_TEXT} characters, got {len(text)}")
         try:
             self._tree = ast.parse(text.strip(), mode="eval").body
+            self._check(self._tree)
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             raise self._error(f"cannot be read: {error}") from None
-        self._check(self._tree)
 
     def mask(self, columns: Mapping[str, np.ndarray]) -> np.ndarray:
         """Tell for which rows it holds: columns (n,) in, (n,) bool out.
@@ -80,7 +80,7 @@ class Where:
         try:
             with np.errstate(all="ignore"):
                 found = np.asarray(self._value(self._tree, columns))
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise self._error(f"compares what does not compare: {error}") from None
         return np.broadcast_to(found, (rows,))
 

@@ -58,6 +58,8 @@ def test_masks(text, expected):
         ("task in [motion]", "numbers and texts only"),
         ("(vis, motion) == 1", "numbers and texts only"),
         ("motion > 1j", "neither a number nor a text"),
+        ("motion > " + "9" * 500, "compares what does not compare"),
+        ("-" * 1900 + "motion > 1", "cannot be read|does not compare"),
         ("motion > None", "neither"),
         ("f'{motion}' == 'a'", "not allowed"),
         ("(motion := 3) > 1", "not allowed"),
