@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
@@ -17,6 +16,8 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from builder.errors import ConfigError, DatasetError
+from builder.registry import explain
+from builder.stores.staging import publish_text
 from schemas.base import Record
 from schemas.dataset import EpisodeId, Name
 
@@ -84,12 +85,13 @@ def source_splits(given: Iterable[tuple[str, tuple[str, ...]]]) -> Splits:
 
 
 def write_splits(dataset: Path, name: str, splits: Splits) -> Path:
-    """Write ``splits/<name>.json`` of a dataset, whole or not at all; returns its path."""
+    """Write ``splits/<name>.json`` of a dataset, whole or not at all; returns its path.
+
+    Raises ConfigError for a bad name, and OutputError.
+    """
     path = _path(dataset, name)
-    path.parent.mkdir(exist_ok=True)
-    draft = path.with_suffix(".tmp")
-    draft.write_text(json.dumps(splits.model_dump(mode="json"), indent=1) + "\n", encoding="ascii")
-    os.replace(draft, path)
+    text = json.dumps(splits.model_dump(mode="json"), indent=1) + "\n"
+    publish_text(dataset, path, text, replace=True)
     return path
 
 
@@ -135,8 +137,10 @@ def read_splits(dataset: Path, name: str) -> Splits:
     except FileNotFoundError:
         there = sorted(each.stem for each in path.parent.glob("*.json"))
         raise DatasetError(f"{dataset} has no splits called {name!r}; it has {there}") from None
-    except (OSError, ValidationError) as error:
-        raise DatasetError(f"{path}: not a file of splits ({error})") from None
+    except OSError as error:
+        raise DatasetError(f"{path}: it cannot be read ({error.strerror})") from None
+    except ValidationError as error:
+        raise DatasetError(f"{path}: not a file of splits ({explain(error)})") from None
 
 
 def _draw(key: str, shares: Mapping[str, float]) -> str | None:
@@ -165,4 +169,4 @@ def _checked(data: dict[str, object]) -> Splits:
     try:
         return Splits.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(f"these splits cannot be stored: {error}") from None
+        raise ConfigError(f"these splits cannot be stored: {explain(error)}") from None

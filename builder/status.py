@@ -132,12 +132,15 @@ def _read_log(path: Path) -> _Log | None:
     """Read a log's first and last whole lines; None when it has not begun."""
     with path.open("rb") as file:
         first = file.readline()
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - _TAIL_BYTES))
+        rest = file.seek(0, os.SEEK_END) - len(first)
+        file.seek(len(first) + max(0, rest - _TAIL_BYTES))
+        if rest > _TAIL_BYTES:
+            file.readline()  # it began before
         *tail, _torn = file.read().split(b"\n")
-    if not first.endswith(b"\n") or not tail:
+    if not first.endswith(b"\n"):
         return None
-    start, last = json.loads(first), json.loads(tail[-1])
+    start = json.loads(first)
+    last = json.loads(tail[-1]) if tail else start
     alive = next((line for line in reversed(tail) if line.startswith(b'{"event": "alive"')), b"{}")
     age = time.time() - path.stat().st_mtime
     return _Log(start, last, json.loads(alive), age)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.errors import ConfigError, DatasetError
+from builder.errors import ConfigError, DatasetError, OutputError
 from builder.splits import Splits, hash_splits, read_splits, source_splits, write_splits
 
 IDS = [f"suite/demo_{k}-0{k:07d}" for k in range(2000)]
@@ -95,3 +95,10 @@ def test_wrong_files_are_named(tmp_path):
         (tmp_path / "splits" / "good.json").write_text(text)
         with pytest.raises(DatasetError, match=r"good\.json: not a file of splits"):
             read_splits(tmp_path, "good")
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "splits").write_text("in the way")
+    with pytest.raises(OutputError, match=r"default\.json"):
+        write_splits(tmp_path, "default", Splits(splits={"a": ("x",)}))
+    assert not list((tmp_path / "tmp").iterdir())
