@@ -40,3 +40,14 @@ def test_tracks_are_added_later(out):
     assert main(["track", str(out), "--name", "flow", "tracker.kind=dis"]) == 0
     dataset = open_dataset(out, tracks="flow")
     assert dataset[dataset.ids[0]].views["main"].tracks.shape == (9, 4, 6, 2)
+
+
+def test_the_doctor_and_the_pictures_say_that_there_are_no_tracks(out, tmp_path, capsys):
+    assert main(["doctor", str(out)]) == 1
+    assert "there is nothing to train on" in capsys.readouterr().out
+    assert main(["report", str(out), "--out", str(tmp_path / "report.html")]) == 0
+    assert "there is nothing to train on" in (tmp_path / "report.html").read_text()
+    for kind, name in (("contact-sheet", "a.png"), ("video", "a.mp4")):
+        assert main(["render", str(out), str(tmp_path / name), "--to", kind]) == 1
+        assert "no tracks to show; see letterset track" in capsys.readouterr().err
+        assert not (tmp_path / name).exists()

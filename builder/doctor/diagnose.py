@@ -15,8 +15,9 @@ import numpy as np
 from builder.catalog import META_NAME
 from builder.dataset import Dataset, EpisodeData, ViewData, open_dataset
 from builder.doctor.report import MotionReport, Origin, Report, SizeReport, ViewReport, findings
-from builder.errors import DatasetError
+from builder.errors import ConfigError, DatasetError
 from builder.legacy.dataset import EPISODE_HORIZON, LegacyDataset, guess_queries
+from builder.legacy.files import checked_shape
 from builder.training.metrics import MotionStats
 from builder.training.normalize import normalize_traj
 from builder.windows import valid_steps
@@ -51,14 +52,20 @@ def diagnose(
 ) -> Report:
     """Diagnose an open dataset for training with ``img_shape`` (H, W).
 
-    ``windows`` is the number of windows sampled per episode and view.
+    ``windows`` is the number of windows sampled per episode and view.  Raises ConfigError for
+    options that make no sense.
     """
+    checked_shape(img_shape, "img_shape")
+    if windows < 1:
+        raise ConfigError(f"windows must be at least 1, got {windows}")
     views: dict[str, _View] = {}
     problems = dict(dataset.problems) if isinstance(dataset, LegacyDataset) else {}
     for episode_id in dataset.ids:
         try:
             episode = dataset[episode_id]
             for name, view in episode.views.items():
+                if not len(view.starts):  # frames alone, no tracks
+                    continue
                 found = views.setdefault(name, _View(img_shape))
                 found.add(dataset, episode, view, windows)
         except DatasetError as error:

@@ -29,7 +29,9 @@ def histogram(title: str, values: Sequence[float], unit: str = "") -> str:
 
 
 def bars(title: str, counts: Mapping[str, float]) -> str:
-    """Draw one horizontal bar per label."""
+    """Draw one horizontal bar per label; nothing for none."""
+    if not counts:
+        return ""
     top = max(counts.values()) or 1
     rows, y = [], 22
     for label, count in counts.items():

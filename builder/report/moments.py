@@ -26,13 +26,24 @@ class Moment(NamedTuple):
     vis: np.ndarray
 
 
-def moments(episode: EpisodeData, view: ViewData) -> Iterator[Moment]:
-    """Yield every frame once, windows back to back; the frozen tail is left out."""
-    meta = episode.meta
+def window_starts(episode: EpisodeData, view: ViewData) -> np.ndarray:
+    """Return the start frames (S,) of a view's windows; raises DatasetError without any."""
     starts = np.asarray(view.starts)
     if not len(starts):
-        raise DatasetError(f"{meta.id}: the tracks hold no windows to show")
-    times = view.timestamps
+        raise DatasetError(f"{episode.meta.id}: there are no tracks to show; see letterset track")
+    return starts
+
+
+def moments(episode: EpisodeData, view: ViewData) -> Iterator[Moment]:
+    """Yield every frame once, windows back to back; the frozen tail is left out.
+
+    Raises DatasetError, before the first, where there are no tracks.
+    """
+    return _moments(episode, view, window_starts(episode, view))
+
+
+def _moments(episode: EpisodeData, view: ViewData, starts: np.ndarray) -> Iterator[Moment]:
+    meta, times = episode.meta, view.timestamps
     window = 0
     for index in range(meta.length):
         # The next window begins where the last one ends, or as soon after as there is one.

@@ -18,6 +18,7 @@ from builder.report.draw import (
     png,
     row_colors,
 )
+from builder.report.moments import window_starts
 from builder.report.page import write_output
 from builder.report.preview import spread, stratified
 
@@ -57,8 +58,9 @@ def _moments(
     view = _first_view(episode)
     box, length = view.geometry, episode.meta.length
     zoom = tile_px / max(box.img_shape)
-    window = _liveliest(view, length)
-    start, tracks_xy, vis = int(view.starts[window]), view.tracks[window], view.vis[window]
+    starts = window_starts(episode, view)
+    window = _liveliest(view, starts, length)
+    start, tracks_xy, vis = int(starts[window]), view.tracks[window], view.vis[window]
     (height, width), (img_height, img_width) = box.source_shape, box.img_shape
     last = min(len(tracks_xy), length - start) - 1
     for k, step in enumerate(np.linspace(0, last, columns).round().astype(int)):
@@ -77,10 +79,9 @@ def _moments(
         yield image, label
 
 
-def _liveliest(view: ViewData, length: int) -> int:
+def _liveliest(view: ViewData, starts: np.ndarray, length: int) -> int:
     """Find the window whose visible points get farthest, among those without a frozen tail."""
-    starts, horizon = np.asarray(view.starts), view.tracks.shape[1]
-    whole = np.flatnonzero(starts + horizon <= length)
+    whole = np.flatnonzero(starts + view.tracks.shape[1] <= length)
     if not len(whole):
         return 0
     best, farthest = 0, -1.0

@@ -8,6 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from builder.checks import has_windows
 from builder.dataset import Dataset, EpisodeData, ViewData
 
 MAX_FRAMES = 96
@@ -15,11 +16,16 @@ JPEG_QUALITY = 80
 
 
 def player_data(dataset: Dataset, ids: list[str], budget_bytes: int) -> list[dict[str, Any]]:
-    """Return the player's episodes, in order, until ``budget_bytes`` of page are used up."""
+    """Return the player's episodes, in order, until ``budget_bytes`` of page are used up.
+
+    Those of frames alone, without tracks, are left out.
+    """
     episodes: list[dict[str, Any]] = []
     spent = 0
-    for episode_id in ids:
-        episode = _episode(dataset[episode_id])
+    for found in (dataset[episode_id] for episode_id in ids):
+        if not has_windows(found.meta.views[0]):
+            continue
+        episode = _episode(found)
         spent += sum(
             len(view["tracks"]) + len(view["vis"]) + sum(map(len, view["frames"]))
             for view in episode["views"]

@@ -8,6 +8,7 @@ import numpy as np
 import rerun as rr
 
 from builder.dataset import Dataset
+from builder.errors import OutputError
 from builder.report.draw import row_colors
 from builder.report.moments import moments
 
@@ -18,12 +19,16 @@ def render_rerun(dataset: Dataset, episode_id: str, out: Path) -> int:
     """Write all views of an episode to an .rrd file; returns the number of frames logged.
 
     Rerun's 2D space has its origin at the outer corner of the top-left pixel, as ours has, so
-    points go in unchanged.  Raises KeyError for an unknown episode.
+    points go in unchanged.  Raises KeyError for an unknown episode, OutputError when ``out``
+    cannot be written.
     """
     episode = dataset[episode_id]
     colors = row_colors(dataset.meta.queries)
     recording = rr.RecordingStream("letterset")
-    recording.save(out)
+    try:
+        recording.save(out)
+    except RuntimeError as error:
+        raise OutputError(f"cannot write {out}: {error}") from None
     count = 0
     for name, view in episode.views.items():
         for moment in moments(episode, view):

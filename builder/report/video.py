@@ -21,21 +21,22 @@ DEFAULT_FPS = 10.0
 def render_video(dataset: Dataset, episode_id: str, view_name: str, out: Path) -> int:
     """Write one view of an episode as H.264; returns the number of frames.
 
-    Raises KeyError for an unknown episode or view, OutputError when ``out`` cannot be written.
+    Raises KeyError for an unknown episode or view, DatasetError where there are no tracks and
+    OutputError when ``out`` cannot be written.
     """
     episode = dataset[episode_id]
     view = episode.views[view_name]
     colors = row_colors(dataset.meta.queries)
     zoom = max(1.0, SIDE_PX / max(view.geometry.img_shape))
     rate = Fraction(view.meta.fps or DEFAULT_FPS).limit_denominator(1000)
-    count = 0
+    count, shown = 0, moments(episode, view)
     try:
         with av.open(f"file:{out}", "w", format="mp4") as container:
             stream: Any = container.add_stream("libx264", rate=rate, options={"crf": "18"})
             # 4:2:0 needs even sides.
             height, width = (round(side * zoom) // 2 * 2 for side in view.geometry.img_shape)
             stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
-            for moment in moments(episode, view):
+            for moment in shown:
                 picture = draw_geometry(enlarge(moment.frame_rgb, zoom), view.geometry, zoom)
                 picture = draw_tracks(picture, moment.tracks_xy, moment.vis, colors, zoom=zoom)
                 picture = np.ascontiguousarray(picture[:height, :width])
