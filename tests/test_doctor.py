@@ -12,6 +12,7 @@ from builder.catalog import Catalog, index_line
 from builder.dataset import open_dataset
 from builder.doctor.diagnose import diagnose, diagnose_path
 from builder.doctor.report import Report
+from builder.errors import ConfigError
 from builder.queries import query_points
 from builder.stores.hdf5 import Hdf5Store
 from builder.testing.samples import QUERIES, Sample, sample_dataset, sample_meta
@@ -129,7 +130,7 @@ def test_unknown_when_queries_are_no_grid_and_no_size_is_recorded(tmp_path):
     report = diagnose_path(tmp_path, IMG)
     assert only(report).sizes[0].origin == "unknown"
     assert report.exit_code == 1
-    assert "record no tracked size" in report.text()
+    assert "without a recorded tracked size" in report.text()
 
 
 def test_whole_episodes_and_atm(tmp_path):
@@ -188,3 +189,13 @@ def test_points_in_the_bars_are_counted(tmp_path):
     assert front.padding_share == pytest.approx(4 / 6)  # a portrait picture in a wide canvas
     assert "66.7% of the points lie in the bars" in report.text()
     assert report.exit_code == 1
+
+
+def test_options_that_make_no_sense_are_refused(tmp_path):
+    amplify_folder(tmp_path, demos=1)
+    for img_shape in ((0, 470), (477, -1)):
+        with pytest.raises(ConfigError, match=r"img_shape must be \(H, W\)"):
+            diagnose_path(tmp_path, img_shape)
+    for windows in (0, -4):
+        with pytest.raises(ConfigError, match=f"windows must be at least 1, got {windows}"):
+            diagnose_path(tmp_path, IMG, windows)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from legacy_fixtures import amplify_folder, grid_queries, write_amplify, write_atm
 
+from builder.catalog import read_failures
 from builder.dataset import open_dataset
 from builder.errors import ConfigError, DatasetError, OutputError
 from builder.legacy.dataset import open_legacy
@@ -77,7 +78,7 @@ def test_resumes_and_repeats_to_the_same_bytes(tmp_path):
     )
     assert counts == [(0, 1), (1, 1)]
     assert [move.done for move in report.moves] == [True, True, False]
-    assert "migrated 1 episodes" in report.text()
+    assert "migrated 1 episode to" in report.text()
     assert "2 were there" in report.text()
     first, second = (sorted((tmp_path / n / "episodes").rglob("*.hdf5")) for n in "ab")
     for one, other in zip(first[:2], second, strict=True):
@@ -310,3 +311,34 @@ def test_a_place_that_cannot_be_written_ends_the_run(tmp_path):
     with pytest.raises(OutputError, match="episodes"):
         migrate(tmp_path / "old", tmp_path / "new", img_shape=IMG)
     assert list((tmp_path / "new" / "tmp").iterdir()) == []
+
+
+def test_what_failed_under_an_odd_name_is_no_failure_once_it_is_mended(tmp_path):
+    path = tmp_path / "old" / "50% \u00e9.hdf5"
+    write_amplify(path, {"front": IMG})
+    with h5py.File(path, "r+") as file:
+        file["root/front/vis"][5, 0, 2] = 7.0
+    assert migrate(tmp_path / "old", tmp_path / "new", img_shape=IMG).exit_code == 3
+    assert len(read_failures(tmp_path / "new")) == 1
+    with h5py.File(path, "r+") as file:
+        file["root/front/vis"][5, 0, 2] = 1.0
+    assert migrate(tmp_path / "old", tmp_path / "new", img_shape=IMG).exit_code == 0
+    assert read_failures(tmp_path / "new") == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"img_shape": (0, 5)}, r"img_shape must be \(H, W\).*got \(0, 5\)"),
+        ({"tracked": (96, -1)}, r"tracked must be \(H, W\).*got \(96, -1\)"),
+        ({"videos": "", "frame_step": 0}, "frame_step must be at least 1, got 0"),
+        ({"videos": "nowhere"}, "nowhere is no folder"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused_before_any_work(tmp_path, options, reason):
+    amplify_folder(tmp_path / "old", demos=1)
+    with pytest.raises(ConfigError, match=reason):
+        migrate(tmp_path / "old", tmp_path / "new", **{"img_shape": IMG, **options})
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(ConfigError, match=r"img_shape must be \(H, W\)"):
+        open_legacy(tmp_path / "old", (0, 5))

@@ -21,7 +21,14 @@ from builder.dataset import MAX_OPEN_EPISODES, Dataset, EpisodeData
 from builder.episode_index import EpisodeIndex
 from builder.errors import ConfigError, DatasetError, SourceError
 from builder.ids import printable_path
-from builder.legacy.files import Layout, LegacyRef, Mode, inspect_file, track_files
+from builder.legacy.files import (
+    Layout,
+    LegacyRef,
+    Mode,
+    checked_shape,
+    inspect_file,
+    track_files,
+)
 from builder.legacy.reader import UNSEALED, LegacyReader
 from builder.queries import query_points
 from builder.registry import raise_missing_extra
@@ -149,6 +156,7 @@ def open_legacy(
     Raises DatasetError naming file and view for what cannot be trusted, and for a folder
     without any such file; ``on_error="skip"`` lists bad files in ``problems`` instead.
     """
+    img_shape = checked_shape(img_shape, "img_shape")
     refs, problems = scan(Path(folder), layout, mode, on_error)
     found = None
     if videos is not None:

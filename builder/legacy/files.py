@@ -9,17 +9,19 @@ from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from builder.errors import DatasetError
+from builder.errors import ConfigError, DatasetError
 from builder.ids import episode_id
 from builder.legacy.hdf5 import open_older
 from builder.sources.listing import UNREADABLE, walk
 from builder.sources.safe_hdf5 import SafeHdf5
+from schemas.base import MAX_SIDE, Shape
 from schemas.dataset import Name
 from schemas.legacy import tracked_shape
 
 SUFFIXES = (".hdf5", ".h5")
 
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
+_SHAPE: TypeAdapter[tuple[int, int]] = TypeAdapter(Shape)
 
 # What only a view has.
 _HALF = {"vis", "video"}
@@ -43,6 +45,16 @@ class LegacyRef:
     points: int
     tracked: Mapping[str, tuple[int, int] | None]
     """By view: the size (H, W) its tracks are pixels of, None where it is not recorded."""
+
+
+def checked_shape(shape: tuple[int, int], what: str) -> tuple[int, int]:
+    """Return ``shape`` (H, W) as it was given; raises ConfigError, calling it ``what``."""
+    try:
+        return _SHAPE.validate_python(shape)
+    except ValidationError:
+        raise ConfigError(
+            f"{what} must be (H, W), whole numbers of pixels from 1 to {MAX_SIDE}, got {shape!r}"
+        ) from None
 
 
 def track_files(folder: Path) -> list[Path]:

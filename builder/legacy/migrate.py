@@ -14,6 +14,7 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
+from urllib.parse import unquote_to_bytes
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from builder.catalog import Catalog, index_line, read_index
 from builder.errors import ConfigError, DatasetError, SourceError
 from builder.ids import episode_id, printable_path
 from builder.legacy.dataset import UNKNOWN_TRACKER, LegacyDataset, guess_queries, scan
-from builder.legacy.files import Layout, LegacyRef, Mode
+from builder.legacy.files import Layout, LegacyRef, Mode, checked_shape
 from builder.legacy.migrate_episode import (
     QUERY_TOLERANCE_PX,
     Migration,
@@ -86,6 +87,9 @@ def migrate(
     when ``out`` cannot be written.
     """
     legacy, out = Path(legacy), Path(out)
+    for name, given in (("img_shape", img_shape), ("tracked", tracked)):
+        if given is not None:
+            checked_shape(given, name)
     if out.resolve() == legacy.resolve() or legacy.resolve() in out.resolve().parents:
         raise ConfigError(f"{out} lies in the older folder {legacy}: choose a place outside it")
     refs, problems = scan(legacy, layout, mode, "skip")
@@ -251,4 +255,5 @@ def _dataset_meta(migration: Migration, pixel_origin: Origin) -> DatasetMeta:
 
 
 def _failure(path: str, reason: str) -> FailureLine:
-    return FailureLine(id=episode_id(path), path=path, stage="open", reason=reason)
+    raw = unquote_to_bytes(path)  # what the id of the episode is made of
+    return FailureLine(id=episode_id(raw), path=path, stage="open", reason=reason)

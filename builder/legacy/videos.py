@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from builder.errors import DatasetError, SourceError
+from builder.errors import ConfigError, DatasetError, SourceError
 from builder.legacy.files import LegacyRef
 from builder.legacy.hdf5 import full_key
 from builder.letterbox import Letterboxer
@@ -33,10 +33,15 @@ class Videos:
     """A folder of videos, of which every ``frame_step``-th frame was tracked.
 
     The video of a file ``a/b.hdf5`` is ``a/b/<view>.mp4``; for a file of one view else
-    ``a/b.mp4``, else the only ``b.mp4`` anywhere in the folder; with any video suffix.
+    ``a/b.mp4``, else the only ``b.mp4`` anywhere in the folder; with any video suffix.  Raises
+    ConfigError for a folder that is not there and a step below 1.
     """
 
     def __init__(self, folder: Path, frame_step: int = 1) -> None:
+        if frame_step < 1:
+            raise ConfigError(f"frame_step must be at least 1, got {frame_step}")
+        if not folder.is_dir():
+            raise ConfigError(f"{folder} is no folder; videos must be that of the tracked videos")
         self.folder, self.frame_step = folder, frame_step
 
     def open(self, ref: LegacyRef, view: str) -> FrameStream:
