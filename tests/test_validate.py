@@ -18,8 +18,10 @@ from hypothesis import strategies as st
 from builder.catalog import Catalog, index_line, read_index
 from builder.cli import main
 from builder.errors import DatasetError, OutputError
+from builder.layers import LayerWriter
 from builder.records import stored_form
 from builder.runs import RunLog
+from builder.splits import Splits, write_splits
 from builder.stores.hdf5 import Hdf5Store
 from builder.stores.staging import stage
 from builder.stores.zarr import ZarrStore
@@ -295,6 +297,29 @@ def test_dataset_json_in_another_form_is_found(dataset):
 def test_stray_files_are_found(dataset):
     shutil.copy(Hdf5Store(dataset).path("a"), dataset / "episodes" / "copy.hdf5")
     assert any("holds episode 'a', expected 'copy'" in text for text in _texts(dataset))
+
+
+def test_damaged_splits_are_found(dataset):
+    path = write_splits(dataset, "default", Splits(splits={"train": ("a",), "val": ("b/c",)}))
+    assert _texts(dataset) == []
+    whole = path.read_text()
+    path.write_text(whole.replace('"a"', '"q"'))
+    assert _texts(dataset) == [
+        "note: splits/default.json: train lists 1 that are not in the dataset, the first q"
+    ]
+    path.write_text(whole[:-5])
+    (text,) = _texts(dataset)
+    assert text.startswith(f"splits/default.json: {path}: not a file of splits")
+
+
+def test_a_layer_without_its_metadata_is_found(dataset):
+    with LayerWriter(dataset, "more") as layer, closing(Hdf5Store(dataset).open("a")) as reader:
+        layer.write(reader.meta, {None: {"number": np.zeros(3)}})
+    assert not [problem for problem in validate(dataset) if not problem.note]
+    (dataset / "layers/more/layer.json").unlink()
+    assert _texts(dataset) == [
+        "layers/more: layer.json is missing: restore it, or delete the folder and make it again"
+    ]
 
 
 def test_leftovers_are_notes(dataset):
