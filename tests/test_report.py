@@ -13,6 +13,8 @@ from source_fixtures import write_video
 from builder.cli import main
 from builder.dataset import open_dataset
 from builder.report.regions import point_regions
+from builder.stores.hdf5 import Hdf5Store
+from builder.testing.samples import Sample, sample_dataset
 from schemas import normalize
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -182,3 +184,11 @@ def test_the_table_searches_and_sorts(browser, folder):
     assert lengths() == [20, 11]
     browser.find_element(By.ID, "search").send_keys("tall")
     assert lengths() == [11]
+
+
+def test_a_dataset_that_cannot_be_read_has_a_page_that_says_so(tmp_path):
+    sample_dataset(tmp_path / "ds", Hdf5Store(tmp_path / "ds"), [Sample("a")])
+    (tmp_path / "ds" / "episodes" / "a.hdf5").write_bytes(b"x")
+    page = tmp_path / "report.html"
+    assert main(["report", str(tmp_path / "ds"), "--out", str(page)]) == 0
+    assert "is damaged" in page.read_text()
