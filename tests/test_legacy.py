@@ -433,3 +433,12 @@ def test_any_name_of_the_track_method_tells_a_single_frame(tmp_path):
     write_amplify(folder / "demo_0.hdf5", {"front": (360, 640)}, length=1)
     (ref,) = open_legacy(tmp_path, IMG).refs.values()
     assert (ref.mode, ref.length, ref.horizon) == ("reinit", 1, 16)
+
+
+@pytest.mark.parametrize("other", [{"horizon": 8}, {"grid": 3}, {"whole": True}])
+def test_files_that_do_not_fit_into_one_dataset_are_refused(tmp_path, other):
+    write_amplify(tmp_path / "a.hdf5", {"front": (360, 640)})
+    write_amplify(tmp_path / "b.hdf5", {"front": (360, 640)}, **other)
+    for on_error in ("raise", "skip"):
+        with pytest.raises(DatasetError, match=r"one mode.*16 points in a.hdf5.* in b.hdf5; open"):
+            open_legacy(tmp_path, IMG, on_error=on_error)

@@ -27,6 +27,7 @@ from builder.legacy.files import (
     Mode,
     checked_shape,
     inspect_file,
+    mixture_of,
     track_files,
 )
 from builder.legacy.reader import UNSEALED, LegacyReader
@@ -153,11 +154,14 @@ def open_legacy(
     every ``frame_step``-th frame was tracked: views then have ``frames``, stretched to
     ``img_shape`` as the tracks are and decoded when touched.  ATM files bring their own.
 
-    Raises DatasetError naming file and view for what cannot be trusted, and for a folder
-    without any such file; ``on_error="skip"`` lists bad files in ``problems`` instead.
+    Raises DatasetError naming file and view for what cannot be trusted (``on_error="skip"``
+    lists such files in ``problems`` instead), and for a folder of files that do not fit together
+    or without any such file.
     """
     img_shape = checked_shape(img_shape, "img_shape")
     refs, problems = scan(Path(folder), layout, mode, on_error)
+    if mixture := mixture_of(refs.values()):
+        raise DatasetError(f"{folder}: {mixture}; open the folders of each apart")
     found = None
     if videos is not None:
         found = _videos(Path(videos), frame_step)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import TypeAdapter, ValidationError
 
 from builder.errors import ConfigError, DatasetError
-from builder.ids import episode_id
+from builder.ids import episode_id, printable_path
 from builder.legacy.hdf5 import open_older
 from builder.sources.listing import UNREADABLE, walk
 from builder.sources.safe_hdf5 import SafeHdf5
@@ -115,6 +115,18 @@ def inspect_file(
             points=points,
             tracked={name: _tracked(file, layout, path, name) for name in names},
         )
+
+
+def mixture_of(refs: Iterable[LegacyRef]) -> str | None:
+    """Name files that do not fit into one dataset, and what they hold; None when all do."""
+    kinds: dict[str, LegacyRef] = {}
+    for ref in refs:
+        horizon = f" of {ref.horizon} steps" if ref.mode == "reinit" else ""
+        kinds.setdefault(f"{ref.mode}{horizon}, {ref.points} points", ref)
+    if len(kinds) < 2:
+        return None
+    found = "; ".join(f"{kind} in {printable_path(ref.relative)}" for kind, ref in kinds.items())
+    return f"a dataset has one mode, horizon and number of points, got {found}"
 
 
 def track_shape(file: SafeHdf5, path: Path, view: str) -> tuple[int, ...]:

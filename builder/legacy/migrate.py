@@ -22,7 +22,7 @@ from builder.catalog import Catalog, index_line, read_index
 from builder.errors import ConfigError, DatasetError, SourceError
 from builder.ids import episode_id, printable_path
 from builder.legacy.dataset import UNKNOWN_TRACKER, LegacyDataset, guess_queries, scan
-from builder.legacy.files import Layout, LegacyRef, Mode, checked_shape
+from builder.legacy.files import Layout, LegacyRef, Mode, checked_shape, mixture_of
 from builder.legacy.migrate_episode import (
     QUERY_TOLERANCE_PX,
     Migration,
@@ -95,7 +95,8 @@ def migrate(
     refs, problems = scan(legacy, layout, mode, "skip")
     if tracked is not None:
         refs = {key: _sized(ref, tracked) for key, ref in refs.items()}
-    _refuse_mixture(refs.values())
+    if mixture := mixture_of(refs.values()):
+        raise ConfigError(f"{mixture}: migrate them separately")
     shape = img_shape or _common_size(refs.values())
     origin: PixelOrigin = "center" if pixel_origin == "center" else "corner"
     dataset = LegacyDataset(legacy, refs, shape, origin, problems, max_open=1)
@@ -182,19 +183,6 @@ def _was_moved(ref: LegacyRef) -> Move:
 
 def _sized(ref: LegacyRef, tracked: tuple[int, int]) -> LegacyRef:
     return replace(ref, tracked={name: size or tracked for name, size in ref.tracked.items()})
-
-
-def _refuse_mixture(refs: Iterable[LegacyRef]) -> None:
-    kinds: dict[tuple[str, int | None, int], LegacyRef] = {}
-    for ref in refs:
-        horizon = ref.horizon if ref.mode == "reinit" else None
-        kinds.setdefault((ref.mode, horizon, ref.points), ref)
-    if len(kinds) > 1:
-        found = "; ".join(f"{kind} in {ref.relative}" for kind, ref in kinds.items())
-        raise ConfigError(
-            f"a dataset has one mode, horizon and number of points, got {found}: "
-            f"migrate them separately"
-        )
 
 
 def _common_size(refs: Iterable[LegacyRef]) -> tuple[int, int]:
