@@ -28,6 +28,7 @@ from builder.tracker_host import tracker_hosts
 from builder.trackers.base import Tracker
 from builder.window_rows import keep_rows
 from builder.window_stats import update_window_stats
+from builder.wording import count
 from schemas.config import BuildConfig
 from schemas.dataset import DatasetMeta, FailureLine
 
@@ -150,7 +151,9 @@ def _refs(
     if shard is None:
         return refs
     if shard.count > len(refs):
-        on_notice(f"{shard.count} shards share {len(refs)} episodes: some have nothing to do")
+        on_notice(
+            f"{shard.count} shards share {count(len(refs), 'episode')}: some have nothing to do"
+        )
     return own_refs(refs, shard, source)
 
 

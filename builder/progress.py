@@ -9,6 +9,7 @@ from typing import Any, Protocol, TextIO
 
 from builder.executors.base import Outcome
 from builder.executors.base import Progress as Sign
+from builder.wording import count, duration
 
 LINE_SECONDS = 10.0
 SHOWN_WORKERS = 8  # by name; the others are counted
@@ -121,7 +122,7 @@ def stage(done: int, total: int) -> str:
     """Name what a worker does to an episode of ``total`` frames, of which ``done`` are done."""
     if not total:
         return "opening"
-    return f"{done}/{total} frames" if done < total else "finishing"
+    return f"{done}/{count(total, 'frame')}" if done < total else "finishing"
 
 
 class _View(Protocol):
@@ -129,6 +130,10 @@ class _View(Protocol):
     def start(self, tally: Tally) -> None: ...
     def update(self, tally: Tally) -> None: ...
     def close(self) -> None: ...
+
+
+def _done(tally: Tally) -> str:
+    return f"{tally.done}/{count(tally.todo, 'episode')}"
 
 
 class _Nothing:
@@ -168,7 +173,7 @@ class _Lines(_Nothing):
         elapsed = now - self._began
         left = elapsed * (tally.todo / tally.episodes - 1) if tally.episodes else 0.0
         self.line(
-            f"{tally.done}/{tally.todo} episodes, {tally.frames} frames, "
+            f"{_done(tally)}, {count(tally.frames, 'frame')}, "
             f"{tally.frames / elapsed:.0f} frames/s, about {duration(left)} left, "
             f"{tally.failed} failed"
         )
@@ -186,7 +191,7 @@ class _Bar(_Nothing):
         console = Console(file=stream)
         self._bar = progress.Progress(
             progress.BarColumn(bar_width=None),
-            progress.TextColumn("{task.fields[done]}/{task.total:.0f} episodes"),
+            progress.TextColumn("{task.fields[done]}"),
             progress.TextColumn("{task.fields[speed]:.0f} frames/s"),
             progress.TextColumn("{task.fields[failed]} failed"),
             progress.TimeRemainingColumn(),
@@ -203,7 +208,9 @@ class _Bar(_Nothing):
 
     def start(self, tally: Tally) -> None:
         self._began = time.monotonic()
-        self._task = self._bar.add_task("", total=tally.todo, done=0, speed=0.0, failed=0)
+        self._task = self._bar.add_task(
+            "", total=tally.todo, done=_done(tally), speed=0.0, failed=0
+        )
         self._running = tally.running
         self._live.start()
 
@@ -211,7 +218,7 @@ class _Bar(_Nothing):
         self._bar.update(
             self._task,
             completed=tally.episodes,
-            done=tally.done,
+            done=_done(tally),
             failed=tally.failed,
             speed=tally.frames / max(1e-3, time.monotonic() - self._began),
         )
@@ -228,12 +235,3 @@ class _Bar(_Nothing):
             Text(line, no_wrap=True, overflow="ellipsis") for line in worker_lines(self._running)
         )
         return Group(self._bar.get_renderable(), *lines)
-
-
-def duration(seconds: float) -> str:
-    """Write a duration with its two largest units."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"

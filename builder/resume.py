@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote_to_bytes
 
+from builder import wording
 from builder.catalog import META_NAME, Catalog, differences, index_line, load_meta
 from builder.dataset import store_at
 from builder.errors import ConfigError, DatasetError
@@ -147,8 +148,8 @@ def settle(
     writers = {path.stem for path in (catalog.folder / "index").glob("*.jsonl")}
     if {catalog.writer, *writers} != {"main"}:
         raise ConfigError(
-            f"{len(found.changed)} episodes are to be built again, but several shards list what "
-            "is there: run letterset finalize, then --overwrite without --shard"
+            f"{wording.count(len(found.changed), 'episode')} must be built again, but several "
+            "shards list what is there: run letterset finalize, then --overwrite without --shard"
         )
     return found.done, {*found.changed}
 
@@ -161,7 +162,7 @@ def replacing(folder: Path) -> Path:
 def _changed_text(changed: Mapping[str, str]) -> str:
     shown = "; ".join(islice(changed.values(), 5)) + ("; ..." if len(changed) > 5 else "")
     return (
-        f"{len(changed)} episodes that are there were built from files that changed since: "
+        f"{wording.count(len(changed), 'episode')} there, built from files that changed since: "
         f"{shown}. Build them again with --overwrite, or keep them as they are and build only "
         "what is new with --append"
     )

@@ -226,7 +226,7 @@ def test_subset(tmp_path, capsys):
         ("task == 'none'", []),
     ):
         assert select(dataset, (), where) == expected
-    with pytest.raises(ConfigError, match="none of the 3 episodes"):
+    with pytest.raises(ConfigError, match="none of 3 episodes"):
         subset(start, tmp_path / "no", ["x*"])
     assert main(["subset", str(start), str(tmp_path / "no")]) == 2
 

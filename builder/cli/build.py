@@ -15,10 +15,10 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from builder.cli.common import add_json, duration, say
+from builder.cli.common import add_json, say
 from builder.errors import ConfigError
 from builder.settings import check_backends, load_config
-from builder.wording import count, size
+from builder.wording import count, duration, size
 from schemas.config import BuildConfig
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ def _plan_text(found: Plan) -> str:
     lines = [
         f"episodes   {found.episodes}  (probed {found.probed})",
         f"frames     about {found.frames}",
-        f"time       about {duration(found.hours)} with {found.workers} workers",
+        f"time       about {duration(found.hours * 3600)} with {count(found.workers, 'worker')}",
         f"free       {size(found.free_bytes)}",
         *(
             f"{'bytes' if codec == found.codec else '  or':10} about {size(bytes_)} "

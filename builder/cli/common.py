@@ -29,13 +29,6 @@ def show_count(done: int, total: int) -> None:
         sys.stderr.flush()
 
 
-def duration(hours: float) -> str:
-    """Write a time for people, in the unit that fits."""
-    if hours < 1 / 60:
-        return f"{hours * 3600:.0f} s"
-    return f"{hours * 60:.0f} min" if hours < 1 else f"{hours:.1f} h"
-
-
 def table(rows: list[dict[str, Any]]) -> str:
     """Lay rows out in aligned columns under the keys of the first."""
     columns = list(rows[0])

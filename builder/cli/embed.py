@@ -14,6 +14,7 @@ import sys
 from dataclasses import asdict
 
 from builder.cli.common import add_json, say
+from builder.wording import count
 
 HELP = "add text embeddings to a dataset"
 EXAMPLE = """\
@@ -46,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     for episode_id in done.without_text:
         say(f"NO TEXT    {episode_id}")
     say(
-        f"{args.dataset}: layer {done.layer}: {done.embedded} episodes embedded, "
+        f"{args.dataset}: layer {done.layer}: {count(done.embedded, 'episode')} embedded, "
         f"{done.there} already there, {len(done.without_text)} without text"
     )
     return 1 if done.without_text else 0

@@ -77,7 +77,7 @@ def _lerobot(dataset: Any, out: Path, args: argparse.Namespace) -> str:
 def _tapvid(dataset: Any, out: Path, args: argparse.Namespace) -> str:
     from builder.export.tapvid import export_tapvid
 
-    return f"wrote {out}: {len(export_tapvid(dataset, out, args.views))} clips"
+    return f"wrote {out}: {count(len(export_tapvid(dataset, out, args.views)), 'clip')}"
 
 
 def _card(dataset: Any, out: Path, args: argparse.Namespace) -> str:

@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
             say(f"FAILED     {path} {reason}")
         say(
             f"{args.dataset}: {count(done.episodes, 'episode')}, {count(done.frames, 'frame')} of "
-            f"{len(done.writers)} writers; {len(done.failures)} failed, "
+            f"{count(len(done.writers), 'writer')}; {len(done.failures)} failed, "
             f"{count(len(done.problems), 'problem')}"
         )
     return 1 if done.problems or done.failures else 0

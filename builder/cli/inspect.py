@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from builder.cli.common import add_json, say, table
 from builder.errors import ConfigError
+from builder.wording import count
 
 if TYPE_CHECKING:
     from builder.sources.base import Episode, EpisodeRef, Source
@@ -62,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     if rows:
         say("\n" + table(rows))
     if head["episodes"] > args.limit:
-        say(f"\n{args.limit} of {head['episodes']} episodes are shown; --limit N shows more")
+        say(f"\nshown: {args.limit} of {count(head['episodes'], 'episode')}; --limit N shows more")
     for failure in failures:
         say(f"FAILED     {failure['path']} ({failure['stage']}): {failure['reason']}")
     return 1 if failures else 0

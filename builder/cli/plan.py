@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from builder.cli.common import add_json, say, table
 from builder.errors import ConfigError
 from builder.settings import check_backends, load_config
-from builder.wording import size
+from builder.wording import count, size
 
 if TYPE_CHECKING:
     from builder.planning.costs import Costs, Estimate
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
 
     costs = measure(config, args.probe)
     found = [costs.estimate()]
-    found += [costs.estimate(episodes=count) for count in args.episodes]
+    found += [costs.estimate(episodes=number) for number in args.episodes]
     found += [costs.estimate(hours=hours) for hours in args.hours]
     if args.json:
         say(json.dumps({"costs": costs.as_json(), "estimates": [e.as_json() for e in found]}))
@@ -72,8 +72,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _text(costs: Costs, found: list[Estimate]) -> str:
     lines = [
-        f"probed     {costs.probed} of {costs.episodes} episodes; about {costs.frames:.0f} frames "
-        f"(standard error {costs.frames_error:.0%})",
+        f"probed     {costs.probed} of {count(costs.episodes, 'episode')}; about "
+        f"{costs.frames:.0f} frames (standard error {costs.frames_error:.0%})",
         "a frame    "
         + ", ".join(f"{name} {each * 1e3:.2f} ms" for name, each in costs.frame_seconds.items())
         + f"; {size(costs.frame_bytes)} written, {size(costs.source_frame_bytes)} read",

@@ -11,6 +11,7 @@ from typing import Any
 
 from builder.cli.common import say
 from builder.errors import ConfigError
+from builder.wording import count
 
 HELP = "draw tracks as a video, a sheet or a recording"
 EXAMPLE = """\
@@ -50,12 +51,12 @@ def run(args: argparse.Namespace) -> int:
         from builder.report.video import render_video
 
         view = _one_of(list(dataset[episode_id].views), args.view, f"view of {episode_id}")
-        count = render_video(dataset, episode_id, view, out)
+        frames = render_video(dataset, episode_id, view, out)
     else:
         from builder.report.rerun import render_rerun
 
-        count = render_rerun(dataset, episode_id, out)
-    say(f"wrote {out}: {count} frames of {episode_id}")
+        frames = render_rerun(dataset, episode_id, out)
+    say(f"wrote {out}: {count(frames, 'frame')} of {episode_id}")
     return 0
 
 

@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     rows = [{"column": name, **summary} for name, summary in found["columns"].items()]
     say(table([{key: _shown(value) for key, value in row.items()} for row in rows]))
     for name, values in found["arrays"].items():
-        say(f"\n{name}: {values['count']} rows")
+        say(f"\n{name}: {count(values['count'], 'row')}")
         say(table([_row(key, each) for key, each in values.items() if key != "count"]))
     say(f"\n{path}: {count(found['windows'], 'window')}")
     if args.where:

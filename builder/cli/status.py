@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder.cli.common import add_json, say, table
-from builder.wording import count
+from builder.wording import count, duration
 
 if TYPE_CHECKING:
     from builder.status import WriterStatus
@@ -45,14 +45,12 @@ def run(args: argparse.Namespace) -> int:
     say(
         f"{args.dataset}: {count(sum(writer.done for writer in found), 'episode')} done, "
         f"{sum(writer.failed for writer in found)} failed; "
-        f"{states.count('running')} of {len(found)} writers at work"
+        f"{states.count('running')} of {count(len(found), 'writer')} at work"
     )
     return 0
 
 
 def _row(writer: WriterStatus) -> dict[str, str]:
-    from builder.progress import duration
-
     rate, left = writer.frames_per_second, writer.seconds_left
     return {
         "writer": writer.writer,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from builder.cli.common import add_json, say
 from builder.errors import DatasetError
+from builder.wording import count
 
 if TYPE_CHECKING:
     from builder.validate import Problem
@@ -53,9 +54,9 @@ def run(args: argparse.Namespace) -> int:
     for problem in problems:
         say(str(problem))
     if wrong:
-        say(f"{path}: {len(wrong)} {'problem' if len(wrong) == 1 else 'problems'} found")
+        say(f"{path}: {count(len(wrong), 'problem')} found")
     else:
-        say(f"{path}: {len(open_dataset(path))} episodes, all valid")
+        say(f"{path}: {count(len(open_dataset(path)), 'episode')}, all valid")
     return 1 if wrong else 0
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from builder.wording import count
 from schemas.base import Record, Shape
 
 SCALE_TOLERANCE = 0.05
@@ -118,7 +119,8 @@ class Report(Record):
     def text(self) -> str:
         """Return the diagnosis for people."""
         height, width = self.img_shape
-        lines = [f"{self.dataset}: {self.episodes} episodes, for img_shape [{height}, {width}]"]
+        shown = f"[{height}, {width}]"
+        lines = [f"{self.dataset}: {count(self.episodes, 'episode')}, for img_shape {shown}"]
         for view in self.views:
             lines += _view_lines(view)
         lines += [f"cannot be read: {name}: {why}" for name, why in self.problems.items()]
@@ -127,8 +129,7 @@ class Report(Record):
             for f in self.findings
         ]
         lines.append(
-            f"Normalization, loss (cls_img_size) and decoder must all use img_shape "
-            f"[{height}, {width}]."
+            f"Normalization, loss (cls_img_size) and decoder must all use img_shape {shown}."
         )
         lines.append(
             "Verdict: training on it as it is would hurt."
@@ -143,7 +144,7 @@ def findings(
 ) -> Iterator[Finding]:
     """Judge the numbers against the thresholds of this module."""
     if problems:
-        yield Finding(hurts=True, view=None, text=f"{problems} files or episodes cannot be read")
+        yield Finding(hurts=True, view=None, text=f"{count(problems, 'file')} cannot be read")
     if not views:
         yield Finding(hurts=True, view=None, text="there is nothing to train on")
     for view in views:
@@ -154,12 +155,13 @@ def findings(
 def _size_findings(view: ViewReport) -> Iterator[tuple[bool, str]]:
     for size in view.sizes:
         if size.origin == "unknown":
-            yield True, f"{size.episodes} episodes record no tracked size and it cannot be told"
+            episodes = count(size.episodes, "episode")
+            yield True, f"{episodes} without a recorded tracked size, and it cannot be told"
         if size.shape is None or size.scale_rc is None or size.origin == "relative":
             continue
         row, col = size.scale_rc
         off = max(abs(row - 1), abs(col - 1)) > SCALE_TOLERANCE
-        where = f"tracked at {size.shape[0]} x {size.shape[1]} ({size.episodes} episodes)"
+        where = f"tracked at {size.shape[0]} x {size.shape[1]} ({count(size.episodes, 'episode')})"
         if size.origin == "estimated":
             remedy = (
                 f"write the attributes height={size.shape[0]}, width={size.shape[1]} or migrate"
@@ -210,11 +212,12 @@ def _motion_findings(view: ViewReport) -> Iterator[tuple[bool, str]]:
 
 
 def _view_lines(view: ViewReport) -> Iterator[str]:
-    yield f"view {view.name}: {view.episodes} episodes"
+    yield f"view {view.name}: {count(view.episodes, 'episode')}"
     for size in view.sizes:
         shape = f"{size.shape[0]} x {size.shape[1]}" if size.shape else "unknown"
         scale = f", scale {size.scale_rc[0]:.3g} x {size.scale_rc[1]:.3g}" if size.scale_rc else ""
-        yield f"  tracks in pixels of {shape} ({size.origin}, {size.episodes} episodes){scale}"
+        basis = f"{size.origin}, {count(size.episodes, 'episode')}"
+        yield f"  tracks in pixels of {shape} ({basis}){scale}"
     yield f"  {'':18}rows            columns         zero    saturated  clipped"
     for label, motion in (("now", view.now), ("after the remap", view.remapped)):
         yield (

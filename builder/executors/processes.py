@@ -25,6 +25,7 @@ from builder.executors.children import (
     describe,
     end_all,
 )
+from builder.wording import count
 from schemas.base import Record, Side
 
 TASKS_PER_WORKER = 200  # then a fresh one, so that a library's leak stays small
@@ -59,7 +60,8 @@ class Processes:
         cores = available_cores()
         if self.workers <= cores:
             return None
-        return f"{self.workers} workers share {cores} cores: more workers will not make it faster"
+        shared = f"{count(self.workers, 'worker')} share {count(cores, 'core')}"
+        return f"{shared}: more workers will not make it faster"
 
     def run(self, function: Function, tasks: Iterable[Any]) -> Iterator[Outcome | Progress]:
         """Yield progress and one Outcome per task; see ``builder.executors.base``.

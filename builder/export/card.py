@@ -11,6 +11,7 @@ from builder.array_stats import array_stats
 from builder.catalog import read_failures
 from builder.dataset import Dataset
 from builder.report.preview import spread
+from builder.wording import count
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)
 MAX_EPISODES = 5000
@@ -42,14 +43,17 @@ def _body(dataset: Dataset, licences: list[str], shapes: Counter[str]) -> Iterat
     frames = sum(line.length for line in dataset.index.values())
     rows, columns = meta.queries.grid
     yield f"# {dataset.path.name}\n"
+    height, width = meta.img_shape
+    numbers = f"{count(len(dataset), 'episode')}, {count(frames, 'frame')}"
     yield (
-        f"{len(dataset)} episodes, {frames} frames, {_windows(dataset)} windows of {meta.horizon} "
-        f"steps; every frame letterboxed to {meta.img_shape[0]} x {meta.img_shape[1]} (height x "
-        f"width), {rows} x {columns} points over the {meta.queries.region}.\n"
+        f"{numbers}, {count(_windows(dataset), 'window')} of {count(meta.horizon, 'step')}; "
+        f"every frame letterboxed to {height} x {width} (height x width), "
+        f"{rows} x {columns} points over the {meta.queries.region}.\n"
     )
     yield "## Where it came from\n"
-    yield from (f"- {shape} px, {count} views" for shape, count in shapes.most_common(20))
-    yield f"- {len(read_failures(dataset.path))} sources could not be built (see `failures/`)"
+    yield from (f"- {shape} px, {count(views, 'view')}" for shape, views in shapes.most_common(20))
+    failed = count(len(read_failures(dataset.path)), "source")
+    yield f"- {failed} could not be built (see `failures/`)"
     yield f"- licences of the sources: {', '.join(licences) or 'not recorded'}\n"
     yield "## Tracks\n"
     yield f"- tracker: {meta.tracker.name} {meta.tracker.version}, {meta.tracker.licence}"
@@ -76,7 +80,7 @@ def _windows(dataset: Dataset) -> int:
     return sum((line.length - 1) // every + 1 for line in dataset.index.values())
 
 
-def _size_category(count: int) -> str:
+def _size_category(examples: int) -> str:
     """Name the hub's size class of a number of examples."""
     names = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "n>10M")
-    return names[sum(count >= size for size in SIZES)]
+    return names[sum(examples >= size for size in SIZES)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from builder.wording import count
 from schemas.base import Record, Shape
 
 
@@ -39,13 +40,13 @@ class MigrationReport(Record):
         lines = []
         for move in new if self.dry_run else ():
             views = "; ".join(f"{name}: {basis}" for name, basis in move.views.items())
-            lines.append(f"{move.path} -> {move.id} ({move.length} frames; {views})")
+            lines.append(f"{move.path} -> {move.id} ({count(move.length, 'frame')}; {views})")
         for path, reason in self.failures.items():
             lines.append(f"FAILED {reason if path in reason else f'{path}: {reason}'}")
         lines += [f"note: {note}" for note in self.notes]
         lines.append(
-            f"{'would migrate' if self.dry_run else 'migrated'} {len(new)} episodes to {self.out} "
-            f"({sum(move.frames for move in new)} with frames), "
+            f"{'would migrate' if self.dry_run else 'migrated'} {count(len(new), 'episode')} to "
+            f"{self.out} ({sum(move.frames for move in new)} with frames), "
             f"{len(self.moves) - len(new)} were there, {len(self.failures)} failed"
         )
         return "\n".join(lines)

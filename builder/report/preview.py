@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from builder import wording
 from builder.episode import Job, open_source
 from builder.errors import OutputError, SourceError
 from builder.executors.base import Outcome
@@ -47,7 +48,7 @@ def preview(config: BuildConfig, out: Path, count: int = 6) -> list[str]:
     if out.suffix.lower() == ".png":
         data = png(_picture(sketches, failures))
     else:
-        shown = f"{len(drawn)} of {len(refs)}"
+        shown = f"{len(drawn)} of {wording.count(len(refs), 'episode')}"
         title = f"Preview of {config.source.path}"
         data = page(title, _body(config, sketches, failures, title, shown))
     write_output(out, data)
@@ -107,7 +108,7 @@ def _body(
     (height, width), (rows, columns) = config.img_shape, config.queries.grid
     yield f"<h1>{text(title)}</h1>"
     yield (
-        f"<p>{shown} episodes, chosen so that different frame sizes are there; one window of "
+        f"<p>{shown}, chosen so that different frame sizes are there; one window of "
         f"each, letterboxed to {height} x {width}, with a {rows} x {columns} grid over the "
         f"{config.queries.region}, tracked by <code>{text(config.tracker.kind)}</code>.</p>"
         "<p><strong>Look at every picture: is it the right way up, and not mirrored?</strong> "

@@ -21,6 +21,7 @@ from builder.report.page import definitions, page, text, write_output
 from builder.report.player import player_data
 from builder.report.preview import spread
 from builder.report.regions import region_charts
+from builder.wording import count
 from schemas.dataset import DatasetMeta, EpisodeMeta, ViewMeta
 from schemas.geometry import Letterbox, Stretch
 
@@ -125,11 +126,12 @@ def _body(dataset: Dataset, facts: _Facts, diagnosis: Diagnosis, looked_at: int)
     rows, columns = meta.queries.grid
     yield definitions(
         {
-            "Episodes": f"{len(dataset)}{part}, {len(failures)} sources failed",
+            "Episodes": f"{len(dataset)}{part}, {count(len(failures), 'source')} failed",
             "Frames": str(sum(line.length * len(line.views) for line in dataset.index.values())),
             "Built from": _source(meta),
             "Canvas": f"{meta.img_shape[0]} x {meta.img_shape[1]} (height x width)",
-            "Windows": f"{meta.mode}, {meta.horizon} steps, one every {meta.start_every} frames",
+            "Windows": f"{meta.mode}, {count(meta.horizon, 'step')}, "
+            f"one every {count(meta.start_every, 'frame')}",
             "Points": f"{rows} x {columns} over the {meta.queries.region}, {meta.queries.order}",
             "Tracker": f"{meta.tracker.name} {meta.tracker.version} ({meta.tracker.licence})",
             "Visible means": meta.tracker.visibility.rule,
@@ -156,8 +158,8 @@ def _body(dataset: Dataset, facts: _Facts, diagnosis: Diagnosis, looked_at: int)
         yield f'<section class="failures"><h2>{len(bad)} failed</h2><ul>{items}</ul>{more}'
         yield "</section>"
     yield "<section><h2>Geometry</h2><div class=charts>"
-    for (name, geometry), count in facts.geometries.most_common(MAX_GEOMETRIES):
-        yield letterbox_drawing(geometry, f"{name}, {count} episodes")
+    for (name, geometry), episodes in facts.geometries.most_common(MAX_GEOMETRIES):
+        yield letterbox_drawing(geometry, f"{name}, {count(episodes, 'episode')}")
     hidden = len(facts.geometries) - MAX_GEOMETRIES
     yield "</div>" + (f"<p>and {hidden} more geometries</p>" if hidden > 0 else "") + "</section>"
 
@@ -177,10 +179,11 @@ def _runs(folder: Path) -> dict[str, str]:
         return {}
     try:
         last = json.loads(paths[-1].read_text(encoding="utf-8"))
-        said = f"{last['built']} episodes in {last['seconds']:.0f} s, {last['frames']} frames"
+        built, frames = count(last["built"], "episode"), count(last["frames"], "frame")
+        said = f"{built} in {last['seconds']:.0f} s, {frames}"
     except (OSError, ValueError, KeyError, TypeError):
         return {}
-    return {"Last run": f"{said}, {len(paths)} runs in all"}
+    return {"Last run": f"{said}, {count(len(paths), 'run')} in all"}
 
 
 def _charts(facts: _Facts, diagnosis: Diagnosis) -> Iterator[str]:

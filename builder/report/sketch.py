@@ -16,6 +16,7 @@ from builder.report.draw import draw_geometry, draw_queries, draw_tracks, enlarg
 from builder.sources.base import FrameStream, StreamInfo
 from builder.trackers.base import Window
 from builder.tracking import ViewTracker
+from builder.wording import count
 from schemas.geometry import Letterbox, Orientation, Stretch
 
 Report = Callable[[int, int], None]
@@ -119,7 +120,7 @@ def _facts(info: StreamInfo, box: Letterbox | Stretch, window: Window) -> dict[s
     height, width = info.source_shape
     pad, (scale_x, scale_y) = box.pad, box.scale_xy
     facts = {
-        "Source": f"{height} x {width} px (height x width), {info.num_frames} frames"
+        "Source": f"{height} x {width} px (height x width), {count(info.num_frames, 'frame')}"
         + (f", {info.fps:.4g} per second" if info.fps else "")
         + (f", {info.codec}" if info.codec else ""),
         "Turned by": info.orientation,

@@ -18,6 +18,7 @@ from builder.errors import ConfigError, DatasetError
 from builder.stores.base import Store
 from builder.upkeep.belongings import carry_along
 from builder.where import Where
+from builder.wording import count
 from schemas.dataset import DatasetMeta
 
 QUERY_NAMES = ("id", "length", "views", "task", "group", "text", "source")
@@ -67,7 +68,8 @@ def subset(
     dataset = Dataset(Path(path), max_open=1)
     chosen = select(dataset, ids, where)
     if not chosen:
-        raise ConfigError(f"none of the {len(dataset)} episodes of {path} is chosen")
+        all_of_them = count(len(dataset), "episode")
+        raise ConfigError(f"{path}: none of {all_of_them} is chosen; letterset inspect lists them")
     pairs = ((key, dataset) for key in chosen)
     return _gather(pairs, dataset.meta, Path(out), [dataset.path])
 
