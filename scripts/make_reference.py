@@ -53,8 +53,8 @@ def cli() -> str:
 def _exit_codes() -> str:
     codes = {
         "0": "good",
-        "1": "finished, but inputs failed or problems were found; each is listed",
-        "2": "bad usage or config, found before any work",
+        "1": "finished, but inputs failed or problems were found, each listed; or no whole dataset",
+        "2": "bad usage or config, or an input that is not there; found before any work",
         "3": "nothing could be built",
         "4": "the output is unusable: no space, read-only, locked, a newer format",
         "130, 143": "interrupted, terminated; run the same command again to go on",

@@ -138,10 +138,44 @@ def test_only_broken_videos_is_3(tmp_path, capsys):
     assert "broken.mp4" in capsys.readouterr().out
 
 
-def test_the_doctor_of_nothing_names_the_folder(tmp_path, capsys):
-    for more in ([], SHAPE):
-        assert main(["doctor", str(tmp_path / "nope"), *more]) == 2
-        assert f"there is no such folder: {tmp_path / 'nope'}\n" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    "words",
+    [
+        "build --source NOPE --out OUT --img-shape 48 64",
+        "build source.path=NOPE source.kind=libero store.path=OUT img_shape=[48,64]",
+        "init NOPE --kind video --out OUT",
+        "preview NOPE --out OUT",
+        "plan NOPE img_shape=[48,64] store.path=OUT",
+        "inspect NOPE",
+        *(f"{verb} NOPE" for verb in ("status", "finalize", "validate", "repair", "doctor")),
+        *(f"{verb} NOPE" for verb in ("stats", "report")),
+        "decode NOPE --geometry NOPE --order xy --space norm",
+        "decode - --geometry NOPE --order xy --space norm",
+        "track NOPE --name a",
+        "track HERE --name a --source NOPE",
+        "validate HERE --source NOPE",
+        "embed NOPE --encoder json:dumps",
+        "convert NOPE OUT kind=zarr",
+        "merge HERE NOPE OUT",
+        "subset NOPE OUT --id x",
+        "split NOPE --shares a=1",
+        "migrate NOPE OUT",
+        "migrate HERE OUT --videos NOPE",
+        "export NOPE OUT --to card",
+        "render NOPE OUT.png --to contact-sheet",
+    ],
+)
+def test_an_input_that_is_not_there_is_2_for_every_verb(words, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "HERE").mkdir()
+    assert main(words.split()) == 2
+    assert ": NOPE: there is no such file or folder\n" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["HERE"]
+
+
+def test_no_verb_is_forgotten_by_the_check_of_inputs():
+    (mark,) = test_an_input_that_is_not_there_is_2_for_every_verb.pytestmark
+    assert {words.split()[0] for words in mark.args[1]} == set(VERBS) - {"schema"}
 
 
 def test_an_output_that_cannot_be_written_is_4(videos, tmp_path, capsys):

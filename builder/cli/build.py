@@ -15,7 +15,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from builder.cli.common import add_json, say
+from builder.cli.common import add_json, check_there, say
 from builder.errors import ConfigError
 from builder.settings import check_backends, load_config
 from builder.wording import count, duration, size
@@ -141,6 +141,7 @@ def run(args: argparse.Namespace) -> int:
     from builder.sources.guess import with_kind
 
     config = read_config(args)
+    check_there(config.source.path)
     check_output_folder(config.store.path)
     config, why = with_kind(config)
     check_backends(config)

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from typing import Any
 
+from builder.errors import ConfigError
+from builder.ids import printable_path
+from builder.output_folder import is_url
 from builder.wording import count
+
+# The options and arguments of all verbs that name what is read, not written.
+INPUTS = ("source", "dataset", "datasets", "legacy", "path", "videos", "geometry", "points")
 
 
 def say(text: str) -> None:
@@ -15,6 +22,21 @@ def say(text: str) -> None:
     encoding = sys.stdout.encoding or "utf-8"
     safe = text.encode(encoding, "backslashreplace").decode(encoding)
     sys.stdout.write(safe if safe.endswith("\n") else safe + "\n")
+
+
+def check_inputs(args: argparse.Namespace) -> None:
+    """Refuse inputs that are not there, alike for all verbs.  Raises ConfigError."""
+    for name in INPUTS:
+        given = getattr(args, name, None)
+        for path in given if isinstance(given, list) else [given]:
+            if path not in (None, "-"):
+                check_there(path)
+
+
+def check_there(path: str) -> None:
+    """Refuse a local path at which there is nothing.  Raises ConfigError."""
+    if not is_url(path) and not os.path.lexists(path):
+        raise ConfigError(f"{printable_path(path)}: there is no such file or folder")
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

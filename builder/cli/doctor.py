@@ -47,12 +47,13 @@ def run(args: argparse.Namespace) -> int:
     from builder.doctor.diagnose import diagnose_path
 
     path = Path(args.dataset)
-    if not path.exists():
-        raise ConfigError(f"there is no such folder: {path}")
     img_shape = tuple(args.img_shape) if args.img_shape else None
     if img_shape is None:
         if not (path / META_NAME).exists():
-            raise ConfigError(f"{path} does not record an img_shape: give --img-shape H W")
+            raise ConfigError(
+                f"{path} is no letterset dataset: it has no {META_NAME}; of a folder of older "
+                "files, say the img_shape of the training: --img-shape H W"
+            )
         img_shape = load_meta(path).img_shape
     legacy = {"pixel_origin": args.pixel_origin} if args.pixel_origin else {}
     report = diagnose_path(path, img_shape, args.windows, **legacy)

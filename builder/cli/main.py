@@ -1,8 +1,8 @@
 """The parser and the way errors become sentences and exit codes.
 
-Exit codes: 0 good; 1 finished, but inputs failed or problems were found (each listed); 2 bad
-usage or config, before any work; 3 nothing could be built; 4 output unusable; 130 or 143
-interrupted; 70 a bug of ours.
+Exit codes: 0 good; 1 finished, but inputs failed or problems were found (each listed), or a
+folder is no whole dataset; 2 bad usage or config, or an input that is not there, before any work;
+3 nothing could be built; 4 output unusable; 130 or 143 interrupted; 70 a bug of ours.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
+from builder.cli.common import check_inputs
 from builder.errors import LettersetError
 from builder.registry import raise_missing_extra
 
@@ -152,6 +153,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     try:
+        check_inputs(args)
         return int(args.run(args))
     except ModuleNotFoundError as error:
         raise_missing_extra(error)
