@@ -9,7 +9,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -135,8 +135,10 @@ def _build_once(job: Job, report: Report) -> Built:
             return _there_already(store, job)
         raise
     done = line.length * len(line.views)
+    rows = None
     with clock("stats"), _still_alive(lambda: report(done, done), job.config.limits):
-        rows = rows_if_readable(store, job.ref.id)
+        with suppress(DatasetError, OSError), closing(store.open(job.ref.id)) as reader:
+            rows = rows_if_readable(reader)
     stages = dict(clock.seconds)
     stages["other"] = time.perf_counter() - begun - sum(stages.values())
     cpu_seconds = time.process_time() - cpu_begun
@@ -146,7 +148,7 @@ def _build_once(job: Job, report: Report) -> Built:
 def _there_already(store: Store, job: Job) -> Built:
     try:
         with closing(store.open(job.ref.id)) as reader:
-            rows = rows_if_readable(store, job.ref.id)
+            rows = rows_if_readable(reader)
             return Built(index_line(reader.meta), new=False, rows=rows)
     except DatasetError as error:
         raise StoreError(f"it is there already, but damaged: {error}") from None

@@ -92,23 +92,9 @@ class ViewBuilder:
 
     def meta(self, arrays: Mapping[str, ArrayMeta]) -> ViewMeta:
         """Describe the view once everything is written."""
-        info = self.info
-        return ViewMeta(
-            name=self.name,
-            geometry=self.box,
-            coded_shape=info.coded_shape,
-            orientation=info.orientation,
-            color=info.color,
-            codec=info.codec,
-            fps=info.fps,
-            arrays=dict(arrays),
-            motion=self.output.motion.summary(),
-            notes=(
-                *info.notes,
-                *self.tracks.notes,
-                *(f"{name}: {MAP_NOTE}" for name in self.maps),
-            ),
-        )
+        notes = (*self.tracks.notes, *(f"{name}: {MAP_NOTE}" for name in self.maps))
+        motion = self.output.motion.summary()
+        return self.info.view_meta(self.name, self.box, arrays, notes, motion)
 
     def _store(self, writer: EpisodeWriter, windows: list[Window]) -> None:
         with self.clock("write"):

@@ -9,14 +9,14 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from builder.dataset import EpisodeData
 from builder.errors import DatasetError
-from builder.stores.base import EpisodeReader, Store
+from builder.stores.base import EpisodeReader
 from builder.stores.staging import make_folders, output_errors
 from builder.window_columns import ROW, window_rows
 
@@ -32,11 +32,10 @@ def episode_rows(reader: EpisodeReader) -> Rows:
     return {name: window_rows(view, episode.meta.length) for name, view in episode.views.items()}
 
 
-def rows_if_readable(store: Store, episode_id: str) -> Rows | None:
-    """Compute the rows of an episode that was just built; None when it cannot be read."""
+def rows_if_readable(reader: EpisodeReader) -> Rows | None:
+    """Compute the rows of an episode; None when it cannot be read."""
     try:
-        with closing(store.open(episode_id)) as reader:
-            return episode_rows(reader)
+        return episode_rows(reader)
     except (DatasetError, OSError):
         return None  # whoever makes the table meets it again, and says so
 

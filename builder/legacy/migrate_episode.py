@@ -18,7 +18,7 @@ from builder.legacy.files import LegacyRef
 from builder.legacy.videos import ArrayFrames, Videos
 from builder.letterbox import Letterboxer
 from builder.queries import query_points
-from builder.sources.base import FrameStream
+from builder.sources.base import FrameStream, StreamInfo
 from builder.stores.base import ArraySpec, EpisodeWriter, Store
 from builder.video import fingerprint
 from schemas.affine import AxisAffine
@@ -213,29 +213,12 @@ class OlderView:
             f"pixels of {tracked[0]} x {tracked[1]} (H x W)" if tracked else "pixels of img_shape"
         )
         notes = [f"migrated: its tracks were {size}", *self.migration.notes]
-        if self.stream is None:
-            if self.migration.fps is None:
-                notes.append("timestamps are frame numbers: the frame rate is not known")
-            return ViewMeta(
-                name=self.name,
-                geometry=self.geometry,
-                coded_shape=self.geometry.source_shape,
-                fps=self.migration.fps,
-                arrays=arrays,
-                notes=tuple(notes),
-            )
-        info = self.stream.info
-        return ViewMeta(
-            name=self.name,
-            geometry=self.geometry,
-            coded_shape=info.coded_shape,
-            orientation=info.orientation,
-            color=info.color,
-            codec=info.codec,
-            fps=info.fps,
-            arrays=arrays,
-            notes=(*info.notes, *notes),
-        )
+        if self.stream is not None:
+            return self.stream.info.view_meta(self.name, self.geometry, arrays, notes)
+        if self.migration.fps is None:
+            notes.append("timestamps are frame numbers: the frame rate is not known")
+        info = StreamInfo(self.geometry.source_shape, self.ref.length, fps=self.migration.fps)
+        return info.view_meta(self.name, self.geometry, arrays, notes)
 
 
 def _meta(

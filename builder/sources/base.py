@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from schemas.dataset import ColorInfo, Fingerprint
-from schemas.geometry import Orientation, oriented_shape
+from schemas.dataset import ArrayMeta, ColorInfo, Fingerprint, MotionSummary, ViewMeta
+from schemas.geometry import Letterbox, Orientation, Stretch, oriented_shape
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,6 +53,28 @@ class StreamInfo:
     def source_shape(self) -> tuple[int, int]:
         """Shape (H, W) after orientation."""
         return oriented_shape(self.orientation, self.coded_shape)
+
+    def view_meta(
+        self,
+        name: str,
+        geometry: Letterbox | Stretch,
+        arrays: Mapping[str, ArrayMeta],
+        notes: Sequence[str] = (),
+        motion: MotionSummary | None = None,
+    ) -> ViewMeta:
+        """Describe a stored view made of the stream; ``notes`` come after its own."""
+        return ViewMeta(
+            name=name,
+            geometry=geometry,
+            coded_shape=self.coded_shape,
+            orientation=self.orientation,
+            color=self.color,
+            codec=self.codec,
+            fps=self.fps,
+            arrays=dict(arrays),
+            motion=motion,
+            notes=(*self.notes, *notes),
+        )
 
 
 class Frame(NamedTuple):
