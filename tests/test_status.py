@@ -179,7 +179,7 @@ def test_the_command(out, capsys):
     assert main(["status", str(out)]) == 0
     text = capsys.readouterr().out
     assert "finished" in text
-    assert "2 episodes done, 1 failed; 0 of 1 writers at work" in text
+    assert "2 episodes done, 1 failed; 0 of 1 writer at work" in text
     assert main(["status", str(out), "--json"]) == 0
     (writer,) = json.loads(capsys.readouterr().out)
     assert (writer["done"], writer["failed"], writer["left"]) == (2, 1, 0)
@@ -219,3 +219,14 @@ def test_what_was_there_already_is_not_counted_as_work(tmp_path):
     assert json.loads(kept.read_text())["workers"] == {
         "host:7": {"episodes": 1, "frames": 14, "seconds": 0.75}
     }
+
+
+def test_a_line_longer_than_what_is_read_of_a_log(catalog, tmp_path):
+    with RunLog(tmp_path, "shard-1-of-2") as log:
+        log.start(todo=5, there=3, config={"episodes": ["x" * 80] * 10_000})
+        assert status(tmp_path)[0].todo == 5
+        log.event(built("a"))
+        (found,) = status(tmp_path)
+        assert (found.todo, found.left) == (5, 4)
+        log.write("alive", running={"y" * 400_000: (1, 2)})
+        assert status(tmp_path)[0].left in (4, 5)
