@@ -442,3 +442,28 @@ def test_files_that_do_not_fit_into_one_dataset_are_refused(tmp_path, other):
     for on_error in ("raise", "skip"):
         with pytest.raises(DatasetError, match=r"one mode.*16 points in a.hdf5.* in b.hdf5; open"):
             open_legacy(tmp_path, IMG, on_error=on_error)
+
+
+@pytest.mark.parametrize("video", [True, False])
+@pytest.mark.parametrize(("shift", "good"), [(0.12, True), (0.15, False), (100.0, False)])
+def test_shares_of_the_picture_may_leave_it_by_a_pixel_only(tmp_path, video, shift, good):
+    write_atm(tmp_path / "a.hdf5", shape=(96, 128))  # query points go up to 0.875
+    with h5py.File(tmp_path / "a.hdf5", "r+") as file:
+        file["root/agentview/tracks"][...] += shift
+        if not video:
+            del file["root/agentview/video"]
+    dataset = open_legacy(tmp_path, (96, 128))
+    if good:
+        assert dataset[dataset.ids[0]].meta.length == 20
+        return
+    with pytest.raises(DatasetError, match=r"a.hdf5, view agentview: query points \(step 0\) from"):
+        dataset[dataset.ids[0]]
+
+
+def test_groups_that_hold_themselves_are_refused_in_few_words(tmp_path):
+    write_amplify(tmp_path / "a.hdf5", {"front": (360, 640)})
+    spoil(tmp_path / "a.hdf5", lambda f: f.__setitem__("root/again", f["root"]))
+    dataset = open_legacy(tmp_path, IMG)
+    with pytest.raises(DatasetError, match=r"a.hdf5: root/again.*round in circles") as caught:
+        dataset[dataset.ids[0]]
+    assert len(str(caught.value)) < 400

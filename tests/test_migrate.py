@@ -342,3 +342,16 @@ def test_options_that_make_no_sense_are_refused_before_any_work(tmp_path, option
     assert not (tmp_path / "new").exists()
     with pytest.raises(ConfigError, match=r"img_shape must be \(H, W\)"):
         open_legacy(tmp_path / "old", (0, 5))
+
+
+def test_atm_files_without_video_may_be_given_their_size(tmp_path):
+    write_atm(tmp_path / "old" / "demo_0.hdf5", shape=(96, 128))
+    with h5py.File(tmp_path / "old" / "demo_0.hdf5", "r+") as file:
+        del file["root/agentview/video"]
+    given = {"img_shape": IMG, "tracked": (96, 128), "pixel_origin": "center"}
+    report = migrate(tmp_path / "old", tmp_path / "new", **given)
+    assert report.failures == {}
+    (episode,) = open_dataset(tmp_path / "new")
+    half = np.array([0.5 * 160 / 128, 0.5 * 120 / 96])
+    expected = grid_queries(IMG) + half
+    np.testing.assert_allclose(episode.views["agentview"].queries, expected, atol=1e-4)

@@ -16,10 +16,13 @@ from builder.legacy.hdf5 import LegacyTracks, LegacyVideo, open_older
 from builder.sources.safe_hdf5 import SafeHdf5
 from schemas.dataset import ArrayMeta, EpisodeMeta, SourceInfo, ViewMeta
 from schemas.geometry import Stretch
-from schemas.legacy import PixelOrigin, check_queries, implied_geometry
+from schemas.legacy import QUERY_SLACK_PX, PixelOrigin, check_queries, implied_geometry
 
 if TYPE_CHECKING:
     from builder.legacy.videos import Videos
+
+MAX_DEPTH = 16
+"""Groups in groups, below root."""
 
 UNSEALED = "0" * 64
 """The digest of what was never sealed."""
@@ -98,11 +101,12 @@ class LegacyReader:
         geometry = implied_geometry(tracked, self.img_shape)
         scale_xy, offset_xy = self._mapping(geometry, tracked, where)
         stored = self._plain(file.dataset(f"{group}/tracks"))
-        if tracked is not None:
-            queries = np.asarray(stored[:, 0] if self.ref.mode == "reinit" else stored[0, 0])
-            size = (1, 1) if self.ref.layout == "atm" else tracked
+        queries = np.asarray(stored[:, 0] if self.ref.mode == "reinit" else stored[0, 0])
+        if self.ref.layout == "atm":
+            _check_shares(queries, tracked or self.img_shape, where)
+        elif tracked is not None:
             try:
-                check_queries(queries, size, where)
+                check_queries(queries, tracked, where)
             except ValueError as error:
                 raise DatasetError(str(error)) from None
         tracks = LegacyTracks(stored, scale_xy, offset_xy, where)
@@ -114,7 +118,7 @@ class LegacyReader:
         }
         if "vis" in file.keys(group):
             arrays["vis"] = self._plain(file.dataset(f"{group}/vis"))
-        if self.ref.layout == "atm" and tracked is not None:
+        if self.ref.layout == "atm" and "video" in file.keys(group):
             video = self._plain(file.dataset(f"{group}/video"))
             arrays["frames"] = LegacyVideo(video, self.img_shape)
         elif self.videos is not None:
@@ -183,9 +187,21 @@ def _describe(array: Any) -> ArrayMeta:
     return ArrayMeta(dtype=np.dtype(array.dtype).name, shape=tuple(array.shape), sha256=UNSEALED)
 
 
+def _check_shares(queries: np.ndarray, shape: tuple[int, int], where: str) -> None:
+    """Refuse ATM's query points (..., 2) more than a pixel outside a picture of ``shape``."""
+    slack = QUERY_SLACK_PX / np.array(shape[::-1])
+    if not ((queries >= -slack) & (queries <= 1 + slack)).all():
+        raise DatasetError(
+            f"{where}: query points (step 0) from {queries.min():g} to {queries.max():g}, but "
+            f"those of ATM files are shares of the picture, 0 to 1; for pixels give layout amplify"
+        )
+
+
 def _pass_through(file: SafeHdf5, group: str, prefix: str) -> dict[str, np.ndarray]:
     """Read the arrays beside the views (ATM: actions, task_emb_bert, extra_states/*)."""
     found: dict[str, np.ndarray] = {}
+    if group.count("/") > MAX_DEPTH:
+        raise file.error(group, f"its groups go over {MAX_DEPTH} deep, or round in circles")
     for name in file.keys(group):
         path = f"{group}/{name}"
         if not file.is_group(path):
