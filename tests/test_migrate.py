@@ -355,3 +355,18 @@ def test_atm_files_without_video_may_be_given_their_size(tmp_path):
     half = np.array([0.5 * 160 / 128, 0.5 * 120 / 96])
     expected = grid_queries(IMG) + half
     np.testing.assert_allclose(episode.views["agentview"].queries, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("width", [np.nan, 64])
+def test_a_run_that_could_read_nothing_leaves_nothing_that_hinders_the_next(tmp_path, width):
+    amplify_folder(tmp_path / "old", demos=1, views={"front": (96, 128)})
+    (file,) = (tmp_path / "old").rglob("*.hdf5")
+    with h5py.File(file, "r+") as opened:
+        opened["root/front"].attrs["width"] = width
+    report = migrate(tmp_path / "old", tmp_path / "new", img_shape=IMG)
+    assert (report.exit_code, len(report.failures)) == (3, 1)
+    assert not (tmp_path / "new").exists()
+    with h5py.File(file, "r+") as opened:
+        opened["root/front"].attrs["width"] = 128
+    assert migrate(tmp_path / "old", tmp_path / "new", img_shape=IMG).exit_code == 0
+    assert open_dataset(tmp_path / "new").meta.horizon == 16

@@ -100,10 +100,13 @@ def migrate(
     shape = img_shape or _common_size(refs.values())
     origin: PixelOrigin = "center" if pixel_origin == "center" else "corner"
     dataset = LegacyDataset(legacy, refs, shape, origin, problems, max_open=1)
+    queries = _query_spec(dataset)
+    # What a dataset says of itself is for ever: without a file that can be read, there is none.
+    writes = queries is not None and not dry_run
     migration = Migration(
         dataset=dataset,
         store=backend("stores", "hdf5")(out),
-        queries=_query_spec(dataset),
+        queries=queries or dataset.meta.queries,
         videos=Videos(Path(videos), frame_step) if videos is not None else None,
         frames=frames or FrameStorage(),
         notes=(ORIGIN_NOTES[pixel_origin],),
@@ -113,11 +116,11 @@ def migrate(
     moves: list[Move] = []
     with ExitStack() as stack:
         meta = _dataset_meta(migration, pixel_origin)
-        catalog = None if dry_run else stack.enter_context(Catalog.create(out, meta))
+        catalog = stack.enter_context(Catalog.create(out, meta)) if writes else None
         done = {key for key in read_index(out) if migration.store.has(key)}
         moves += [_was_moved(refs[key]) for key in refs if key in done]
         todo = [ref for key, ref in refs.items() if key not in done]
-        results = stack.enter_context(closing(_in_order(migration, dry_run, todo)))
+        results = stack.enter_context(closing(_in_order(migration, writes, todo)))
         for number, (ref, future) in enumerate(results):
             on_progress(number, len(todo))
             try:
@@ -142,14 +145,14 @@ def migrate(
 
 
 def _in_order(
-    migration: Migration, dry_run: bool, refs: list[LegacyRef]
+    migration: Migration, writes: bool, refs: list[LegacyRef]
 ) -> Generator[tuple[LegacyRef, Future[_Done]]]:
     """Work on a few files at a time: while one waits for the disk another is hashed."""
     pool = ThreadPoolExecutor(THREADS)
     pending: deque[tuple[LegacyRef, Future[_Done]]] = deque()
     try:
         for ref in refs:
-            pending.append((ref, pool.submit(_one, migration, dry_run, ref)))
+            pending.append((ref, pool.submit(_one, migration, writes, ref)))
             if len(pending) > THREADS:
                 yield pending.popleft()
         yield from pending
@@ -158,7 +161,7 @@ def _in_order(
         pool.shutdown(cancel_futures=True)
 
 
-def _one(migration: Migration, dry_run: bool, ref: LegacyRef) -> _Done:
+def _one(migration: Migration, writes: bool, ref: LegacyRef) -> _Done:
     views = prepare(migration, ref)
     move = Move(
         id=ref.id,
@@ -167,7 +170,7 @@ def _one(migration: Migration, dry_run: bool, ref: LegacyRef) -> _Done:
         views={view.name: _basis(view) for view in views},
         frames=any(view.stream is not None for view in views),
     )
-    return move, None if dry_run else migrate_episode(migration, ref, views)
+    return move, migrate_episode(migration, ref, views) if writes else None
 
 
 def _basis(view: OlderView) -> str:
@@ -196,9 +199,11 @@ def _common_size(refs: Iterable[LegacyRef]) -> tuple[int, int]:
     return size
 
 
-def _query_spec(dataset: LegacyDataset) -> QuerySpec:
-    """Recognize the grid; points that are not exactly on it are kept as they are."""
-    spec = dataset.meta.queries
+def _query_spec(dataset: LegacyDataset) -> QuerySpec | None:
+    """Recognize the grid; points that are not exactly on it are kept as they are.
+
+    None when no file can be read.
+    """
     for ref in dataset.refs.values():
         try:
             view = dataset[ref.id].views[next(iter(ref.tracked))]
@@ -211,7 +216,7 @@ def _query_spec(dataset: LegacyDataset) -> QuerySpec:
         flat = Stretch(source_shape=img_shape, img_shape=img_shape)
         exact = np.abs(query_points(guess, flat) - queries).max() <= QUERY_TOLERANCE_PX
         return QuerySpec(grid=guess.grid, region="content" if exact else "stored")
-    return spec
+    return None
 
 
 def _dataset_meta(migration: Migration, pixel_origin: Origin) -> DatasetMeta:
