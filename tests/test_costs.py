@@ -9,8 +9,12 @@ import pytest
 from source_fixtures import write_video
 
 from builder.cli import main
+from builder.errors import OutputError
 from builder.planning.costs import Costs
-from builder.planning.plan import spread
+from builder.planning.plan import plan, refuse_if_full, spread
+from builder.settings import load_config
+from builder.stores.base import ENVELOPE_BYTES
+from schemas.config import FrameStorage
 
 SETTINGS = ["queries.grid=[3, 4]", "tracker.horizon=4", "img_shape=[48, 100]"]
 
@@ -99,9 +103,23 @@ def test_the_plan_fits_the_build(videos, tmp_path, capsys):
     assert large["first_bottleneck"] in large["workers_until"]
 
 
+def test_frames_alone_are_planned_without_tracks(videos, tmp_path, monkeypatch):
+    settings = [f"source.path={videos}", f"store.path={tmp_path / 'out'}", "tracker.kind=none"]
+    config = load_config(None, [*SETTINGS, *settings])
+    found = plan(config)
+    sizes = found.bytes_by_codec
+    assert sizes["none"] == 4 * ENVELOPE_BYTES
+    assert sizes["raw"] - sizes["none"] == found.frames * 48 * 100 * 3
+    monkeypatch.setattr("builder.planning.plan.free_bytes", lambda path: 4 * ENVELOPE_BYTES)
+    frames = config.store.model_copy(update={"frames": FrameStorage(codec="jpeg")})
+    refuse_if_full(config.model_copy(update={"store": frames}))
+    with pytest.raises(OutputError, match="free some space"):
+        refuse_if_full(config)
+
+
 def test_the_text_names_the_limits(videos, tmp_path, capsys):
     argv = ["plan", str(videos), *SETTINGS, f"store.path={tmp_path / 'out'}"]
-    assert main([*argv, "--hours", "1e6", "--probe", "2"]) == 0
+    assert main([*argv, "--hours", "1e6", "--probe", "2", "store.kind=zarr"]) == 0
     text = capsys.readouterr().out
     assert "1e+06 h" in text
     assert "limit      " in text

@@ -19,6 +19,7 @@ from builder.errors import OutputError, SourceError
 from builder.executors.children import available_cores
 from builder.letterbox import Letterboxer
 from builder.sources.base import EpisodeRef, FrameStream, Source
+from builder.stores.base import ENVELOPE_BYTES
 from builder.trackers.base import ViewKey
 from builder.tracking import ViewTracker
 from builder.wording import count, size
@@ -29,9 +30,6 @@ PROBED_FRAMES = 32
 
 # Share of the raw size that LZ4 leaves of letterboxed video frames (measured on real clips).
 LZ4_SHARE = 0.52
-
-# Metadata and file structure of one episode.
-ENVELOPE_BYTES = 16_384
 
 
 @dataclass(frozen=True)
@@ -124,12 +122,17 @@ def refuse_if_full(config: BuildConfig) -> None:
         )
 
 
+def nearest_folder(path: Path) -> Path:
+    """Return the folder at ``path``, or the deepest one on the way there that exists."""
+    path = path.absolute()
+    while not path.is_dir():
+        path = path.parent
+    return path
+
+
 def free_bytes(path: Path) -> int:
     """Free bytes on the filesystem that holds ``path``, or is going to."""
-    path = path.absolute()
-    while not path.exists():
-        path = path.parent
-    return shutil.disk_usage(path).free
+    return shutil.disk_usage(nearest_folder(path)).free
 
 
 def _streams(source: Source, ref: EpisodeRef) -> Iterator[tuple[str, FrameStream]]:
@@ -153,6 +156,8 @@ def _frame_bytes(config: BuildConfig, stream: FrameStream) -> int:
 def _track_bytes(config: BuildConfig) -> float:
     """Bytes of tracks and visibility per source frame."""
     part = config.tracker
+    if part.kind == "none":
+        return 0.0
     windows = 1.0 if part.mode == "episode" else part.horizon / part.start_every
     per_coordinate = 2 if config.store.tracks.dtype == "u16" else 4
     return windows * config.queries.num_points * (2 * per_coordinate + 1)

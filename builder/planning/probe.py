@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from builder.episode import Job, build_episode, open_source, open_tracker
+from builder.episode import Job, build_episode, open_source, open_store, open_tracker
 from builder.errors import SourceError
 from builder.executors.base import Outcome
 from builder.planning.costs import Costs
-from builder.planning.plan import spread
+from builder.planning.plan import nearest_folder, spread
 from builder.registry import backend
 from builder.shards import WEIGH_AT_MOST
 from builder.sources.base import EpisodeRef, Source
@@ -40,7 +40,7 @@ def measure(config: BuildConfig, episodes: int = PROBED_EPISODES) -> Costs:
     source = open_source(config)
     refs = list(source.refs())
     lengths = _lengths(source, spread(refs, episodes))
-    place = _nearest_folder(Path(config.store.path))
+    place = nearest_folder(Path(config.store.path))
     with output_errors(place), tempfile.TemporaryDirectory(prefix=".plan-", dir=place) as folder:
         short, long = _probe(config, [length.ref for length in lengths.values()], Path(folder))
         disk, syncs = _disk_speed(Path(folder)), _sync_speed(Path(folder))
@@ -122,16 +122,11 @@ def _probe(
     found: dict[str, dict[str, dict[str, float]]] = {str(out): {} for out, _, _ in rounds}
     serial = backend("executors", "serial")
     executor = serial(serial.Config(), 1, config.limits.stall_seconds)
-    before = 0
     for event in executor.run(build_episode, jobs):
-        if not isinstance(event, Outcome):
-            continue
-        after = _bytes_below(folder)
-        if event.error is None:
-            built = event.result
-            counts = {"frames": built.frames, "bytes": after - before, "cpu": built.cpu_seconds}
-            found[event.task.config.store.path][event.task.ref.id] = {**built.seconds, **counts}
-        before = after
+        if isinstance(event, Outcome) and event.error is None:
+            job, built = event.task, event.result
+            counts = {"frames": built.frames, "bytes": _stored_bytes(job), "cpu": built.cpu_seconds}
+            found[job.config.store.path][job.ref.id] = {**built.seconds, **counts}
     return [found[str(out)] for out, _, _ in rounds[1:]]
 
 
@@ -164,16 +159,10 @@ def _all_frames(
     return frames, float(spread_of_mean * unseen**0.5)
 
 
-def _nearest_folder(path: Path) -> Path:
-    path = path.absolute()
-    while not path.is_dir():
-        path = path.parent
-    return path
-
-
-def _bytes_below(folder: Path) -> int:
-    """Bytes on disk below a folder; a file being written elsewhere may come and go."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+def _stored_bytes(job: Job) -> int:
+    """Bytes on disk of an episode that was built: of its own files, the next is being written."""
+    path = open_store(job.config).path(job.ref.id)
+    return sum(each.stat().st_size for each in (path, *path.rglob("*")) if each.is_file())
 
 
 def _disk_speed(folder: Path) -> float:
