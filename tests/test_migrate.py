@@ -370,3 +370,17 @@ def test_a_run_that_could_read_nothing_leaves_nothing_that_hinders_the_next(tmp_
         opened["root/front"].attrs["width"] = 128
     assert migrate(tmp_path / "old", tmp_path / "new", img_shape=IMG).exit_code == 0
     assert open_dataset(tmp_path / "new").meta.horizon == 16
+
+
+def test_a_run_with_another_tracked_size_does_not_go_on_with_the_dataset(tmp_path):
+    amplify_folder(tmp_path / "old", demos=2, views={"front": (96, 128)}, attrs=False)
+    _first, last = sorted((tmp_path / "old").rglob("*.hdf5"))
+    kept = last.read_bytes()
+    last.unlink()
+    migrate(tmp_path / "old", tmp_path / "new", img_shape=IMG, tracked=(96, 128))
+    last.write_bytes(kept)
+    for other in ({"tracked": (120, 160)}, {}, {"tracked": (96, 128), "fps": 10.0}):
+        with pytest.raises(ConfigError, match="made with other settings"):
+            migrate(tmp_path / "old", tmp_path / "new", img_shape=IMG, **other)
+    report = migrate(tmp_path / "old", tmp_path / "new", img_shape=IMG, tracked=(96, 128))
+    assert [move.done for move in report.moves] == [True, False]

@@ -13,7 +13,7 @@ from contextlib import ExitStack, closing
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import unquote_to_bytes
 
 import numpy as np
@@ -87,9 +87,9 @@ def migrate(
     when ``out`` cannot be written.
     """
     legacy, out = Path(legacy), Path(out)
-    for name, given in (("img_shape", img_shape), ("tracked", tracked)):
-        if given is not None:
-            checked_shape(given, name)
+    for name, size in (("img_shape", img_shape), ("tracked", tracked)):
+        if size is not None:
+            checked_shape(size, name)
     if out.resolve() == legacy.resolve() or legacy.resolve() in out.resolve().parents:
         raise ConfigError(f"{out} lies in the older folder {legacy}: choose a place outside it")
     refs, problems = scan(legacy, layout, mode, "skip")
@@ -114,8 +114,13 @@ def migrate(
     )
     failures = dict(problems)
     moves: list[Move] = []
+    given: dict[str, Any] = {
+        "tracked": tracked and list(tracked),
+        "fps": fps,
+        "frame_step": frame_step if videos and frame_step > 1 else None,
+    }
     with ExitStack() as stack:
-        meta = _dataset_meta(migration, pixel_origin)
+        meta = _dataset_meta(migration, pixel_origin, given)
         catalog = stack.enter_context(Catalog.create(out, meta)) if writes else None
         done = {key for key in read_index(out) if migration.store.has(key)}
         moves += [_was_moved(refs[key]) for key in refs if key in done]
@@ -219,7 +224,8 @@ def _query_spec(dataset: LegacyDataset) -> QuerySpec | None:
     return None
 
 
-def _dataset_meta(migration: Migration, pixel_origin: Origin) -> DatasetMeta:
+def _dataset_meta(migration: Migration, pixel_origin: Origin, given: dict[str, Any]) -> DatasetMeta:
+    """Say what the episodes share; ``given`` holds options whose values a next run must repeat."""
     dataset = migration.dataset
     tracker = UNKNOWN_TRACKER.model_copy(
         update={
@@ -242,6 +248,7 @@ def _dataset_meta(migration: Migration, pixel_origin: Origin) -> DatasetMeta:
                 "pixel_origin": pixel_origin,
                 "videos": migration.videos is not None,
                 "frames": migration.frames.model_dump(mode="json"),
+                **{key: value for key, value in given.items() if value is not None},
             }
         },
     )
