@@ -65,11 +65,29 @@ def test_bad_usage_is_2(argv, capsys):
     assert "--help" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("verb", "hint"), [("biuld", "did you mean build?"), ("xyz", "'xyz'\n")])
+@pytest.mark.parametrize(("verb", "hint"), [("biuld", "did you mean 'build'?"), ("xyz", "'xyz'\n")])
 def test_a_misspelled_verb_is_guessed(verb, hint, capsys):
     with pytest.raises(SystemExit):
         main([verb])
     assert hint in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["build", "--epsiodes", "3"], "letterset build: there is no option --epsiodes (did you"),
+        (["doctor", "set", "--wndows=3"], "no option --wndows (did you mean '--windows'?)"),
+        (["validate", "my", "set"], "letterset validate: there is no place for 'set': a name with"),
+        (["build", "--views", "tracker.kind=lk"], "letterset build: argument --views: expected"),
+    ],
+)
+def test_a_misspelled_option_is_guessed(argv, told, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(argv)
+    assert caught.value.code == 2
+    said = capsys.readouterr().err
+    assert told in said
+    assert f"Try: letterset {argv[0]} --help" in said
 
 
 @pytest.mark.parametrize(
@@ -371,3 +389,31 @@ def test_chosen_episodes_alone_are_built(videos, tmp_path, capsys):
     shutil.copy(videos / "good.mp4", videos / "other.mp4")
     assert build(videos, tmp_path / "out", "--json", "--episodes", "other.mp4") == 0
     assert json.loads(capsys.readouterr().out)["built"] == 1
+
+
+@pytest.mark.parametrize(
+    ("verb", "option"),
+    [
+        ("plan", "--probe=0"),
+        ("plan", "--episodes=-1"),
+        ("plan", "--hours=nan"),
+        ("preview", "--count=-1"),
+        ("inspect", "--limit=-1"),
+        ("report", "--budget-mb=nan"),
+        ("report", "--episodes=0"),
+    ],
+)
+def test_numbers_that_are_not_above_zero_are_2(verb, option, videos, capsys):
+    more = ["img_shape=[24, 40]", "store.path=out"] if verb == "plan" else []
+    assert main([verb, str(videos), *more, option]) == 2
+    name, _, number = option.partition("=")
+    assert f"{name} takes a number above 0, got {number}" in capsys.readouterr().err
+
+
+def test_a_plan_refuses_outputs_that_a_build_refuses(videos, tmp_path, capsys):
+    argv = ["plan", str(videos), "img_shape=[24, 40]"]
+    assert main([*argv, "store.path=s3://bucket/out"]) == 2
+    assert "s3://bucket/out: writing to object stores is not supported" in capsys.readouterr().err
+    (tmp_path / "mine.txt").touch()
+    assert main([*argv, f"store.path={tmp_path}"]) == 2
+    assert "is not empty and holds no dataset" in capsys.readouterr().err

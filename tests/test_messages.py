@@ -119,5 +119,5 @@ def test_filters_are_quoted_with_a_colon():
 
 def test_a_preview_of_nothing_is_refused(videos, tmp_path, capsys):
     code, text = said(capsys, "preview", videos, "--count", "0", "--out", tmp_path / "p.html")
-    assert (code, "--count must be at least 1" in text) == (2, True)
+    assert (code, "--count takes a number above 0" in text) == (2, True)
     assert not (tmp_path / "p.html").exists()

@@ -4,6 +4,7 @@ import pytest
 import source_fixtures as fixtures
 from test_sources import EXAMPLES
 
+from builder.cli import main
 from builder.errors import ConfigError, SourceError
 from builder.registry import configure
 from builder.settings import check_backends, load_config
@@ -85,3 +86,9 @@ def test_a_folder_of_something_else_is_no_source(tmp_path):
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(SourceError, match="nothing here looks like a source"):
         guess(tmp_path)
+
+
+def test_a_config_in_a_folder_that_is_not_there_is_refused(tmp_path, capsys):
+    fixtures.write_video(tmp_path / "in" / "a.mp4")
+    assert main(["init", str(tmp_path / "in"), "--out", str(tmp_path / "no" / "a.yaml")]) == 2
+    assert "a.yaml: No such file or directory" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 from typing import Any
@@ -37,6 +38,16 @@ def check_there(path: str) -> None:
     """Refuse a local path at which there is nothing.  Raises ConfigError."""
     if not is_url(path) and not os.path.lexists(path):
         raise ConfigError(f"{printable_path(path)}: there is no such file or folder")
+
+
+def check_positive(args: argparse.Namespace, *names: str) -> None:
+    """Refuse options that are no numbers above 0.  Raises ConfigError naming the first."""
+    for name in names:
+        given = getattr(args, name)
+        for number in given if isinstance(given, list) else [given]:
+            if not 0 < number < math.inf:
+                option = name.replace("_", "-")
+                raise ConfigError(f"--{option} takes a number above 0, got {number}")
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from builder.cli.common import add_json, say, table
+from builder.cli.common import add_json, check_positive, say, table
 from builder.errors import ConfigError
 from builder.wording import count
 
@@ -48,6 +48,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Inspect; returns 1 when something cannot be read, each thing listed."""
+    check_positive(args, "limit")
     path = Path(args.path)
     if (path / "dataset.json").exists():
         if args.overrides or any(getattr(args, key) for key in _SELECTION):
@@ -98,10 +99,10 @@ def _dataset(path: Path, limit: int) -> tuple[Row, list[Row], list[Row]]:
                     "view": view.name,
                     "frames": episode.length,
                     "source": _shape(view.geometry.source_shape),
-                    "SAR": _ratio(getattr(view.geometry, "sample_aspect_ratio", (1, 1))),
+                    "SAR": _ratio(view.geometry.sample_aspect_ratio),
                     "turned": view.orientation,
-                    "content": _shape(getattr(view.geometry, "content_shape", None)),
-                    "pad": _pad(getattr(view.geometry, "pad", None)),
+                    "content": _shape(view.geometry.content_shape),
+                    "pad": _pad(view.geometry.pad),
                     "px/step": f"{motion.mean_px:.2f}" if motion else "-",
                     "visible": f"{motion.visible_share:.0%}" if motion else "-",
                 }
@@ -170,16 +171,12 @@ def _source_rows(path: str, episode: Episode) -> Iterator[Row]:
         }
 
 
-def _shape(shape: tuple[int, int] | None) -> str:
-    return "-" if shape is None else f"{shape[0]} x {shape[1]}"
+def _shape(shape: tuple[int, int]) -> str:
+    return f"{shape[0]} x {shape[1]}"
 
 
 def _pad(pad: Any) -> str:
-    return (
-        "-"
-        if pad is None
-        else f"top {pad.top} bottom {pad.bottom} left {pad.left} right {pad.right}"
-    )
+    return f"top {pad.top} bottom {pad.bottom} left {pad.left} right {pad.right}"
 
 
 def _ratio(ratio: tuple[int, int]) -> str:

@@ -11,8 +11,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from builder.cli.common import add_json, say, table
-from builder.errors import ConfigError
+from builder.cli.common import add_json, check_positive, say, table
+from builder.output_folder import check_output_folder
 from builder.settings import check_backends, load_config
 from builder.wording import count, size
 
@@ -44,8 +44,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Probe and print."""
-    if args.probe < 1 or any(each <= 0 for each in [*args.episodes, *args.hours]):
-        raise ConfigError("--probe, --episodes and --hours are positive numbers")
+    check_positive(args, "probe", "episodes", "hours")
     overrides, path = list(args.overrides), Path(args.config)
     is_file = "=" not in args.config or path.exists()
     config = load_config(
@@ -53,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
         overrides if is_file else [args.config, *overrides],
         {"source.path": args.source},
     )
+    check_output_folder(config.store.path)
     from builder.planning.probe import measure
     from builder.sources.guess import with_kind
 

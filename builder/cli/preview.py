@@ -10,8 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from builder.cli.common import say
-from builder.errors import ConfigError
+from builder.cli.common import check_positive, say
 
 HELP = "draw how a source would be built, writing no dataset"
 EXAMPLE = """\
@@ -37,8 +36,7 @@ def run(args: argparse.Namespace) -> int:
     from builder.settings import check_backends, load_config
     from builder.sources.guess import with_kind
 
-    if args.count < 1:
-        raise ConfigError(f"--count must be at least 1, got {args.count}")
+    check_positive(args, "count")
     out = Path(args.out)
     defaults = {"source.path": args.source, "img_shape": list(args.img_shape), "store.path": "-"}
     config, why = with_kind(load_config(None, args.overrides, defaults))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from builder.cli.common import say
+from builder.cli.common import check_positive, say
 
 HELP = "write one page that shows a dataset"
 EXAMPLE = """\
@@ -34,6 +34,7 @@ def run(args: argparse.Namespace) -> int:
     from builder.dataset import open_dataset
     from builder.report.report import write_report
 
+    check_positive(args, "episodes", "budget_mb")
     out = Path(args.out)
     dataset = open_dataset(args.dataset)
     diagnosis = write_report(dataset, out, episodes=args.episodes, budget_mb=args.budget_mb)

@@ -12,6 +12,7 @@ from builder.errors import ConfigError, SourceError
 from builder.registry import configure
 from builder.sources.base import Source
 from builder.sources.recognize import Found, recognize
+from builder.wording import count
 from schemas.config import BuildConfig, Limits, SourcePart
 
 MAX_LISTED = 10_000
@@ -91,12 +92,14 @@ def guess(path: Path, kind: str | None = None) -> Guess:
 
 
 def write_config(guess: Guess, path: Path) -> None:
-    """Write a commented YAML config for a guess.  Raises ConfigError if the file is there."""
+    """Write a commented YAML config for a guess; raises ConfigError where it cannot be."""
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(config_text(guess))
     except FileExistsError:
         raise ConfigError(f"{path} is there already; choose another name") from None
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}; choose another place") from None
     except UnicodeEncodeError:
         path.unlink()
         raise ConfigError(
@@ -106,9 +109,9 @@ def write_config(guess: Guess, path: Path) -> None:
 
 def config_text(guess: Guess) -> str:
     """Return the YAML text of a config for a guess."""
-    count = f"{guess.episodes}{' or more' if guess.episodes == MAX_LISTED else ''}"
+    more = " or more" if guess.episodes == MAX_LISTED else ""
     lines = [
-        f"# A guess: {guess.why}; {count} episodes.",
+        f"# A guess: {guess.why}; {count(guess.episodes, 'episode')}{more}.",
         "# Look before you build:  letterset preview FOLDER",
         "img_shape: [256, 256]     # (height, width) every frame is letterboxed to",
         "",
@@ -139,7 +142,7 @@ def _view_lines(guess: Guess) -> list[str]:
         notes = "".join(f"; {_comment(note)}" for note in view.notes)
         lines.append(
             f"  # view {view.name}: {height} x {width} (H x W, aspect {width / height:.3g}), "
-            f"{view.num_frames} frames, {fps}, {turned}{notes}"
+            f"{count(view.num_frames, 'frame')}, {fps}, {turned}{notes}"
         )
     if guess.arrays:
         shapes = ", ".join(f"{name} {shape}" for name, shape in guess.arrays.items())
