@@ -44,9 +44,9 @@ def _body(dataset: Dataset, licences: list[str], shapes: Counter[str]) -> Iterat
     rows, columns = meta.queries.grid
     yield f"# {dataset.path.name}\n"
     height, width = meta.img_shape
-    numbers = f"{count(len(dataset), 'episode')}, {count(frames, 'frame')}"
+    contents = f"{count(len(dataset), 'episode')}, {count(frames, 'frame')}"
     yield (
-        f"{numbers}, {count(_windows(dataset), 'window')} of {count(meta.horizon, 'step')}; "
+        f"{contents}, {count(_windows(dataset), 'window')} of {count(meta.horizon, 'step')}; "
         f"every frame letterboxed to {height} x {width} (height x width), "
         f"{rows} x {columns} points over the {meta.queries.region}.\n"
     )
