@@ -220,8 +220,8 @@ def _refuse_different(path: Path, found: DatasetMeta, wanted: DatasetMeta) -> No
     if differing := differences(found, wanted):
         raise ConfigError(
             f"{path} was made with other settings: {'; '.join(differing)}. Use the same settings "
-            "to continue it, or another output folder; letterset build --overwrite starts anew "
-            "and keeps what is there under replaced/"
+            "to continue it, or another output folder. A build may also start anew, with "
+            "--overwrite: it keeps what is there under replaced/"
         )
 
 

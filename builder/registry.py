@@ -115,8 +115,11 @@ def explain(error: ValidationError, prefix: str = "", known: list[str] | None = 
         if item["type"] == "extra_forbidden":
             key = str(item["loc"][-1])
             lines.append(f"{where}: unknown key{near(key, known or [])}")
+        elif item["type"] == "missing":
+            lines.append(f"{where}: this must be given")
         else:
-            message = item["msg"].removeprefix("Value error, ")
+            # A tuple is a list to those who write YAML or JSON.
+            message = item["msg"].removeprefix("Value error, ").replace("valid tuple", "list")
             lines.append(f"{where}: {message[0].lower()}{message[1:]}, got {item['input']!r:.200}")
     return "; ".join(lines)
 
@@ -124,7 +127,7 @@ def explain(error: ValidationError, prefix: str = "", known: list[str] | None = 
 def near(word: str, known: list[str]) -> str:
     """Suggest the nearest known word, as the tail of a sentence; empty when none is near."""
     matches = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f", did you mean {matches[0]!r}?" if matches else ""
+    return f" (did you mean {matches[0]!r}?)" if matches else ""
 
 
 def _entry_points(part: str) -> Any:

@@ -89,6 +89,12 @@ def check_backends(config: BuildConfig) -> None:
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: there is no such file or folder; expected a config") from None
+    except IsADirectoryError:
+        raise ConfigError(
+            f"{path} is a folder, not a config; to build what is in it give it as --source"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the config {path}: {error}") from None
     data = _yaml(text, str(path))
@@ -103,7 +109,10 @@ def _yaml(text: str, where: str) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        sentence = " ".join(str(error).split())
+        mark = getattr(error, "problem_mark", None)
+        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        parts = [getattr(error, "context", None), getattr(error, "problem", None)]
+        sentence = place + (", ".join(filter(None, parts)) or " ".join(str(error).split()))
         raise ConfigError(
             f"{where} is not plain YAML (tags that build objects are refused): {sentence}"
         ) from None

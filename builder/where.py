@@ -53,7 +53,7 @@ class Where:
             self._tree = ast.parse(text.strip(), mode="eval").body
             self._check(self._tree)
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            raise self._error(f"cannot be read: {error}") from None
+            raise self._error(f"cannot be read: {getattr(error, 'msg', error)}") from None
 
     def mask(self, columns: Mapping[str, np.ndarray]) -> np.ndarray:
         """Tell for which rows it holds: columns (n,) in, (n,) bool out.

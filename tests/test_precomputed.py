@@ -239,7 +239,7 @@ def test_bad_settings_are_refused_before_any_work(tmp_path):
         opened(tmp_path, coordinates="pixel_edge", file="{episode}.npz")
     with pytest.raises(ConfigError, match=r"ends in one of \.npz, \.hdf5"):
         opened(tmp_path, coordinates="pixel_edge", file="{id}.csv")
-    with pytest.raises(ConfigError, match=r"tracker\.coordinates: field required"):
+    with pytest.raises(ConfigError, match=r"tracker\.coordinates: this must be given"):
         opened(tmp_path)
     with pytest.raises(ConfigError, match="there is no folder"):
         _ = opened(tmp_path / "nowhere", coordinates="pixel_edge").info

@@ -37,10 +37,11 @@ def test_file_options_and_overrides_in_that_order(tmp_path):
         ("img_shape: [-3, 5]\n", ["img_shape.0", "got -3"]),
         ("img_shape: [2.5, 5]\n", ["img_shape.0", "integer", "got 2.5"]),
         ("img_shape: ['4', 5]\n", ["img_shape.0", "integer", "got '4'"]),
-        ("img_shape: 256\n", ["img_shape", "tuple", "got 256"]),
+        ("img_shape: 256\n", ["img_shape: input should be a list, got 256"]),
         ("img_shape: !!python/object/apply:os.getcwd []\n", ["not plain YAML", "refused"]),
         ("- a list\n", ["mapping", "list"]),
-        ("img_shape: [1, 2\n", ["not plain YAML"]),
+        ("img_shape: [1, 2\n", ["not plain YAML", "line 2, column 1: while parsing a flow"]),
+        ("img_shape: [1, 2]\n", ["source: this must be given; store: this must be given"]),
     ],
 )
 def test_bad_configs_are_named(tmp_path, text, words):
@@ -56,6 +57,11 @@ def test_missing_config_file_is_named(tmp_path):
         load_config(tmp_path / "nowhere.yaml")
 
 
+def test_a_folder_given_as_config_is_told_where_to_go(tmp_path):
+    with pytest.raises(ConfigError, match=r"is a folder, not a config; .* --source"):
+        load_config(tmp_path)
+
+
 @pytest.mark.parametrize("override", ["horizon", "=4", "img_shape.0.1=4"])
 def test_bad_overrides_are_named(tmp_path, override):
     with pytest.raises(ConfigError, match=r"key=value|not a group|horizon"):
@@ -64,7 +70,7 @@ def test_bad_overrides_are_named(tmp_path, override):
 
 def test_unknown_kind_names_the_near_one(tmp_path):
     config = load_config(write(tmp_path, MINIMAL), ["tracker.kind=diss"])
-    with pytest.raises(ConfigError, match=r"unknown tracker kind 'diss', did you mean 'dis'\?"):
+    with pytest.raises(ConfigError, match=r"unknown tracker kind 'diss' \(did you mean 'dis'\?"):
         check_backends(config)
 
 

@@ -42,7 +42,7 @@ def test_masks(text, expected):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("motoin > 1", "'motoin' is unknown, did you mean 'motion'"),
+        ("motoin > 1", "'motoin' is unknown .did you mean 'motion'"),
         ("motion >", "cannot be read"),
         ("motion", "must be true or false"),
         ("motion + 1", "must be true or false"),

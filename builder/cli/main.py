@@ -14,14 +14,13 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
 from builder.cli.common import check_inputs
 from builder.errors import LettersetError
-from builder.registry import raise_missing_extra
+from builder.registry import near, raise_missing_extra
 
 # One verb is one module in builder.cli with HELP, EXAMPLE, arguments(parser) and run(args).
 VERBS = (
@@ -71,10 +70,11 @@ class _Parser(argparse.ArgumentParser):
         """Let key=value pairs stand anywhere: argparse takes no positionals after options."""
         found, rest = self.parse_known_args(args, namespace)
         pairs = all("=" in word and not word.startswith("-") for word in rest)
+        verb = getattr(found, "parser", self)
         if rest and not (pairs and "overrides" in found):
-            self.error(f"unrecognized arguments: {' '.join(rest)}")
+            verb.error(f"there is no {_option_or_argument(rest[0], verb)}")
         if "overrides" in found:
-            found.overrides = [*found.overrides, *rest, *self._settings_among(found)]
+            found.overrides = [*found.overrides, *rest, *verb._settings_among(found)]
         return found
 
     def _settings_among(self, found: Any) -> list[str]:
@@ -93,11 +93,16 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> Any:
         wrong = re.search("argument VERB: invalid choice: '(.*?)'", message)
         if wrong:
-            near = get_close_matches(wrong[1], VERBS, 1)
-            message = f"there is no verb {wrong[1]!r}" + (
-                f"; did you mean {near[0]}?" if near else ""
-            )
+            message = f"there is no verb {wrong[1]!r}{near(wrong[1], list(VERBS))}"
         self.exit(2, f"{self.prog}: {message}\nTry: {self.prog} --help\n")
+
+
+def _option_or_argument(word: str, verb: argparse.ArgumentParser) -> str:
+    """Name what stands on the command line and is not known there."""
+    if not word.startswith("-"):
+        return f"place for {word!r}: a name with spaces needs quotes"
+    option = word.partition("=")[0]
+    return f"option {option}{near(option, list(verb._option_string_actions))}"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -117,7 +122,7 @@ def parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.arguments(verb)
-        verb.set_defaults(run=module.run)
+        verb.set_defaults(run=module.run, parser=verb)
     return root
 
 
