@@ -10,15 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
+from builder.beside import check_beside
 from builder.catalog import META_NAME, index_line, load_meta, pretty_json, read_failures, read_index
 from builder.checks import check_digest, check_view, has_windows
 from builder.dataset import store_at
-from builder.errors import DatasetError, LettersetError, OutputError
-from builder.layers import FOLDER as LAYERS
+from builder.errors import DatasetError, OutputError
 from builder.layers import layer_names, layer_store, load_layer, open_overlay, stale
 from builder.queries import query_points
-from builder.splits import FOLDER as SPLITS
-from builder.splits import read_splits
 from builder.status import status
 from builder.stores.base import EpisodeReader, Store
 from builder.wording import count
@@ -62,8 +60,7 @@ def validate(path: Path | str, deep: bool = False) -> list[Problem]:
         problems += [] if index is None else _listed(store, episode_id, index.get(episode_id))
     for name in layer_names(folder):
         problems += check_layer(folder, store, name, index or {}, deep)
-    problems += _lost_layers(folder)
-    problems += [] if index is None else _check_splits(folder, index)
+    problems += [Problem(None, *found) for found in check_beside(folder, index)]
     left = "left over from a run that died; the next build clears it"
     problems += [Problem(None, f"tmp/{p.name}", left, note=True) for p in store.leftovers()]
     return problems
@@ -153,30 +150,6 @@ def check_layer(
         text = f"{missing} of {len(index)} episodes are not in it"
         found.append(Problem(None, f"layers/{name}", text, note=True))
     return found
-
-
-def _lost_layers(folder: Path) -> Iterator[Problem]:
-    """Name the layers whose own metadata are gone, so that nothing else knows of them."""
-    lost = {path.name for path in (folder / LAYERS).glob("*/")} - {*layer_names(folder)}
-    for name in sorted(lost):
-        if any((folder / LAYERS / name).rglob("*.hdf5")):
-            text = "layer.json is missing: restore it, or delete the folder and make it again"
-            yield Problem(None, f"{LAYERS}/{name}", text)
-
-
-def _check_splits(folder: Path, index: Mapping[str, IndexLine]) -> Iterator[Problem]:
-    """Read every file of splits; ids that are not there may be on purpose."""
-    for path in sorted((folder / SPLITS).glob("*.json")):
-        where = f"{SPLITS}/{path.name}"
-        try:
-            parts = read_splits(folder, path.stem).splits
-        except LettersetError as error:
-            yield Problem(None, where, str(error))
-            continue
-        for part, ids in parts.items():
-            if gone := [each for each in ids if each not in index]:
-                text = f"{part} lists {len(gone)} that are not in the dataset, the first {gone[0]}"
-                yield Problem(None, where, text, note=True)
 
 
 def _layer_problems(

@@ -19,6 +19,7 @@ from builder.errors import DatasetError
 from builder.stores.base import EpisodeReader
 from builder.stores.staging import make_folders, output_errors
 from builder.window_columns import ROW, window_rows
+from schemas.base import json_sha256
 
 Rows = Mapping[str, np.ndarray]
 """By view, (S,) of ``ROW``."""
@@ -43,7 +44,8 @@ def rows_if_readable(reader: EpisodeReader) -> Rows | None:
 def keep_rows(folder: Path, writer: str, digest: str, rows: Rows) -> None:
     """Append the rows of the episode of this digest.  Raises OutputError."""
     packed = {view: base64.b64encode(own.tobytes()).decode() for view, own in rows.items()}
-    line = json.dumps({"digest": digest, "columns": _COLUMNS, "rows": packed})
+    facts = {"digest": digest, "columns": _COLUMNS, "rows": packed}
+    line = json.dumps({**facts, "sha256": json_sha256(facts)})
     path = folder / "stats" / f"{writer}.rows"
     with output_errors(path):
         make_folders(path.parent)
@@ -75,12 +77,13 @@ class KnownRows:
 
 
 def _scan(path: Path) -> Iterator[tuple[str, int]]:
-    """Yield digest and place of each whole line."""
+    """Yield digest and place of each line that is as it was written."""
     at = 0
     with path.open("rb") as file:
         for line in file:
-            with suppress(ValueError, KeyError, TypeError):  # torn, or of another version
+            # Torn, damaged or of another version: computed again.
+            with suppress(ValueError, KeyError, TypeError, AttributeError):
                 found = json.loads(line)
-                if found["columns"] == _COLUMNS:
+                if found.pop("sha256") == json_sha256(found) and found["columns"] == _COLUMNS:
                     yield found["digest"], at
             at += len(line)

@@ -32,6 +32,9 @@ _TABLE = np.dtype(
 
 _ROWS_AT_ONCE = 100_000
 
+# What h5py raises for damaged files.
+_DAMAGE = (OSError, KeyError, ValueError, TypeError, RuntimeError)
+
 
 def stats_path(dataset: Dataset) -> Path:
     """Return where the table of a dataset, or of the track layer it was opened with, lies."""
@@ -114,11 +117,14 @@ def _fill(file: Any, dataset: Dataset, known: KnownRows | None) -> None:
     columns = {
         name: file.create_dataset(name, (total,), _TABLE[name]) for name in _TABLE.names or ()
     }
-    at = 0
+    at, digests = 0, {name: hashlib.sha256() for name in columns}
     for batch in _batches(_parts(dataset, known, views)):
         for name, column in columns.items():
             column[at : at + len(batch)] = batch[name]
+            digests[name].update(batch[name].tobytes())
         at += len(batch)
+    for name, column in columns.items():
+        column.attrs["sha256"] = digests[name].hexdigest()
 
 
 def _window_counts(meta: DatasetMeta, lengths: np.ndarray) -> list[int]:
@@ -170,11 +176,30 @@ def read_columns(dataset: Dataset, names: Iterable[str], views: Iterable[str]) -
                     f"{path} is out of date: episodes changed since; run {make} again"
                 )
             stored = [str(name) for name in file.attrs["views"]]
-            chosen = np.isin(file["view"][()], [stored.index(view) for view in views])
-            columns = {name: file[name][()][chosen] for name in names}
-            return Table(file["episode"][()][chosen], file["start"][()][chosen], columns)
-    except (OSError, KeyError, ValueError) as error:
+            chosen = np.isin(_column(file, "view"), [stored.index(view) for view in views])
+            columns = {name: _column(file, name)[chosen] for name in names}
+            return Table(_column(file, "episode")[chosen], _column(file, "start")[chosen], columns)
+    except _DAMAGE as error:
         raise DatasetError(f"{path} is damaged: {error}; run {make} again") from None
+
+
+def _column(file: Any, name: str) -> np.ndarray:
+    """Read a column; raises ValueError when its bytes changed since it was written."""
+    values: np.ndarray = file[name][()]
+    if hashlib.sha256(values.tobytes()).hexdigest() != file[name].attrs["sha256"]:
+        raise ValueError(f"the column {name} changed after it was written")
+    return values
+
+
+def check_tables(folder: Path) -> Iterator[tuple[str, str]]:
+    """Yield (where, complaint) for each damaged table of a dataset folder."""
+    for path in sorted((folder / "stats").glob("windows*.hdf5")):
+        try:
+            with h5py.File(path, "r", locking="best-effort") as file:
+                for name in _TABLE.names or ():
+                    _column(file, name)
+        except _DAMAGE as error:
+            yield f"stats/{path.name}", f"it is damaged: {error}; run letterset stats again"
 
 
 class Table:
@@ -209,7 +234,7 @@ class Table:
 
 def _key(dataset: Dataset) -> str:
     """Hash of which episodes there are, and of the tracks they were opened with."""
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(b"with digests")  # tables without them are out of date
     if dataset.track_layer:
         digest.update(dataset.layers[dataset.track_layer].digest.encode())
     digest.update("\n".join(dataset.ids).encode())

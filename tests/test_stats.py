@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import h5py
 import numpy as np
 import pytest
 
@@ -17,6 +18,8 @@ from builder.errors import ConfigError, DatasetError
 from builder.stores.hdf5 import Hdf5Store
 from builder.testing.samples import HORIZON, IMG_SHAPE, Sample, sample_dataset
 from builder.training import WindowDataset
+from builder.validate import validate
+from builder.window_rows import KnownRows, episode_rows, keep_rows
 from builder.window_stats import COLUMNS, read_columns, write_window_stats
 
 VIEWS = ("front", "wrist")
@@ -133,6 +136,37 @@ def test_filters_that_cannot_be(dataset):
     path.write_bytes(b"x")
     with pytest.raises(DatasetError, match="is damaged"):
         WindowDataset(dataset, where="vis > 0")
+
+
+def test_any_flipped_byte_of_a_column_is_found(dataset):
+    path = write_window_stats(dataset)
+    whole = path.read_bytes()
+    with h5py.File(path) as file:
+        places = {name: (file[name].id.get_offset(), file[name].nbytes) for name in file}
+    assert [*COLUMNS, "episode", "start", "view"] == sorted(places, key=[*COLUMNS, *places].index)
+    for name, (begin, size) in places.items():
+        for at in (begin, begin + size // 2, begin + size - 1):
+            flipped = bytearray(whole)
+            flipped[at] ^= 0x10
+            path.write_bytes(flipped)
+            (text,) = map(str, validate(dataset.path))
+            assert text.startswith("stats/windows.hdf5: it is damaged"), name
+            with pytest.raises(DatasetError, match="run letterset stats again"):
+                read_columns(dataset, COLUMNS, VIEWS)
+
+
+def test_damaged_rows_are_computed_again(dataset):
+    first = write_window_stats(dataset).read_bytes()
+    episode = dataset["b"]
+    rows = dict(episode_rows(episode.reader))
+    keep_rows(dataset.path, "main", episode.meta.digest, rows)
+    assert episode.meta.digest in KnownRows(dataset.path)
+    path = dataset.path / "stats" / "main.rows"
+    text = path.read_text()
+    packed = json.loads(text)["rows"]["front"]
+    path.write_text(text.replace(packed, "QAAA" + packed[4:]))
+    assert episode.meta.digest not in KnownRows(dataset.path)
+    assert write_window_stats(dataset, KnownRows(dataset.path)).read_bytes() == first
 
 
 def test_equal_datasets_give_equal_tables(dataset):
