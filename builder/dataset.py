@@ -17,6 +17,7 @@ from builder.layers import load_layer, open_overlay, with_tracks
 from builder.registry import backend, kinds
 from builder.status import is_locked
 from builder.stores.base import EpisodeReader, Store
+from builder.stores.recall import Recall
 from schemas.dataset import DatasetMeta, EpisodeMeta, ViewMeta
 from schemas.geometry import Letterbox, Stretch
 from schemas.layers import LayerMeta
@@ -224,6 +225,7 @@ class Dataset:
             self._refuse_unlisted()
         self.max_open = max_open
         self._open: OrderedDict[str, EpisodeData] = OrderedDict()
+        self._known = Recall()
 
     def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
         return type(self), self._opened_with(*self._given)
@@ -284,7 +286,7 @@ class Dataset:
 
     def _reader(self, episode_id: str) -> EpisodeReader:
         try:
-            reader: EpisodeReader = self.store.open(episode_id)
+            reader: EpisodeReader = self._known.reader(self.store.open, episode_id)
         except DatasetError as error:
             raise DatasetError(
                 f"{error}; run letterset repair {self.path}, then build again"
@@ -295,6 +297,4 @@ class Dataset:
                 f"{self.path}: episode {episode_id!r} is not the one that is listed in the index; "
                 "run letterset repair"
             )
-        if self.layers:
-            reader = open_overlay(reader, self.path, self.layers)
-        return reader
+        return open_overlay(reader, self.path, self.layers, self._known) if self.layers else reader

@@ -23,6 +23,7 @@ from builder.errors import ConfigError, DatasetError
 from builder.records import parse_record, record_data
 from builder.registry import backend
 from builder.stores.base import ArraySpec, EpisodeReader, EpisodeWriter, Store
+from builder.stores.recall import Recall
 from builder.stores.staging import publish_text
 from schemas.dataset import ArrayMeta, DatasetMeta, EpisodeMeta, Name
 from schemas.layers import LayerEpisode, LayerMeta, LayerView, TrackSet
@@ -253,12 +254,16 @@ def with_tracks(meta: DatasetMeta, tracks: TrackSet) -> DatasetMeta:
 
 
 def open_overlay(
-    base: EpisodeReader, dataset: Path, layers: Mapping[str, LayerMeta]
+    base: EpisodeReader,
+    dataset: Path,
+    layers: Mapping[str, LayerMeta],
+    known: Recall | None = None,
 ) -> EpisodeReader:
     """Lay layers over an open episode.  Raises DatasetError naming what is missing or stale."""
     found: dict[str, EpisodeReader] = {}
+    known = known or Recall()
     for name in layers:
-        found[name] = reader = layer_store(dataset, name).open(base.meta.id)
+        found[name] = reader = known.reader(layer_store(dataset, name).open, base.meta.id, name)
         if stale(reader, base.meta):
             raise DatasetError(
                 f"{dataset}: layer {name!r} of {base.meta.id!r} is stale: it was made for another "

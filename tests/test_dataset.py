@@ -15,6 +15,7 @@ from builder.catalog import Catalog
 from builder.dataset import open_dataset
 from builder.errors import DatasetError
 from builder.stores.hdf5 import Hdf5Store
+from builder.stores.zarr import ZarrStore
 from builder.testing.samples import Sample, sample_dataset, sample_meta
 from builder.upkeep.repair import repair
 
@@ -92,6 +93,32 @@ def test_open_files_are_bounded(folder):
     assert open_files() - before <= 5
     np.testing.assert_array_equal(kept, Sample(IDS[0], seed=0).frames)
     assert dataset[IDS[8]] is dataset[IDS[8]]
+
+
+@pytest.mark.parametrize("store", [Hdf5Store, ZarrStore])
+def test_an_episode_that_was_closed_is_not_read_and_checked_again(tmp_path, store):
+    samples = [Sample(name, seed=seed) for seed, name in enumerate("ab")]
+    sample_dataset(tmp_path, store(tmp_path), samples)
+    dataset = open_dataset(tmp_path, max_open=1)
+    before, meta = np.array(dataset["a"].views["wrist"].tracks), dataset["a"].meta
+    assert dataset["b"].meta is not meta
+    assert dataset["a"].meta is meta
+    np.testing.assert_array_equal(dataset["a"].views["wrist"].tracks, before)
+    # Unless its file was replaced meanwhile.
+    assert dataset["b"].id == "b"
+    Sample("a", seed=5).build(store(tmp_path), replace=True)
+    with pytest.raises(DatasetError, match="'a' is not the one that is listed"):
+        dataset["a"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts in /proc")
+def test_small_zarr_arrays_keep_no_file_open(tmp_path):
+    sample_dataset(tmp_path, ZarrStore(tmp_path), [Sample("a")])
+    before = len(os.listdir("/proc/self/fd"))
+    episode = open_dataset(tmp_path)["a"]
+    held = [view.array(name) for view in episode.views.values() for name in view.meta.arrays]
+    assert len(held) == 14
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_datasets_travel(folder):

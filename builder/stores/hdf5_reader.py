@@ -28,19 +28,21 @@ class Hdf5Reader(FileReader):
     """One episode file.  Safe to fork, small to pickle (it opens the file again)."""
 
     def __init__(self, path: Path, episode_id: str, record: Any = EpisodeMeta) -> None:
-        self._map: np.ndarray | None = None
-        self._handle: Any = None
-        self._handle_pid = 0
+        self._open_nothing()
         # Where each contiguous array begins; None for chunked and empty ones.
         self._offsets: dict[tuple[str | None, str], int | None] = {}
         super().__init__(path, episode_id, record)
 
     def close(self) -> None:
         """Release files; arrays already handed out stay valid, the next access opens again."""
-        self._map = None
         if self._handle is not None and self._handle_pid == os.getpid():
             self._handle.close()
-        self._handle = None
+        self._open_nothing()
+
+    def _open_nothing(self) -> None:
+        self._map: np.ndarray | None = None
+        self._handle: Any = None
+        self._handle_pid = 0
 
     def array(self, view: str | None, name: str) -> Any:
         """Return one array; see :class:`builder.stores.base.EpisodeReader`."""

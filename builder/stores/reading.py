@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +16,9 @@ from builder.records import parse_record
 from builder.stores.base import arrays_by_view
 from builder.stores.codecs import FixedPoint, Rows, decode_jpeg
 from schemas.dataset import ArrayMeta, EpisodeMeta
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _PIECE_BYTES = 4 << 20
 
@@ -26,6 +30,7 @@ class FileReader(ABC):
 
     def __init__(self, path: Path, episode_id: str, record: Any = EpisodeMeta) -> None:
         self.path, self.episode_id, self._record = path, episode_id, record
+        self._stamp = _stamp(path)
         self._text = self._metadata()
         self.meta = parse_record(record, self._text, str(path))
         if self.meta.id != episode_id:
@@ -60,6 +65,22 @@ class FileReader(ABC):
     @abstractmethod
     def close(self) -> None:
         """Release files; arrays already handed out stay valid, the next access opens again."""
+
+    @abstractmethod
+    def _open_nothing(self) -> None:
+        """Begin without any open file, leaving those of the reader this was copied from alone."""
+
+    def again(self) -> Self | None:
+        """Return another reader of the episode, with no file open; None when the file changed.
+
+        What this one has read and checked, that one need not.
+        """
+        if self._stamp is None or _stamp(self.path) != self._stamp:
+            return None
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        twin._open_nothing()
+        return twin
 
     def problems(self) -> list[str]:
         """List arrays that cannot be read, and copies that disagree with the metadata."""
@@ -125,3 +146,12 @@ class FileReader(ABC):
         if not 0 <= begin <= end <= len(data):
             raise DatasetError(f"{self.path} is damaged: {name}_offsets jump at row {row}")
         return decode_jpeg(data[begin:end], shape, f"{self.path}: {name}[{row}]")
+
+
+def _stamp(path: Path) -> tuple[int, ...] | None:
+    """Return what changes when a file is written or replaced; None where there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns

@@ -23,20 +23,26 @@ from builder.stores.reading import FileReader
 from builder.stores.zarr_layout import META_FILE, Grid, group_json, unpack
 from schemas.dataset import EpisodeMeta
 
+_SMALL_BYTES = 1 << 16
+
 
 class ZarrReader(FileReader):
     """One episode folder.  Safe to fork, small to pickle (it opens the files again)."""
 
     def __init__(self, path: Path, episode_id: str, record: Any = EpisodeMeta) -> None:
         self._folder = path.parent
-        self._maps: dict[tuple[str | None, str], np.ndarray] = {}
-        self._ends: dict[tuple[str | None, str], np.ndarray] = {}
+        # Arrays whose zarr.json was compared with the metadata, and how each is stored.
+        self._checked: dict[tuple[str | None, str], Grid] = {}
+        self._open_nothing()
         super().__init__(path, episode_id, record)
 
     def close(self) -> None:
         """Release files; arrays already handed out stay valid, the next access opens again."""
-        self._maps.clear()
-        self._ends.clear()
+        self._open_nothing()
+
+    def _open_nothing(self) -> None:
+        self._maps: dict[tuple[str | None, str], np.ndarray] = {}
+        self._ends: dict[tuple[str | None, str], np.ndarray] = {}
 
     def _metadata(self) -> str:
         try:
@@ -55,14 +61,11 @@ class ZarrReader(FileReader):
     def _locate(self, view: str | None, name: str) -> Path:
         """Check an array's files against its metadata; returns the one with its bytes."""
         where = array_path(view, name)
+        folder = self._folder / where
         with self._damage(where):
-            folder = _below(self._folder, where)
-            if self._meta_of(view, name).codec not in ("raw", "u16", "jpeg", "lz4"):
-                raise ValueError(f"unknown codec {self._meta_of(view, name).codec!r}")
-            grid = self._grid(view, name)
-            attributes = U16_ATTRS if self._meta_of(view, name).codec == "u16" else {}
-            if _read(folder / META_FILE).decode() != grid.array_json(attributes):
-                raise ValueError(f"{META_FILE} is not what follows from the metadata")
+            if (view, name) not in self._checked:
+                self._checked[view, name] = self._checked_grid(view, name)
+            grid = self._checked[view, name]
             if not grid.nbytes:
                 return folder
             if grid.packed:
@@ -72,6 +75,17 @@ class ZarrReader(FileReader):
             if size != grid.file_bytes:
                 raise ValueError(f"{grid.file_name} has {size} bytes, expected {grid.file_bytes}")
             return folder / grid.file_name
+
+    def _checked_grid(self, view: str | None, name: str) -> Grid:
+        """Compare an array's ``zarr.json`` with the metadata; return how it is stored."""
+        folder, meta = _below(self._folder, array_path(view, name)), self._meta_of(view, name)
+        if meta.codec not in ("raw", "u16", "jpeg", "lz4"):
+            raise ValueError(f"unknown codec {meta.codec!r}")
+        grid = self._grid(view, name)
+        attributes = U16_ATTRS if meta.codec == "u16" else {}
+        if _read(folder / META_FILE).decode() != grid.array_json(attributes):
+            raise ValueError(f"{META_FILE} is not what follows from the metadata")
+        return grid
 
     def _packed_ends(self, view: str | None, name: str, path: Path, grid: Grid) -> np.ndarray:
         """Return where each packed row ends; the index must be without gaps."""
@@ -92,8 +106,12 @@ class ZarrReader(FileReader):
             if not grid.nbytes:
                 return np.empty(grid.shape, grid.dtype)
             with self._damage(array_path(view, name)):
-                mapped = np.memmap(path, np.uint8, "r")
-                self._maps[view, name] = np.ndarray(grid.shape, grid.dtype, mapped.data)
+                # Each map keeps a file open: small arrays are read instead.
+                if grid.file_bytes > _SMALL_BYTES:
+                    data: Any = np.memmap(path, np.uint8, "r").data
+                else:
+                    data = path.read_bytes()
+                self._maps[view, name] = np.ndarray(grid.shape, grid.dtype, data)
         return self._maps[view, name]
 
     def _chunk(self, view: str | None, name: str, row: int) -> np.ndarray:
