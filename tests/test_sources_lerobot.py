@@ -271,3 +271,36 @@ def test_row_groups_are_skipped_by_their_statistics(tmp_path):
     found = select_rows(tmp_path / "x.parquet", ["action"], "episode_index", 2, Limits())
     assert found["action"].to_pylist() == table(2)["action"].to_pylist()
     assert len(select_rows(tmp_path / "x.parquet", ["action"], "episode_index", 9, Limits())) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda info: info.pop("video_path"), "there is no video_path"),
+        (lambda info: info.update(total_episodes=9), "total_episodes is 9, but 4 are listed"),
+    ],
+)
+def test_an_info_file_that_promises_what_is_not_there_is_refused(tmp_path, change, match):
+    edit(write_v21(tmp_path) / "meta" / "info.json", change)
+    with pytest.raises(SourceError, match=match):
+        list(LeRobot(tmp_path).refs())
+
+
+def test_a_feature_with_words_for_info_is_read(tmp_path):
+    path = write_v21(tmp_path) / "meta" / "info.json"
+    edit(path, lambda info: info["features"][TOP].update(info="h264"))
+    assert len(list(LeRobot(tmp_path).refs())) == len(LENGTHS)
+
+
+def test_an_episode_that_is_listed_twice_is_refused(tmp_path):
+    path = write_v21(tmp_path) / "meta" / "episodes.jsonl"
+    path.write_text(path.read_text() + path.read_text().splitlines()[1])
+    with pytest.raises(SourceError, match="two rows of episode 1"):
+        list(LeRobot(tmp_path).refs())
+
+
+def test_a_start_that_is_no_number_is_refused(tmp_path):
+    write_v3(tmp_path)
+    edit_rows(tmp_path, lambda rows: rows[1].update({f"videos/{TOP}/from_timestamp": float("nan")}))
+    with pytest.raises(SourceError, match=f"from_timestamp of {TOP} is nan"):
+        list(LeRobot(tmp_path).refs())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -60,8 +61,7 @@ class LeRobotMeta:
         return [
             key
             for key, feature in self.features.items()
-            if feature.get("dtype") == dtype
-            and not (feature.get("info") or {}).get("video.is_depth_map", False)
+            if feature.get("dtype") == dtype and not _is_depth(feature.get("info"))
         ]
 
     def episodes(self) -> Iterator[EpisodeRow]:
@@ -69,12 +69,26 @@ class LeRobotMeta:
         videos = self.keys("video")
         listed = self.root / "meta" / "episodes.jsonl"
         source = self._jsonl(listed) if listed.exists() else self._parquet(videos)
+        if videos and not isinstance(self._video_path, str):
+            raise self.error(f"{videos} are videos, but there is no video_path to find them by")
+        seen: set[int] = set()
         for row in source:
             try:
                 found = self._row(row, videos)
-            except (KeyError, TypeError, ValueError) as error:
+            except KeyError as error:
                 raise self.error(f"its episode list has a row without {error}") from None
+            except (TypeError, ValueError) as error:
+                raise self.error(f"its episode list has a row that is none ({error})") from None
+            if found.index in seen:
+                raise self.error(f"its episode list has two rows of episode {found.index}")
+            seen.add(found.index)
             yield found
+        declared = self.info.get("total_episodes")
+        if isinstance(declared, int) and declared > len(seen):
+            raise self.error(
+                f"total_episodes is {declared}, but {len(seen)} are listed; get the metadata "
+                f"again, or correct the number if the others were taken out"
+            )
 
     def splits(self, index: int) -> tuple[str, ...]:
         """Return the splits that hold an episode: ``{"train": "0:50"}``."""
@@ -118,6 +132,8 @@ class LeRobotMeta:
                 self._fill(str(self._video_path), where),
                 None if start is None else float(start),
             )
+            if start is not None and not math.isfinite(float(start)):
+                raise ValueError(f"from_timestamp of {key} is {start}")
         tasks = row.get("tasks") or ()
         return EpisodeRow(
             index=index,
@@ -138,6 +154,10 @@ class LeRobotMeta:
         if path.is_absolute() or ".." in path.parts:
             raise self.error(f"the path {str(path)!r} leads out of the dataset")
         return str(path)
+
+
+def _is_depth(info: Any) -> bool:
+    return isinstance(info, dict) and bool(info.get("video.is_depth_map", False))
 
 
 def _places(row: dict[str, Any], prefix: str) -> dict[str, Any]:
