@@ -8,7 +8,6 @@ safe to delete, and refused when the episodes it was made from are not those tha
 from __future__ import annotations
 
 import hashlib
-import operator
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,7 @@ from builder.errors import DatasetError
 from builder.stores.staging import output_errors, stage
 from builder.window_columns import COLUMNS, ROW
 from builder.window_rows import KnownRows, episode_rows, keep_rows
-from builder.windows import window_starts
-from schemas.dataset import DatasetMeta
+from builder.windows import window_counts
 
 __all__ = ["COLUMNS", "Table", "read_columns", "update_window_stats", "write_window_stats"]
 
@@ -111,8 +109,8 @@ def _stored_key(path: Path) -> str | None:
 def _fill(file: Any, dataset: Dataset, known: KnownRows | None) -> None:
     meta, index = dataset.meta, dataset.index
     views = sorted({name for names in index.view_sets for name in names})
-    numbers = [len(index.view_sets[at]) for at in index.view_set]
-    total = sum(map(operator.mul, numbers, _window_counts(meta, index.lengths)))
+    numbers = np.array([len(index.view_sets[at]) for at in index.view_set], np.int64)
+    total = int((numbers * window_counts(meta, index.lengths)).sum())
     file.attrs["key"], file.attrs["views"] = _key(dataset), views
     columns = {
         name: file.create_dataset(name, (total,), _TABLE[name]) for name in _TABLE.names or ()
@@ -125,15 +123,6 @@ def _fill(file: Any, dataset: Dataset, known: KnownRows | None) -> None:
         at += len(batch)
     for name, column in columns.items():
         column.attrs["sha256"] = digests[name].hexdigest()
-
-
-def _window_counts(meta: DatasetMeta, lengths: np.ndarray) -> list[int]:
-    """Return how many windows each view of an episode of each length has."""
-    if meta.tracker.kind == "none":
-        return [0] * len(lengths)
-    if meta.mode == "episode":
-        return [1] * len(lengths)
-    return [len(window_starts(length, meta.start_every)) for length in lengths.tolist()]
 
 
 def _parts(dataset: Dataset, known: KnownRows | None, views: list[str]) -> Iterator[np.ndarray]:

@@ -15,12 +15,21 @@ import numpy as np
 from builder.errors import TrackingError
 from builder.queries import checked_queries
 from builder.trackers.base import Session, Window
-from schemas.dataset import TrackerInfo
+from schemas.dataset import DatasetMeta, TrackerInfo
 
 
 def window_starts(length: int, start_every: int) -> np.ndarray:
     """Return the start frame of every window of a clip of ``length`` frames, (S,) int64."""
     return np.arange(0, length, start_every, dtype=np.int64)
+
+
+def window_counts(meta: DatasetMeta, lengths: np.ndarray) -> np.ndarray:
+    """Return how many windows a view has in episodes of ``lengths`` (E,) frames, (E,) int64."""
+    if meta.tracker.kind == "none":
+        return np.zeros_like(lengths)
+    if meta.mode == "episode":
+        return np.ones_like(lengths)
+    return -(-lengths // meta.start_every)
 
 
 def valid_steps(starts: np.ndarray, horizon: int, length: int) -> np.ndarray:

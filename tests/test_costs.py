@@ -11,8 +11,9 @@ from source_fixtures import write_video
 from builder.cli import main
 from builder.errors import OutputError
 from builder.planning.costs import Costs
-from builder.planning.plan import plan, refuse_if_full, spread
+from builder.planning.plan import plan, refuse_if_full
 from builder.settings import load_config
+from builder.spread import spread
 from builder.stores.base import ENVELOPE_BYTES
 from schemas.config import FrameStorage
 
@@ -66,10 +67,11 @@ def test_a_gpu_is_counted_apart():
 
 
 @pytest.mark.parametrize(
-    ("count", "expected"), [(1, [0]), (2, [0, 9]), (3, [0, 4, 9]), (20, list(range(10)))]
+    ("length", "count", "expected"),
+    [(10, 1, [5]), (10, 2, [2, 7]), (10, 3, [1, 5, 8]), (3, 20, [0, 1, 2]), (0, 4, []), (4, 0, [])],
 )
-def test_probes_are_spread(count, expected):
-    assert spread(list(range(10)), count) == expected
+def test_a_few_of_many_are_spread(length, count, expected):
+    assert spread(length, count) == expected
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from source_fixtures import write_video
 from builder.cli import main
 from builder.dataset import open_dataset
 from builder.errors import OutputError
+from builder.export.card import dataset_card
 from builder.export.tapvid import export_tapvid
 from builder.report.moments import moments
 
@@ -154,3 +155,10 @@ def test_a_pickle_that_did_not_fit_is_not_left_behind(folder, dataset, tmp_path,
     with pytest.raises(OutputError, match="free some space"):
         export_tapvid(dataset, tmp_path / "clips.pkl")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_card_counts_whole_episodes_as_one_window(folder, tmp_path):
+    argv = ["--source", str(folder / "videos"), "--out", str(tmp_path / "out"), "--quiet"]
+    settings = ["queries.grid=[3, 4]", "tracker.mode=episode", "tracker.kind=lk"]
+    assert main(["build", *settings, *argv, "--img-shape", *map(str, IMG_SHAPE)]) == 0
+    assert "1 window of a whole episode" in dataset_card(open_dataset(tmp_path / "out"))

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.errors import TrackingError
-from builder.windows import WindowedTracker, valid_steps, window_starts
+from builder.testing.samples import sample_meta
+from builder.windows import WindowedTracker, valid_steps, window_counts, window_starts
 
 SHAPE = (6, 10)
 QUERIES = np.array([(1.5, 2.5), (9.0, 5.0)], np.float32)
@@ -111,3 +112,13 @@ def test_frames_of_another_shape_or_type_are_refused(frame):
     session = Numbers().open(SHAPE, QUERIES, 4, 1)
     with pytest.raises(TrackingError, match="expected a frame"):
         session.push(frame)
+
+
+@pytest.mark.parametrize("start_every", [1, 2, 5])
+def test_windows_are_counted_as_they_are_made(start_every):
+    lengths = np.arange(1, 13)
+    counts = window_counts(sample_meta(start_every=start_every), lengths)
+    assert counts.tolist() == [len(window_starts(length, start_every)) for length in lengths]
+    assert set(window_counts(sample_meta(mode="episode"), lengths)) == {1}
+    nothing = sample_meta().tracker.model_copy(update={"kind": "none"})
+    assert not window_counts(sample_meta(tracker=nothing), lengths).any()

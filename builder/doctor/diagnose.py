@@ -18,6 +18,7 @@ from builder.doctor.report import MotionReport, Origin, Report, SizeReport, View
 from builder.errors import ConfigError, DatasetError
 from builder.legacy.dataset import EPISODE_HORIZON, LegacyDataset, guess_queries
 from builder.legacy.files import checked_shape
+from builder.spread import spread
 from builder.training.metrics import MotionStats
 from builder.training.normalize import normalize_traj
 from builder.windows import valid_steps
@@ -156,19 +157,15 @@ def _sample(
     length, horizon = episode.meta.length, episode.meta.horizon
     if episode.meta.mode == "episode":
         horizon = min(EPISODE_HORIZON, length)
-        starts = _spread(length - horizon + 1, windows)
+        starts = np.array(spread(length - horizon + 1, windows))
         picked = [(0, slice(start, start + horizon)) for start in starts]
     else:
-        rows = _spread(len(view.tracks), windows)
+        rows = spread(len(view.tracks), windows)
         starts = np.asarray(view.starts)[rows]
-        picked = [(int(row), slice(None)) for row in rows]
+        picked = [(row, slice(None)) for row in rows]
     tracks_xy = np.stack([np.asarray(view.tracks[at]) for at in picked]).astype(np.float32)
     vis = np.stack([np.asarray(view.vis[at]) for at in picked])
     return tracks_xy, vis, valid_steps(starts, horizon, length)[:, :, None]
-
-
-def _spread(count: int, wanted: int) -> np.ndarray:
-    return np.unique(np.linspace(0, count - 1, min(count, wanted)).round().astype(np.int64))
 
 
 def _tracked_size(

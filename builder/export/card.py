@@ -10,7 +10,8 @@ import yaml
 from builder.array_stats import array_stats
 from builder.catalog import read_failures
 from builder.dataset import Dataset
-from builder.report.preview import spread
+from builder.spread import spread
+from builder.windows import window_counts
 from builder.wording import count
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)
@@ -44,9 +45,10 @@ def _body(dataset: Dataset, licences: list[str], shapes: Counter[str]) -> Iterat
     rows, columns = meta.queries.grid
     yield f"# {dataset.path.name}\n"
     height, width = meta.img_shape
+    steps = "a whole episode" if meta.mode == "episode" else count(meta.horizon, "step")
     contents = f"{count(len(dataset), 'episode')}, {count(frames, 'frame')}"
     yield (
-        f"{contents}, {count(_windows(dataset), 'window')} of {count(meta.horizon, 'step')}; "
+        f"{contents}, {count(_windows(dataset), 'window')} of {steps}; "
         f"every frame letterboxed to {height} x {width} (height x width), "
         f"{rows} x {columns} points over the {meta.queries.region}.\n"
     )
@@ -76,8 +78,7 @@ def _body(dataset: Dataset, licences: list[str], shapes: Counter[str]) -> Iterat
 
 
 def _windows(dataset: Dataset) -> int:
-    every = dataset.meta.start_every
-    return sum((line.length - 1) // every + 1 for line in dataset.index.values())
+    return int(window_counts(dataset.meta, dataset.index.lengths).sum())
 
 
 def _size_category(examples: int) -> str:

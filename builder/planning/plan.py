@@ -19,6 +19,7 @@ from builder.errors import OutputError, SourceError
 from builder.executors.children import available_cores
 from builder.letterbox import Letterboxer
 from builder.sources.base import EpisodeRef, FrameStream, Source
+from builder.spread import spread
 from builder.stores.base import ENVELOPE_BYTES
 from builder.trackers.base import ViewKey
 from builder.tracking import ViewTracker
@@ -65,7 +66,7 @@ def plan(config: BuildConfig) -> Plan:
     refs = list(source.refs())
     unreadable: dict[str, str] = {}
     frames = seconds = raw = jpeg = counted = 0.0
-    for ref in spread(refs, PROBED_EPISODES):
+    for ref in (refs[at] for at in spread(len(refs), PROBED_EPISODES)):
         try:
             for name, stream in _streams(source, ref):
                 length = stream.info.num_frames
@@ -104,7 +105,7 @@ def refuse_if_full(config: BuildConfig) -> None:
     have = read_index(config.store.path)
     todo = [ref for ref in source.refs() if ref.id not in have]
     total = probed = 0.0
-    for ref in spread(todo, PROBED_EPISODES):
+    for ref in (todo[at] for at in spread(len(todo), PROBED_EPISODES)):
         try:
             for _, stream in _streams(source, ref):
                 stored = _frame_bytes(config, stream) if config.store.frames.codec == "raw" else 0
@@ -138,12 +139,6 @@ def free_bytes(path: Path) -> int:
 def _streams(source: Source, ref: EpisodeRef) -> Iterator[tuple[str, FrameStream]]:
     with source.open(ref) as episode:
         yield from episode.views.items()
-
-
-def spread(refs: list[EpisodeRef], count: int) -> list[EpisodeRef]:
-    """Pick at most ``count`` refs, evenly over the list."""
-    picks = np.linspace(0, len(refs) - 1, min(count, len(refs))).round().astype(int)
-    return [refs[pick] for pick in dict.fromkeys(picks.tolist())]
 
 
 def _frame_bytes(config: BuildConfig, stream: FrameStream) -> int:

@@ -19,10 +19,11 @@ from builder.episode import Job, build_episode, open_source, open_store, open_tr
 from builder.errors import SourceError
 from builder.executors.base import Outcome
 from builder.planning.costs import Costs
-from builder.planning.plan import nearest_folder, spread
+from builder.planning.plan import nearest_folder
 from builder.registry import backend
 from builder.shards import WEIGH_AT_MOST
 from builder.sources.base import EpisodeRef, Source
+from builder.spread import spread
 from builder.stores.staging import output_errors
 from builder.wording import count
 from schemas.config import BuildConfig
@@ -39,7 +40,7 @@ def measure(config: BuildConfig, episodes: int = PROBED_EPISODES) -> Costs:
     """
     source = open_source(config)
     refs = list(source.refs())
-    lengths = _lengths(source, spread(refs, episodes))
+    lengths = _lengths(source, [refs[at] for at in spread(len(refs), episodes)])
     place = nearest_folder(Path(config.store.path))
     with output_errors(place), tempfile.TemporaryDirectory(prefix=".plan-", dir=place) as folder:
         short, long = _probe(config, [length.ref for length in lengths.values()], Path(folder))

@@ -20,7 +20,8 @@ from builder.report.draw import (
 )
 from builder.report.moments import window_starts
 from builder.report.page import write_output
-from builder.report.preview import spread, stratified
+from builder.report.preview import stratified
+from builder.spread import spread
 
 MAX_LOOKED_AT = 24  # episodes, and windows of each, to choose from
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from builder.dataset import Dataset
 from builder.report.charts import tiles
-from builder.report.preview import spread
+from builder.spread import spread
 
 WINDOWS = 16
 """Of each episode, spread evenly."""

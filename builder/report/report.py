@@ -19,8 +19,8 @@ from builder.report.charts import bars, histogram, letterbox_drawing
 from builder.report.draw import row_colors
 from builder.report.page import definitions, page, text, write_output
 from builder.report.player import player_data
-from builder.report.preview import spread
 from builder.report.regions import region_charts
+from builder.spread import spread
 from builder.wording import count
 from schemas.dataset import DatasetMeta, EpisodeMeta, ViewMeta
 from schemas.geometry import Letterbox, Stretch

@@ -14,6 +14,7 @@ from builder.errors import LettersetError
 from builder.letterbox import Letterboxer
 from builder.resume import source_change
 from builder.sources.base import FrameStream
+from builder.spread import spread
 from builder.upkeep.retrack import episode_refs, open_source_part
 from builder.validate import Problem
 
@@ -43,8 +44,7 @@ def redraw(path: Path | str, source: str | None = None) -> list[Problem]:
     except LettersetError as error:
         return [Problem(None, "source", f"no frame was drawn again: {error}", note=True)]
     found: list[Problem] = []
-    chosen = np.unique(np.linspace(0, len(dataset) - 1, EPISODES).round().astype(int))
-    for episode_id in (dataset.ids[at] for at in chosen if len(dataset)):
+    for episode_id in (dataset.ids[at] for at in spread(len(dataset), EPISODES)):
         episode = dataset[episode_id]
         if episode_id not in refs or source_change(episode.meta, Path(source)):
             text = "its source is gone or has changed: no frame was drawn again"
