@@ -370,3 +370,31 @@ def test_gzip_members_are_added_up():
     check_inflated("gzip", part, 700_000)
     with pytest.raises(ValueError, match="would inflate"):
         check_inflated("gzip", part + part, 700_000)
+
+
+def test_demonstrations_that_are_declared_but_not_there_are_a_failure(tmp_path):
+    root = fixtures.write_libero(tmp_path)
+    path = sorted(root.rglob("*.hdf5"))[0]
+    with h5py.File(path, "r+") as file:
+        del file["data/demo_1"]
+    source = Libero(root)
+    refs = list(source.refs())
+    assert [ref.locator[1] for ref in refs[:3]] == ["demo_0", "demo_10", None]
+    with (
+        pytest.raises(SourceError, match=rf"{path.name}: data: 2 demonstrations of num_demos 3"),
+        source.open(refs[2]),
+    ):
+        pass
+
+
+def test_frames_that_are_declared_but_not_there_are_refused(tmp_path):
+    root = fixtures.write_libero(tmp_path)
+    path = sorted(root.rglob("*.hdf5"))[0]
+    with h5py.File(path, "r+") as file:
+        file["data/demo_0"].attrs["num_samples"] = 99
+    source = Libero(root)
+    with (
+        pytest.raises(SourceError, match=r"data/demo_0: view agentview has \d+ frames of num_s"),
+        source.open(next(source.refs())),
+    ):
+        pass

@@ -27,6 +27,7 @@ from schemas.geometry import Orientation
 
 SUFFIXES = (".hdf5", ".h5")
 _BLOCK_BYTES = 1 << 20
+_MEND = "get the file again, or correct the number if the others were taken out"
 
 
 class DemosConfig(Selection):
@@ -79,9 +80,11 @@ class Demos:
         path = locate(self.path, relative)
         with open_hdf5(path, self._limits) as file:
             if demo is None:
-                self._demos(file)
+                found, declared = len(self._demos(file)), file.attr("data", "num_demos")
+                raise file.error("data", f"{found} demonstrations of num_demos {declared}; {_MEND}")
             group = f"data/{demo}"
             views, maps = self._views(file, group)
+            self._check_length(file, group, views)
             yield Episode(
                 views=views,
                 maps=maps,
@@ -107,6 +110,10 @@ class Demos:
                 splits = _splits(file)
                 for demo in self._demos(file):
                     yield self._ref(relative, demo, task, group, splits.get(demo, ()))
+                declared = file.attr("data", "num_demos")
+                if isinstance(declared, int) and declared > len(self._demos(file)):
+                    # Those that are not there are one failure.
+                    yield self._ref(relative, None, task, group, ())
         except SourceError:
             # One bad file is one failure: opening it is going to say what is wrong.
             yield self._ref(relative, None, task, group, ())
@@ -147,6 +154,16 @@ class Demos:
                 if camera + kind in keys
             }
         return views, maps
+
+    def _check_length(self, file: SafeHdf5, group: str, views: dict[str, FrameStream]) -> None:
+        declared = file.attr(group, "num_samples")
+        for name, view in views.items():
+            if isinstance(declared, int) and declared != view.info.num_frames:
+                raise file.error(
+                    group,
+                    f"view {name} has {view.info.num_frames} frames of num_samples {declared}; "
+                    f"{_MEND}",
+                )
 
     def _stream(self, file: SafeHdf5, path: str, channels: int, fps: float) -> FrameStream:
         data = file.dataset(path)
