@@ -24,7 +24,7 @@ class MixtureDataset(Shared):
     rates and window lengths are brought together.
 
     A sample is the part's, plus ``source`` (its name), plus for every name in ``pad`` the array
-    zero-padded to the largest size among the parts and ``<name>_mask`` telling what is real.
+    zero-padded to the largest size among the parts and ``<name>_mask`` telling what the part has.
     Other pass-through arrays are left out: the parts need not have the same.
     """
 
@@ -33,29 +33,32 @@ class MixtureDataset(Shared):
         parts: Mapping[str, WindowDataset],
         weights: Mapping[str, float] | None = None,
         *,
-        pad: Sequence[str] = ("actions",),
+        pad: Sequence[str] = ("actions", "proprioception", "text_emb"),
         length: int | None = None,
         seed: int = 0,
     ) -> None:
         """Mix ``parts``; ``weights`` default to their sizes, ``length`` to their sum.
 
-        Raises ConfigError saying what differs between parts, or which weight is wrong.
+        Raises ConfigError saying what differs between parts, or which number is wrong.
         """
         super().__init__()
-        if not parts:
-            raise ConfigError("a mixture needs at least one dataset")
+        if not isinstance(parts, Mapping) or not parts:
+            raise ConfigError("a mixture takes datasets by name, at least one: {'libero': windows}")
         self.parts = dict(parts)
         _refuse_different(self.parts)
         weights = (
             {name: float(len(part)) for name, part in parts.items()} if weights is None else weights
         )
-        if weights.keys() != parts.keys() or not all(weight > 0 for weight in weights.values()):
+        positive = all(0 < weight < np.inf for weight in weights.values())
+        if weights.keys() != parts.keys() or not positive:
             raise ConfigError(
                 f"weights must be positive, one for each of {sorted(parts)}; got {dict(weights)}"
             )
         shares = np.array([weights[name] for name in parts])
         self._ends = np.cumsum(shares / shares.sum())
         self.length = length if length is not None else sum(len(part) for part in parts.values())
+        if self.length < 1 or seed < 0:
+            raise ConfigError(f"length must be above 0, seed not below, got {self.length}, {seed}")
         self.seed = seed
         self._sizes = {name: _largest(self.parts, name) for name in pad}
 
@@ -80,7 +83,9 @@ class MixtureDataset(Shared):
         kept["source"] = name
         for array, size in self._sizes.items():
             if size is not None:
-                kept[array], kept[f"{array}_mask"] = _padded(sample.get(array), size)
+                found = sample.get(array)
+                _refuse_larger(found, size, f"{name}, episode {sample['episode']}: {array}")
+                kept[array], kept[f"{array}_mask"] = _padded(found, size)
         return kept
 
 
@@ -92,6 +97,16 @@ def _largest(parts: Mapping[str, WindowDataset], name: str) -> tuple[int, ...] |
     if len({len(shape) for shape in shapes}) != 1:
         raise ConfigError(f"{name} has shapes {shapes}: they cannot be padded to one another")
     return tuple(max(sides) for sides in zip(*shapes, strict=True))
+
+
+def _refuse_larger(array: Any, size: tuple[int, ...], where: str) -> None:
+    """Raise ConfigError for an array that does not fit in; None fits."""
+    shape = size if array is None else tuple(array.shape)
+    if len(shape) != len(size) or any(a > b for a, b in zip(shape, size, strict=True)):
+        raise ConfigError(
+            f"{where} is {shape}, larger than {size}, the largest of any part's first sample: give "
+            "episodes whose arrays differ a part of their own, or choose with pad=(...)"
+        )
 
 
 def _padded(array: Any, size: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
