@@ -149,6 +149,22 @@ def test_another_img_shape_refits_the_letterbox(dataset):
     assert right < 90
 
 
+def test_proprioception_joins_rows_at_step_0(tmp_path):
+    sample_dataset(tmp_path, Hdf5Store(tmp_path), [Sample("a", length=9)])
+    stored = open_dataset(tmp_path)
+    names = ["done", "actions"]
+    sample = WindowDataset(stored, proprioception=names, arrays=[], first_step=1)[4]
+    arrays = stored["a"].arrays
+    expected = np.concatenate([[arrays["done"][5]], arrays["actions"][5]])
+    np.testing.assert_array_equal(sample["proprioception"], expected.astype(np.float32))
+    assert sample["proprioception"].dtype == torch.float32
+    assert "actions" not in sample
+    for wrong in ("joint_states", "success"):
+        says = rf"a: no array '{wrong}' with a row per frame .* there are \['actions', 'done'"
+        with pytest.raises(ConfigError, match=says):
+            WindowDataset(stored, proprioception=[wrong])[0]
+
+
 def test_workers_and_pickles(dataset):
     windows = WindowDataset(dataset)
     assert len(pickle.dumps(windows)) < 4000
@@ -424,6 +440,35 @@ def test_a_mixture_of_datasets_that_differ_in_everything(tmp_path):
         np.testing.assert_array_equal(batch["actions_mask"][row], expected > 0)
         assert batch["view_mask"][row].tolist() == [source == "slow", True]
     assert {*batch["source"]} == {"slow", "fast"}
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"weights": {"one": float("inf")}}, "weights must be positive"),
+        ({"weights": {"one": float("nan")}}, "weights must be positive"),
+        ({"length": 0}, "length must be above 0, .*got 0, 0"),
+        ({"seed": -1}, "length must be above 0, .*got 23, -1"),
+    ],
+)
+def test_numbers_a_mixture_cannot_use_are_refused(dataset, options, says):
+    windows = WindowDataset(dataset, tail="mask", stride=3)
+    options = {"length": 23, **options}
+    with pytest.raises(ConfigError, match=says):
+        MixtureDataset({"one": windows}, **options)
+    with pytest.raises(ConfigError, match="datasets by name"):
+        MixtureDataset([windows])
+
+
+def test_a_larger_array_than_a_mixture_expects_is_named(tmp_path):
+    small, large = Sample("a"), Sample("b")
+    large.arrays[None, "actions"] = np.ones((large.length, 5), np.float32)
+    sample_dataset(tmp_path, Hdf5Store(tmp_path), [small, large])
+    mixture = MixtureDataset({"arm": WindowDataset(open_dataset(tmp_path))}, length=50)
+    with pytest.raises(
+        ConfigError, match=r"arm, episode b: actions is \(4, 5\), larger than \(4, 3\)"
+    ):
+        [mixture[index] for index in range(50)]
 
 
 def test_parts_that_differ_are_refused_saying_what_differs(dataset):

@@ -11,6 +11,7 @@ import numpy as np
 from builder.dataset import EpisodeData
 from builder.errors import ConfigError
 from builder.layers import TRACK_ARRAYS, Overlay
+from builder.training.options import WindowOptions
 
 
 @dataclass(frozen=True)
@@ -21,10 +22,23 @@ class PassedArrays:
     """Arrays of the episode as a whole, and whether each has a row per frame."""
     others: list[str]
     """Names of arrays of the views."""
+    state: list[Any]
+    """Arrays whose rows at step 0 make up ``proprioception``."""
 
 
-def passed_arrays(episode: EpisodeData, chosen: Iterable[str] | None) -> PassedArrays:
-    """Find the arrays that are ``chosen``; None: all of the episode, and what layers add."""
+def passed_arrays(episode: EpisodeData, options: WindowOptions) -> PassedArrays:
+    """Find the arrays that are chosen; by default all of the episode, and what layers add.
+
+    Raises ConfigError when one of ``proprioception`` is not there or has no row per frame.
+    """
+    chosen = options.arrays
+    for name in options.proprioception:
+        if name not in episode.arrays or not episode.meta.per_frame(name):
+            there = sorted(each for each in episode.arrays if episode.meta.per_frame(each))
+            raise ConfigError(
+                f"{episode.id}: no array {name!r} with a row per frame to make proprioception of; "
+                f"there are {there}"
+            )
     names = [*episode.arrays, *added_to_views(episode)] if chosen is None else [*chosen]
     return PassedArrays(
         root={
@@ -33,15 +47,23 @@ def passed_arrays(episode: EpisodeData, chosen: Iterable[str] | None) -> PassedA
             if name in episode.arrays
         },
         others=[name for name in names if name not in episode.arrays],
+        state=[episode.arrays[name] for name in options.proprioception],
     )
 
 
 def root_arrays(passed: PassedArrays, start: int, steps: int) -> dict[str, np.ndarray]:
-    """Cut arrays of an episode to a window: (steps, ...) of those per frame, others whole."""
-    return {
+    """Cut arrays of an episode to a window: (steps, ...) of those per frame, others whole.
+
+    ``proprioception`` (D,) float32 joins rows at ``start``.
+    """
+    found = {
         name: _cut(array, start, steps) if per_frame else np.array(array)
         for name, (array, per_frame) in passed.root.items()
     }
+    if passed.state:
+        rows = [np.ravel(array[start]) for array in passed.state]
+        found["proprioception"] = np.concatenate(rows).astype(np.float32)
+    return found
 
 
 def added_to_views(episode: EpisodeData) -> list[str]:

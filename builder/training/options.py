@@ -64,6 +64,12 @@ class WindowOptions(Record):
         description="pass-through arrays of episodes and views; default: all of episodes, and "
         "what layers add to views",
     )
+    proprioception: tuple[Name, ...] = Field(
+        default=(),
+        strict=False,
+        description="arrays whose rows at step 0, joined, are the sample's proprioception; "
+        "AMPLIFY's on LIBERO is joint_states, gripper_states",
+    )
     seed: Annotated[int, Field(ge=0)] = Field(default=0, description="of the augmentation")
 
     @model_validator(mode="after")

@@ -49,7 +49,8 @@ class WindowDataset(Shared):
     ``view_mask`` (V,) bool: views that are there (``missing="mask"`` fills others with zeros);
     ``episode`` id, ``t`` frame of step 0, ``text``, and pass-through arrays, those of layers among
     them: such as ``actions`` (horizon, D), zeros after the end; of views (V, horizon, ...) or,
-    where there is not a row per frame, (V, ...), as stored.
+    where there is not a row per frame, (V, ...), as stored; ``proprioception`` (D,) float32 when
+    the option says what it is made of.
 
     Episodes that turn out damaged are listed in ``damaged`` when they are skipped.  Samples do not
     depend on workers or on the order of reading.  Small to pickle, safe to fork.
@@ -228,7 +229,7 @@ class WindowDataset(Shared):
             for name, stored in self.views.items()
             if stored in episode.views
         }
-        found = self._recent[key] = views, passed_arrays(episode, self.options.arrays)
+        found = self._recent[key] = views, passed_arrays(episode, self.options)
         if len(self._recent) > self.dataset.max_open:
             self._recent.popitem(last=False)
         return found
