@@ -9,7 +9,7 @@ from typing import Any, Protocol, TextIO
 
 from builder.executors.base import Outcome
 from builder.executors.base import Progress as Sign
-from builder.wording import count, duration
+from builder.wording import count, duration, failed
 
 LINE_SECONDS = 10.0
 SHOWN_WORKERS = 8  # by name; the others are counted
@@ -87,7 +87,7 @@ class Progress:
         if isinstance(event, Outcome) and event.error is not None:
             name = label(event.task)
             self.failed.add(name)
-            self._view.line(f"FAILED {name}: {without_path(str(event.error), name)}")
+            self._view.line(failed(name, str(event.error)))
         self._view.update(self._tally)
 
     def note(self, sentence: str) -> None:
@@ -98,13 +98,6 @@ class Progress:
 def label(task: Any) -> str:
     """Name a task for people: its episode's path, where it has one."""
     return str(getattr(getattr(task, "ref", None), "path", task))
-
-
-def without_path(reason: str, path: str) -> str:
-    """Take the path off a reason that begins with it, in whatever folder it is."""
-    before, found, rest = reason.partition(f"{path}: ")
-    begins = not before or (before.endswith("/") and ": " not in before)
-    return rest if found and begins else reason
 
 
 def worker_lines(running: Mapping[str, tuple[int, int]]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Numbers in sentences."""
+"""Numbers in sentences, and sentences that several verbs say."""
 
 from __future__ import annotations
 
@@ -24,3 +24,15 @@ def duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"
+
+
+def failed(path: str, reason: str, stage: str = "") -> str:
+    """Write the line that lists a failure; ``path`` stands in it once."""
+    return f"FAILED {path}{f' ({stage})' if stage else ''}: {without_path(reason, path)}"
+
+
+def without_path(reason: str, path: str) -> str:
+    """Take the path off a reason that begins with it, in whatever folder it is."""
+    before, found, rest = reason.partition(f"{path}: ")
+    begins = not before or (before.endswith("/") and ": " not in before)
+    return rest if found and begins else reason

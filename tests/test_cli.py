@@ -112,8 +112,8 @@ def test_nothing_said_is_2(capsys):
 
 def test_a_missing_and_an_empty_folder(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
-    for name in ("missing", "empty"):
-        assert build(tmp_path / name, tmp_path / "out") == 3
+    for name, code in (("missing", 2), ("empty", 3)):
+        assert build(tmp_path / name, tmp_path / "out") == code
         assert name in capsys.readouterr().err
         assert not (tmp_path / "out").exists()
 
@@ -147,6 +147,16 @@ def test_a_failure_is_told_once_where_all_goes_to_one_place(videos, tmp_path, qu
     done = subprocess.run(command, stderr=subprocess.PIPE, **both, check=False)
     assert done.stdout.count("FAILED broken.mp4 (") == 1
     assert "FAILED" not in done.stderr
+
+
+@pytest.mark.parametrize("verb", ["inspect", "finalize"])
+def test_a_failure_names_its_file_once(verb, videos, tmp_path, capsys):
+    (videos / "broken.mp4").write_bytes(b"this is no video")
+    assert build(videos, tmp_path / "out") == 1
+    capsys.readouterr()
+    assert main([verb, str(tmp_path / "out")]) == 1
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "broken" in line]
+    assert line.startswith("FAILED broken.mp4 (decode): not a whole video")
 
 
 def test_only_broken_videos_is_3(tmp_path, capsys):

@@ -115,7 +115,7 @@ def test_different_shapes_are_there_and_the_chosen_orientation_is_marked(shown):
 def test_failures_are_named_and_escaped(shown):
     failures, out = shown
     assert len(failures) == 1
-    assert failures[0].startswith("broken <b>.mp4 (decode): ")
+    assert failures[0].startswith("FAILED broken <b>.mp4 (decode): ")
     source = out.read_text(encoding="utf-8")
     assert "broken &lt;b&gt;.mp4 (decode)" in source
     assert "broken <b>" not in source

@@ -10,7 +10,8 @@ import pytest
 from builder.errors import WorkerError
 from builder.executors.base import Outcome
 from builder.executors.base import Progress as Sign
-from builder.progress import Progress, Tally, without_path
+from builder.progress import Progress, Tally
+from builder.wording import failed, without_path
 
 
 def job(name):
@@ -85,6 +86,8 @@ def test_a_terminal_gets_a_bar(monkeypatch):
 )
 def test_a_path_is_told_once(reason, text):
     assert without_path(reason, "a/b.mp4") == text
+    assert failed("a/b.mp4", reason) == f"FAILED a/b.mp4: {text}"
+    assert failed("a/b.mp4", reason, "open") == f"FAILED a/b.mp4 (open): {text}"
 
 
 def test_quiet_writes_nothing(capfd):

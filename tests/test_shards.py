@@ -183,7 +183,7 @@ def test_shards_together_make_the_same_dataset(sharded, undivided, tmp_path, cap
     assert len(list((out / "index").glob("*.jsonl"))) == 3
     assert main(["finalize", str(out)]) == 1
     text = capsys.readouterr().out
-    assert "FAILED     broken.mp4" in text
+    assert "FAILED broken.mp4" in text
     assert "3 episodes, 30 frames of 3 writers; 1 failed, 0 problems" in text
     for kind in ("index", "failures"):
         (merged,) = (out / kind).glob("*.jsonl")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from builder.cli.common import add_json, check_there, say
 from builder.errors import ConfigError
 from builder.settings import check_backends, load_config
-from builder.wording import count, duration, size
+from builder.wording import count, duration, failed, size
 from schemas.config import BuildConfig
 
 if TYPE_CHECKING:
@@ -180,10 +180,8 @@ def _one_place() -> bool:
 
 
 def _summary_text(summary: Summary, out: str, told: Collection[str]) -> str:
-    from builder.progress import without_path
-
     lines = [
-        f"FAILED {line.path} ({line.stage}): {without_path(line.reason, line.path)}"
+        failed(line.path, line.reason, line.stage)
         for line in summary.failures
         if line.path not in told
     ]

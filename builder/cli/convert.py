@@ -45,9 +45,9 @@ def run(args: argparse.Namespace) -> int:
         return 1 if done.problems else 0
     for name, error in sorted(done.errors.items()):
         unit = "levels" if name == "frames" else "px"
-        say(f"LOSSY      {name}: off by at most {error:.4g} {unit}")
+        say(f"LOSSY {name}: off by at most {error:.4g} {unit}")
     for line in done.problems:
-        say(f"FAILED     {line}")
+        say(f"FAILED {line}")
     for line in done.notes:
         say(f"note: {line}")
     say(

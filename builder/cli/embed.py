@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         say(json.dumps(asdict(done), indent=2))
         return 1 if done.without_text else 0
     for episode_id in done.without_text:
-        say(f"NO TEXT    {episode_id}")
+        say(f"NO TEXT {episode_id}")
     say(
         f"{args.dataset}: layer {done.layer}: {count(done.embedded, 'episode')} embedded, "
         f"{done.there} already there, {len(done.without_text)} without text"

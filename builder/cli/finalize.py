@@ -34,9 +34,9 @@ def run(args: argparse.Namespace) -> int:
         say(json.dumps(asdict(done), indent=2))
     else:
         for problem in done.problems:
-            say(f"PROBLEM    {problem}")
+            say(f"PROBLEM {problem}")
         for path, reason in done.failures.items():
-            say(f"FAILED     {path} {reason}")
+            say(f"FAILED {path} {reason}")
         say(
             f"{args.dataset}: {count(done.episodes, 'episode')}, {count(done.frames, 'frame')} of "
             f"{count(len(done.writers), 'writer')}; {len(done.failures)} failed, "

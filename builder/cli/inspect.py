@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from builder.cli.common import add_json, check_positive, say, table
 from builder.errors import ConfigError
-from builder.wording import count
+from builder.wording import count, failed
 
 if TYPE_CHECKING:
     from builder.sources.base import Episode, EpisodeRef, Source
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     if head["episodes"] > args.limit:
         say(f"\nshown: {args.limit} of {count(head['episodes'], 'episode')}; --limit N shows more")
     for failure in failures:
-        say(f"FAILED     {failure['path']} ({failure['stage']}): {failure['reason']}")
+        say(failed(failure["path"], failure["reason"], failure["stage"]))
     return 1 if failures else 0
 
 

@@ -45,6 +45,6 @@ def run(args: argparse.Namespace) -> int:
     check_backends(config)
     failures = preview(config, out, count=args.count)
     for failure in failures:
-        say(f"FAILED {failure}")
+        say(failure)
     say(f"wrote {out}; open it and check that every picture is the right way up")
     return 1 if failures else 0

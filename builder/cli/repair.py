@@ -34,9 +34,9 @@ def run(args: argparse.Namespace) -> int:
         say(json.dumps(asdict(done), default=str))
     else:
         for name, why in done.dropped.items():
-            say(f"DROPPED    {name}: {why}")
+            say(f"DROPPED {name}: {why}")
         for path in done.cleared:
-            say(f"CLEARED    {path}")
+            say(f"CLEARED {path}")
         kept = count(len(done.kept), "episode")
         say(f"{args.dataset}: {kept} listed, {len(done.dropped)} dropped")
     return 1 if done.dropped else 0

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from builder.cli.common import add_json, say
-from builder.wording import count
+from builder.wording import count, failed
 
 HELP = "add another track set to a dataset"
 EXAMPLE = """\
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         say(json.dumps(asdict(done), indent=2))
         return 1 if done.failures else 0
     for episode_id, reason in done.failures.items():
-        say(f"FAILED     {episode_id}: {reason}")
+        say(failed(episode_id, reason))
     say(
         f"{args.dataset}: layer {done.layer}: {count(done.tracked, 'episode')} tracked, "
         f"{done.there} already there, {len(done.failures)} failed"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from builder.wording import count
+from builder.wording import count, failed
 from schemas.base import Record, Shape
 
 
@@ -42,7 +42,7 @@ class MigrationReport(Record):
             views = "; ".join(f"{name}: {basis}" for name, basis in move.views.items())
             lines.append(f"{move.path} -> {move.id} ({count(move.length, 'frame')}; {views})")
         for path, reason in self.failures.items():
-            lines.append(f"FAILED {reason if path in reason else f'{path}: {reason}'}")
+            lines.append(failed(path, reason))
         lines += [f"note: {note}" for note in self.notes]
         lines.append(
             f"{'would migrate' if self.dry_run else 'migrated'} {count(len(new), 'episode')} to "

@@ -21,6 +21,7 @@ from builder.registry import configure
 from builder.report.draw import contact_sheet, png
 from builder.report.page import definitions, figure, page, text, write_output
 from builder.report.sketch import Sketch, probe_episode, sketch_episode
+from builder.spread import spread
 from schemas.config import BuildConfig
 
 MAX_PROBED = 48
@@ -29,9 +30,9 @@ MAX_PROBED = 48
 def preview(config: BuildConfig, out: Path, count: int = 6) -> list[str]:
     """Draw up to ``count`` episodes and write ``out``: an HTML page, or a picture for ``.png``.
 
-    Writes no dataset.  Returns what could not be shown, as "path (stage): reason", which is on
-    the page too.  Raises SourceError when the source has no episodes, OutputError when ``out``
-    cannot be written.
+    Writes no dataset.  Returns what could not be shown, as "FAILED path (stage): reason",
+    which is on the page too.  Raises SourceError when the source has no episodes, OutputError
+    when ``out`` cannot be written.
     """
     refs = list(open_source(config).refs())
     if not refs:
@@ -75,12 +76,6 @@ def stratified(shapes: Mapping[str, Any], count: int) -> list[str]:
     ]
 
 
-def spread(length: int, count: int) -> list[int]:
-    """At most ``count`` different indices, evenly over ``range(length)``."""
-    count = min(length, count)
-    return [(2 * k + 1) * length // (2 * count) for k in range(count)]
-
-
 def _run(
     config: BuildConfig, function: Callable[..., Any], jobs: list[Job], failures: list[str]
 ) -> dict[str, Any]:
@@ -96,7 +91,7 @@ def _run(
             if error is None:
                 results[ref.id] = event.result
             elif isinstance(error, SourceError):
-                failures.append(f"{ref.path} ({error.stage}): {error}")
+                failures.append(wording.failed(ref.path, str(error), error.stage))
             else:
                 raise error
     return {job.ref.id: results[job.ref.id] for job in jobs if job.ref.id in results}
@@ -167,4 +162,4 @@ def _picture(sketches: list[Sketch], failures: list[str]) -> np.ndarray:
             f"frame {sketch.start}: query points\n{sketch.facts['Source']}",
             f"{sketch.steps - 1} steps later: tracks\n{sketch.facts.get('Motion', '')}",
         ]
-    return contact_sheet(images, labels, 3, footer=[f"not shown: {line}" for line in failures])
+    return contact_sheet(images, labels, 3, footer=failures)

@@ -15,6 +15,7 @@ from builder.journal import read_file
 from builder.records import stored_form
 from builder.stores.staging import output_errors, publish_text
 from builder.window_stats import update_window_stats
+from builder.wording import without_path
 from schemas.dataset import FailureLine, IndexLine
 
 
@@ -65,7 +66,10 @@ def finalize(path: Path | str) -> Finalized:
         episodes=len(listed),
         frames=sum(line.length * len(line.views) for line in listed.values()),
         writers=writers,
-        failures={line.path: f"({line.stage}): {line.reason}" for line in failures.values()},
+        failures={
+            line.path: f"({line.stage}): {without_path(line.reason, line.path)}"
+            for line in failures.values()
+        },
         problems=tuple(problems),
     )
 
