@@ -184,7 +184,7 @@ def test_what_cannot_be_given_is_refused(dataset):
         WindowDataset(dataset, views=["wrist"])
     with pytest.raises(DatasetError, match="none of 3 episodes has views"):
         WindowDataset(dataset, views=["wrist"], missing="skip")
-    with pytest.raises(ConfigError, match="horizn: unknown key .did you mean 'horizon'"):
+    with pytest.raises(ConfigError, match=r"horizn: unknown key \(did you mean 'horizon'"):
         WindowDataset(dataset, horizn=4)
     with pytest.raises(ConfigError, match="not both"):
         WindowDataset(dataset, views=["main"], view_map={"a": "main"})
