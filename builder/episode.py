@@ -26,7 +26,7 @@ from builder.trackers.base import Tracker, ViewKey
 from builder.tracking import check_queries
 from builder.view import ViewBuilder
 from builder.window_rows import Rows, rows_if_readable
-from schemas.config import BuildConfig, Limits
+from schemas.config import BuildConfig, Limits, SourcePart
 from schemas.dataset import EpisodeMeta, IndexLine, SourceInfo
 
 Report = Callable[[int, int], None]
@@ -48,8 +48,13 @@ class Job:
 
 def open_source(config: BuildConfig) -> Source:
     """Construct the configured source; raises ConfigError."""
-    found, own = configure("sources", config.source)
-    source: Source = found(Path(config.source.path), own, config.limits)
+    return open_source_part(config.source, config.limits)
+
+
+def open_source_part(part: SourcePart, limits: Limits) -> Source:
+    """Construct a source from its own settings; raises ConfigError."""
+    found, own = configure("sources", part)
+    source: Source = found(Path(part.path), own, limits)
     return Selected(source, own) if isinstance(own, Selection) else source
 
 

@@ -20,7 +20,7 @@ from builder.registry import configure
 from builder.resume import Changed, replace_dataset, replacing, settle
 from builder.runs import RunLog
 from builder.shards import Shard, own_refs
-from builder.sources.base import EpisodeRef
+from builder.sources.base import EpisodeRef, Source
 from builder.splits import source_splits, write_splits
 from builder.stores.filesystem import weaknesses
 from builder.stores.staging import output_errors
@@ -96,7 +96,8 @@ def build(
     tracker = open_tracker(config)
     found, own = configure("executors", config.executor)
     executor = found(own, config.executor.workers, config.limits.stall_seconds)
-    refs = _refs(config, shard, on_notice)
+    source = open_source(config)
+    refs = _refs(source, shard, on_notice)
     writer = shard.writer if shard else "main"
     out, meta = Path(config.store.path), dataset_meta(config, tracker)
     if changed == "overwrite" and (moved := replace_dataset(out, meta)):
@@ -106,7 +107,6 @@ def build(
         for sentence in filter(None, [*notices, *weaknesses(catalog.folder)]):
             on_notice(sentence)
         root, store = Path(config.source.path), open_store(config)
-        source = open_source(config)
         done, again = settle(catalog, store, refs, source, root, changed, on_notice)
         if again:
             with output_errors(replacing(out)):
@@ -144,9 +144,8 @@ def build(
 
 
 def _refs(
-    config: BuildConfig, shard: Shard | None, on_notice: Callable[[str], None]
+    source: Source, shard: Shard | None, on_notice: Callable[[str], None]
 ) -> list[EpisodeRef]:
-    source = open_source(config)
     refs = list(source.refs())
     if shard is None:
         return refs

@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 
 from builder.dataset import Dataset, ViewData
+from builder.episode import open_source_part
 from builder.errors import LettersetError
 from builder.letterbox import Letterboxer
 from builder.resume import source_change
 from builder.sources.base import FrameStream
 from builder.spread import spread
-from builder.upkeep.retrack import episode_refs, open_source_part
+from builder.upkeep.retrack import episode_refs
 from builder.validate import Problem
+from schemas.config import Limits
 
 EPISODES, FRAMES = 8, 3
 """Episodes and frames of each view that are looked at, spread evenly."""
@@ -39,8 +41,10 @@ def redraw(path: Path | str, source: str | None = None) -> list[Problem]:
     if not Path(source).exists():
         text = f"no frame was drawn again: the source {source} is not there; give --source"
         return [Problem(None, "source", text, note=True)]
+    part: Any  # there is one, as ``source`` says where
     try:
         part, refs = episode_refs(dataset, source)
+        videos = open_source_part(part, Limits())
     except LettersetError as error:
         return [Problem(None, "source", f"no frame was drawn again: {error}", note=True)]
     found: list[Problem] = []
@@ -51,7 +55,7 @@ def redraw(path: Path | str, source: str | None = None) -> list[Problem]:
             found.append(Problem(episode_id, "source", text, note=True))
             continue
         try:
-            with open_source_part(part).open(refs[episode_id]) as opened:
+            with videos.open(refs[episode_id]) as opened:
                 for name, view in episode.views.items():
                     for message in _differences(view, opened.views[name]):
                         found.append(Problem(episode_id, f"{name}/frames", message))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from builder.dataset import Dataset, EpisodeData, ViewData
-from builder.episode import Report
+from builder.episode import Report, open_source_part
 from builder.errors import ConfigError, OutputError, SourceError
 from builder.executors.base import Outcome, Progress
 from builder.layers import LayerWriter, check_free, commit_layer, layer_store
@@ -22,7 +22,6 @@ from builder.registry import configure
 from builder.resume import source_change
 from builder.shared_tracker import TrackerAddress, repeated, shared_tracker
 from builder.sources.base import Episode, EpisodeRef
-from builder.sources.select import Selected, Selection
 from builder.stores.base import ArraySpec
 from builder.track_writer import TrackWriter
 from builder.tracker_host import tracker_hosts
@@ -148,14 +147,7 @@ def episode_refs(
     if not isinstance(recorded, dict) or "kind" not in recorded:
         raise ConfigError(f"{dataset.path} does not record what kind of source it was built from")
     part = SourcePart.model_validate({**recorded, "path": source})
-    return part, {ref.id: ref for ref in open_source_part(part).refs()}
-
-
-def open_source_part(part: Any) -> Any:
-    """Construct a recorded source; raises ConfigError."""
-    found, own = configure("sources", part)
-    source = found(Path(part.path), own, Limits())
-    return Selected(source, own) if isinstance(own, Selection) else source
+    return part, {ref.id: ref for ref in open_source_part(part, Limits()).refs()}
 
 
 @lru_cache(maxsize=1)
@@ -185,7 +177,7 @@ def _track_once(job: TrackJob, report: Report) -> str:
     with ExitStack() as stack:
         episode = None
         if job.source is not None:
-            episode = stack.enter_context(open_source_part(job.source).open(job.ref))
+            episode = stack.enter_context(open_source_part(job.source, Limits()).open(job.ref))
             _check_source(base, episode, job.source)
         outputs = {name: _output(base, view, job, tracker) for name, view in base.views.items()}
         layout: dict[str | None, dict[str, ArraySpec]] = {
