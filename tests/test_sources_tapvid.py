@@ -163,3 +163,28 @@ def test_a_damaged_pickle_is_one_failure(tmp_path):
     bad = [ref for ref in refs if ref.locator[1] is None]
     with pytest.raises(DecodeError, match=r"x\.pkl: not a whole pickle"):
         source.open(bad[0]).__enter__()
+
+
+@pytest.mark.parametrize(
+    ("value", "match"),
+    [
+        ({"a": {**GOOD, "points": np.full((5, 4, 2), 20.0)}}, "x.pkl: a: points must be shares"),
+        ({5: GOOD, "5": GOOD}, "2 videos have 1 names"),
+        ({}, "got an empty one"),
+    ],
+)
+def test_pixels_and_names_that_read_alike_are_refused(tmp_path, value, match):
+    source = TapVid(write(tmp_path, value))
+    with pytest.raises(SourceError, match=match), source.open(next(source.refs())):
+        pass
+
+
+def test_points_may_leave_the_picture_and_hidden_ones_be_anywhere(tmp_path):
+    points, occluded = np.zeros((5, 4, 2)), np.zeros((5, 4), bool)
+    points[0], points[1:], occluded[1:4] = 1.7, 0.5, True
+    points[1:4] = -1000.0
+    source = TapVid(write(tmp_path, {"a": {**GOOD, "points": points, "occluded": occluded}}))
+    with source.open(next(source.refs())) as episode:
+        assert episode.arrays["points_xy"][0, 0].tolist() == pytest.approx(
+            [1.7 * SHAPE[1], 1.7 * SHAPE[0]]
+        )

@@ -15,6 +15,7 @@ from builder.ids import episode_id, printable_path
 from builder.sources.base import Episode, EpisodeRef, FrameStream, StreamInfo
 from builder.sources.listing import files, locate
 from builder.sources.names import safe_names, safe_text
+from builder.sources.points import pixels_of_shares
 from builder.sources.provenance import fingerprints
 from builder.sources.safe_hdf5 import SafeHdf5, open_hdf5
 from builder.sources.select import Selection
@@ -116,6 +117,7 @@ class Atm:
         expected = (1, info.num_frames, *tracks.shape[2:3])
         if tracks.shape != (*expected, 2) or vis.shape != expected:
             raise file.error(path, f"tracks {tracks.shape} and vis {vis.shape} do not fit")
-        height, width = info.coded_shape
-        pixels = tracks[0].astype(np.float32) * np.array([width, height], np.float32)
-        return {f"{view}.points_xy": pixels, f"{view}.visible": (vis[0] > 0.5).astype(np.uint8)}
+        visible = vis[0] > 0.5
+        where = str(file.error(path, "its tracks"))
+        pixels = pixels_of_shares(tracks[0], visible, info.coded_shape, where)
+        return {f"{view}.points_xy": pixels, f"{view}.visible": visible.astype(np.uint8)}

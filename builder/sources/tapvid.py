@@ -16,6 +16,7 @@ from builder.ids import episode_id, printable_path
 from builder.sources.base import Episode, EpisodeRef, FrameStream, StreamInfo
 from builder.sources.image_files import encoded_stream
 from builder.sources.listing import files, locate
+from builder.sources.points import pixels_of_shares
 from builder.sources.provenance import fingerprints
 from builder.sources.safe_pickle import load_pickle
 from builder.sources.select import Selection
@@ -94,11 +95,17 @@ class TapVid:
             if isinstance(data, list):
                 data = {f"video_{index}": sample for index, sample in enumerate(data)}
             if not isinstance(data, dict) or not data:
+                what = type(data).__name__ if data else "an empty one"
                 raise SourceError(
-                    f"{printable_path(path)}: expected a dict or list of videos, got "
-                    f"{type(data).__name__}"
+                    f"{printable_path(path)}: expected a dict or list of videos, got {what}"
                 )
-            self._loaded = (relative, {str(key): value for key, value in data.items()})
+            videos = {str(key): value for key, value in data.items()}
+            if len(videos) != len(data):
+                raise SourceError(
+                    f"{printable_path(path)}: {len(data)} videos have {len(videos)} names, since "
+                    f"a number and a text may read alike; give each a name of its own"
+                )
+            self._loaded = (relative, videos)
         return self._loaded[1]
 
     def _stream(self, video: Any, where: str) -> FrameStream:
@@ -129,9 +136,7 @@ def _tracks(points: Any, occluded: Any, info: StreamInfo, where: str) -> dict[st
             f"{where}: expected points (N, {info.num_frames}, 2) and occluded (N, "
             f"{info.num_frames}), got {xy.shape} and {hidden.shape}"
         )
-    height, width = info.coded_shape
-    # TAP-Vid counts from 0 to 1 over the whole picture: raster coordinates, as ours are.
-    pixels = xy * np.array([width, height], np.float32)
+    pixels = pixels_of_shares(xy, ~hidden, info.coded_shape, where)
     return {
         "points_xy": np.ascontiguousarray(pixels.swapaxes(0, 1)),
         "visible": np.ascontiguousarray((~hidden).T).astype(np.uint8),

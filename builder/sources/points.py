@@ -1,0 +1,24 @@
+"""Tracks that a source brings, as shares of the picture: made pixels."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from builder.errors import SourceError
+
+
+def pixels_of_shares(
+    xy: np.ndarray, visible: np.ndarray, shape: tuple[int, int], where: str
+) -> np.ndarray:
+    """Turn points (..., 2) from 0 to 1 over the whole picture into its pixels, float32.
+
+    Both count from the outer corner.  ``visible`` (...) bool, ``shape`` (H, W).  Single points
+    may leave the picture; raises SourceError, naming ``where``, when most that are visible do.
+    """
+    outside = ((xy < -0.5) | (xy > 1.5)).any(axis=-1)[visible]
+    if outside.size and outside.mean() > 0.5:
+        raise SourceError(
+            f"{where}: points must be shares of the picture, from 0 to 1, but they go up to "
+            f"{np.nanmax(xy):g}; if they are pixels, divide them by its width and height"
+        )
+    return xy.astype(np.float32) * np.array(shape[::-1], np.float32)
