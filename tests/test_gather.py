@@ -97,6 +97,19 @@ def test_lossy_codecs_tell_their_error(tmp_path, capsys):
         assert (digests(again) == digests(tmp_path / "out")) == kept
 
 
+@pytest.mark.parametrize("kind", ["hdf5", "zarr"])
+def test_fixed_point_tracks_can_be_unpacked(tmp_path, kind):
+    start = make(tmp_path / "u16", track_codec="u16")
+    done = convert(start, tmp_path / "f32", {"kind": kind, "tracks": {"dtype": "f32"}})
+    assert (done.converted, done.errors, done.problems) == (2, {}, [])
+    assert validate(tmp_path / "f32", deep=True) == []
+    for (key, old), (_, new) in zip(arrays(start), arrays(tmp_path / "f32"), strict=True):
+        steps = np.s_[:, 1:] if key[-1] == "tracks" else np.s_[...]
+        np.testing.assert_array_equal(new[steps], old[steps], err_msg=str(key))
+    convert(tmp_path / "f32", tmp_path / "again", {"kind": "hdf5", "tracks": {"dtype": "u16"}})
+    assert digests(tmp_path / "again") == digests(start)
+
+
 def test_frames_can_be_left_out_but_not_made_up(tmp_path):
     start = make(tmp_path / "raw")
     done = convert(start, tmp_path / "bare", {"frames": {"codec": "none"}})
