@@ -26,6 +26,7 @@ from builder.training import (
     RandomAugment,
     WindowDataset,
     WindowSampler,
+    collate,
     decode_batch,
     normalize_traj,
 )
@@ -469,6 +470,22 @@ def test_a_larger_array_than_a_mixture_expects_is_named(tmp_path):
         ConfigError, match=r"arm, episode b: actions is \(4, 5\), larger than \(4, 3\)"
     ):
         [mixture[index] for index in range(50)]
+
+
+@pytest.mark.parametrize("last", ["missing", "larger"])
+def test_samples_that_do_not_batch_are_named(tmp_path, last):
+    made = [Sample("a"), Sample("b")]
+    del made[last == "larger"].arrays[None, "actions"]
+    if last == "larger":
+        made[1].arrays[None, "actions"] = np.ones((7, 5), np.float32)
+    sample_dataset(tmp_path, Hdf5Store(tmp_path), made)
+    windows = WindowDataset(open_dataset(tmp_path))
+    shapes = r"\(4, 3\) and \(4, 5\)" if last == "larger" else r"missing and \(4, 3\)"
+    with pytest.raises(DatasetError, match=rf"of a and b do not batch: actions {shapes}. Leave"):
+        next(iter(DataLoader(windows, batch_size=8, collate_fn=collate)))
+    batch = collate([windows[4], windows[6]])
+    assert batch["decode"].shape == (2, 2, 2, 3)
+    assert batch["episode"] == ["b", "b"]
 
 
 def test_parts_that_differ_are_refused_saying_what_differs(dataset):

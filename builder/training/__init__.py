@@ -10,6 +10,7 @@ from builder.registry import raise_missing_extra
 
 if TYPE_CHECKING:
     from builder.training.augment import RandomAugment
+    from builder.training.batches import collate
     from builder.training.maps import decode_batch
     from builder.training.mixture import MixtureDataset
     from builder.training.normalize import clip_traj, normalize_traj, unnormalize_traj
@@ -25,6 +26,7 @@ _HOME = {
     "WindowOptions": "builder.training.options",
     "WindowSampler": "builder.training.sampling",
     "clip_traj": "builder.training.normalize",
+    "collate": "builder.training.batches",
     "decode_batch": "builder.training.maps",
     "normalize_traj": "builder.training.normalize",
     "unnormalize_traj": "builder.training.normalize",
@@ -38,6 +40,7 @@ __all__ = [
     "WindowOptions",
     "WindowSampler",
     "clip_traj",
+    "collate",
     "decode_batch",
     "normalize_traj",
     "unnormalize_traj",
