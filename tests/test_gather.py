@@ -8,6 +8,7 @@ import os
 from functools import partial
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -108,6 +109,19 @@ def test_fixed_point_tracks_can_be_unpacked(tmp_path, kind):
         np.testing.assert_array_equal(new[steps], old[steps], err_msg=str(key))
     convert(tmp_path / "f32", tmp_path / "again", {"kind": "hdf5", "tracks": {"dtype": "u16"}})
     assert digests(tmp_path / "again") == digests(start)
+
+
+def test_damage_is_not_given_a_new_digest(tmp_path):
+    start = make(tmp_path / "in", ids=("a",))
+    path = Hdf5Store(start).path("a")
+    data = bytearray(path.read_bytes())
+    with h5py.File(path) as file:
+        data[file["root/front/vis"].id.get_offset()] ^= 1
+    path.write_bytes(data)
+    done = convert(start, tmp_path / "out", {"kind": "zarr"})
+    assert done.converted == 0
+    assert done.problems[0].startswith(f"a: {path} is damaged: front/vis: its bytes changed")
+    assert not ZarrStore(tmp_path / "out").has("a")
 
 
 def test_frames_can_be_left_out_but_not_made_up(tmp_path):

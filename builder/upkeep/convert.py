@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from builder.catalog import Catalog, index_line
+from builder.checks import check_digest
 from builder.dataset import Dataset, store_at
 from builder.errors import ConfigError, StoreError
 from builder.records import record_data
@@ -119,6 +120,8 @@ def _convert(
 ) -> EpisodeMeta:
     """Copy one episode and compare it.  Raises StoreError when it cannot be or is not equal."""
     meta = reader.meta
+    if damage := _damage(reader):
+        raise StoreError(f"{reader.path} is damaged: {'; '.join(damage)}")
     layout = {view: _layout(arrays, part, asked) for view, arrays in arrays_by_view(meta).items()}
     if part.frames.codec != "none" and "frames" in asked:
         bare = [view.name for view in meta.views if "frames" not in view.arrays]
@@ -138,6 +141,16 @@ def _convert(
         if problems:
             raise StoreError("; ".join(problems))
         return written.meta
+
+
+def _damage(reader: EpisodeReader) -> list[str]:
+    """Compare an episode with its digests: what is written from it will have new ones."""
+    return [
+        f"{name if view is None else f'{view}/{name}'}: {text}"
+        for view, arrays in arrays_by_view(reader.meta).items()
+        for name, array in arrays.items()
+        for text in check_digest(reader, view, name, array)
+    ]
 
 
 def _layout(
