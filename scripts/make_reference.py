@@ -16,6 +16,7 @@ from pathlib import Path
 from pydantic import BaseModel
 from reference_tables import fields_table, prose, table
 
+from builder.cli.common import help_text
 from builder.cli.main import parser
 from builder.registry import BUILTIN, backend
 from builder.sources.select import Selection
@@ -105,11 +106,7 @@ def _value(action: argparse.Action) -> str:
 
 def _option(action: argparse.Action) -> tuple[str, str]:
     name = ", ".join(action.option_strings)
-    text = action.help or ""
-    shown = action.default if action.option_strings and action.nargs != 0 else None
-    if shown not in (None, [], ()) and "default" not in text and action.dest != "changed":
-        text += f" (default: {shown})"
-    return f"`{' '.join(filter(None, (name, _value(action))))}`", text
+    return f"`{' '.join(filter(None, (name, _value(action))))}`", help_text(action)
 
 
 def config_page() -> str:

@@ -34,6 +34,17 @@ def build(source, out, *more):
 
 
 @pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_tells_its_defaults(verb, capsys):
+    with pytest.raises(SystemExit):
+        main([verb, "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    of_verb = next(each for each in parser()._actions if each.dest == "verb").choices[verb]
+    for action in of_verb._actions:
+        if action.option_strings and action.nargs != 0 and action.default not in (None, [], ()):
+            assert f"(default: {action.default})" in shown or "default" in action.help
+
+
+@pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_teaches(verb, capsys):
     with pytest.raises(SystemExit) as caught:
         main([verb, "--help"])

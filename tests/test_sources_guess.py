@@ -1,5 +1,7 @@
 """Guessing what a folder holds, and the config written for it."""
 
+import shlex
+
 import pytest
 import source_fixtures as fixtures
 from test_sources import EXAMPLES
@@ -52,7 +54,7 @@ def test_what_cannot_be_opened_is_said(tmp_path):
 def test_an_existing_config_is_kept(tmp_path):
     (tmp_path / "build.yaml").write_text("mine")
     found = guess(fixtures.write_videos(tmp_path / "v"))
-    with pytest.raises(ConfigError, match="is there already"):
+    with pytest.raises(ConfigError, match="exists already"):
         write_config(found, tmp_path / "build.yaml")
     assert (tmp_path / "build.yaml").read_text() == "mine"
 
@@ -92,3 +94,16 @@ def test_a_config_in_a_folder_that_is_not_there_is_refused(tmp_path, capsys):
     fixtures.write_video(tmp_path / "in" / "a.mp4")
     assert main(["init", str(tmp_path / "in"), "--out", str(tmp_path / "no" / "a.yaml")]) == 2
     assert "a.yaml: No such file or directory" in capsys.readouterr().err
+
+
+def test_the_next_commands_can_be_pasted(tmp_path, capsys):
+    folder, out = tmp_path / "My Clips", tmp_path / "my config.yaml"
+    fixtures.write_video(folder / "a b.mp4", count=3)
+    assert main(["init", str(folder), "--out", str(out)]) == 0
+    preview, build = (
+        shlex.split(line.partition(": letterset ")[2])
+        for line in capsys.readouterr().out.splitlines()[-2:]
+    )
+    assert preview == ["preview", str(folder)]
+    assert build == ["build", str(out), "--dry-run"]
+    assert f"letterset preview '{folder}'\n" in out.read_text()

@@ -50,6 +50,14 @@ def check_positive(args: argparse.Namespace, *names: str) -> None:
                 raise ConfigError(f"--{option} takes a number above 0, got {number}")
 
 
+def help_text(action: argparse.Action) -> str:
+    """Return what an option or argument means, with its default where it has one."""
+    text = action.help or ""
+    if not action.option_strings or action.nargs == 0 or action.default in (None, [], ()):
+        return text
+    return text if "default" in text else f"{text} (default: {action.default})"
+
+
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Add --json, for machines."""
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")

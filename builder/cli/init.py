@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from shlex import quote
 
 from builder.cli.common import say
 from builder.wording import count
@@ -36,6 +37,6 @@ def run(args: argparse.Namespace) -> int:
         say(f"  view {view.name}: {height} x {width} (H x W), {frames}, {turned}")
     for problem in found.problems:
         say(f"  cannot be opened: {problem}")
-    say(f"wrote {out}; next: letterset preview {args.source}")
-    say(f"then: letterset build {out} --dry-run")
+    say(f"wrote {out}; next: letterset preview {quote(args.source)}")
+    say(f"then: letterset build {quote(str(out))} --dry-run")
     return 0 if found.views else 1

@@ -18,7 +18,7 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
-from builder.cli.common import check_inputs
+from builder.cli.common import check_inputs, help_text
 from builder.errors import LettersetError
 from builder.registry import near, raise_missing_extra
 
@@ -105,6 +105,11 @@ def _option_or_argument(word: str, verb: argparse.ArgumentParser) -> str:
     return f"option {option}{near(option, list(verb._option_string_actions))}"
 
 
+class _Help(argparse.RawDescriptionHelpFormatter):
+    def _get_help_string(self, action: argparse.Action) -> str:
+        return help_text(action)
+
+
 def parser() -> argparse.ArgumentParser:
     """Build the whole command-line parser, one subparser per verb."""
     root = _Parser(
@@ -119,7 +124,7 @@ def parser() -> argparse.ArgumentParser:
             help=module.HELP,
             description=(module.__doc__ or "").strip(),
             epilog="example:\n" + module.EXAMPLE,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=_Help,
         )
         module.arguments(verb)
         verb.set_defaults(run=module.run, parser=verb)

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from builder.errors import ConfigError, SourceError
@@ -97,7 +98,7 @@ def write_config(guess: Guess, path: Path) -> None:
         with path.open("x", encoding="utf-8") as file:
             file.write(config_text(guess))
     except FileExistsError:
-        raise ConfigError(f"{path} is there already; choose another name") from None
+        raise ConfigError(f"{path} exists already; choose another name or move it away") from None
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror}; choose another place") from None
     except UnicodeEncodeError:
@@ -112,7 +113,7 @@ def config_text(guess: Guess) -> str:
     more = " or more" if guess.episodes == MAX_LISTED else ""
     lines = [
         f"# A guess: {guess.why}; {count(guess.episodes, 'episode')}{more}.",
-        "# Look before you build:  letterset preview FOLDER",
+        f"# Look before you build:  letterset preview {_comment(quote(str(guess.path)))}",
         "img_shape: [256, 256]     # (height, width) every frame is letterboxed to",
         "",
         "source:",
