@@ -10,6 +10,8 @@ import json
 import os
 import platform
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +204,16 @@ def take_lock(folder: Path, writer: str) -> int:
         f"{folder} is being written by {holder or 'another run'}: wait for it to finish, stop it, "
         "or build into another folder"
     )
+
+
+@contextmanager
+def all_locks(folder: Path) -> Iterator[None]:
+    """Hold the lock of every writer there is.  Raises OutputError while one is at work."""
+    writers = {path.stem for path in (folder / "index").glob("*.*")} | {"main"}
+    with ExitStack() as stack:
+        for writer in sorted(writers):
+            stack.callback(os.close, take_lock(folder, writer))
+        yield
 
 
 def differences(found: DatasetMeta, wanted: DatasetMeta) -> list[str]:

@@ -12,14 +12,13 @@ from typing import Literal
 from urllib.parse import unquote_to_bytes
 
 from builder import wording
-from builder.catalog import META_NAME, Catalog, differences, index_line, load_meta
+from builder.catalog import META_NAME, Catalog, all_locks, differences, index_line, load_meta
 from builder.dataset import store_at
 from builder.errors import ConfigError, DatasetError
 from builder.sources.base import EpisodeRef, Source
 from builder.sources.listing import locate
 from builder.stores.base import Store
 from builder.stores.staging import fsync_folder, make_folders, output_errors
-from builder.upkeep.finalize import all_locks
 from builder.video import fingerprint
 from schemas.dataset import DatasetMeta, EpisodeMeta, Fingerprint, IndexLine
 

@@ -15,9 +15,9 @@ pq = pytest.importorskip("pyarrow.parquet")
 from lerobot_fixtures import CAMERAS, FPS, LENGTHS, TASKS, table, write_v3, write_v21  # noqa: E402
 
 from builder.errors import DecodeError, SourceError  # noqa: E402
-from builder.media.span import VideoSpan  # noqa: E402
 from builder.sources.lerobot import LeRobot, LeRobotConfig  # noqa: E402
 from builder.sources.select import select  # noqa: E402
+from builder.sources.video_span import VideoSpan  # noqa: E402
 from schemas.config import Limits  # noqa: E402
 
 TOP, WRIST = CAMERAS

@@ -15,10 +15,10 @@ from builder.errors import ConfigError, DatasetError, SourceError
 from builder.legacy.files import LegacyRef
 from builder.legacy.hdf5 import full_key
 from builder.letterbox import Letterboxer
-from builder.media.span import VideoSpan
 from builder.sources.base import Frame, FrameStream, StreamInfo
 from builder.sources.clock import PickedStream
 from builder.sources.listing import VIDEO_SUFFIXES, walk
+from builder.sources.video_span import VideoSpan
 from builder.video import VideoStream
 from schemas.geometry import Stretch
 

@@ -13,7 +13,6 @@ from pydantic import Field
 
 from builder.errors import SourceError
 from builder.ids import episode_id, printable_path
-from builder.media.span import VideoSpan
 from builder.sources.base import Episode, EpisodeRef, FrameStream
 from builder.sources.image_files import encoded_stream
 from builder.sources.lerobot_meta import EpisodeRow, LeRobotMeta
@@ -21,6 +20,7 @@ from builder.sources.names import safe_names, safe_text
 from builder.sources.provenance import fingerprints
 from builder.sources.safe_parquet import select_rows, to_array
 from builder.sources.select import Selection
+from builder.sources.video_span import VideoSpan
 from builder.video import VideoStream
 from schemas.config import Limits
 from schemas.geometry import Orientation

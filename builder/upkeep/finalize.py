@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder.catalog import index_line, load_meta, read_failures, read_index, take_lock
+from builder.catalog import all_locks, index_line, load_meta, read_failures, read_index
 from builder.dataset import store_at
 from builder.errors import DatasetError
 from builder.journal import read_file
@@ -101,13 +100,3 @@ def replace_lines(
         for other in main.parent.glob("*.jsonl"):
             if other != main:
                 other.unlink()
-
-
-@contextmanager
-def all_locks(folder: Path) -> Iterator[None]:
-    """Hold the lock of every writer there is.  Raises OutputError while one is at work."""
-    writers = {path.stem for path in (folder / "index").glob("*.*")} | {"main"}
-    with ExitStack() as stack:
-        for writer in sorted(writers):
-            stack.callback(os.close, take_lock(folder, writer))
-        yield

@@ -6,12 +6,13 @@ import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder.catalog import index_line, load_meta, read_index
+from builder.catalog import all_locks, index_line, load_meta, read_index
 from builder.dataset import store_at
 from builder.errors import DatasetError
-from builder.upkeep.finalize import all_locks, replace_lines
+from builder.records import parse_record
+from builder.upkeep.finalize import replace_lines
 from builder.validate import check_episode
-from schemas.dataset import IndexLine
+from schemas.dataset import FailureLine, IndexLine
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,26 @@ def repair(path: Path | str) -> Repair:
             store.set_aside(episode_id)
         for episode_id in sorted(listed - {*stored}):
             dropped[episode_id] = "it was listed, but there is no such episode"
+        dropped |= _drop_failures(folder)
         replace_lines(folder, "index", kept)
     return Repair(tuple(line.id for line in kept), dropped, tuple(cleared))
+
+
+def _drop_failures(folder: Path) -> dict[str, str]:
+    """Drop lines of failures that cannot be read; returns them by place, with the reason."""
+    kept: list[FailureLine] = []
+    dropped: dict[str, str] = {}
+    for path in sorted((folder / "failures").glob("*.jsonl")):
+        *lines, _torn = path.read_bytes().split(b"\n")
+        for number, line in enumerate(lines, 1):
+            where = f"failures/{path.name}, line {number}"
+            try:
+                kept.append(parse_record(FailureLine, line, "it"))
+            except DatasetError as error:
+                dropped[where] = f"{error}; its source is tried again by the next build"
+    if dropped:
+        replace_lines(folder, "failures", kept)
+    return dropped
 
 
 def _listed(folder: Path) -> set[str]:
