@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from builder.errors import DatasetError
 from builder.records import parse_record, stored_form
 from builder.stores.staging import fsync_folder, make_folders, output_errors, write_all
 from schemas.dataset import FailureLine, IndexLine
@@ -52,10 +53,13 @@ def parse_lines(lines: list[bytes], model: type[L], path: Path, first: int = 1) 
         batch = b"[" + b",".join(lines) + b"]"
         return TypeAdapter(list[model]).validate_json(batch)  # type: ignore[valid-type]
     except ValidationError:
-        return [
-            parse_record(model, line, f"{path}, line {number}")
-            for number, line in enumerate(lines, first)
-        ]
+        found = []
+        for number, line in enumerate(lines, first):
+            try:
+                found.append(parse_record(model, line, f"{path}, line {number}"))
+            except DatasetError as error:
+                raise DatasetError(f"{error}; run letterset repair") from None
+        return found
 
 
 def append_line(path: Path, line: IndexLine | FailureLine) -> None:

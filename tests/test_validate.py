@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builder.catalog import Catalog, index_line, read_index
+from builder.catalog import Catalog, index_line, read_failures, read_index
 from builder.cli import main
 from builder.errors import DatasetError, OutputError
 from builder.layers import LayerWriter
@@ -275,6 +275,21 @@ def test_episodes_behind_links_are_kept(tmp_path, kind):
     assert finalize(folder).problems == ()
     assert repair(folder).dropped == {}
     assert list(read_index(folder)) == ["a", "b/c"]
+
+
+def test_damaged_lines_of_failures_are_dropped_by_repair(dataset):
+    with Catalog.create(dataset, sample_meta()) as catalog:
+        for key in ("x", "y"):
+            line = FailureLine(id=key, path=f"{key}.mp4", stage="decode", reason="cut")
+            catalog.fail(line)
+    path = dataset / "failures/main.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"x"', b'"x', 1))
+    (text,) = _texts(dataset)
+    assert text.endswith("run letterset repair")
+    dropped = repair(dataset).dropped
+    assert list(dropped) == ["failures/main.jsonl, line 1"]
+    assert _texts(dataset) == []
+    assert list(read_failures(dataset)) == ["y"]
 
 
 def test_a_missing_dataset_json_does_not_hide_the_rest(dataset):
