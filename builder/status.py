@@ -80,6 +80,10 @@ def is_locked(folder: Path, writer: str) -> bool | None:
         os.close(descriptor)
 
 
+_LINE_KEYS = {"event", "seconds", "done", "failed", "frames_done"}
+_START_KEYS = {*_LINE_KEYS, "writer", "todo"}
+
+
 @dataclass(frozen=True)
 class _Log:
     start: dict[str, Any]
@@ -96,7 +100,7 @@ def _writer_status(
         return WriterStatus(writer, state, "", done, failed, 0, 0, None, None, {})
     ended = log.last["event"] == "end"
     running = (not ended and log.age < FRESH_SECONDS) if locked is None else locked
-    why = log.last["how"] if ended and log.last["how"] != "done" else ""
+    why = log.last.get("how", "") if ended and log.last.get("how") != "done" else ""
     state = "running" if running else "killed" if not ended else "stopped" if why else "finished"
     there = log.alive.get("running", {}) if running else {}
     frames = {path: (int(at), int(total)) for path, (at, total) in there.items()}
@@ -129,7 +133,7 @@ def _latest_logs(folder: Path) -> dict[str, _Log]:
 
 
 def _read_log(path: Path) -> _Log | None:
-    """Read a log's first and last whole lines; None when it has not begun."""
+    """Read a log's first and last whole lines; None when it has not begun or is damaged."""
     with path.open("rb") as file:
         first = file.readline()
         rest = file.seek(0, os.SEEK_END) - len(first)
@@ -139,11 +143,15 @@ def _read_log(path: Path) -> _Log | None:
         *tail, _torn = file.read().split(b"\n")
     if not first.endswith(b"\n"):
         return None
-    start = json.loads(first)
-    last = json.loads(tail[-1]) if tail else start
     alive = next((line for line in reversed(tail) if line.startswith(b'{"event": "alive"')), b"{}")
     age = time.time() - path.stat().st_mtime
-    return _Log(start, last, json.loads(alive), age)
+    try:
+        start = json.loads(first)
+        log = _Log(start, json.loads(tail[-1]) if tail else start, json.loads(alive), age)
+        whole = _START_KEYS <= log.start.keys() and _LINE_KEYS <= log.last.keys()
+    except (ValueError, AttributeError):
+        return None  # nothing in a dataset depends on it
+    return log if whole else None
 
 
 def _count_lines(path: Path) -> int:

@@ -105,6 +105,17 @@ def test_a_torn_log_and_a_log_that_has_not_begun(catalog, tmp_path):
         assert found.todo == 5
 
 
+@pytest.mark.parametrize(
+    "text", ["garbage\n", '{"event": "end", "how": "done"}\n', "[]\n", "\x00\n", '{"event"\n']
+)
+def test_a_damaged_log_is_no_log(catalog, tmp_path, text):
+    with RunLog(tmp_path, "main") as log:
+        log.start(todo=5)
+        log._path.write_text(text)
+        assert all(each.todo == 0 for each in status(tmp_path))
+    assert main(["status", str(tmp_path)]) == 0
+
+
 def test_where_locks_are_unknown_a_fresh_log_counts(tmp_path, monkeypatch):
     monkeypatch.setattr(staging, "fcntl", None)
     with Catalog.create(tmp_path, sample_meta(), "main"), RunLog(tmp_path, "main") as log:
