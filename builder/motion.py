@@ -25,7 +25,9 @@ class MotionMeter:
         self._points += vis.size
         self._visible += int(vis.sum())
         seen = vis[1:] & vis[:-1]
-        steps_px = np.linalg.norm(np.diff(window.tracks_xy[:real], axis=0), axis=-1)[seen]
+        # float32 squares overflow where a lost point is put far away.
+        moved_xy = np.diff(window.tracks_xy[:real].astype(np.float64), axis=0)
+        steps_px = np.linalg.norm(moved_xy, axis=-1)[seen]
         if steps_px.size:
             self._steps += steps_px.size
             self._zero += int((steps_px < ZERO_STEP_PX).sum())

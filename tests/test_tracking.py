@@ -7,11 +7,12 @@ import pytest
 
 from builder.errors import TrackingError
 from builder.letterbox import Letterboxer
+from builder.motion import MotionMeter
 from builder.registry import configure
 from builder.stores.hdf5 import Hdf5Store
 from builder.testing.trackers import moving_frames
 from builder.track_writer import TrackWriter
-from builder.trackers.base import ViewKey
+from builder.trackers.base import ViewKey, Window
 from builder.tracking import ViewTracker
 from builder.windows import WindowedTracker
 from schemas.config import BuildConfig, TrackerPart
@@ -97,6 +98,16 @@ def test_what_a_tracker_is_shown_does_not_move_its_points(shown):
     settings = {"img_shape": (96, 128), "source": {"path": "s"}, "store": {"path": "o"}}
     recorded = BuildConfig.model_validate({**settings, "tracker": part.model_dump()}).content()
     assert recorded["tracker"]["input"] == shown
+
+
+def test_a_point_put_far_away_has_a_finite_motion():
+    tracks_xy = np.zeros((3, 2, 2), np.float32)
+    tracks_xy[1, 1] = 1e38
+    meter = MotionMeter(3)
+    meter.add(Window(0, tracks_xy, np.ones((3, 2), np.uint8)))
+    summary = meter.summary()
+    assert summary is not None
+    assert summary.max_px == pytest.approx(np.hypot(1e38, 1e38), rel=1e-6)
 
 
 def test_points_that_are_not_numbers_are_never_stored(tmp_path):
