@@ -438,3 +438,16 @@ def test_a_plan_refuses_outputs_that_a_build_refuses(videos, tmp_path, capsys):
     (tmp_path / "mine.txt").touch()
     assert main([*argv, f"store.path={tmp_path}"]) == 2
     assert "is not empty and holds no dataset" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["preview", "report"])
+def test_a_page_is_not_written_under_the_name_of_another_kind(verb, videos, capsys):
+    before = (videos / "good.mp4").read_bytes()
+    assert main([verb, str(videos), "--out", str(videos / "good.mp4")]) == 2
+    assert "good.mp4: expected a name that ends in .html or .htm" in capsys.readouterr().err
+    assert (videos / "good.mp4").read_bytes() == before
+
+
+def test_a_source_that_would_not_be_looked_at_is_refused(videos, capsys):
+    assert main(["validate", str(videos), "--source", str(videos)]) == 2
+    assert "give --deep as well" in capsys.readouterr().err

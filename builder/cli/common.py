@@ -7,6 +7,8 @@ import json
 import math
 import os
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from builder.errors import ConfigError
@@ -48,6 +50,20 @@ def check_positive(args: argparse.Namespace, *names: str) -> None:
             if not 0 < number < math.inf:
                 option = name.replace("_", "-")
                 raise ConfigError(f"--{option} takes a number above 0, got {number}")
+
+
+def one_of(names: Sequence[str], wanted: str | None, what: str, place: object) -> str:
+    """Return the name that is wanted, or the first.  Raises ConfigError naming the first."""
+    if wanted in names or (wanted is None and names):
+        return wanted or names[0]
+    there = f"it has {len(names)}, the first is {names[0]}" if names else "it has none"
+    raise ConfigError(f"no {what}{'' if wanted is None else f' {wanted!r}'} in {place}; {there}")
+
+
+def check_suffix(out: Path, suffixes: Sequence[str]) -> None:
+    """Refuse to write a file under the name of another kind.  Raises ConfigError."""
+    if out.suffix.lower() not in suffixes:
+        raise ConfigError(f"{out}: expected a name that ends in {' or '.join(suffixes)}")
 
 
 def help_text(action: argparse.Action) -> str:

@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from builder.cli.common import one_of
 from builder.errors import ConfigError
 
 HELP = "map predicted points back to source pixels"
@@ -71,15 +72,10 @@ def _geometry(args: argparse.Namespace) -> tuple[Any, Any]:
         from builder.dataset import open_dataset
 
         dataset = open_dataset(path)
+        first = one_of(dataset.ids, args.episode, "episode", path)
         if args.episode is None:
             raise ConfigError(
-                f"{path} is a dataset: say which episode with --episode; the first is "
-                f"{next(iter(dataset.ids), 'missing, it is empty')}"
-            )
-        if args.episode not in dataset:
-            raise ConfigError(
-                f"no episode {args.episode!r} in {path}; it has {len(dataset)}, the first is "
-                f"{next(iter(dataset.ids), 'missing')}"
+                f"{path} is a dataset: say which episode with --episode; the first is {first}"
             )
         found: Any = dataset[args.episode].meta
     else:
@@ -91,7 +87,5 @@ def _geometry(args: argparse.Namespace) -> tuple[Any, Any]:
     names = [view.name for view in found.views]
     if args.view is None and len(names) > 1:
         raise ConfigError(f"{found.id} has several views, choose one with --view: {names}")
-    if args.view is not None and args.view not in names:
-        raise ConfigError(f"no view {args.view!r} in {found.id}; there are {names}")
-    view = found.view(args.view or names[0])
+    view = found.view(one_of(names, args.view, "view", found.id))
     return view.geometry, view.to_coded if args.pixels == "coded" else None

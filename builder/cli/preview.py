@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from builder.cli.common import check_positive, say
+from builder.cli.common import check_positive, check_suffix, say
 
 HELP = "draw how a source would be built, writing no dataset"
 EXAMPLE = """\
@@ -38,6 +38,7 @@ def run(args: argparse.Namespace) -> int:
 
     check_positive(args, "count")
     out = Path(args.out)
+    check_suffix(out, [".html", ".htm", ".png"])
     defaults = {"source.path": args.source, "img_shape": list(args.img_shape), "store.path": "-"}
     config, why = with_kind(load_config(None, args.overrides, defaults))
     if why:

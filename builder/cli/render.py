@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
-from builder.cli.common import say
+from builder.cli.common import check_suffix, one_of, say
 from builder.errors import ConfigError
 from builder.wording import count
 
@@ -46,11 +45,11 @@ def run(args: argparse.Namespace) -> int:
         dataset_picture(dataset, out)
         say(f"wrote {out}")
         return 0
-    episode_id = _one_of(dataset.ids, args.episode, f"episode of {dataset.path}")
+    episode_id = one_of(dataset.ids, args.episode, "episode", dataset.path)
     if args.to == "video":
         from builder.report.video import render_video
 
-        view = _one_of(list(dataset[episode_id].views), args.view, f"view of {episode_id}")
+        view = one_of(list(dataset[episode_id].views), args.view, "view", episode_id)
         frames = render_video(dataset, episode_id, view, out)
     else:
         from builder.report.rerun import render_rerun
@@ -62,17 +61,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _refuse_unlike(args: argparse.Namespace, out: Path) -> None:
     """Refuse a file of another kind, which would be lost, and options that would be ignored."""
-    if out.suffix.lower() != SUFFIXES[args.to]:
-        raise ConfigError(f"{out}: a {args.to} is a {SUFFIXES[args.to]} file; name OUT so")
+    check_suffix(out, [SUFFIXES[args.to]])
     if args.to == "contact-sheet" and args.episode is not None:
         raise ConfigError("a contact-sheet chooses its episodes; --episode is of video and rerun")
     if args.to != "video" and args.view is not None:
         raise ConfigError(f"--view is of a video; a {args.to} takes none")
-
-
-def _one_of(names: Any, wanted: str | None, what: str) -> str:
-    if not names:
-        raise ConfigError(f"there is no {what}")
-    if wanted is not None and wanted not in names:
-        raise ConfigError(f"no {what} is called {wanted!r}; the first is {names[0]!r}")
-    return wanted or names[0]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from builder.cli.common import check_positive, say
+from builder.cli.common import check_positive, check_suffix, say
 
 HELP = "write one page that shows a dataset"
 EXAMPLE = """\
@@ -36,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
 
     check_positive(args, "episodes", "budget_mb")
     out = Path(args.out)
+    check_suffix(out, [".html", ".htm"])
     dataset = open_dataset(args.dataset)
     diagnosis = write_report(dataset, out, episodes=args.episodes, budget_mb=args.budget_mb)
     say(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB): {diagnosis.text().splitlines()[-1]}")

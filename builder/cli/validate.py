@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder.cli.common import add_json, say
-from builder.errors import DatasetError
+from builder.errors import ConfigError, DatasetError
 from builder.wording import count
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ def run(args: argparse.Namespace) -> int:
     from builder.dataset import open_dataset
     from builder.validate import unfinished, validate
 
+    if args.source is not None and not args.deep:
+        raise ConfigError("--source is where --deep draws frames again: give --deep as well")
     path = Path(args.dataset)
     problems = validate(path, deep=args.deep)
     if args.deep and not any(problem.where == "dataset.json" for problem in problems):
