@@ -118,13 +118,28 @@ class MotionSummary(Record):
     visible_share: float = Field(ge=0, le=1)
 
 
-class ViewMeta(Record):
-    """One camera of one episode."""
+class Camera(Record):
+    """How one camera's pixels are placed: as they are stored, upright, on the canvas."""
 
     name: Name
     geometry: Geometry
     coded_shape: Shape = Field(description="(H, W) as stored in the source, before orientation")
     orientation: Orientation = "none"
+
+    @model_validator(mode="after")
+    def _orientation_fits(self) -> Camera:
+        turned = oriented_shape(self.orientation, self.coded_shape)
+        if turned != self.geometry.source_shape:
+            raise ValueError(
+                f"view {self.name}: coded_shape {self.coded_shape} turned by {self.orientation} is "
+                f"{turned}, but the geometry's source_shape is {self.geometry.source_shape}"
+            )
+        return self
+
+
+class ViewMeta(Camera):
+    """One camera of one episode."""
+
     color: ColorInfo | None = None
     codec: str | None = Field(default=None, description="of the source, e.g. h264")
     fps: float | None = Field(default=None, gt=0)
@@ -135,16 +150,6 @@ class ViewMeta(Record):
     def to_coded(self, source_xy: Points) -> Points:
         """Map upright source pixels (..., 2) (x, y) to pixels as stored in the file."""
         return (~AxisAffine.orient(self.orientation, self.coded_shape))(source_xy)
-
-    @model_validator(mode="after")
-    def _orientation_fits(self) -> ViewMeta:
-        turned = oriented_shape(self.orientation, self.coded_shape)
-        if turned != self.geometry.source_shape:
-            raise ValueError(
-                f"view {self.name}: coded_shape {self.coded_shape} turned by {self.orientation} is "
-                f"{turned}, but the geometry's source_shape is {self.geometry.source_shape}"
-            )
-        return self
 
 
 class Fingerprint(Record):

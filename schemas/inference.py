@@ -12,8 +12,8 @@ from pydantic import Field, ValidationError, model_validator
 
 from schemas.affine import AxisAffine, Points, swap_xy
 from schemas.base import Record, Sealed, Shape, Side
-from schemas.dataset import Name, QuerySpec
-from schemas.geometry import Geometry, Letterbox, Orientation, oriented_shape
+from schemas.dataset import Camera, QuerySpec
+from schemas.geometry import Letterbox, oriented_shape
 
 Vector = Annotated[tuple[float, ...], Field(strict=False)]
 
@@ -28,27 +28,14 @@ class ArrayStats(Record):
     max: Vector
 
 
-class InferenceView(Record):
+class InferenceView(Camera):
     """One camera as the model saw it in training."""
 
-    name: Name
-    geometry: Geometry
     coded_shape: Shape = Field(description="(H, W) of a live frame, before orientation")
-    orientation: Orientation = "none"
     fps: float | None = Field(default=None, gt=0)
     queries_rc: tuple[Annotated[tuple[float, float], Field(strict=False)], ...] = Field(
         strict=False, description="query points (row, col) in [-1, 1]; AMPLIFY's init_queries"
     )
-
-    @model_validator(mode="after")
-    def _orientation_fits(self) -> InferenceView:
-        turned = oriented_shape(self.orientation, self.coded_shape)
-        if turned != self.geometry.source_shape:
-            raise ValueError(
-                f"view {self.name}: coded_shape {self.coded_shape} turned by {self.orientation} is "
-                f"{turned}, but the geometry's source_shape is {self.geometry.source_shape}"
-            )
-        return self
 
 
 class InferenceMeta(Sealed):
@@ -167,9 +154,7 @@ class Decoder:
         changed = {"geometry": box, "coded_shape": coded, "queries_rc": queries}
         new = old.model_copy(update=changed)
         views = tuple(new if each.name == old.name else each for each in self.meta.views)
-        fields = {key: getattr(self.meta, key) for key in InferenceMeta.model_fields}
-        del fields["digest"]
-        return Decoder(InferenceMeta.seal(**{**fields, "views": views}))
+        return Decoder(self.meta.resealed(views=views))
 
 
 def _moved(point_rc: tuple[float, float], old: Letterbox, new: Letterbox) -> tuple[float, float]:
