@@ -64,7 +64,11 @@ def _lzf_size(raw: bytes, limit: int) -> int:
 
 
 def _blosc_size(raw: bytes, limit: int) -> int:
-    return int(struct.unpack_from("<I", raw, 4)[0])
+    size, _, stored = struct.unpack_from("<III", raw, 4)
+    if stored > len(raw):
+        # Blosc believes its header, and reads on behind the end.
+        raise struct.error(f"its header says {stored} bytes, there are {len(raw)}")
+    return int(size)
 
 
 def _lz4_size(raw: bytes, limit: int) -> int:

@@ -144,9 +144,13 @@ class SafeZarrArray:
         name = f"{self.path}/{self._separator.join(map(str, index))}"
         raw = self._store.read(name, self._limits.max_chunk_bytes + (1 << 20))
         if raw is None:
-            raise self._store.error(name, "the chunk was never written")
+            raise self._store.error(
+                name,
+                "the chunk was never written: it is lost, or was left out for holding nothing but "
+                "the fill value; get it again, or write the data with write_empty_chunks",
+            )
         try:
-            values = self._decode(raw)
+            values = self._decode(raw, name)
         except SourceError:
             raise
         except Exception as error:
@@ -156,7 +160,7 @@ class SafeZarrArray:
             ) from None
         return values.reshape(self.chunks, order=self._order)  # type: ignore[call-overload]
 
-    def _decode(self, raw: bytes) -> np.ndarray:
+    def _decode(self, raw: bytes, name: str) -> np.ndarray:
         if self._config is None:
             return np.frombuffer(raw, self.dtype)
         kind = self._config["id"]
@@ -166,7 +170,7 @@ class SafeZarrArray:
         try:
             check_inflated(kind, raw, self._limits.max_chunk_bytes)
         except ValueError as error:
-            raise self._store.error(self.path, str(error)) from None
+            raise self._store.error(name, str(error)) from None
         return np.frombuffer(self._codec.decode(raw), self.dtype)
 
 
