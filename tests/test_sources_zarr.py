@@ -194,3 +194,18 @@ def test_a_blosc_chunk_that_is_cut_off_is_refused(tmp_path):
         source.open(next(source.refs())),
     ):
         pass
+
+
+def test_rows_behind_the_last_episode_are_a_failure(tmp_path):
+    root = write_pusht(tmp_path)
+    zarr = pytest.importorskip("zarr")
+    ends = zarr.open_array(root / "pusht.zarr" / "meta" / "episode_ends", mode="r+")
+    ends[:] = (5, 9, 21)
+    source = DiffusionPolicy(root)
+    refs = list(source.refs())
+    assert [ref.locator[1] for ref in refs] == [0, 1, 2, None]
+    with (
+        pytest.raises(SourceError, match="rows 21 to 28 of the data belong to no episode"),
+        source.open(refs[-1]),
+    ):
+        pass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -57,6 +57,7 @@ class DiffusionPolicy:
             try:
                 with open_zarr(self._place(relative), self._limits) as store:
                     ends = self._ends(store)
+                    rows = _rows(store)
             except SourceError:
                 # One bad group is one failure: opening it is going to say what is wrong.
                 yield self._ref(relative, None, 0, 0)
@@ -64,6 +65,9 @@ class DiffusionPolicy:
             starts = [0, *ends[:-1]]
             for index, (first, last) in enumerate(zip(starts, ends, strict=True)):
                 yield self._ref(relative, index, first, last)
+            if rows > ends[-1]:
+                # What an interrupted writer left is one failure.
+                yield self._ref(relative, None, ends[-1], rows)
 
     @contextmanager
     def open(self, ref: EpisodeRef) -> Iterator[Episode]:
@@ -72,6 +76,11 @@ class DiffusionPolicy:
         with open_zarr(self._place(relative), self._limits) as store:
             if index is None:
                 self._ends(store)
+                raise store.error(
+                    "meta/episode_ends",
+                    f"rows {first} to {last} of the data belong to no episode: the last ends "
+                    f"before them; add its end, or cut the data there",
+                )
             names = store.arrays("data")
             arrays = {name: store.array(f"data/{name}") for name in names}
             for name, array in arrays.items():
@@ -161,6 +170,15 @@ class DiffusionPolicy:
         inside = "meta/episode_ends/.zarray"
         outer = "" if place == self.path else relative
         return fingerprints(self.path, [os.path.join(outer, inside)])
+
+
+def _rows(store: SafeZarr) -> int:
+    """Return the rows of the longest array; of one that is refused opening an episode tells."""
+    rows = [0]
+    for name in store.arrays("data"):
+        with suppress(SourceError):
+            rows.append(store.array(f"data/{name}").shape[0])
+    return max(rows)
 
 
 def _is_picture(array: SafeZarrArray) -> bool:
