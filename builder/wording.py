@@ -26,6 +26,14 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"
 
 
+def points(grid: tuple[int, int], region: str) -> str:
+    """Say where query points are: a grid of (rows, columns) over a region, or just stored ones."""
+    rows, columns = grid
+    if region == "stored":
+        return f"{rows * columns} as stored"
+    return f"{rows} x {columns} over the {region}"
+
+
 def failed(path: str, reason: str, stage: str = "") -> str:
     """Write the line that lists a failure; ``path`` stands in it once."""
     return f"FAILED {path}{f' ({stage})' if stage else ''}: {without_path(reason, path)}"

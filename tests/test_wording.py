@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.wording import count, duration, size
+from builder.wording import count, duration, points, size
 
 pytestmark = pytest.mark.core
 ROOT = Path(__file__).parents[1]
@@ -31,6 +31,11 @@ def test_durations_and_sizes_have_the_unit_that_fits():
         "12 h 30 min",
     ]
     assert [size(n) for n in (1, 999, 1500, 2.5e15)] == ["1 B", "999 B", "1.5 kB", "2.5 PB"]
+
+
+def test_points_are_told_by_where_they_are():
+    assert points((15, 20), "canvas") == "15 x 20 over the canvas"
+    assert points((400, 1), "stored") == "400 as stored"
 
 
 @pytest.mark.parametrize("folder", ["cli", "doctor", "report", "legacy", "upkeep", "export"])

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from builder.cli.common import add_json, check_positive, say, table
 from builder.errors import ConfigError
-from builder.wording import count, failed
+from builder.wording import count, failed, points
 
 if TYPE_CHECKING:
     from builder.sources.base import Episode, EpisodeRef, Source
@@ -85,7 +85,7 @@ def _dataset(path: Path, limit: int) -> tuple[Row, list[Row], list[Row]]:
         "img_shape": list(meta.img_shape),
         "episodes": len(dataset),
         "horizon": meta.horizon,
-        "points": f"{meta.queries.grid[0]} x {meta.queries.grid[1]} over the {meta.queries.region}",
+        "points": points(meta.queries.grid, meta.queries.region),
         "tracker": f"{meta.tracker.name} {meta.tracker.version}",
     }
     rows: list[Row] = []

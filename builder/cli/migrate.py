@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 
-from builder.cli.common import add_json, say, show_count
+from builder.cli.common import add_json, check_positive, say, show_count
 
 HELP = "turn older track files into a dataset"
 EXAMPLE = """\
@@ -54,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
     """Migrate; returns 1 when files failed, 3 when all did."""
     from builder.legacy.migrate import migrate
 
+    check_positive(args, "frame_step")
     report = migrate(
         args.legacy,
         args.out,

@@ -12,7 +12,7 @@ from builder.catalog import read_failures
 from builder.dataset import Dataset
 from builder.spread import spread
 from builder.windows import window_counts
-from builder.wording import count
+from builder.wording import count, points
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)
 MAX_EPISODES = 5000
@@ -42,7 +42,6 @@ def dataset_card(dataset: Dataset) -> str:
 def _body(dataset: Dataset, licences: list[str], shapes: Counter[str]) -> Iterator[str]:
     meta = dataset.meta
     frames = sum(line.length for line in dataset.index.values())
-    rows, columns = meta.queries.grid
     yield f"# {dataset.path.name}\n"
     height, width = meta.img_shape
     steps = "a whole episode" if meta.mode == "episode" else count(meta.horizon, "step")
@@ -50,7 +49,7 @@ def _body(dataset: Dataset, licences: list[str], shapes: Counter[str]) -> Iterat
     yield (
         f"{contents}, {count(_windows(dataset), 'window')} of {steps}; "
         f"every frame letterboxed to {height} x {width} (height x width), "
-        f"{rows} x {columns} points over the {meta.queries.region}.\n"
+        f"points: {points(meta.queries.grid, meta.queries.region)}.\n"
     )
     yield "## Where it came from\n"
     yield from (f"- {shape} px, {count(views, 'view')}" for shape, views in shapes.most_common(20))

@@ -21,7 +21,7 @@ from builder.report.page import definitions, page, text, write_output
 from builder.report.player import player_data
 from builder.report.regions import region_charts
 from builder.spread import spread
-from builder.wording import count
+from builder.wording import count, points
 from schemas.dataset import DatasetMeta, EpisodeMeta, ViewMeta
 from schemas.geometry import Letterbox, Stretch
 
@@ -123,7 +123,6 @@ def _body(dataset: Dataset, facts: _Facts, diagnosis: Diagnosis, looked_at: int)
     failures = read_failures(dataset.path)
     yield f"<h1>{text(dataset.path.name)}</h1>"
     part = "" if looked_at == len(dataset) else f" (numbers below from {looked_at} of them)"
-    rows, columns = meta.queries.grid
     yield definitions(
         {
             "Episodes": f"{len(dataset)}{part}, {count(len(failures), 'source')} failed",
@@ -132,7 +131,7 @@ def _body(dataset: Dataset, facts: _Facts, diagnosis: Diagnosis, looked_at: int)
             "Canvas": f"{meta.img_shape[0]} x {meta.img_shape[1]} (height x width)",
             "Windows": f"{meta.mode}, {count(meta.horizon, 'step')}, "
             f"one every {count(meta.start_every, 'frame')}",
-            "Points": f"{rows} x {columns} over the {meta.queries.region}, {meta.queries.order}",
+            "Points": f"{points(meta.queries.grid, meta.queries.region)}, {meta.queries.order}",
             "Tracker": f"{meta.tracker.name} {meta.tracker.version} ({meta.tracker.licence})",
             "Visible means": meta.tracker.visibility.rule,
             "Format": f"version {meta.format_version}, digest {meta.digest[:16]}",
