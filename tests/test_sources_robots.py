@@ -80,6 +80,9 @@ def test_bridge_reads_cameras_words_states_and_actions(tmp_path):
         assert numbers(episode.views["images1"]) == list(range(9))
         assert episode.text == "put the pot on the stove"
         assert set(episode.arrays) == {"state", "qpos", "env_done", "actions"}
+        assert {name: array.shape for name, array in episode.constants.items()} == {
+            "high_bound": (5,)
+        }
         actions = episode.arrays["actions"]
         assert actions[:-1, 0].tolist() == [*range(8)]
         assert np.isnan(actions[-1]).all()

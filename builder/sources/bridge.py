@@ -38,8 +38,9 @@ class BridgeConfig(Selection):
 class Bridge:
     """Folders that hold ``images0``, ``images1``, ... ; depth images are left out.
 
-    Numeric arrays of ``obs_dict.pkl`` pass through, and ``actions`` of ``policy_out.pkl``.
-    There is one action fewer than images: its last row is NaN.
+    Numeric arrays of ``obs_dict.pkl`` pass through, as constants where they have no row per
+    image, and ``actions`` of ``policy_out.pkl``.  There is one action fewer than images: its
+    last row is NaN.
     """
 
     Config: ClassVar = BridgeConfig
@@ -92,15 +93,21 @@ class Bridge:
         if not views:
             raise SourceError(f"{printable_path(folder)}: no folder named images0 in it")
         length = next(iter(views.values())).info.num_frames
+        arrays, constants = self._arrays(folder, inside, length)
         yield Episode(
             views=views,
-            arrays=self._arrays(folder, inside, length),
+            arrays=arrays,
+            constants=constants,
             files=fingerprints(self.path, (os.path.join(ref.locator, name) for name in used)),
             text=_language(folder / "lang.txt") if "lang.txt" in inside else None,
         )
 
-    def _arrays(self, folder: Path, inside: list[str], length: int) -> dict[str, np.ndarray]:
+    def _arrays(
+        self, folder: Path, inside: list[str], length: int
+    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Return the arrays with a row per image, and those of other lengths."""
         arrays: dict[str, np.ndarray] = {}
+        constants: dict[str, np.ndarray] = {}
         if "obs_dict.pkl" in inside:
             path = folder / "obs_dict.pkl"
             states = load_pickle(path, self._limits)
@@ -109,12 +116,13 @@ class Bridge:
             names = safe_names(map(str, states))
             for key, value in states.items():
                 array = _numbers(value)
-                if array is not None and array.ndim and len(array) == length:
-                    arrays[names[str(key)]] = array
+                if array is not None:
+                    found = arrays if array.shape[:1] == (length,) else constants
+                    found[names[str(key)]] = array
         if "policy_out.pkl" in inside:
             path = folder / "policy_out.pkl"
             arrays["actions"] = _actions(path, load_pickle(path, self._limits), length)
-        return arrays
+        return arrays, {name: each for name, each in constants.items() if name not in arrays}
 
 
 def _actions(path: Path, steps: Any, length: int) -> np.ndarray:
