@@ -106,9 +106,11 @@ class RunLog:
 
     def __exit__(self, kind: type | None, error: BaseException | None, _: object) -> None:
         # A full disk has no room for the last line either; its own error goes on.
-        with suppress(OutputError) if kind else nullcontext():
-            self.write("end", how=_how(kind, error) if kind else "done")
-        os.close(self._file)
+        try:
+            with suppress(OutputError) if kind else nullcontext():
+                self.write("end", how=_how(kind, error) if kind else "done")
+        finally:
+            os.close(self._file)
 
     def write(self, event: str, **facts: Any) -> None:
         """Append one line.  Raises OutputError."""

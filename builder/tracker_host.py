@@ -51,9 +51,9 @@ def tracker_hosts(
     """Run as many tracker processes as an executor's settings ask for; yields their addresses.
 
     None where they ask for none.  ``tracker`` is what ``make_tracker``, which is picklable, makes
-    in each of them.  A process that dies, or
-    takes more than half of ``stall_seconds`` over one frame, is replaced; ``on_notice`` is told.
-    Raises ConfigError for a tracker that has to know which view it tracks.
+    in each of them.  A process that dies, or takes more than half of ``stall_seconds`` over one
+    frame, is replaced; ``on_notice`` is told.  Raises ConfigError for a tracker that has to know
+    which view it tracks.
     """
     count = getattr(own, "trackers", 0)
     if count and hasattr(tracker, "for_view"):

@@ -30,7 +30,7 @@ def tracking_plan(box: Letterbox | Stretch, tracker: TrackerPart) -> TrackingPla
         return TrackingPlan(box, box.content_to_img)
     height, width = box.source_shape
     numerator, denominator = box.sample_aspect_ratio
-    # The displayed size: the longer pixel side keeps its count, the other grows to match.
+    # The displayed size: rows keep their number, columns follow the shape of a pixel.
     shown = (height, max(1, round(width * numerator / denominator)))
     if isinstance(tracker.input, ShortSide):
         short = tracker.input.short_side

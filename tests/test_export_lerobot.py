@@ -389,3 +389,35 @@ def test_the_command(made, tmp_path, capsys):
     assert (
         "(4, 6)" in info_of(tmp_path / "out")["features"]["observation.vis.wrist"]["info"]["layout"]
     )
+
+
+def test_rows_that_were_not_recorded_do_not_count(tmp_path):
+    given = samples()
+    rows = np.concatenate([sample.arrays[None, "actions"] for sample in given])
+    for sample in given:
+        missing = np.full((1, 3), np.nan, np.float32)
+        sample.arrays[None, "actions"] = np.concatenate(
+            [sample.arrays[None, "actions"][:-1], missing]
+        )
+    export_lerobot(written(tmp_path / "in", given), tmp_path / "out")
+    found = json.loads((tmp_path / "out" / "meta" / "stats.json").read_text(), parse_constant=fail)
+    ends = np.cumsum([sample.length for sample in given]) - 1
+    kept = np.delete(rows, ends, axis=0).astype(np.float64)
+    assert found["action"]["count"] == [len(kept)]
+    np.testing.assert_allclose(found["action"]["mean"], kept.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(found["action"]["std"], kept.std(0), rtol=1e-6)
+
+
+def fail(word):
+    raise ValueError(f"{word} is no JSON")
+
+
+def test_parts_without_a_number_leave_the_others_as_they_are():
+    nothing, rows = np.full((1, 2), np.nan), np.array([[1.0, 2.0], [3.0, 5.0]])
+    merged, whole = (
+        merge([summarize(nothing), summarize(rows), summarize(nothing)]),
+        summarize(rows),
+    )
+    for key, value in whole.items():
+        np.testing.assert_array_equal(merged[key], value)
+    assert merge([summarize(nothing)])["count"] == [0]

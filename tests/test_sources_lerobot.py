@@ -304,3 +304,14 @@ def test_a_start_that_is_no_number_is_refused(tmp_path):
     edit_rows(tmp_path, lambda rows: rows[1].update({f"videos/{TOP}/from_timestamp": float("nan")}))
     with pytest.raises(SourceError, match=f"from_timestamp of {TOP} is nan"):
         list(LeRobot(tmp_path).refs())
+
+
+def test_a_column_of_numbers_that_holds_texts_is_refused(tmp_path):
+    root = write_v21(tmp_path)
+    path = root / "data" / "chunk-000" / "episode_000001.parquet"
+    table = pq.read_table(path)
+    at = table.column_names.index("episode_index")
+    texts = pa.array(["1"] * len(table))
+    pq.write_table(table.set_column(at, "episode_index", texts), path)
+    with pytest.raises(DecodeError, match=r"episode_000001\.parquet"):
+        opened(root, 1).__enter__()

@@ -75,7 +75,7 @@ class Host:
             if kind == "progress":
                 latest = [packed]
             elif kind != "ready":
-                self._finished += 1
+                self._finished, self._failed_starts = self._finished + 1, 0
                 if self._finished == TASKS_PER_WORKER:
                     self.close()
                 return self._over([*latest, packed])

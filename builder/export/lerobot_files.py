@@ -159,8 +159,15 @@ def _column(values: np.ndarray) -> pa.Array:
 
 
 def summarize(values: np.ndarray, axes: tuple[int, ...] = (0,)) -> Stats:
-    """Return statistics of (rows, ...) over ``axes``, kept as 1, the first one dropped."""
+    """Return statistics of (rows, ...) over ``axes``, kept as 1, the first one dropped.
+
+    Rows with NaN or infinity, such as an action that was not recorded, do not count; JSON has no
+    such numbers.  Without any other the statistics are 0, of 0 rows.
+    """
     rows = np.asarray(values, np.float64)
+    rows = rows[np.isfinite(rows).reshape(len(rows), -1).all(axis=1)]
+    count = len(rows)
+    rows = rows if count else np.zeros((1, *rows.shape[1:]))
     found = {
         "min": rows.min(axes, keepdims=True),
         "max": rows.max(axes, keepdims=True),
@@ -169,7 +176,7 @@ def summarize(values: np.ndarray, axes: tuple[int, ...] = (0,)) -> Stats:
     }
     quantiles = np.quantile(rows, list(_QUANTILES.values()), axes, keepdims=True)
     found |= dict(zip(_QUANTILES, quantiles, strict=True))
-    return {**{key: value[0] for key, value in found.items()}, "count": np.array([len(rows)])}
+    return {**{key: value[0] for key, value in found.items()}, "count": np.array([count])}
 
 
 def merge(parts: Sequence[Stats]) -> Stats:
@@ -177,8 +184,9 @@ def merge(parts: Sequence[Stats]) -> Stats:
 
     Exact but for the quantiles, which are the parts' weighted means, as in LeRobot.
     """
+    parts = [part for part in parts if part["count"][0]] or parts[:1]
     counts = np.array([part["count"][0] for part in parts])
-    shares = counts / counts.sum()
+    shares = counts / max(1, counts.sum())
     each = {key: np.stack([part[key] for part in parts]) for key in parts[0] if key != "count"}
 
     def mean(values: np.ndarray) -> np.ndarray:

@@ -110,7 +110,7 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         with pq.ParquetFile(path) as file:
             yield file
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, TypeError) as error:
         raise DecodeError(
             f"{printable_path(path)}: not a whole Parquet file ({error}); get the file again"
         ) from None
