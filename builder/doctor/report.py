@@ -194,10 +194,10 @@ def _effect(axis: str, scale: float) -> list[str]:
 def _motion_findings(view: ViewReport) -> Iterator[tuple[bool, str]]:
     now = view.now
     if now.clipped_share > CLIPPED_HURTS:
-        cure = "where='clipped < 0.1' leaves out windows in which many points leave the picture"
+        cure = f"leave out windows that points move out of: where='clipped < {CLIPPED_HURTS}'"
         yield True, f"{now.clipped_share:.1%} of all coordinates are clipped at the edge; {cure}"
     if now.saturated_share > SATURATED_HURTS:
-        cure = "use a smaller frame step or img_shape, or where='saturated < 0.1'"
+        cure = f"use a smaller frame step or img_shape, or where='saturated < {SATURATED_HURTS}'"
         share = f"{now.saturated_share:.1%} of all steps"
         yield True, f"{share} exceed the loss window of +-7 px; {cure}"
     if now.zero_class_share > ZERO_CLASS_NOTE:
