@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from builder.dataset import open_dataset
-from builder.errors import DatasetError
+from builder.errors import ConfigError, DatasetError
+from builder.stores.hdf5 import Hdf5Store
+from builder.testing.samples import Sample, sample_dataset
 
 pytest.importorskip("torch")
 
-from builder.training import WindowDataset
+from builder.training import MixtureDataset, WindowDataset
 from builder.training.episodes import older_steps
 
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -59,3 +61,24 @@ def test_a_sample_with_a_point_that_is_no_number_is_refused(tmp_path, bad, axis,
     assert windows[1]["traj"].isfinite().all()
     with pytest.raises(DatasetError, match=r"a.hdf5, view front: tracks hold NaN or infinity"):
         windows[2]
+
+
+def test_older_files_have_nothing_to_verify(tmp_path):
+    with h5py.File(tmp_path / "a.hdf5", "w") as file:
+        file["root/front/tracks"] = np.full((6, 4, 9, 2), 30, np.float32)
+    windows = WindowDataset(open_dataset(tmp_path, (72, 100)), verify=True)
+    with pytest.raises(ConfigError, match="older files have no digests to verify"):
+        windows[0]
+
+
+def test_a_mixture_of_parts_with_and_without_frames_is_refused(tmp_path):
+    with h5py.File(tmp_path / "a.hdf5", "w") as file:
+        file["root/front/tracks"] = np.full((6, 4, 6, 2), 10, np.float32)
+    older = WindowDataset(open_dataset(tmp_path, (24, 40)))
+    sample_dataset(tmp_path / "new", Hdf5Store(tmp_path / "new"), [Sample("a")])
+    newer = open_dataset(tmp_path / "new")
+    parts = {"older": older, "newer": WindowDataset(newer, views=["front"])}
+    with pytest.raises(ConfigError, match=r"older and newer .*: images none and uint8"):
+        MixtureDataset(parts)
+    parts["newer"] = WindowDataset(newer, views=["front"], images="none")
+    assert MixtureDataset(parts)[0]["traj"].shape == (1, 4, 6, 2)

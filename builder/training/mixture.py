@@ -125,7 +125,7 @@ def _refuse_different(parts: Mapping[str, WindowDataset]) -> None:
             "horizon": part.horizon,
             "points": part.num_points,
             "views": tuple(part.views),
-            "images": part.options.images,
+            "images": part.options.images if "images" in part[0] else "none",
             "history": part.options.history,
         }
         for name, part in parts.items()
@@ -137,5 +137,5 @@ def _refuse_different(parts: Mapping[str, WindowDataset]) -> None:
             said = "; ".join(f"{key} {expected[key]} and {found[key]}" for key in differing)
             raise ConfigError(
                 f"{first} and {name} give different samples: {said}. Give both WindowDatasets the "
-                "same img_shape, resample, points and view_map"
+                "same img_shape, resample, points, view_map, images and history"
             )

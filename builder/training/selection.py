@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from builder.checks import check_digest
 from builder.dataset import Dataset, EpisodeData
 from builder.errors import ConfigError, DatasetError
+from builder.legacy.reader import UNSEALED
 from builder.splits import read_splits
 from builder.training.options import WindowOptions
 
@@ -79,11 +81,22 @@ def _in_split(dataset: Dataset, split: str | None) -> list[str]:
     return ids
 
 
-def verify(episode: EpisodeData) -> None:
-    """Compare every stored array with its digest; raises DatasetError naming the first wrong."""
+def verify(episode: EpisodeData, path: Path) -> None:
+    """Compare every stored array with its digest; ``path`` is the dataset's.
+
+    Raises DatasetError naming the first that is wrong, ConfigError for older files.
+    """
     meta = episode.meta
+    if meta.digest == UNSEALED:
+        raise ConfigError(
+            f"{path}: older files have no digests to verify; leave verify out, or run letterset "
+            "migrate"
+        )
     for view, arrays in [(None, meta.arrays), *((v.name, v.arrays) for v in meta.views)]:
         for name, array in arrays.items():
             for complaint in check_digest(episode.reader, view, name, array):
                 where = name if view is None else f"{view}/{name}"
-                raise DatasetError(f"episode {meta.id} is damaged: {where}: {complaint}")
+                raise DatasetError(
+                    f"{path}: episode {meta.id} is damaged: {where}: {complaint}; run letterset "
+                    f"repair {path}, then build again"
+                )

@@ -221,7 +221,7 @@ class WindowDataset(Shared):
             self._recent.move_to_end(key)
             return self._recent[key]
         if self.options.verify:
-            verify(episode)
+            verify(episode, self.dataset.path)
         meta = self.dataset.meta
         cut = meta.start_every if meta.mode == "episode" else None
         views = {
