@@ -271,6 +271,21 @@ def test_episodes_that_are_not_there_are_named(how, match):
         list(Selected(Listing(), Selection(**how)).refs())
 
 
+def test_a_number_that_is_one_episode_and_names_another_is_refused():
+    class Numbered:
+        def refs(self):
+            for k in range(1, 4):
+                yield EpisodeRef(f"{k}-0", str(k), k)
+
+    def chosen(*episodes):
+        return [ref.locator for ref in Selected(Numbered(), Selection(episodes=episodes)).refs()]
+
+    with pytest.raises(SourceError, match=r"2 is the position of one.*the path.*at 1; .*2:3.*2-0"):
+        chosen("2")
+    assert chosen("2-0") == [2]
+    assert chosen("2:3") == chosen(2) == [3]
+
+
 @given(
     have=st.lists(st.integers(0, 200), min_size=1, max_size=20).map(sorted),
     wanted=st.lists(st.integers(-20, 220), max_size=20),

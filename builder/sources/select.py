@@ -81,11 +81,19 @@ class Selected:
     def refs(self) -> Iterator[EpisodeRef]:
         """List the selected episodes in the source's order.
 
-        Raises SourceError when an episode asked for by name is not there, or none is left.
+        Raises SourceError when an episode asked for by name is not there, when a number is
+        the position of one and the path of another, or none is left.
         """
         missing = {name for name in self.how.episodes if not _range_of(name)}
+        numbers = {item for item in self.how.episodes if str(item).isdecimal()}
         empty = True
         for position, ref in enumerate(self._globbed()):
+            if ref.path in numbers and int(ref.path) != position:
+                raise SourceError(
+                    f"episodes: {ref.path} is the position of one episode and the path of the one "
+                    f"at {position}; give the range {int(ref.path)}:{int(ref.path) + 1} for the "
+                    f"first, the id {ref.id} for the second"
+                )
             names = missing & {ref.id, ref.path}
             if names or self._in_ranges(position):
                 empty = False
