@@ -229,8 +229,13 @@ def test_an_orientation_set_by_hand_replaces_what_the_source_says(said, set_to, 
     for how in (set_to, {"main": set_to}):
         info = select(episode(main=source), Selection(orientation=how)).views["main"].info
         assert (info.orientation, info.sample_aspect_ratio) == (set_to, aspect)
-    other = select(episode(main=source), Selection(orientation={"wrist": set_to}))
-    assert other.views["main"].info.orientation == said
+    how = Selection(orientation={"wrist": set_to}, views=("main", "wrist"), missing_views="skip")
+    assert select(episode(main=source), how).views["main"].info.orientation == said
+
+
+def test_an_orientation_of_a_view_that_is_not_there_is_refused():
+    with pytest.raises(SourceError, match=r"orientation names \['wirst'\], .* \['main', 'wrist'\]"):
+        select(episode(main=stream(4), wrist=stream(4)), Selection(orientation={"wirst": "rot180"}))
 
 
 class Listing:

@@ -187,6 +187,12 @@ def _choose(episode: Episode, how: Selection) -> dict[str, FrameStream]:
     chosen = {
         name: episode.views[name] for name in how.views or episode.views if name in episode.views
     }
+    turned = {*how.orientation} if isinstance(how.orientation, dict) else set()
+    if odd := sorted(turned - {*how.views} - {*episode.views}):
+        raise SourceError(
+            f"orientation names {odd}, the episode has the views {list(episode.views)}; where they "
+            f"may be missing, list them in views and set missing_views"
+        )
     if not chosen:
         raise SourceError(f"none of the views {list(how.views)}: it has {list(episode.views)}")
     return chosen
