@@ -181,10 +181,15 @@ def test_workers_and_pickles(dataset):
 def test_what_cannot_be_given_is_refused(dataset):
     with pytest.raises(ConfigError, match="longer than the stored 8"):
         WindowDataset(dataset, horizon=9)
-    with pytest.raises(ConfigError, match=r"3 of 3 episodes lack .* lacks \['wrist'\]"):
+    with pytest.raises(ConfigError, match=r"3 of 3 .* lacks \['wrist'\]; choose from \['main'\]"):
         WindowDataset(dataset, views=["wrist"])
-    with pytest.raises(DatasetError, match="none of 3 episodes has views"):
-        WindowDataset(dataset, views=["wrist"], missing="skip")
+    for missing in ("skip", "mask"):
+        with pytest.raises(DatasetError, match=r"none of 3 .* \['wrist'\]; there are \['main'\]"):
+            WindowDataset(dataset, views=["wrist"], missing=missing)
+    with pytest.raises(ConfigError, match=r"views names one twice"):
+        WindowDataset(dataset, views=["main", "main"])
+    with pytest.raises(ConfigError, match=r"one step cannot be resampled to 4"):
+        WindowDataset(dataset, horizon=1, resample=4)
     with pytest.raises(ConfigError, match=r"horizn: unknown key \(did you mean 'horizon'"):
         WindowDataset(dataset, horizn=4)
     with pytest.raises(ConfigError, match="not both"):

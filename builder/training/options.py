@@ -76,6 +76,10 @@ class WindowOptions(Record):
     def _one_way_to_name_views(self) -> WindowOptions:
         if self.views and self.view_map:
             raise ValueError("give views or view_map, not both")
+        if self.views and len({*self.views}) < len(self.views):
+            raise ValueError(f"views names one twice: {list(self.views)}; view_map can repeat one")
+        if self.horizon == 1 and (self.resample or 1) > 1:
+            raise ValueError(f"one step cannot be resampled to {self.resample}: read 2 or more")
         return self
 
     @property
