@@ -16,47 +16,11 @@ from builder.stores.hdf5_disk import Disk
 from builder.stores.hdf5_layout import Hdf5Place
 from builder.stores.hdf5_reader import Hdf5Reader
 from builder.stores.layout import METADATA, view_attrs
-from builder.stores.writing import FileStore, FileWriter, Layout
-from schemas.base import Record
+from builder.stores.writing import FileStore, FileWriter
 from schemas.dataset import EpisodeMeta
 
 # Data begin at multiples of a cache line, so that a memory map of any dtype is aligned.
 ALIGNMENT = 64
-
-
-class Hdf5Store(FileStore):
-    """One HDF5 file per episode below ``folder/episodes``; temporaries in ``folder/tmp``."""
-
-    place = "episodes"
-    suffix: ClassVar = ".hdf5"
-
-    class Config(Record):
-        """No settings of its own."""
-
-    def begin(self, episode_id: str, layout: Layout, *, replace: bool = False) -> Hdf5Writer:
-        """Start an episode with the given arrays by view (None: the root).
-
-        Raises OutputError when it exists and ``replace`` is False, or when the folder cannot be
-        written, and ValueError for a layout that cannot be stored.
-        """
-        return Hdf5Writer(self, episode_id, layout, replace)
-
-    def open(self, episode_id: str) -> Hdf5Reader:
-        """Open a committed episode.  Raises DatasetError naming the file."""
-        return Hdf5Reader(self.path(episode_id), episode_id, self.record)
-
-    def has(self, episode_id: str) -> bool:
-        """Tell whether a committed episode is there; does not verify it."""
-        return self.path(episode_id).is_file()
-
-    def ids(self) -> Iterator[str]:
-        """Yield the ids of all committed episodes, sorted; temporaries never."""
-        root = self.folder / self.place
-        found = []
-        for folder, _, names in os.walk(root):
-            place = Path(folder).relative_to(root)
-            found += [place / name for name in names if name.endswith(self.suffix)]
-        yield from sorted(path.as_posix().removesuffix(self.suffix) for path in found)
 
 
 class Hdf5Writer(FileWriter):
@@ -100,3 +64,28 @@ class Hdf5Writer(FileWriter):
         with super()._errors():
             yield
             self._disk.check()
+
+
+class Hdf5Store(FileStore):
+    """One HDF5 file per episode below ``folder/episodes``; temporaries in ``folder/tmp``."""
+
+    place = "episodes"
+    writer: ClassVar = Hdf5Writer
+    suffix: ClassVar = ".hdf5"
+
+    def open(self, episode_id: str) -> Hdf5Reader:
+        """Open a committed episode.  Raises DatasetError naming the file."""
+        return Hdf5Reader(self.path(episode_id), episode_id, self.record)
+
+    def has(self, episode_id: str) -> bool:
+        """Tell whether a committed episode is there; does not verify it."""
+        return self.path(episode_id).is_file()
+
+    def ids(self) -> Iterator[str]:
+        """Yield the ids of all committed episodes, sorted; temporaries never."""
+        root = self.folder / self.place
+        found = []
+        for folder, _, names in os.walk(root):
+            place = Path(folder).relative_to(root)
+            found += [place / name for name in names if name.endswith(self.suffix)]
+        yield from sorted(path.as_posix().removesuffix(self.suffix) for path in found)

@@ -24,6 +24,7 @@ from builder.stores.staging import (
     refuse_existing,
     stage,
 )
+from schemas.base import Record
 from schemas.dataset import ArrayMeta, EpisodeId, EpisodeMeta, Name
 
 _EPISODE_ID: TypeAdapter[str] = TypeAdapter(EpisodeId)
@@ -57,6 +58,10 @@ class FileStore:
 
     place: str
     suffix: ClassVar[str]
+    writer: ClassVar[type[FileWriter]]
+
+    class Config(Record):
+        """No settings of its own."""
 
     def __init__(
         self, folder: Path | str, *, place: str | None = None, record: Any = EpisodeMeta
@@ -71,6 +76,14 @@ class FileStore:
         except ValidationError as error:
             raise DatasetError(f"{episode_id!r}: {error.errors()[0]['msg']}") from None
         return self.folder / self.place / f"{checked}{self.suffix}"
+
+    def begin(self, episode_id: str, layout: Layout, *, replace: bool = False) -> FileWriter:
+        """Start an episode with the given arrays by view (None: the root).
+
+        Raises OutputError when it exists and ``replace`` is False, or when the folder cannot be
+        written, and ValueError for a layout that cannot be stored.
+        """
+        return self.writer(self, episode_id, layout, replace)
 
     def leftovers(self, *, remove: bool = False) -> list[Path]:
         """List (and remove) the temporary files of dead runs; never those of live ones."""

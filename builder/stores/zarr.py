@@ -14,47 +14,10 @@ from builder.records import stored_form
 from builder.stores.columns import Put, make_column
 from builder.stores.layout import METADATA, U16_ATTRS, view_attrs
 from builder.stores.staging import fsync_folder, write_all
-from builder.stores.writing import FileStore, FileWriter, Layout
+from builder.stores.writing import FileStore, FileWriter
 from builder.stores.zarr_layout import META_FILE, Grid, group_json, pack
 from builder.stores.zarr_reader import ZarrReader
-from schemas.base import Record
 from schemas.dataset import EpisodeMeta
-
-
-class ZarrStore(FileStore):
-    """One folder per episode below ``folder/episodes.zarr``; temporaries in ``folder/tmp``."""
-
-    place = "episodes.zarr"
-    suffix: ClassVar = ""
-
-    class Config(Record):
-        """No settings of its own."""
-
-    def begin(self, episode_id: str, layout: Layout, *, replace: bool = False) -> ZarrWriter:
-        """Start an episode with the given arrays by view (None: the root).
-
-        Raises OutputError when it exists and ``replace`` is False, or when the folder cannot be
-        written, and ValueError for a layout that cannot be stored.
-        """
-        return ZarrWriter(self, episode_id, layout, replace)
-
-    def open(self, episode_id: str) -> ZarrReader:
-        """Open a committed episode.  Raises DatasetError naming the file."""
-        return ZarrReader(self.path(episode_id) / META_FILE, episode_id, self.record)
-
-    def has(self, episode_id: str) -> bool:
-        """Tell whether a committed episode is there; does not verify it."""
-        return (self.path(episode_id) / META_FILE).is_file()
-
-    def ids(self) -> Iterator[str]:
-        """Yield the ids of all committed episodes, sorted; temporaries never."""
-        root = self.folder / self.place
-        found = []
-        for folder, below, names in os.walk(root):
-            if META_FILE in names:
-                found.append(Path(folder).relative_to(root).as_posix())
-                below.clear()
-        yield from sorted(found)
 
 
 class ZarrWriter(FileWriter):
@@ -92,6 +55,32 @@ class ZarrWriter(FileWriter):
     def _release(self) -> None:
         for place in self._places:
             place.close()
+
+
+class ZarrStore(FileStore):
+    """One folder per episode below ``folder/episodes.zarr``; temporaries in ``folder/tmp``."""
+
+    place = "episodes.zarr"
+    writer: ClassVar = ZarrWriter
+    suffix: ClassVar = ""
+
+    def open(self, episode_id: str) -> ZarrReader:
+        """Open a committed episode.  Raises DatasetError naming the file."""
+        return ZarrReader(self.path(episode_id) / META_FILE, episode_id, self.record)
+
+    def has(self, episode_id: str) -> bool:
+        """Tell whether a committed episode is there; does not verify it."""
+        return (self.path(episode_id) / META_FILE).is_file()
+
+    def ids(self) -> Iterator[str]:
+        """Yield the ids of all committed episodes, sorted; temporaries never."""
+        root = self.folder / self.place
+        found = []
+        for folder, below, names in os.walk(root):
+            if META_FILE in names:
+                found.append(Path(folder).relative_to(root).as_posix())
+                below.clear()
+        yield from sorted(found)
 
 
 class ZarrPlace:
