@@ -20,7 +20,7 @@ def check_beside(
 
     ``ids`` are the dataset's; None when they are not known.
     """
-    yield from ((where, message, False) for where, message in check_tables(folder))
+    yield from check_tables(folder)
     for name in _lost_layers(folder):
         text = "layer.json is missing: restore it, or delete the folder and make it again"
         yield f"{LAYERS}/{name}", text, False

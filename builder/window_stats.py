@@ -180,15 +180,20 @@ def _column(file: Any, name: str) -> np.ndarray:
     return values
 
 
-def check_tables(folder: Path) -> Iterator[tuple[str, str]]:
-    """Yield (where, complaint) for each damaged table of a dataset folder."""
+def check_tables(folder: Path) -> Iterator[tuple[str, str, bool]]:
+    """Yield (where, message, whether it is only a note) for tables that are damaged or old."""
     for path in sorted((folder / "stats").glob("windows*.hdf5")):
+        where, again = f"stats/{path.name}", "run letterset stats again"
         try:
             with h5py.File(path, "r", locking="best-effort") as file:
-                for name in _TABLE.names or ():
+                names = _TABLE.names or ()
+                if not any("sha256" in file[name].attrs for name in names):
+                    yield where, f"it is out of date, it has no digests: {again}", True
+                    continue
+                for name in names:
                     _column(file, name)
         except _DAMAGE as error:
-            yield f"stats/{path.name}", f"it is damaged: {error}; run letterset stats again"
+            yield where, f"it is damaged: {error}; {again}", False
 
 
 class Table:

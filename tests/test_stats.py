@@ -155,6 +155,15 @@ def test_any_flipped_byte_of_a_column_is_found(dataset):
                 read_columns(dataset, COLUMNS, VIEWS)
 
 
+def test_a_table_without_digests_is_out_of_date(dataset):
+    with h5py.File(write_window_stats(dataset), "r+") as file:
+        for name in file:
+            del file[name].attrs["sha256"]
+    (problem,) = validate(dataset.path)
+    assert problem.note
+    assert "out of date" in str(problem)
+
+
 def test_damaged_rows_are_computed_again(dataset):
     first = write_window_stats(dataset).read_bytes()
     episode = dataset["b"]
