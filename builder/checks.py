@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from builder.errors import DatasetError
-from builder.stores.base import EpisodeReader
+from builder.stores.base import EpisodeReader, arrays_by_view
+from builder.stores.reading import blocks
 from builder.windows import window_starts
 from schemas.dataset import ArrayMeta, EpisodeMeta, ViewMeta
 
@@ -18,7 +19,6 @@ REQUIRED = ("tracks", "vis", "starts", "queries", "timestamps")
 # Query points are computed in float64 and stored in float32; u16 tracks are 1/128 px off.
 _QUERY_TOLERANCE_PX = 1e-3
 _U16_TOLERANCE_PX = 1 / 128 + _QUERY_TOLERANCE_PX
-_BLOCK_BYTES = 4 << 20
 
 
 def check_view(
@@ -59,6 +59,16 @@ def check_digest(
             f"its bytes changed after they were written: sha256 is {digest.hexdigest()[:12]}..., "
             f"expected {array.sha256[:12]}..."
         )
+
+
+def check_digests(reader: EpisodeReader) -> list[str]:
+    """Compare all arrays of an episode with their digests; returns complaints."""
+    return [
+        f"{name if view is None else f'{view}/{name}'}: {text}"
+        for view, arrays in arrays_by_view(reader.meta).items()
+        for name, array in arrays.items()
+        for text in check_digest(reader, view, name, array)
+    ]
 
 
 def _expected(
@@ -123,7 +133,7 @@ class _Values:
         queries = self._stored_queries()
         if queries is not None and tracks.shape[2] != queries.shape[0]:
             queries = None
-        for at, block in _blocks(tracks):
+        for at, block in blocks(tracks):
             if not np.isfinite(block).all():
                 yield f"numbers are not finite, first in window {at + _first(~np.isfinite(block))}"
             if queries is not None:
@@ -135,14 +145,14 @@ class _Values:
 
     def vis(self, vis: Any) -> Iterator[str]:
         """Check for 0 and 1."""
-        for at, block in _blocks(vis):
+        for at, block in blocks(vis):
             if (block > 1).any():
                 yield f"expected 0 or 1, got {block.max()} near window {at + _first(block > 1)}"
                 return
 
     def conf(self, conf: Any) -> Iterator[str]:
         """Check for numbers from 0 to 1."""
-        for at, block in _blocks(conf):
+        for at, block in blocks(conf):
             off = ~((block >= 0) & (block <= 1))
             if off.any():
                 yield f"expected numbers from 0 to 1, see window {at + _first(off)}"
@@ -184,14 +194,6 @@ class _Values:
             return self.reader.array(self.view.name, "queries")
         except (KeyError, DatasetError):
             return None  # told where the queries are checked
-
-
-def _blocks(array: Any) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield (first row, rows) in blocks of bounded size."""
-    row_bytes = array.dtype.itemsize * int(np.prod(array.shape[1:], dtype=np.int64))
-    rows = max(1, _BLOCK_BYTES // max(1, row_bytes))
-    for at in range(0, len(array), rows):
-        yield at, array[at : at + rows]
 
 
 def _first(mask: np.ndarray) -> int:

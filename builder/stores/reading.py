@@ -23,6 +23,17 @@ if TYPE_CHECKING:
 _PIECE_BYTES = 4 << 20
 
 
+def blocks(array: Any) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield (first row, rows) of an array, in pieces of bounded size; a scalar whole."""
+    if not array.shape:
+        yield 0, np.asarray(array)
+        return
+    row_bytes = array.dtype.itemsize * int(np.prod(array.shape[1:], dtype=np.int64))
+    rows = max(1, _PIECE_BYTES // max(1, row_bytes))
+    for at in range(0, len(array), rows):
+        yield at, np.asarray(array[at : at + rows])
+
+
 class FileReader(ABC):
     """One stored episode.  Safe to fork, small to pickle (it opens the file again)."""
 
@@ -30,7 +41,7 @@ class FileReader(ABC):
 
     def __init__(self, path: Path, episode_id: str, record: Any = EpisodeMeta) -> None:
         self.path, self.episode_id, self._record = path, episode_id, record
-        self._stamp = _stamp(path)
+        self._stamp = file_stamp(path)
         self._text = self._metadata()
         self.meta = parse_record(record, self._text, str(path))
         if self.meta.id != episode_id:
@@ -75,7 +86,7 @@ class FileReader(ABC):
 
         What this one has read and checked, that one need not.
         """
-        if self._stamp is None or _stamp(self.path) != self._stamp:
+        if self._stamp is None or file_stamp(self.path) != self._stamp:
             return None
         twin = object.__new__(type(self))
         twin.__dict__.update(self.__dict__)
@@ -148,7 +159,7 @@ class FileReader(ABC):
         return decode_jpeg(data[begin:end], shape, f"{self.path}: {name}[{row}]")
 
 
-def _stamp(path: Path) -> tuple[int, ...] | None:
+def file_stamp(path: Path) -> tuple[int, ...] | None:
     """Return what changes when a file is written or replaced; None where there is none."""
     try:
         found = os.stat(path)

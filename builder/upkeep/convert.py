@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from builder.catalog import Catalog, index_line
-from builder.checks import check_digest
+from builder.checks import check_digests
 from builder.dataset import Dataset, store_at
 from builder.errors import ConfigError, StoreError
 from builder.records import record_data
@@ -25,12 +25,12 @@ from builder.stores.base import (
     Store,
     arrays_by_view,
 )
+from builder.stores.reading import blocks
 from builder.upkeep.belongings import carry_along
 from builder.validate import check_episode
 from schemas.config import StorePart
 from schemas.dataset import ArrayMeta, DatasetMeta, EpisodeMeta
 
-_BLOCK_BYTES = 4 << 20
 _TRACK_CODECS = {"f32": "raw", "u16": "u16"}
 _U16_ERROR_PX = 1 / 128
 
@@ -120,7 +120,7 @@ def _convert(
 ) -> EpisodeMeta:
     """Copy one episode and compare it.  Raises StoreError when it cannot be or is not equal."""
     meta = reader.meta
-    if damage := _damage(reader):
+    if damage := check_digests(reader):
         raise StoreError(f"{reader.path} is damaged: {'; '.join(damage)}")
     layout = {view: _layout(arrays, part, asked) for view, arrays in arrays_by_view(meta).items()}
     if part.frames.codec != "none" and "frames" in asked:
@@ -141,16 +141,6 @@ def _convert(
         if problems:
             raise StoreError("; ".join(problems))
         return written.meta
-
-
-def _damage(reader: EpisodeReader) -> list[str]:
-    """Compare an episode with its digests: what is written from it will have new ones."""
-    return [
-        f"{name if view is None else f'{view}/{name}'}: {text}"
-        for view, arrays in arrays_by_view(reader.meta).items()
-        for name, array in arrays.items()
-        for text in check_digest(reader, view, name, array)
-    ]
 
 
 def _layout(
@@ -205,17 +195,6 @@ def _cut(pieces: Iterator[bytes], sizes: np.ndarray) -> Iterator[bytes]:
             rest += next(pieces)
         yield rest[:size]
         rest = rest[size:]
-
-
-def blocks(array: Any) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield (first row, rows) of an array, in pieces of bounded size; a scalar whole."""
-    if not array.shape:
-        yield 0, np.asarray(array)
-        return
-    row_bytes = array.dtype.itemsize * int(np.prod(array.shape[1:], dtype=np.int64))
-    rows = max(1, _BLOCK_BYTES // max(1, row_bytes))
-    for at in range(0, len(array), rows):
-        yield at, np.asarray(array[at : at + rows])
 
 
 def _with_arrays(
