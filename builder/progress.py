@@ -59,8 +59,10 @@ class Progress:
         quiet: bool = False,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
+        task: str = "build",
     ) -> None:
         stream = stream or sys.stderr
+        self._task = task
         self._view: _View = _Nothing()
         if not quiet:
             self._view = _Bar(stream) if stream.isatty() else _Lines(stream, clock)
@@ -75,10 +77,10 @@ class Progress:
         self._view.close()
 
     def start(self, todo: int, done: int) -> None:
-        """Begin: ``todo`` episodes to build, ``done`` already there."""
+        """Begin: ``todo`` episodes to build (or what ``task`` says), ``done`` already there."""
         self._tally = Tally(todo)
         there = f"; {done} already there" if done else ""
-        self._view.line(f"{todo} {'episode' if todo == 1 else 'episodes'} to build{there}")
+        self._view.line(f"{count(todo, 'episode')} to {self._task}{there}")
         self._view.start(self._tally)
 
     def event(self, event: Outcome | Sign) -> None:

@@ -95,6 +95,12 @@ def test_quiet_writes_nothing(capfd):
     assert capfd.readouterr() == ("", "")
 
 
+def test_the_task_is_named(capfd):
+    with Progress(task="track") as progress:
+        progress.start(2, 0)
+    assert "2 episodes to track\n" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(("todo", "text"), [(1, "1 episode to build\n"), (0, "0 episodes")])
 def test_first_line(todo, text):
     stream = io.StringIO()

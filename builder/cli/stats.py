@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from builder.cli.common import add_json, say, table
+from builder.cli.common import add_json, one_of, say, table
 from builder.wording import count
 
 HELP = "statistics of windows and arrays"
@@ -35,9 +35,13 @@ def run(args: argparse.Namespace) -> int:
     """Compute and print; returns 0."""
     from builder.array_stats import array_stats, quantiles
     from builder.dataset import open_dataset
+    from builder.layers import layer_names
     from builder.window_stats import COLUMNS, read_columns, write_window_stats
 
-    dataset = open_dataset(Path(args.dataset), tracks=args.tracks)
+    folder = Path(args.dataset)
+    if args.tracks is not None:
+        one_of(layer_names(folder), args.tracks, "layer", folder)
+    dataset = open_dataset(folder, tracks=args.tracks)
     path = write_window_stats(dataset)
     views = sorted({name for names in dataset.index.view_sets for name in names})
     windows = read_columns(dataset, COLUMNS, views).by_window()

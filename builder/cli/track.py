@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     from builder.upkeep.retrack import track
 
     parts = read_parts(Path(args.dataset), args.overrides)
-    with Progress(quiet=args.quiet or args.json) as progress:
+    with Progress(quiet=args.quiet or args.json, task="track") as progress:
         done = track(
             args.dataset,
             args.name,
