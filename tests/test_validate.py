@@ -337,6 +337,28 @@ def test_a_layer_without_its_metadata_is_found(dataset):
     ]
 
 
+@pytest.mark.parametrize("damage", ["byte", "file"])
+def test_repair_moves_damaged_parts_of_layers_away(dataset, damage):
+    base = Hdf5Store(dataset)
+    with LayerWriter(dataset, "more") as layer:
+        for key in ("a", "b/c"):
+            with closing(base.open(key)) as reader:
+                layer.write(reader.meta, {None: {"number": np.full(3, 7.0)}})
+    path = dataset / "layers/more/b/c.hdf5"
+    data = path.read_bytes()
+    at = data.index(np.full(3, 7.0).tobytes())
+    flipped = data[:at] + b"x" + data[at + 1 :]
+    path.write_bytes(b"" if damage == "file" else flipped)
+    done = repair(dataset)
+    assert done.kept == ("a", "b/c")
+    assert list(done.dropped) == ["layers/more/b/c.hdf5"]
+    assert (dataset / "damaged/layers/more/b/c.hdf5.damaged").exists()
+    assert not [problem for problem in validate(dataset) if not problem.note]
+    with LayerWriter(dataset, "more") as layer, closing(base.open("b/c")) as reader:
+        assert not layer.has(reader.meta)
+    assert repair(dataset).dropped == {}
+
+
 def test_leftovers_are_notes(dataset):
     staged = stage(dataset / "tmp", ".h5")
     assert validate(dataset) == []

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from builder.catalog import all_locks, index_line, load_meta, read_index
+from builder.checks import check_digests
 from builder.dataset import store_at
 from builder.errors import DatasetError
+from builder.layers import layer_names, layer_store
 from builder.records import parse_record
+from builder.stores.staging import fsync_folder, make_folders, output_errors
 from builder.upkeep.finalize import replace_lines
 from builder.validate import check_episode
 from schemas.dataset import FailureLine, IndexLine
@@ -28,8 +32,9 @@ def repair(path: Path | str) -> Repair:
     """Rebuild the index of a dataset; damaged episodes are moved to ``damaged/``.
 
     Every byte of every episode is verified before one is moved.  What was moved away is
-    built again by the next build.  Raises DatasetError when the dataset itself cannot be read
-    and OutputError when it is being written or cannot be.
+    built again by the next build.  Damaged parts of layers are moved away as well.  Raises
+    DatasetError when the dataset itself cannot be read and OutputError when it is being
+    written or cannot be.
     """
     folder = Path(path)
     meta, store = load_meta(folder), store_at(folder)
@@ -52,6 +57,8 @@ def repair(path: Path | str) -> Repair:
         for episode_id in sorted(listed - {*stored}):
             dropped[episode_id] = "it was listed, but there is no such episode"
         dropped |= _drop_failures(folder)
+        for name in layer_names(folder):
+            dropped |= _repair_layer(folder, name)
         replace_lines(folder, "index", kept)
     return Repair(tuple(line.id for line in kept), dropped, tuple(cleared))
 
@@ -70,6 +77,29 @@ def _drop_failures(folder: Path) -> dict[str, str]:
                 dropped[where] = f"{error}; its source is tried again by the next build"
     if dropped:
         replace_lines(folder, "failures", kept)
+    return dropped
+
+
+def _repair_layer(folder: Path, name: str) -> dict[str, str]:
+    """Move damaged files of a layer to ``damaged/``; returns them by place, with the reason."""
+    store, dropped = layer_store(folder, name), {}
+    for episode_id in list(store.ids()):
+        try:
+            with contextlib.closing(store.open(episode_id)) as reader:
+                problems = reader.problems() or check_digests(reader)
+        except DatasetError as error:
+            problems = [str(error)]
+        if not problems:
+            continue
+        # Not under the name of an episode, which it is not.
+        path = store.path(episode_id)
+        target = folder / "damaged" / f"{path.relative_to(folder)}.damaged"
+        with output_errors(target):
+            make_folders(target.parent)
+            os.replace(path, target)
+            fsync_folder(path.parent)
+        where = path.relative_to(folder).as_posix()
+        dropped[where] = f"{'; '.join(problems)}; make this part of the layer again"
     return dropped
 
 
