@@ -1,6 +1,7 @@
 """Images as frames: kinds, EXIF orientation, damage, limits; sidecars that are refused."""
 
 import struct
+import zlib
 
 import cv2
 import numpy as np
@@ -73,6 +74,8 @@ def test_exif_orientation_is_what_opencv_applies(tmp_path, value, order):
 
 @given(st.binary(max_size=200))
 def test_no_bytes_upset_the_exif_reader(tail):
+    for head in (b"\x89PNG\r\n\x1a\n", b"RIFF____WEBP", b"II*\0", b"MM\0*"):
+        assert exif_orientation(head + tail)
     assert exif_orientation(b"\xff\xd8\xff\xe1\0\0Exif\0\0" + tail)
 
 
@@ -179,3 +182,52 @@ def test_texts_of_others_can_be_stored():
     assert safe_text("  a\0b\ud800 ") == "ab?"
     assert safe_text(" ") is None
     assert safe_text("x" * 20, limit=5) == "xxxxx"
+
+
+def in_a_png(tiff: bytes) -> bytes:
+    ok, png = cv2.imencode(".png", picture(1))
+    assert ok
+    chunk = b"eXIf" + tiff
+    return (
+        png.tobytes()[:33]
+        + struct.pack(">I", len(tiff))
+        + chunk
+        + struct.pack(">I", zlib.crc32(chunk))
+        + png.tobytes()[33:]
+    )
+
+
+def in_a_webp(tiff: bytes) -> bytes:
+    ok, webp = cv2.imencode(".webp", picture(1))
+    assert ok
+    height, width = SHAPE
+    size = struct.pack("<I", width - 1)[:3] + struct.pack("<I", height - 1)[:3]
+    extended = b"VP8X" + struct.pack("<I", 10) + bytes((8, 0, 0, 0)) + size
+    exif = b"EXIF" + struct.pack("<I", len(tiff)) + tiff + bytes(len(tiff) % 2)
+    parts = b"WEBP" + extended + webp.tobytes()[12:] + exif
+    return b"RIFF" + struct.pack("<I", len(parts)) + parts
+
+
+def in_a_tiff(tiff: bytes) -> bytes:
+    height, width = SHAPE
+    (turn,) = struct.unpack_from("<H", tiff, 18)
+    pixels = picture(1).tobytes()
+    entries = [
+        *((256, 4, width), (257, 4, height), (258, 3, 8), (259, 3, 1), (262, 3, 1), (273, 4, 146)),
+        *((274, 3, turn), (277, 3, 1), (278, 4, height), (279, 4, height * width)),
+    ]
+    table = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in entries)
+    head = b"II*\0" + struct.pack("<IH", 8, len(entries)) + table + bytes(4)
+    return head.ljust(146, b"\0") + pixels[: height * width]
+
+
+@pytest.mark.parametrize("wrap", [in_a_png, in_a_webp, in_a_tiff])
+@pytest.mark.parametrize(("value", "turn"), [(1, "none"), (3, "rot180"), (6, "rot90")])
+def test_orientation_is_applied_whatever_the_kind_of_image(tmp_path, wrap, value, turn):
+    tiff = b"II*\0" + struct.pack("<IHHHIHHI", 8, 1, 0x112, 3, 1, value, 0, 0)
+    (tmp_path / "im_0.png").write_bytes(wrap(tiff))
+    source = ImageFolders(tmp_path)
+    with source.open(next(source.refs())) as episode:
+        stream = episode.views["main"]
+        assert stream.info.orientation == turn
+        assert rgb(next(iter(stream))).shape == (*SHAPE, 3)

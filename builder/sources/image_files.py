@@ -35,6 +35,7 @@ _MAGIC = (
 _EXIF: tuple[Orientation, ...] = (
     "none", "hflip", "rot180", "vflip", "transpose", "rot90", "antitranspose", "rot270",
 )  # fmt: skip
+_EXIF_HEAD = b"Exif\0\0"
 _EXIF_REACH = 1 << 17
 
 
@@ -136,10 +137,7 @@ def decode_image(data: bytes, path: Path, limits: Limits) -> Any:
 
 def exif_orientation(data: bytes) -> Orientation:
     """Read how an image wants to be turned; "none" when it does not say."""
-    start = data.find(b"Exif\0\0", 0, _EXIF_REACH) + 6
-    if start < 6 or not data.startswith(b"\xff\xd8"):
-        return "none"
-    tiff = data[start : start + _EXIF_REACH]
+    tiff = _exif(data)
     order = "<" if tiff[:2] == b"II" else ">"
     try:
         (at,) = struct.unpack_from(f"{order}I", tiff, 4)
@@ -151,6 +149,29 @@ def exif_orientation(data: bytes) -> Orientation:
     except struct.error:
         return "none"
     return "none"
+
+
+def _exif(data: bytes) -> bytes:
+    """Return the EXIF block of an image, a TIFF in itself; empty when there is none."""
+    if data.startswith(b"\xff\xd8"):
+        start = data.find(_EXIF_HEAD, 0, _EXIF_REACH) + len(_EXIF_HEAD)
+        return data[start : start + _EXIF_REACH] if start >= len(_EXIF_HEAD) else b""
+    if data.startswith(b"\x89PNG"):
+        return _part(data, 8, ">I4s", b"eXIf")
+    if data.startswith(b"RIFF"):
+        return _part(data, 12, "<4sI", b"EXIF").removeprefix(_EXIF_HEAD)
+    return data if data[:4] in (b"II*\0", b"MM\0*") else b""
+
+
+def _part(data: bytes, at: int, head: str, wanted: bytes) -> bytes:
+    """Return one chunk of a PNG (length before name, then a checksum) or RIFF file, or nothing."""
+    while at + 8 <= len(data):
+        first, second = struct.unpack_from(head, data, at)
+        name, size = (second, first) if head[0] == ">" else (first, second)
+        if name == wanted:
+            return data[at + 8 : at + 8 + size]
+        at += 8 + size + (4 if head[0] == ">" else size % 2)
+    return b""
 
 
 def _codec_of(data: bytes) -> str | None:
