@@ -467,3 +467,20 @@ def test_groups_that_hold_themselves_are_refused_in_few_words(tmp_path):
     with pytest.raises(DatasetError, match=r"a.hdf5: root/again.*round in circles") as caught:
         dataset[dataset.ids[0]]
     assert len(str(caught.value)) < 400
+
+
+def test_a_file_that_was_closed_is_not_checked_again_until_it_changes(tmp_path):
+    stored = amplify_folder(tmp_path / "old", demos=2)
+    dataset = open_dataset(tmp_path / "old", IMG, max_open=1)
+    first, second = dataset.ids
+    meta, before = dataset[first].meta, np.array(dataset[first].views["agentview"].tracks[:])
+    assert dataset[second].meta is not meta
+    assert dataset[first].meta is meta
+    np.testing.assert_array_equal(dataset[first].views["agentview"].tracks[:], before)
+    assert dataset[second].id == second
+    path = dataset.refs[first].path
+    with h5py.File(path, "r+") as file:
+        file["root/agentview/tracks"][1, 1] = 3.0
+    assert len(stored) == 2
+    assert dataset[first].meta is not meta
+    assert not np.array_equal(dataset[first].views["agentview"].tracks[1], before[1])

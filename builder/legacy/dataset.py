@@ -33,6 +33,7 @@ from builder.legacy.files import (
 from builder.legacy.reader import UNSEALED, LegacyReader
 from builder.queries import query_points
 from builder.registry import raise_missing_extra
+from builder.stores.recall import Recall
 from schemas.dataset import DatasetMeta, IndexLine, QuerySpec, TrackerInfo, VisibilityRule
 from schemas.geometry import Stretch
 from schemas.legacy import QUERY_SLACK_PX, PixelOrigin, missing_size_note
@@ -83,6 +84,7 @@ class LegacyDataset(Dataset):
         )
         self.max_open = max_open
         self._open: OrderedDict[str, EpisodeData] = OrderedDict()
+        self._known = Recall()
         unsized = [
             f"{printable_path(ref.path.relative_to(path))} ({view})"
             for ref in refs.values()
@@ -107,7 +109,7 @@ class LegacyDataset(Dataset):
 
     def _reader(self, episode_id: str) -> EpisodeReader:
         """Open one file; ``letterset repair``, which others advise, is not for older files."""
-        return self.store.open(episode_id)
+        return self._known.reader(self.store.open, episode_id)
 
     def _made_of(self, img_shape: tuple[int, int]) -> tuple[Any, ...]:
         given = (self.pixel_origin, self.problems, self.max_open, self.videos)

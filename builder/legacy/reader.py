@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -14,6 +15,7 @@ from builder.ids import printable_path
 from builder.legacy.files import LegacyRef, track_shape
 from builder.legacy.hdf5 import LegacyTracks, LegacyVideo, open_older
 from builder.sources.safe_hdf5 import SafeHdf5
+from builder.stores.reading import file_stamp
 from schemas.dataset import ArrayMeta, EpisodeMeta, SourceInfo, ViewMeta
 from schemas.geometry import Stretch
 from schemas.legacy import QUERY_SLACK_PX, PixelOrigin, check_queries, implied_geometry
@@ -26,6 +28,28 @@ MAX_DEPTH = 16
 
 UNSEALED = "0" * 64
 """The digest of what was never sealed."""
+
+
+class _Plan(NamedTuple):
+    """Where an array is stored; ``offset`` None: in chunks."""
+
+    name: str
+    dtype: Any
+    shape: tuple[int, ...]
+    offset: int | None
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What the arrays of a view are made of."""
+
+    where: str
+    tracks: _Plan
+    vis: _Plan | None
+    video: _Plan | None
+    mapping: tuple[tuple[float, float], tuple[float, float]]
+    shape: tuple[int, ...]
+    queries: np.ndarray
 
 
 class LegacyReader:
@@ -43,9 +67,10 @@ class LegacyReader:
     ) -> None:
         self.ref, self.img_shape, self.pixel_origin = ref, img_shape, pixel_origin
         self.videos = videos
-        self._handle: Any = None
-        self._handle_pid = 0
-        self._views: dict[str, dict[str, Any]] = {}
+        self._stamp = file_stamp(ref.path)
+        # Of each view: what its arrays are made of, once the file is open.
+        self._facts: dict[str, _Facts] = {}
+        self._open_nothing()
         with open_older(ref.path) as file:
             metas = [self._load_view(file, name) for name in ref.tracked]
             self._root = _pass_through(file, "root", "")
@@ -75,11 +100,26 @@ class LegacyReader:
         """Let go of the file; the next access opens it again."""
         if self._handle is not None and self._handle_pid == os.getpid():
             self._handle.close()
-        self._handle = None
+        self._open_nothing()
+
+    def _open_nothing(self) -> None:
+        self._handle: Any = None
+        self._handle_pid = 0
+        self._map: np.ndarray | None = None
+        self._views: dict[str, dict[str, Any]] = {}
+
+    def again(self) -> LegacyReader | None:
+        """Return another reader of the file, with nothing open; None when the file changed."""
+        if self._stamp is None or file_stamp(self.ref.path) != self._stamp:
+            return None
+        twin = object.__new__(LegacyReader)
+        twin.__dict__.update(self.__dict__)
+        twin._open_nothing()
+        return twin
 
     def array(self, view: str | None, name: str) -> Any:
         """Return one array; raises KeyError naming what there is."""
-        arrays = self._root if view is None else self._views[view]
+        arrays = self._root if view is None else self._arrays(view)
         if name not in arrays:
             raise KeyError(f"no array {name!r} in {self.ref.path}; it has {sorted(arrays)}")
         return arrays[name]
@@ -100,8 +140,9 @@ class LegacyReader:
         shape = track_shape(file, self.ref.path, name)
         geometry = implied_geometry(tracked, self.img_shape)
         scale_xy, offset_xy = self._mapping(geometry, tracked, where)
-        stored = self._plain(file.dataset(f"{group}/tracks"))
-        queries = np.asarray(stored[:, 0] if self.ref.mode == "reinit" else stored[0, 0])
+        stored = _plan(file.dataset(f"{group}/tracks"))
+        rows = self._stored(stored)
+        queries = np.asarray(rows[:, 0] if self.ref.mode == "reinit" else rows[0, 0])
         if self.ref.layout == "atm":
             _check_shares(queries, tracked or self.img_shape, where)
         elif tracked is not None:
@@ -109,30 +150,48 @@ class LegacyReader:
                 check_queries(queries, tracked, where)
             except ValueError as error:
                 raise DatasetError(str(error)) from None
-        tracks = LegacyTracks(stored, scale_xy, offset_xy, where)
-        arrays: dict[str, Any] = {
-            "tracks": tracks,
-            "vis": np.broadcast_to(np.uint8(1), shape[:-1]),
-            "starts": np.arange(shape[0], dtype=np.int64),
-            "queries": tracks[0, 0],
-        }
-        if "vis" in file.keys(group):
-            arrays["vis"] = self._plain(file.dataset(f"{group}/vis"))
-        if self.ref.layout == "atm" and "video" in file.keys(group):
-            video = self._plain(file.dataset(f"{group}/video"))
-            arrays["frames"] = LegacyVideo(video, self.img_shape)
-        elif self.videos is not None:
-            try:
-                arrays["frames"] = self.videos.frames(self.ref, name, self.img_shape)
-            except SourceError as error:
-                raise DatasetError(str(error)) from None
-        self._views[name] = arrays
+        kept = {"vis", "video"} if self.ref.layout == "atm" else {"vis"}
+        there = kept.intersection(file.keys(group))
+        others = {key: _plan(file.dataset(f"{group}/{key}")) for key in there}
+        self._facts[name] = _Facts(
+            where=where,
+            tracks=stored,
+            vis=others.get("vis"),
+            video=others.get("video"),
+            mapping=(scale_xy, offset_xy),
+            shape=shape,
+            queries=LegacyTracks(rows, scale_xy, offset_xy, where)[0, 0],
+        )
+        arrays = self._arrays(name)
         return ViewMeta(
             name=name,
             geometry=geometry,
             coded_shape=geometry.source_shape,
             arrays={key: _describe(array) for key, array in arrays.items()},
         )
+
+    def _arrays(self, name: str) -> dict[str, Any]:
+        """Make the arrays of a view, unless that was done."""
+        if name in self._views:
+            return self._views[name]
+        facts = self._facts[name]
+        arrays: dict[str, Any] = {
+            "tracks": LegacyTracks(self._stored(facts.tracks), *facts.mapping, facts.where),
+            "vis": np.broadcast_to(np.uint8(1), facts.shape[:-1]),
+            "starts": np.arange(facts.shape[0], dtype=np.int64),
+            "queries": facts.queries,
+        }
+        if facts.vis is not None:
+            arrays["vis"] = self._stored(facts.vis)
+        if facts.video is not None:
+            arrays["frames"] = LegacyVideo(self._stored(facts.video), self.img_shape)
+        elif self.videos is not None:
+            try:
+                arrays["frames"] = self.videos.frames(self.ref, name, self.img_shape)
+            except SourceError as error:
+                raise DatasetError(str(error)) from None
+        self._views[name] = arrays
+        return arrays
 
     def _mapping(
         self, geometry: Stretch, tracked: tuple[int, int] | None, where: str
@@ -151,13 +210,13 @@ class LegacyReader:
             half = (0.5 / tracked[1], 0.5 / tracked[0])
         return (float(width), float(height)), half
 
-    def _plain(self, dataset: Any) -> Any:
+    def _stored(self, plan: _Plan) -> Any:
         """Map a contiguous array into memory; others are read through a handle of this process."""
-        offset = dataset.id.get_offset()
-        if dataset.chunks is None and offset is not None:
-            mapped = np.memmap(self.ref.path, dataset.dtype, "r", offset, dataset.shape)
-            return mapped.view(np.ndarray)  # cheaper to cut than the subclass
-        return _Chunked(self, dataset)
+        if plan.offset is None:
+            return _Chunked(self, plan)
+        if self._map is None:
+            self._map = np.memmap(self.ref.path, np.uint8, "r")
+        return np.ndarray(plan.shape, plan.dtype, self._map.data, plan.offset)
 
     def handle(self) -> h5py.File:
         """Return this process's own open file: a forked one must not be shared."""
@@ -169,9 +228,9 @@ class LegacyReader:
 class _Chunked:
     """A chunked or filtered array, read through its reader's handle."""
 
-    def __init__(self, reader: LegacyReader, dataset: Any) -> None:
-        self._reader, self._name = reader, dataset.name
-        self.shape, self.dtype = dataset.shape, dataset.dtype
+    def __init__(self, reader: LegacyReader, plan: _Plan) -> None:
+        self._reader, self._name = reader, plan.name
+        self.shape, self.dtype = plan.shape, plan.dtype
 
     def __len__(self) -> int:
         return int(self.shape[0])
@@ -181,6 +240,11 @@ class _Chunked:
             return np.asarray(self._reader.handle()[self._name][key])
         except OSError as error:
             raise DatasetError(f"{self._reader.ref.path}: {self._name}: {error}") from None
+
+
+def _plan(dataset: Any) -> _Plan:
+    offset = dataset.id.get_offset() if dataset.chunks is None else None
+    return _Plan(dataset.name, dataset.dtype, dataset.shape, offset)
 
 
 def _describe(array: Any) -> ArrayMeta:
