@@ -187,6 +187,17 @@ def test_merge_links_episodes_and_brings_their_belongings(tmp_path, capsys, stor
     assert linked.stat().st_nlink == 2
 
 
+@pytest.mark.parametrize("store", [Hdf5Store, ZarrStore])
+def test_episodes_behind_links_are_taken_over(tmp_path, store):
+    start = make(tmp_path / "in", store, ids=("a", "b"))
+    path = store(start).path("a")
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(Path(os.path.relpath(tmp_path / "elsewhere", path.parent)))
+    subset(start, tmp_path / "deeper" / "down" / "out", ["*"])
+    assert validate(tmp_path / "deeper" / "down" / "out") == []
+    assert not store(tmp_path / "deeper" / "down" / "out").path("a").is_symlink()
+
+
 def test_merge_copies_where_links_are_unknown(tmp_path, monkeypatch):
     one, two = make(tmp_path / "one"), make(tmp_path / "two", ids=("c",))
 

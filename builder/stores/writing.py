@@ -95,7 +95,8 @@ class FileStore:
         Episodes are never written in place, so that a link is as good as a copy.  Raises
         OutputError, also when there is such an episode here.
         """
-        source, final = other.path(episode_id), self.path(episode_id)
+        # A link to a link would point elsewhere from here.
+        source, final = other.path(episode_id).resolve(), self.path(episode_id)
         refuse_existing(final)
         staged = stage(self.folder / "tmp", ".link")
         try:
