@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from source_fixtures import numbers
 
+import builder.sources.select as select_module
 from builder.errors import DecodeError, SourceError
 from builder.sources.base import Episode, EpisodeRef, Frame, StreamInfo
 from builder.sources.clock import PickedStream, nearest
@@ -299,3 +300,11 @@ def test_nearest_is_nearest(have, wanted):
     found = nearest(np.array(have, float), np.array(wanted, float))
     for value, index in zip(wanted, found, strict=True):
         assert abs(have[index] - value) == min(abs(each - value) for each in have)
+
+
+def test_a_long_list_of_wishes_is_read_once_not_for_every_episode(monkeypatch):
+    read = []
+    monkeypatch.setattr(select_module, "_range_of", lambda item: read.append(item))
+    how = Selection(episodes=tuple(f"suite/demo_{k}" for k in range(12)))
+    assert len(list(Selected(Listing(), how).refs())) == 12
+    assert len(read) == 12

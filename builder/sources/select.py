@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -84,7 +85,9 @@ class Selected:
         Raises SourceError when an episode asked for by name is not there, when a number is
         the position of one and the path of another, or none is left.
         """
-        missing = {name for name in self.how.episodes if not _range_of(name)}
+        spans = {name: _range_of(name) for name in self.how.episodes}
+        missing = {name for name, span in spans.items() if span is None}
+        ranges = [span for span in spans.values() if span] if spans else [(0, math.inf)]
         numbers = {item for item in self.how.episodes if str(item).isdecimal()}
         empty = True
         for position, ref in enumerate(self._globbed()):
@@ -95,7 +98,7 @@ class Selected:
                     f"first, the id {ref.id} for the second"
                 )
             names = missing & {ref.id, ref.path}
-            if names or self._in_ranges(position):
+            if names or any(first <= position < last for first, last in ranges):
                 empty = False
                 missing -= names
                 yield ref
@@ -130,12 +133,6 @@ class Selected:
             wanted = not self.how.include or matches(ref.path, self.how.include)
             if wanted and not matches(ref.path, self.how.exclude):
                 yield ref
-
-    def _in_ranges(self, position: int) -> bool:
-        if not self.how.episodes:
-            return True
-        ranges = filter(None, map(_range_of, self.how.episodes))
-        return any(first <= position < last for first, last in ranges)
 
 
 def _range_of(item: str | int) -> tuple[float, float] | None:
