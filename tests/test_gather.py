@@ -281,6 +281,18 @@ def test_a_folder_of_other_episodes_is_not_added_to(tmp_path):
     assert subset(start, tmp_path / "out").episodes == 1  # as after an interruption
 
 
+def test_no_episode_gets_into_train_and_val_by_a_merge(tmp_path):
+    one, two = make(tmp_path / "one"), make(tmp_path / "two")
+    write_splits(one, "x", Splits(splits={"train": ("a/1", "b")}))
+    write_splits(two, "x", Splits(splits={"train": ("a/1",), "val": ("b",)}))
+    write_splits(one, "y", Splits(splits={"train": ("b",)}))
+    write_splits(two, "y", Splits(splits={"train": ("b",), "val": ("a/1",)}))
+    done = merge([one, two], tmp_path / "out")
+    assert done.notes == ["splits x were left behind: they put b into different parts"]
+    assert [path.name for path in (tmp_path / "out/splits").iterdir()] == ["y.json"]
+    assert read_splits(tmp_path / "out", "y").splits == {"train": ("b",), "val": ("a/1",)}
+
+
 def test_splits_that_cannot_be_read_are_told(tmp_path):
     start = make(tmp_path / "in")
     (start / "splits").mkdir()

@@ -48,6 +48,9 @@ def carry_along(sources: Iterable[Path], out: Path) -> list[str]:
         except DatasetError as error:
             notes.append(f"splits {name} were left behind: {error}")
             continue
+        if (key := _disputed(found, built)) is not None:
+            notes.append(f"splits {name} were left behind: they put {key} into different parts")
+            continue
         write_splits(out, name, _united(found, built))
     for name in sorted({name for each in sources for name in layer_names(each)}):
         notes += _layer([each for each in sources if name in layer_names(each)], out, name, built)
@@ -84,6 +87,20 @@ def _layer(
             f"layer {name}: {count(left, 'episode')} made for another state left behind; to make "
             f"them again: {again}"
         )
+
+
+def _disputed(found: list[Splits], built: Mapping[str, object]) -> str | None:
+    """Return an episode that is, say, in train for one dataset and in val for another."""
+    parts: dict[str, set[str]] = {}
+    for splits in found:
+        own: dict[str, set[str]] = {}
+        for name, ids in splits.splits.items():
+            for key in ids:
+                own.setdefault(key, set()).add(name)
+        for key, names in own.items():
+            if key in built and parts.setdefault(key, names) != names:
+                return key
+    return None
 
 
 def _united(found: list[Splits], built: Mapping[str, object]) -> Splits:
