@@ -273,17 +273,23 @@ def test_row_groups_are_skipped_by_their_statistics(tmp_path):
     assert len(select_rows(tmp_path / "x.parquet", ["action"], "episode_index", 9, Limits())) == 0
 
 
-@pytest.mark.parametrize(
-    ("change", "match"),
-    [
-        (lambda info: info.pop("video_path"), "there is no video_path"),
-        (lambda info: info.update(total_episodes=9), "total_episodes is 9, but 4 are listed"),
-    ],
-)
-def test_an_info_file_that_promises_what_is_not_there_is_refused(tmp_path, change, match):
-    edit(write_v21(tmp_path) / "meta" / "info.json", change)
-    with pytest.raises(SourceError, match=match):
+def test_videos_without_a_place_are_refused(tmp_path):
+    edit(write_v21(tmp_path) / "meta" / "info.json", lambda info: info.pop("video_path"))
+    with pytest.raises(SourceError, match="there is no video_path"):
         list(LeRobot(tmp_path).refs())
+
+
+def test_episodes_that_are_declared_but_not_listed_are_a_failure(tmp_path):
+    edit(write_v21(tmp_path) / "meta" / "info.json", lambda info: info.update(total_episodes=9))
+    source = LeRobot(tmp_path)
+    *refs, lost = source.refs()
+    assert len(refs) == len(LENGTHS)
+    assert source.weight(lost) == 0
+    with (
+        pytest.raises(SourceError, match=r"info.json: total_episodes is 9, but 4 are listed"),
+        source.open(lost),
+    ):
+        pass
 
 
 def test_a_feature_with_words_for_info_is_read(tmp_path):

@@ -27,6 +27,7 @@ from schemas.geometry import Orientation
 
 # Columns that only count, or that are the clock.
 _COUNTERS = ("timestamp", "frame_index", "episode_index", "index", "task_index")
+_INFO = "meta/info.json"
 _LICENCE = re.compile(r"^license:\s*(\S[^\n]*)$", re.MULTILINE)
 
 
@@ -57,21 +58,26 @@ class LeRobot:
     def refs(self) -> Iterator[EpisodeRef]:
         """List the episodes.  Raises SourceError when it is no LeRobot dataset."""
         meta = LeRobotMeta(self.path, self._limits)
-        empty = True
+        listed = 0
         for row in meta.episodes():
-            empty = False
+            listed += 1
             name = f"episode_{row.index:06d}"
             task = safe_text("; ".join(row.tasks))
             task = printable_path(task) if task else None
             yield EpisodeRef(episode_id(name), name, row, task=task, splits=meta.splits(row.index))
-        if empty:
+        if not listed:
             raise meta.error("the dataset lists no episode")
+        if lost := meta.unlisted(listed):
+            # Those that are not there are one failure.
+            yield EpisodeRef(episode_id(_INFO), _INFO, lost)
 
     @contextmanager
     def open(self, ref: EpisodeRef) -> Iterator[Episode]:
         """Open one episode.  Raises SourceError naming the file that is wrong."""
-        row: EpisodeRow = ref.locator
         meta = LeRobotMeta(self.path, self._limits)
+        if isinstance(ref.locator, str):
+            raise meta.error(ref.locator)
+        row: EpisodeRow = ref.locator
         images = meta.keys("image")
         numeric = self._numeric(meta)
         table = self._table(meta, row, [*numeric, *images])
@@ -101,7 +107,7 @@ class LeRobot:
 
     def weight(self, ref: EpisodeRef) -> float:
         """Return the frames of one view."""
-        return float(ref.locator.length)
+        return float(getattr(ref.locator, "length", 0))
 
     def _numeric(self, meta: LeRobotMeta) -> list[str]:
         if self._config.arrays is not None:

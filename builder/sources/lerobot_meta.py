@@ -83,12 +83,16 @@ class LeRobotMeta:
                 raise self.error(f"its episode list has two rows of episode {found.index}")
             seen.add(found.index)
             yield found
+
+    def unlisted(self, listed: int) -> str | None:
+        """Say, in words, when fewer episodes are listed than declared."""
         declared = self.info.get("total_episodes")
-        if isinstance(declared, int) and declared > len(seen):
-            raise self.error(
-                f"total_episodes is {declared}, but {len(seen)} are listed; get the metadata "
-                f"again, or correct the number if the others were taken out"
-            )
+        if not isinstance(declared, int) or declared <= listed:
+            return None
+        return (
+            f"total_episodes is {declared}, but {listed} are listed; get the metadata again, or "
+            f"correct the number if the others were taken out"
+        )
 
     def splits(self, index: int) -> tuple[str, ...]:
         """Return the splits that hold an episode: ``{"train": "0:50"}``."""
