@@ -347,6 +347,8 @@ def test_kinds_that_could_both_be_meant_are_listed(verb, tmp_path, capsys):
 def test_schema_prints_json_schema(capsys):
     assert main(["schema", "EpisodeMeta"]) == 0
     assert json.loads(capsys.readouterr().out)["title"] == "EpisodeMeta"
+    assert main(["schema"]) == 0
+    assert "``" not in capsys.readouterr().out
     assert main(["schema", "EpisodMeta"]) == 2
     assert "did you mean 'EpisodeMeta'" in capsys.readouterr().err
 

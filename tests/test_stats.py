@@ -192,7 +192,9 @@ def test_the_command(dataset, capsys):
     assert 0 < found["matching"] < 16
     assert found["arrays"]["actions"]["count"] == 16
     assert main(["stats", str(dataset.path)]) == 0
-    assert "actions: 16 rows" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "actions: 16 rows\n " in shown
+    assert "nothing: 16 rows\n\n" in shown  # it has no columns
 
 
 def test_statistics_of_arrays(dataset):

@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     }
     if args.model is None:
         for name, model in models.items():
-            say(f"{name:14} {(model.__doc__ or '').splitlines()[0]}")
+            say(f"{name:14} {(model.__doc__ or '').splitlines()[0].replace('``', '')}")
         return 0
     if args.model not in models:
         raise ConfigError(

@@ -66,7 +66,8 @@ def run(args: argparse.Namespace) -> int:
     say(table([{key: _shown(value) for key, value in row.items()} for row in rows]))
     for name, values in found["arrays"].items():
         say(f"\n{name}: {count(values['count'], 'row')}")
-        say(table([_row(key, each) for key, each in values.items() if key != "count"]))
+        if values["mean"]:  # an array of no columns has nothing to show
+            say(table([_row(key, each) for key, each in values.items() if key != "count"]))
     say(f"\n{path}: {count(found['windows'], 'window')}")
     if args.where:
         say(f"{found['matching']} match {args.where}")
