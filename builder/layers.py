@@ -154,12 +154,10 @@ class LayerWriter:
 def check_free(base: EpisodeMeta, layout: Arrays, tracks: bool) -> None:
     """Raise ConfigError for views that are not there and names that are taken."""
     for view, named in layout.items():
-        there = base.arrays if view is None else None
-        if view is not None:
-            if view not in {each.name for each in base.views}:
-                raise ConfigError(f"{base.id} has no view {view!r}")
-            there = base.view(view).arrays
-        taken = sorted({*named} & {*(there or {})} - ({*TRACK_ARRAYS} if tracks else set()))
+        if view is not None and view not in {each.name for each in base.views}:
+            raise ConfigError(f"{base.id} has no view {view!r}")
+        there = base.arrays if view is None else base.view(view).arrays
+        taken = sorted({*named} & {*there} - ({*TRACK_ARRAYS} if tracks else set()))
         if taken:
             raise ConfigError(f"{base.id} has {taken} already; a layer adds, it does not replace")
 
