@@ -484,3 +484,13 @@ def test_a_file_that_was_closed_is_not_checked_again_until_it_changes(tmp_path):
     assert len(stored) == 2
     assert dataset[first].meta is not meta
     assert not np.array_equal(dataset[first].views["agentview"].tracks[1], before[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [("pixel_origin", "centre"), ("layout", "ATM"), ("mode", "window"), ("on_error", "ignore")],
+)
+def test_other_values_of_the_options_are_refused(tmp_path, name, given):
+    write_amplify(tmp_path / "a.hdf5", {"front": (96, 128)})
+    with pytest.raises(ConfigError, match=f"{name} must be one of .*, got '{given}'"):
+        open_legacy(tmp_path, IMG, **{name: given})

@@ -331,6 +331,7 @@ def test_what_failed_under_an_odd_name_is_no_failure_once_it_is_mended(tmp_path)
     [
         ({"img_shape": (0, 5)}, r"img_shape must be \(H, W\).*got \(0, 5\)"),
         ({"tracked": (96, -1)}, r"tracked must be \(H, W\).*got \(96, -1\)"),
+        ({"pixel_origin": "centre"}, "pixel_origin must be one of .*, got 'centre'"),
         ({"videos": "", "frame_step": 0}, "frame_step must be at least 1, got 0"),
         ({"videos": "nowhere"}, "nowhere is no folder"),
     ],

@@ -56,7 +56,7 @@ def diagnose(
     ``windows`` is the number of windows sampled per episode and view.  Raises ConfigError for
     options that make no sense.
     """
-    checked_shape(img_shape, "img_shape")
+    img_shape = checked_shape(img_shape, "img_shape")
     if windows < 1:
         raise ConfigError(f"windows must be at least 1, got {windows}")
     views: dict[str, _View] = {}

@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from builder.legacy.files import (
     Layout,
     LegacyRef,
     Mode,
+    checked_choice,
     checked_shape,
     inspect_file,
     mixture_of,
@@ -158,9 +159,13 @@ def open_legacy(
 
     Raises DatasetError naming file and view for what cannot be trusted (``on_error="skip"``
     lists such files in ``problems`` instead), and for a folder of files that do not fit together
-    or without any such file.
+    or without any such file; ConfigError for other values of the options.
     """
     img_shape = checked_shape(img_shape, "img_shape")
+    checked_choice("pixel_origin", pixel_origin, get_args(PixelOrigin))
+    checked_choice("layout", layout, (None, *get_args(Layout)))
+    checked_choice("mode", mode, (None, *get_args(Mode)))
+    checked_choice("on_error", on_error, ("raise", "skip"))
     refs, problems = scan(Path(folder), layout, mode, on_error)
     if mixture := mixture_of(refs.values()):
         raise DatasetError(f"{folder}: {mixture}; open the folders of each apart")

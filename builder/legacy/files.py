@@ -57,6 +57,13 @@ def checked_shape(shape: tuple[int, int], what: str) -> tuple[int, int]:
         ) from None
 
 
+def checked_choice(what: str, given: object, choices: tuple[object, ...]) -> None:
+    """Raise ConfigError, calling the option ``what``, for anything but one of the choices."""
+    if given not in choices:
+        known = ", ".join(map(repr, choices))
+        raise ConfigError(f"{what} must be one of {known}, got {given!r}")
+
+
 def track_files(folder: Path) -> list[Path]:
     """List HDF5 files below a folder in natural order; raises DatasetError without a folder.
 

@@ -13,7 +13,7 @@ from contextlib import ExitStack, closing
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from urllib.parse import unquote_to_bytes
 
 import numpy as np
@@ -22,7 +22,7 @@ from builder.catalog import Catalog, index_line, read_index
 from builder.errors import ConfigError, DatasetError, SourceError
 from builder.ids import episode_id, printable_path
 from builder.legacy.dataset import UNKNOWN_TRACKER, LegacyDataset, guess_queries, scan
-from builder.legacy.files import Layout, LegacyRef, Mode, checked_shape, mixture_of
+from builder.legacy.files import Layout, LegacyRef, Mode, checked_choice, checked_shape, mixture_of
 from builder.legacy.migrate_episode import (
     QUERY_TOLERANCE_PX,
     Migration,
@@ -87,9 +87,9 @@ def migrate(
     when ``out`` cannot be written.
     """
     legacy, out = Path(legacy), Path(out)
-    for name, size in (("img_shape", img_shape), ("tracked", tracked)):
-        if size is not None:
-            checked_shape(size, name)
+    checked_choice("pixel_origin", pixel_origin, get_args(Origin))
+    img_shape = img_shape and checked_shape(img_shape, "img_shape")
+    tracked = tracked and checked_shape(tracked, "tracked")
     if out.resolve() == legacy.resolve() or legacy.resolve() in out.resolve().parents:
         raise ConfigError(f"{out} lies in the older folder {legacy}: choose a place outside it")
     refs, problems = scan(legacy, layout, mode, "skip")
