@@ -47,3 +47,7 @@ def test_what_people_read_counts_through_one_helper(folder):
         if ".count} " not in hit.group()
     ]
     assert not found
+
+
+def test_what_rounds_up_to_a_minute_is_one():
+    assert [duration(s) for s in (59.6, 3599.7, 0.3)] == ["1 min 0 s", "1 h 0 min", "0 s"]

@@ -129,8 +129,9 @@ def _body(dataset: Dataset, facts: _Facts, diagnosis: Diagnosis, looked_at: int)
             "Frames": str(sum(line.length * len(line.views) for line in dataset.index.values())),
             "Built from": _source(meta),
             "Canvas": f"{meta.img_shape[0]} x {meta.img_shape[1]} (height x width)",
-            "Windows": f"{meta.mode}, {count(meta.horizon, 'step')}, "
-            f"one every {count(meta.start_every, 'frame')}",
+            "Windows": "one for the whole of each episode"
+            if meta.mode == "episode"
+            else f"{count(meta.horizon, 'step')}, one every {count(meta.start_every, 'frame')}",
             "Points": f"{points(meta.queries.grid, meta.queries.region)}, {meta.queries.order}",
             "Tracker": f"{meta.tracker.name} {meta.tracker.version} ({meta.tracker.licence})",
             "Visible means": meta.tracker.visibility.rule,
