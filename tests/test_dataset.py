@@ -121,6 +121,22 @@ def test_small_zarr_arrays_keep_no_file_open(tmp_path):
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+@pytest.mark.parametrize("store", [Hdf5Store, ZarrStore])
+def test_a_process_that_may_open_no_more_files_is_not_called_a_damaged_episode(tmp_path, store):
+    resource = pytest.importorskip("resource")
+    sample_dataset(tmp_path, store(tmp_path), [Sample("a")])
+    dataset = open_dataset(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with open(tmp_path / "last", "w") as last:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (last.fileno() + 1, hard))
+        try:
+            with pytest.raises(OSError, match="too many open files: raise ulimit -n"):
+                dataset["a"]
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert dataset["a"].id == "a"
+
+
 def test_datasets_travel(folder):
     dataset = open_dataset(folder)
     assert dataset[IDS[0]].views["front"].frames[0].any()

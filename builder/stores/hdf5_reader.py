@@ -20,7 +20,7 @@ from builder.errors import DatasetError
 from builder.stores.codecs import load_lz4
 from builder.stores.hdf5_layout import disagreements, locate
 from builder.stores.layout import METADATA, array_path, stored_dtype
-from builder.stores.reading import FileReader
+from builder.stores.reading import FileReader, blame_limits
 from schemas.dataset import EpisodeMeta
 
 
@@ -74,9 +74,9 @@ class Hdf5Reader(FileReader):
         shape = self._stored_shape(view, name)
         if offset is None:
             return np.empty(shape, stored_dtype(array))
-        if self._map is None:
-            self._map = np.memmap(self.path, np.uint8, "r")
         with self._damage(array_path(view, name)):
+            if self._map is None:
+                self._map = np.memmap(self.path, np.uint8, "r")
             return np.ndarray(shape, stored_dtype(array), self._map.data, offset)
 
     def _chunk(self, view: str | None, name: str, row: int) -> np.ndarray:
@@ -101,6 +101,7 @@ class Hdf5Reader(FileReader):
             message = f"there is no episode {self.episode_id!r}: {self.path} is missing"
             raise DatasetError(message) from None
         except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+            blame_limits(error)
             raise DatasetError(
                 f"{self.path} is damaged or no episode file: {where}: {error}"
             ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -166,3 +167,12 @@ def file_stamp(path: Path) -> tuple[int, ...] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def blame_limits(error: BaseException) -> None:
+    """Raise OSError with advice when not the file but the process is at fault."""
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        raise OSError(
+            error.errno,
+            "too many open files: raise ulimit -n, or open_dataset(path, max_open=N) with fewer",
+        ) from None

@@ -19,7 +19,7 @@ from builder.errors import DatasetError
 from builder.records import stored_form
 from builder.stores.base import arrays_by_view
 from builder.stores.layout import METADATA, U16_ATTRS, array_path, stored_dtype, view_attrs
-from builder.stores.reading import FileReader
+from builder.stores.reading import FileReader, blame_limits
 from builder.stores.zarr_layout import META_FILE, Grid, group_json, unpack
 from schemas.dataset import EpisodeMeta
 
@@ -168,6 +168,7 @@ class ZarrReader(FileReader):
                 message = f"{self._folder} is damaged: {where}: {error.filename} is missing"
             raise DatasetError(message) from None
         except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
+            blame_limits(error)
             raise DatasetError(f"{self._folder} is damaged: {where}: {error}") from None
 
 
