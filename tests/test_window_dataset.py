@@ -329,6 +329,8 @@ def test_random_augmentation_is_fixed_by_seed_epoch_and_sample(dataset):
     assert not torch.equal(first["traj"], windows[4]["traj"])
     with pytest.raises(ValueError, match="quarter turns need a square"):
         WindowDataset(dataset, augment=RandomAugment(quarter_turns=True))[0]
+    with pytest.raises(ValueError, match=r"zoom is \(least, largest\), got"):
+        RandomAugment(zoom=(1.4, 0.8))
 
 
 @pytest.mark.parametrize("context", ["fork", "spawn"])

@@ -11,7 +11,7 @@ from typing import Annotated, Protocol
 
 import cv2
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from builder.training.maps import matrix
 from schemas.affine import AxisAffine
@@ -50,6 +50,12 @@ class RandomAugment(Record):
     contrast: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.0, description="largest change of the factor around mid grey"
     )
+
+    @model_validator(mode="after")
+    def _least_zoom_first(self) -> RandomAugment:
+        if self.zoom[0] > self.zoom[1]:
+            raise ValueError(f"zoom is (least, largest), got {self.zoom}")
+        return self
 
     def draw(self, rng: np.random.Generator, img_shape: tuple[int, int]) -> AxisAffine | None:
         """Return this sample's map.  Raises ValueError for quarter turns of a non-square."""

@@ -48,9 +48,9 @@ class WindowDataset(Shared):
     so that a mixed batch decodes sample by sample (:func:`builder.training.decode_batch`);
     ``view_mask`` (V,) bool: views that are there (``missing="mask"`` fills others with zeros);
     ``episode`` id, ``t`` frame of step 0, ``text``, and pass-through arrays, those of layers among
-    them: such as ``actions`` (horizon, D), zeros after the end; of views (V, horizon, ...) or,
-    where there is not a row per frame, (V, ...), as stored; ``proprioception`` (D,) float32 when
-    the option says what it is made of.
+    them: such as ``actions`` (T, D) of the T steps read, zeros after the end; of views (V, T, ...)
+    or, where there is not a row per frame, (V, ...), as stored; ``proprioception`` (D,) float32
+    when the option says what it is made of.
 
     Episodes that turn out damaged are listed in ``damaged`` when they are skipped.  Samples do not
     depend on workers or on the order of reading.  Small to pickle, safe to fork.
