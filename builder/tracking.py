@@ -86,6 +86,7 @@ class ViewTracker:
         some = getattr(tracker, "gives_tracks", True)
         self.starts = window_starts(length, self.start_every) if some else np.empty(0, np.int64)
         self._session: Session | None = None
+        self._length, self._pushed, self._given = length, 0, 0
         if self._tracked.any():
             inner_xy = (~self.plan.to_img)(self.queries_xy[self._tracked].astype(np.float64))
             self._session = tracker.open(
@@ -99,15 +100,52 @@ class ViewTracker:
         """Take the next frame, ``plan.input_box``'s content; return the windows it finished."""
         if self._session is None:
             return []
+        self._pushed += 1
         return [self._on_canvas(window) for window in self._session.push(frame_rgb)]
 
     def finish(self) -> list[Window]:
         """Return the windows that are still open."""
-        if self._session is not None:
-            return [self._on_canvas(window) for window in self._session.finish()]
-        return [self.untracked(int(start)) for start in self.starts]
+        if self._session is None:
+            return [self.untracked(int(start)) for start in self.starts]
+        windows = [self._on_canvas(window) for window in self._session.finish()]
+        # A source that ends early is told as such, elsewhere.
+        if self._pushed == self._length and self._given < len(self.starts):
+            raise TrackingError(
+                f"view {self._view}: the tracker gave {self._given} windows of {self._length} "
+                f"frames, expected {len(self.starts)}"
+            )
+        return windows
+
+    def _check(self, window: Window) -> None:
+        """Raise TrackingError unless a window is the next one, and what a window should be."""
+        wanted = [*map(int, self.starts[self._given : self._given + 1])]
+        if [window.start] != wanted:
+            raise TrackingError(
+                f"view {self._view}: the tracker gave a window that starts at frame "
+                f"{window.start}, expected {f'frame {wanted[0]}' if wanted else 'no more'}"
+            )
+        self._given += 1
+        form = (self.horizon, int(self._tracked.sum()))
+        shapes = {"tracks_xy": (*form, 2), "vis": form, "conf": form}
+        for name, shape in shapes.items():
+            array = getattr(window, name)
+            if array is None and name == "conf":
+                continue
+            if np.shape(array) != shape:
+                what = f"{name} {np.shape(array)}, expected {shape}"
+            elif name == "vis" and ((array != 0) & (array != 1)).any():
+                what = "vis other than 0 and 1"
+            elif name == "conf" and not ((array >= 0) & (array <= 1)).all():
+                what = "conf outside 0 to 1"
+            else:
+                continue
+            raise TrackingError(
+                f"view {self._view}: the tracker gave {what}, in the window that starts at frame "
+                f"{window.start}; check_tracker of builder.testing finds such faults"
+            )
 
     def _on_canvas(self, window: Window) -> Window:
+        self._check(window)
         out = self.untracked(window.start)
         out.tracks_xy[:, self._tracked] = self.plan.to_img(window.tracks_xy.astype(np.float64))
         # Exactly the stored queries, not their round trip through float32.

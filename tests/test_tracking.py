@@ -79,6 +79,44 @@ def test_a_tracker_that_forgets_its_confidence_is_named():
         follow(Letterbox.fit((24, 48), (48, 48)), Forgetful())
 
 
+class Odd(Sure):
+    """Changes what another tracker gives, window by window."""
+
+    def __init__(self, change):
+        self.change = change
+
+    def open(self, *args):
+        session, change = super().open(*args), self.change
+
+        class Changed:
+            def push(self, frame):
+                return [new for window in session.push(frame) for new in change(window)]
+
+            def finish(self):
+                return [new for window in session.finish() for new in change(window)]
+
+        return Changed()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda w: [w] * (w.start != 2), "starts at frame 3, expected frame 2"),
+        (lambda w: [w] * (w.start != 4), "gave 4 windows of 5 frames, expected 5"),
+        (lambda w: [w] * (1 + (w.start == 4)), "starts at frame 4, expected no more"),
+        (lambda w: [w._replace(tracks_xy=w.tracks_xy[:, :1])], r"tracks_xy \(4, 1, 2\), expected"),
+        (lambda w: [w._replace(vis=w.vis[:, :1])], r"vis \(4, 1\), expected \(4, 6\)"),
+        (lambda w: [w._replace(vis=w.vis * 0.7)], "vis other than 0 and 1, in .* frame 0"),
+        (lambda w: [w._replace(conf=w.conf * np.nan)], "conf outside 0 to 1"),
+        (lambda w: [w._replace(conf=w.conf[:1])], r"conf \(1, 6\), expected"),
+    ],
+)
+def test_windows_that_are_none_are_named(change, says):
+    spec = QuerySpec(grid=(2, 3), region="content")
+    with pytest.raises(TrackingError, match=f"view main: .*{says}"):
+        follow(Letterbox.fit((24, 48), (48, 48)), Odd(change), spec=spec)
+
+
 @pytest.mark.parametrize("shown", ["content", "source", {"short_side": 100}])
 def test_what_a_tracker_is_shown_does_not_move_its_points(shown):
     # Wide pixels, 2:1: the tracker must see them as they are displayed, whatever its size.
