@@ -15,7 +15,8 @@ def pixels_of_shares(
     Both count from the outer corner.  ``visible`` (...) bool, ``shape`` (H, W).  Single points
     may leave the picture; raises SourceError, naming ``where``, when most that are visible do.
     """
-    outside = ((xy < -0.5) | (xy > 1.5)).any(axis=-1)[visible]
+    seen_xy = xy[visible]
+    outside = ((seen_xy < -0.5) | (seen_xy > 1.5)).any(axis=-1)
     if outside.size and outside.mean() > 0.5:
         raise SourceError(
             f"{where}: points must be shares of the picture, from 0 to 1, but they go up to "
