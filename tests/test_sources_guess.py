@@ -4,6 +4,7 @@ import shlex
 
 import pytest
 import source_fixtures as fixtures
+from legacy_fixtures import amplify_folder
 from test_sources import EXAMPLES
 
 from builder.cli import main
@@ -107,3 +108,9 @@ def test_the_next_commands_can_be_pasted(tmp_path, capsys):
     assert preview == ["preview", str(folder)]
     assert build == ["build", str(out), "--dry-run"]
     assert f"letterset preview '{folder}'\n" in out.read_text()
+
+
+def test_older_track_files_are_told_from_sources(tmp_path):
+    amplify_folder(tmp_path, demos=1)
+    with pytest.raises(SourceError, match=r"older track files, not a source.*letterset migrate"):
+        recognize(tmp_path)

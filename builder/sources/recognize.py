@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -59,6 +60,11 @@ def recognize(path: Path) -> Found:
     if not os.path.lexists(path):
         raise SourceError(f"{printable_path(path)}: there is no such file or folder")
     found = list(_opinions(path))
+    if not found and _older(path):
+        raise SourceError(
+            f"{printable_path(path)}: older track files, not a source: `letterset doctor` tells "
+            f"what is in them, `letterset migrate` makes a dataset of them"
+        )
     if not found:
         raise SourceError(
             f"{printable_path(path)}: nothing here looks like a source (no videos, images, HDF5 "
@@ -180,6 +186,16 @@ def _inside(path: Path) -> Found | None:
     except SourceError:
         return None
     return None
+
+
+def _older(path: Path) -> bool:
+    """Tell whether the first HDF5 files hold tracks without pictures: root/<view>/tracks."""
+    names = _look(path).files if path.is_dir() else [""]
+    for name in [each for each in names if (each or path.name).lower().endswith(_HDF5)][:5]:
+        with suppress(SourceError), open_hdf5(path / name, Limits()) as file:
+            if any("tracks" in file.keys(f"root/{key}") for key in file.keys("root")):
+                return True
+    return False
 
 
 def _videos(seen: _Folder) -> Found | None:
