@@ -293,6 +293,9 @@ def test_tracking_refuses_what_it_cannot_do(built, tmp_path, capsys):
     assert "give --source" in capsys.readouterr().err
     assert tracked(built, "fine", "tracker.horizont=3") == 2
     assert "did you mean 'horizon'" in capsys.readouterr().err
+    assert tracked(built, "fine", "tracker.kind=none") == 2
+    assert "makes no tracks" in capsys.readouterr().err
+    assert "fine" not in layer_names(built / "out")
     write_video(tmp_path / "a.mp4", count=9, shape=(36, 50))
     more = ("executor.kind=inline", "--source", str(tmp_path))
     with pytest.raises(Exception, match="not what the dataset was built from"):

@@ -81,6 +81,8 @@ def track(
         raise ConfigError("stored frames are content-size: for another tracker.input give --source")
     found, own = configure("trackers", tracker)
     opened = found(own)
+    if not getattr(opened, "gives_tracks", True):
+        raise ConfigError(f"tracker {tracker.kind!r} makes no tracks: choose another tracker.kind")
     check_queries(opened, tracker.kind, queries)
     tracks = TrackSet(
         horizon=tracker.horizon,
