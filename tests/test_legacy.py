@@ -394,6 +394,7 @@ def test_errors_of_older_files_do_not_advise_repair(tmp_path):
     write_amplify(tmp_path / "a.hdf5", {"front": (360, 640)})
     spoil(tmp_path / "a.hdf5", lambda f: f["root/front"].attrs.__setitem__("width", 320))
     dataset = open_legacy(tmp_path, IMG)
+    assert (dataset.meta.mode, dataset.meta.horizon) == ("reinit", 16)
     with pytest.raises(DatasetError) as caught:
         dataset[dataset.ids[0]]
     assert "repair" not in str(caught.value)

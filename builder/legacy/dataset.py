@@ -243,8 +243,11 @@ def guess_queries(queries_xy: np.ndarray, img_shape: tuple[int, int]) -> QuerySp
 def _dataset_meta(
     refs: Mapping[str, LegacyRef], img_shape: tuple[int, int], store: LegacyStore
 ) -> DatasetMeta:
-    """Make up what all episodes share from the first of them that can be read."""
-    queries, horizon, mode = QuerySpec(region="canvas"), 1, "reinit"
+    """Make up what all episodes share, the points from the first of them that can be read."""
+    first = next(iter(refs.values()), None)
+    mode = first.mode if first else "reinit"
+    horizon = first.horizon if first and mode == "reinit" else EPISODE_HORIZON
+    queries = QuerySpec(region="canvas")
     for ref in refs.values():
         try:
             points = store.open(ref.id).array(next(iter(ref.tracked)), "queries")
@@ -252,8 +255,6 @@ def _dataset_meta(
             continue
         fallback = QuerySpec(grid=(len(points), 1), region="stored")
         queries = guess_queries(points, img_shape) or fallback
-        mode = ref.mode
-        horizon = ref.horizon if mode == "reinit" else EPISODE_HORIZON
         break
     return DatasetMeta.seal(
         created_with=version("letterset"),
