@@ -44,7 +44,7 @@ Done in {time.monotonic() - begun:.0f} s.
   dataset   {dataset}
   picture   {picture}   tracks over letterboxed frames
 
-Next: {shlex.join([str(Path(sys.executable).parent / "letterset"), "--help"])}""")
+Next, your own: {shlex.quote(str(Path(sys.executable).parent / "letterset"))} preview VIDEOS""")
 
 
 if __name__ == "__main__":
