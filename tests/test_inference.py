@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 
@@ -62,6 +63,17 @@ def test_a_prediction_decodes_alike_in_every_form(folder):
     np.testing.assert_array_equal(as_array[0], as_tuple)
     np.testing.assert_array_equal(as_tensor[0], as_tuple)
     assert decoder.decode(swap_xy(point_rc), order="xy") == as_tuple
+
+
+def test_a_model_of_added_tracks_gets_their_queries_and_horizon(folder, tmp_path):
+    out, beside = tmp_path / "out", tmp_path / "few.json"
+    shutil.copytree(folder / "out", out)
+    assert (
+        main(["track", str(out), "--name", "few", "queries.grid=[2, 3]", "tracker.horizon=3"]) == 0
+    )
+    assert main(["export", str(out), str(beside), "--to", "inference", "--tracks", "few"]) == 0
+    meta = Decoder.load(beside).meta
+    assert (meta.horizon, meta.queries.grid, len(meta.views[0].queries_rc)) == (3, (2, 3), 6)
 
 
 def test_a_wrong_order_view_or_point_is_refused(folder):

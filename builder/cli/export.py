@@ -31,6 +31,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--to", required=True, choices=sorted(TARGETS), help="what to write")
     parser.add_argument("--views", nargs="+", metavar="VIEW", help="views, in the model's order")
     parser.add_argument(
+        "--tracks", metavar="LAYER", help="take the tracks that letterset track added"
+    )
+    parser.add_argument(
         "--suite", default="libero_letterset", metavar="NAME", help="of an amplify tree"
     )
 
@@ -42,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     out = Path(args.out)
     if out.exists():
         raise ConfigError(f"{out} exists already; choose another name or move it away")
-    say(TARGETS[args.to](open_dataset(args.dataset), out, args))
+    say(TARGETS[args.to](open_dataset(args.dataset, tracks=args.tracks), out, args))
     return 0
 
 
