@@ -13,17 +13,10 @@ import numpy as np
 from pydantic import Field
 
 from builder.errors import SourceError
-from builder.ids import printable_path
+from builder.ids import episode_id, printable_path
 from builder.sources.base import Episode, EpisodeRef
 from builder.sources.image_files import image_stream
-from builder.sources.listing import (
-    IMAGE_SUFFIXES,
-    UNREADABLE,
-    folder_ref,
-    names_in,
-    natural_key,
-    walk,
-)
+from builder.sources.listing import IMAGE_SUFFIXES, UNREADABLE, names_in, natural_key, walk
 from builder.sources.names import safe_names, safe_text
 from builder.sources.provenance import fingerprints
 from builder.sources.safe_pickle import load_pickle
@@ -72,7 +65,9 @@ class Bridge:
                 continue
             if trajectory not in seen:
                 seen.add(trajectory)
-                yield folder_ref(trajectory)
+                raw = os.fsencode(trajectory or ".")
+                group = printable_path(os.path.dirname(trajectory)) or None
+                yield EpisodeRef(episode_id(raw), printable_path(raw), trajectory, group=group)
         if not seen:
             raise SourceError(f"{printable_path(self.path)}: no folder named images0 found")
 

@@ -13,10 +13,10 @@ import numpy as np
 from pydantic import Field
 
 from builder.errors import SourceError
-from builder.ids import printable_path
+from builder.ids import episode_id, printable_path
 from builder.sources.base import Episode, EpisodeRef, FrameStream
 from builder.sources.clock import PickedStream
-from builder.sources.listing import UNREADABLE, folder_ref, names_in, read_small, walk
+from builder.sources.listing import UNREADABLE, names_in, read_small, walk
 from builder.sources.names import safe_names, safe_text
 from builder.sources.provenance import fingerprints
 from builder.sources.safe_hdf5 import SafeHdf5, open_hdf5
@@ -63,7 +63,9 @@ class Droid:
         for folder, names in walk(self.path):
             if TRAJECTORY in names or UNREADABLE in names:
                 empty = False
-                yield folder_ref(folder)
+                raw = os.fsencode(folder or ".")
+                group = printable_path(os.path.dirname(folder)) or None
+                yield EpisodeRef(episode_id(raw), printable_path(raw), folder, group=group)
         if empty:
             raise SourceError(f"{printable_path(self.path)}: no folder with a {TRAJECTORY} found")
 

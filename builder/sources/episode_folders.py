@@ -9,16 +9,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from builder.errors import SourceError
-from builder.ids import printable_path
+from builder.ids import episode_id, printable_path
 from builder.sources.base import Episode, EpisodeRef
-from builder.sources.listing import (
-    UNREADABLE,
-    VIDEO_SUFFIXES,
-    folder_ref,
-    names_in,
-    total_bytes,
-    walk,
-)
+from builder.sources.listing import UNREADABLE, VIDEO_SUFFIXES, names_in, total_bytes, walk
 from builder.sources.names import safe_names
 from builder.sources.provenance import fingerprints
 from builder.sources.select import Selection
@@ -53,7 +46,9 @@ class EpisodeFolders:
         for folder, names in walk(self.path):
             if any(name == UNREADABLE or name.lower().endswith(VIDEO_SUFFIXES) for name in names):
                 empty = False
-                yield folder_ref(folder)
+                raw = os.fsencode(folder or ".")
+                group = printable_path(os.path.dirname(folder)) or None
+                yield EpisodeRef(episode_id(raw), printable_path(raw), folder, group=group)
         if empty:
             raise SourceError(
                 f"{printable_path(self.path)}: no folder with videos found; one folder per "

@@ -11,17 +11,10 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from builder.errors import SourceError
-from builder.ids import printable_path
+from builder.ids import episode_id, printable_path
 from builder.sources.base import Episode, EpisodeRef
 from builder.sources.image_files import image_stream
-from builder.sources.listing import (
-    IMAGE_SUFFIXES,
-    UNREADABLE,
-    folder_ref,
-    names_in,
-    natural_key,
-    walk,
-)
+from builder.sources.listing import IMAGE_SUFFIXES, UNREADABLE, names_in, natural_key, walk
 from builder.sources.names import safe_names
 from builder.sources.provenance import fingerprints
 from builder.sources.select import Selection
@@ -63,7 +56,9 @@ class ImageFolders:
                 episode = os.path.dirname(folder) if self._config.folder == "view" else folder
                 if episode not in seen:
                     seen.add(episode)
-                    yield folder_ref(episode)
+                    raw = os.fsencode(episode or ".")
+                    group = printable_path(os.path.dirname(episode)) or None
+                    yield EpisodeRef(episode_id(raw), printable_path(raw), episode, group=group)
         if not seen:
             raise SourceError(
                 f"{printable_path(self.path)}: no folder with images found; looked for "

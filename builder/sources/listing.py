@@ -10,8 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from builder.errors import SourceError
-from builder.ids import episode_id, printable_path
-from builder.sources.base import EpisodeRef
+from builder.ids import printable_path
 
 _DIGITS = re.compile(r"(\d{1,18})", re.ASCII)
 
@@ -105,13 +104,6 @@ def _walk(
     for name, is_folder in found:
         if is_folder:
             yield from _walk(root, f"{below}/{name}" if below else name, (*trail, here))
-
-
-def folder_ref(folder: str) -> EpisodeRef:
-    """Make the ref of an episode that is a folder of :func:`walk`; the one above is its group."""
-    raw = os.fsencode(folder or ".")
-    group = printable_path(os.path.dirname(folder)) or None
-    return EpisodeRef(episode_id(raw), printable_path(raw), folder, group=group)
 
 
 def names_in(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
