@@ -199,3 +199,13 @@ def test_options_that_make_no_sense_are_refused(tmp_path):
     for windows in (0, -4):
         with pytest.raises(ConfigError, match=f"windows must be at least 1, got {windows}"):
             diagnose_path(tmp_path, IMG, windows)
+
+
+def test_visibility_that_is_no_number_is_a_problem(tmp_path):
+    write_amplify(tmp_path / "a.hdf5", {"front": (477, 470)})
+    with h5py.File(tmp_path / "a.hdf5", "r+") as file:
+        file["root/front/vis"][:, 3, 2] = np.nan
+    report = diagnose_path(tmp_path, IMG)
+    assert report.exit_code == 1
+    (problem,) = report.problems.values()
+    assert "view front: vis holds NaN" in problem

@@ -165,6 +165,11 @@ def _sample(
         picked = [(row, slice(None)) for row in rows]
     tracks_xy = np.stack([np.asarray(view.tracks[at]) for at in picked]).astype(np.float32)
     vis = np.stack([np.asarray(view.vis[at]) for at in picked])
+    if not np.isfinite(vis).all():
+        raise DatasetError(
+            f"episode {episode.meta.id}, view {view.name}: vis holds NaN or infinity, which "
+            f"training would take in; write 0 where a point is not seen"
+        )
     return tracks_xy, vis, valid_steps(starts, horizon, length)[:, :, None]
 
 
