@@ -67,6 +67,11 @@ def test_keys_shapes_and_dtypes(dataset):
     assert sample["t"] == 0
 
 
+def test_a_path_does_for_an_open_dataset(dataset):
+    for path in (dataset.path, str(dataset.path)):
+        assert torch.equal(WindowDataset(path)[3]["traj"], WindowDataset(dataset)[3]["traj"])
+
+
 def test_one_sample_per_window_and_the_tail_on_request(dataset):
     whole = sum(max(0, length - HORIZON + 1) for length in LENGTHS.values())
     assert len(WindowDataset(dataset)) == whole

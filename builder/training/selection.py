@@ -16,6 +16,15 @@ from builder.splits import read_splits
 from builder.training.options import WindowOptions
 
 
+def refuse_untracked(dataset: Dataset) -> None:
+    """Raise ConfigError for a dataset without tracks."""
+    if dataset.meta.tracker.kind == "none":
+        raise ConfigError(
+            f"{dataset.path} holds frames and no tracks: add some with letterset track, then "
+            "open_dataset(path, tracks=NAME)"
+        )
+
+
 def default_views(dataset: Dataset, masked: bool = False) -> tuple[str, ...]:
     """Return the views all episodes have, in their order; raises DatasetError without episodes.
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from builder.dataset import Dataset, EpisodeData
+from builder.dataset import Dataset, EpisodeData, open_dataset
 from builder.errors import ConfigError, DatasetError
 from builder.legacy.dataset import LegacyDataset
 from builder.training.arrays import PassedArrays, passed_arrays, root_arrays, view_arrays
@@ -23,7 +24,7 @@ from builder.training.interpolate import interpolate_traj
 from builder.training.maps import matrix
 from builder.training.options import WindowOptions, given_options
 from builder.training.pictures import write_pictures
-from builder.training.selection import choose_ids, default_views, places, verify
+from builder.training.selection import choose_ids, default_views, places, refuse_untracked, verify
 from builder.training.shared import Shared
 from builder.training.table import matching_samples, rows_of_samples
 from builder.window_stats import Table
@@ -58,7 +59,7 @@ class WindowDataset(Shared):
 
     def __init__(
         self,
-        dataset: Dataset,
+        dataset: Dataset | Path | str,
         options: WindowOptions | None = None,
         *,
         augment: Augment | None = None,
@@ -70,6 +71,8 @@ class WindowDataset(Shared):
         Raises ConfigError for what the dataset cannot give, DatasetError when no window is left.
         """
         self.options = options = given_options(options, changes)
+        if isinstance(dataset, Path | str):
+            dataset = open_dataset(dataset)
         if options.tracks or options.layers:
             dataset = dataset.with_layers(options.tracks, options.layers)
         if isinstance(dataset, LegacyDataset) and options.img_shape:
@@ -77,11 +80,7 @@ class WindowDataset(Shared):
         super().__init__()
         self.dataset, self.augment = dataset, augment
         meta = dataset.meta
-        if meta.tracker.kind == "none":
-            raise ConfigError(
-                f"{dataset.path} holds frames and no tracks: add some with letterset track, then "
-                "open_dataset(path, tracks=NAME)"
-            )
+        refuse_untracked(dataset)
         first = options.first_step
         self.read_steps = options.horizon or max(1, meta.horizon - first)
         self._read = slice(first, first + self.read_steps)
