@@ -123,8 +123,11 @@ class LayerWriter:
         """Tell whether an episode is there and made for the base as it is now."""
         if not self.store.has(base.id):
             return False
-        with closing(self.store.open(base.id)) as reader:
-            return not stale(reader, base)
+        try:
+            with closing(self.store.open(base.id)) as reader:
+                return not stale(reader, base)
+        except DatasetError as error:
+            raise DatasetError(f"{error}; run letterset repair, then this again") from None
 
     def write(self, base: EpisodeMeta, arrays: Arrays, per_frame: bool | None = None) -> None:
         """Add the arrays of one episode, whole or not at all; replaces older ones.

@@ -349,6 +349,10 @@ def test_repair_moves_damaged_parts_of_layers_away(dataset, damage):
     at = data.index(np.full(3, 7.0).tobytes())
     flipped = data[:at] + b"x" + data[at + 1 :]
     path.write_bytes(b"" if damage == "file" else flipped)
+    if damage == "file":
+        with LayerWriter(dataset, "more") as layer, closing(base.open("b/c")) as reader:
+            with pytest.raises(DatasetError, match="run letterset repair, then this again"):
+                layer.has(reader.meta)
     done = repair(dataset)
     assert done.kept == ("a", "b/c")
     assert list(done.dropped) == ["layers/more/b/c.hdf5"]
