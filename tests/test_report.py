@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 
+import h5py
 import numpy as np
 import pytest
 from source_fixtures import write_video
@@ -77,6 +78,38 @@ def test_a_budget_leaves_episodes_out_of_the_player(folder, tmp_path):
     argv = ["report", str(folder / "out"), "--out", str(small), "--budget-mb", "0.001"]
     assert main(argv) == 0
     assert small.read_text().count("<option>") == 1
+
+
+def test_damaged_episodes_are_listed_and_the_others_shown(folder, tmp_path):
+    damaged = tmp_path / "damaged"
+    shutil.copytree(folder / "out", damaged)
+    lost, kept = open_dataset(damaged).ids
+    for name in ("frames", "tracks"):  # the doctor reads tracks, the player pictures as well
+        with h5py.File(damaged / "episodes" / f"{lost}.hdf5", "a") as file:
+            del file[f"root/main/{name}"]
+        assert main(["report", str(damaged), "--out", str(tmp_path / "report.html")]) == 0
+        assert [episode["id"] for episode in page_data(tmp_path)["episodes"]] == [kept]
+        assert f"root/main/{name}: it is listed" in (tmp_path / "report.html").read_text()
+
+
+def test_the_player_passes_every_frame_where_starts_do_not_divide_the_horizon(tmp_path):
+    write_video(tmp_path / "videos" / "a.mp4", count=24, shape=(48, 64))
+    argv = ["--source", str(tmp_path / "videos"), "--out", str(tmp_path / "out"), "--quiet"]
+    settings = ["queries.grid=[2, 3]", "tracker.horizon=8", "tracker.start_every=3"]
+    assert main(["build", *settings, *argv, "--img-shape", "32", "48"]) == 0
+    assert main(["report", str(tmp_path / "out"), "--out", str(tmp_path / "report.html")]) == 0
+    (episode,) = page_data(tmp_path)["episodes"]
+    passed = {start + step for start in episode["starts"] for step in range(8)}
+    assert passed >= set(range(24))
+
+
+def test_views_without_tracks_have_no_numbers_of_motion(tmp_path):
+    write_video(tmp_path / "videos" / "a.mp4", count=5, shape=(48, 64))
+    argv = ["--source", str(tmp_path / "videos"), "--out", str(tmp_path / "out"), "--quiet"]
+    assert main(["build", "tracker.kind=none", *argv, "--img-shape", "32", "48"]) == 0
+    assert main(["report", str(tmp_path / "out"), "--out", str(tmp_path / "report.html")]) == 0
+    (row,) = page_data(tmp_path)["rows"]
+    assert row[6:9] == ["", "", ""]
 
 
 @pytest.fixture(scope="module")

@@ -10,22 +10,30 @@ import numpy as np
 
 from builder.checks import has_windows
 from builder.dataset import Dataset, EpisodeData, ViewData
+from builder.errors import DatasetError
 
 MAX_FRAMES = 96
 JPEG_QUALITY = 80
 
 
-def player_data(dataset: Dataset, ids: list[str], budget_bytes: int) -> list[dict[str, Any]]:
+def player_data(
+    dataset: Dataset, ids: list[str], budget_bytes: int, problems: dict[str, str]
+) -> list[dict[str, Any]]:
     """Return the player's episodes, in order, until ``budget_bytes`` of page are used up.
 
-    Those of frames alone, without tracks, are left out.
+    Those of frames alone, without tracks, are left out, and damaged ones, of which ``problems``
+    then tells by id.
     """
     episodes: list[dict[str, Any]] = []
     spent = 0
     for found in (dataset[episode_id] for episode_id in ids):
         if not has_windows(found.meta.views[0]):
             continue
-        episode = _episode(found)
+        try:
+            episode = _episode(found)
+        except DatasetError as error:
+            problems[found.meta.id] = str(error)
+            continue
         spent += sum(
             len(view["tracks"]) + len(view["vis"]) + sum(map(len, view["frames"]))
             for view in episode["views"]
@@ -41,13 +49,13 @@ def _episode(episode: EpisodeData) -> dict[str, Any]:
     shown = min(meta.length, MAX_FRAMES)
     first = next(iter(episode.views.values()))
     starts = np.asarray(first.starts)
-    # Windows back to back, so that the timeline passes every frame once.
-    step = max(1, -(-meta.horizon // meta.start_every))
+    # Windows back to back, or as little over one another as passes every frame.
+    step = max(1, meta.horizon // meta.start_every)
     rows = [row for row in range(0, len(starts), step) if starts[row] < shown]
     steps = min(meta.horizon, shown) if meta.mode == "episode" else meta.horizon
     return {
         "id": meta.id,
-        "length": shown if meta.mode == "episode" else meta.length,
+        "length": meta.length,
         "horizon": steps,
         "starts": [int(starts[row]) for row in rows],
         "views": [_view(name, view, rows, steps, shown) for name, view in episode.views.items()],

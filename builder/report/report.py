@@ -18,7 +18,7 @@ from builder.errors import DatasetError
 from builder.report.charts import bars, histogram, letterbox_drawing
 from builder.report.draw import row_colors
 from builder.report.page import definitions, page, text, write_output
-from builder.report.player import player_data
+from builder.report.player import MAX_FRAMES, player_data
 from builder.report.regions import region_charts
 from builder.spread import spread
 from builder.wording import count, points
@@ -59,16 +59,17 @@ def write_report(
         raise DatasetError(f"{dataset.path} has no episodes to report on")
     ids = [dataset.ids[k] for k in spread(len(dataset), MAX_EPISODES)]
     facts = _facts(dataset, ids)
+    diagnosis = diagnose(dataset, dataset.meta.img_shape, DOCTOR_WINDOWS)
+    facts.unreadable.update(diagnosis.problems)
     readable = [key for key in ids if key not in facts.unreadable]
     chosen = [readable[k] for k in spread(len(readable), episodes)]
-    diagnosis = diagnose(dataset, dataset.meta.img_shape, DOCTOR_WINDOWS)
     colors = row_colors(dataset.meta.queries)[_row_starts(dataset)]
     data: dict[str, Any] = {
         "rows": facts.rows,
         "grid": dataset.meta.queries.grid,
         "order": dataset.meta.queries.order,
         "colors": [f"rgb({r}, {g}, {b})" for r, g, b in colors.tolist()],
-        "episodes": player_data(dataset, chosen, round(budget_mb * 1e6)),
+        "episodes": player_data(dataset, chosen, round(budget_mb * 1e6), facts.unreadable),
     }
     body = [*_body(dataset, facts, diagnosis, len(ids))]
     body += ["<section><h2>Distributions</h2><div class=charts>"]
@@ -105,8 +106,8 @@ def _facts(dataset: Dataset, ids: list[str]) -> _Facts:
 def _row(meta: EpisodeMeta, view: ViewMeta) -> Row:
     height, width = view.geometry.source_shape
     motion = view.motion
-    moved = (motion.mean_px, motion.zero_share, motion.visible_share) if motion else (0, 0, 0)
-    numbers = (round(value, 3) for value in moved)
+    moved = (motion.mean_px, motion.zero_share, motion.visible_share) if motion else ()
+    numbers: list[Any] = [round(value, 3) for value in moved] or [""] * 3
     aspect = round(_aspect(view), 3)
     shape, said = f"{height} x {width}", (meta.text or meta.task or "")[:200]
     return (meta.id, view.name, meta.length, shape, aspect, view.orientation, *numbers, said)
@@ -222,7 +223,8 @@ def _player(episodes: list[dict[str, Any]]) -> Iterator[str]:
 <div id="stage"></div>
 <p id="readout" role="status"></p>
 <p>Colours are grid rows; hollow points are occluded. On a picture: arrow keys scrub, space plays,
-N and P follow the next and the previous point.</p></section>"""
+N and P follow the next and the previous point. Of each episode the first {MAX_FRAMES} frames are
+here.</p></section>"""
 
 
 def _table(facts: _Facts) -> Iterator[str]:
