@@ -34,7 +34,7 @@ def as_float_points(points: Any, axes: int = 2) -> Any:
     dtype would be a guess) and for booleans and complex numbers, ValueError for a wrong
     last axis.
     """
-    _check_points(points, axes)
+    check_points(points, axes)
     if hasattr(points, "is_floating_point"):  # torch
         if points.is_floating_point():
             return points * 1.0
@@ -59,7 +59,7 @@ def swap_xy(points: Points) -> Points:
         first, second = _pair(points)
         return (second, first)  # type: ignore[return-value]
     array: Any = points
-    _check_points(array, axes=2)
+    check_points(array)
     return array[..., [1, 0]]
 
 
@@ -69,7 +69,8 @@ def _pair(point: tuple[Any, ...]) -> tuple[Any, Any]:
     return point
 
 
-def _check_points(points: Any, axes: int) -> None:
+def check_points(points: Any, axes: int = 2) -> None:
+    """Raise TypeError for what is no array, ValueError for a last axis that is not ``axes``."""
     if not (hasattr(points, "shape") and hasattr(points, "dtype")):
         raise TypeError(
             f"points must be a numpy array or torch tensor (..., {axes}), got "

@@ -23,6 +23,7 @@ from schemas.affine import (
     Orientation,
     Points,
     as_float_points,
+    check_points,
     normalize,
     oriented_shape,
     swap_xy,
@@ -108,10 +109,14 @@ class _Geometry(Record):
     def inside(self, img_xy: Any) -> Any:
         """Tell which canvas points (..., 2) (x, y) lie on the content, edges included.
 
-        Returns a boolean array (...), False for NaN.
+        Returns a boolean array (...), False for NaN.  Raises what ``to_img`` does for what is
+        no array of points.
         """
         left, top, right, bottom = self.content_box
-        x, y = img_xy if isinstance(img_xy, tuple) else (img_xy[..., 0], img_xy[..., 1])
+        if not isinstance(img_xy, tuple):
+            check_points(img_xy)
+            img_xy = (img_xy[..., 0], img_xy[..., 1])
+        x, y = img_xy
         return (x >= left) & (x <= right) & (y >= top) & (y <= bottom)
 
 

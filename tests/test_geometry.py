@@ -316,6 +316,18 @@ def test_inside_is_what_came_from_the_picture(box, fractions):
         assert got == want or edge
 
 
+@pytest.mark.parametrize(
+    ("points", "error", "says"),
+    [
+        ([[0.0, 60.0]], TypeError, "got list; convert it first"),
+        (np.zeros((5, 4)), ValueError, r"must have shape \(\.\.\., 2\), got \(5, 4\)"),
+    ],
+)
+def test_inside_refuses_what_is_no_array_of_points(points, error, says):
+    with pytest.raises(error, match=says):
+        Letterbox.fit((720, 1280), (256, 256)).inside(points)
+
+
 def test_inside_includes_edges_and_excludes_nan():
     box = Letterbox.fit((720, 1280), (256, 256))
     img_xy = np.asarray(
