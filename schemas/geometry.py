@@ -246,6 +246,8 @@ class Stretch(_Geometry):
 
         The long side is rounded half up; nothing is padded.  The older preprocessing.
         """
+        if short_side < 1:
+            raise ValueError(f"short_side must be at least 1, got {short_side}")
         short = min(source_shape)
         height, width = (_scaled(side, short_side, short) for side in source_shape)
         return cls(source_shape=source_shape, img_shape=(height, width))

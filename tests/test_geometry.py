@@ -328,6 +328,11 @@ def test_inside_refuses_what_is_no_array_of_points(points, error, says):
         Letterbox.fit((720, 1280), (256, 256)).inside(points)
 
 
+def test_a_short_side_below_1_is_refused():
+    with pytest.raises(ValueError, match="short_side must be at least 1, got 0"):
+        Stretch.shorter((480, 640), 0)
+
+
 def test_inside_includes_edges_and_excludes_nan():
     box = Letterbox.fit((720, 1280), (256, 256))
     img_xy = np.asarray(
