@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from builder.ids import printable_path
 from builder.legacy.files import LegacyRef, track_shape
 from builder.legacy.hdf5 import LegacyTracks, LegacyVideo, open_older
 from builder.sources.safe_hdf5 import SafeHdf5
-from builder.stores.reading import file_stamp
+from builder.stores.reading import file_stamp, mapped
 from schemas.dataset import ArrayMeta, EpisodeMeta, SourceInfo, ViewMeta
 from schemas.geometry import Stretch
 from schemas.legacy import QUERY_SLACK_PX, PixelOrigin, check_queries, implied_geometry
@@ -105,7 +106,7 @@ class LegacyReader:
     def _open_nothing(self) -> None:
         self._handle: Any = None
         self._handle_pid = 0
-        self._map: np.ndarray | None = None
+        self._map: mmap.mmap | None = None
         self._views: dict[str, dict[str, Any]] = {}
 
     def again(self) -> LegacyReader | None:
@@ -215,8 +216,8 @@ class LegacyReader:
         if plan.offset is None:
             return _Chunked(self, plan)
         if self._map is None:
-            self._map = np.memmap(self.ref.path, np.uint8, "r")
-        return np.ndarray(plan.shape, plan.dtype, self._map.data, plan.offset)
+            self._map = mapped(self.ref.path)
+        return np.ndarray(plan.shape, plan.dtype, self._map, plan.offset)
 
     def handle(self) -> h5py.File:
         """Return this process's own open file: a forked one must not be shared."""

@@ -8,6 +8,7 @@ datasets and object types are refused.
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ from builder.errors import DatasetError
 from builder.stores.codecs import load_lz4
 from builder.stores.hdf5_layout import disagreements, locate
 from builder.stores.layout import METADATA, array_path, stored_dtype
-from builder.stores.reading import FileReader, blame_limits
+from builder.stores.reading import FileReader, blame_limits, mapped
 from schemas.dataset import EpisodeMeta
 
 
@@ -40,7 +41,7 @@ class Hdf5Reader(FileReader):
         self._open_nothing()
 
     def _open_nothing(self) -> None:
-        self._map: np.ndarray | None = None
+        self._map: mmap.mmap | None = None
         self._handle: Any = None
         self._handle_pid = 0
 
@@ -76,8 +77,8 @@ class Hdf5Reader(FileReader):
             return np.empty(shape, stored_dtype(array))
         with self._damage(array_path(view, name)):
             if self._map is None:
-                self._map = np.memmap(self.path, np.uint8, "r")
-            return np.ndarray(shape, stored_dtype(array), self._map.data, offset)
+                self._map = mapped(self.path)
+            return np.ndarray(shape, stored_dtype(array), self._map, offset)
 
     def _chunk(self, view: str | None, name: str, row: int) -> np.ndarray:
         path = array_path(view, name)

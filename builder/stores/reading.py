@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -158,6 +159,15 @@ class FileReader(ABC):
         if not 0 <= begin <= end <= len(data):
             raise DatasetError(f"{self.path} is damaged: {name}_offsets jump at row {row}")
         return decode_jpeg(data[begin:end], shape, f"{self.path}: {name}[{row}]")
+
+
+def mapped(path: Path) -> mmap.mmap:
+    """Map a file into memory, read-only.  Raises OSError, ValueError for an empty file.
+
+    What ``numpy.memmap`` maps the same takes it longer, as it resolves the path.
+    """
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def file_stamp(path: Path) -> tuple[int, ...] | None:

@@ -19,7 +19,7 @@ from builder.errors import DatasetError
 from builder.records import stored_form
 from builder.stores.base import arrays_by_view
 from builder.stores.layout import METADATA, U16_ATTRS, array_path, stored_dtype, view_attrs
-from builder.stores.reading import FileReader, blame_limits
+from builder.stores.reading import FileReader, blame_limits, mapped
 from builder.stores.zarr_layout import META_FILE, Grid, group_json, unpack
 from schemas.dataset import EpisodeMeta
 
@@ -108,7 +108,7 @@ class ZarrReader(FileReader):
             with self._damage(array_path(view, name)):
                 # Each map keeps a file open: small arrays are read instead.
                 if grid.file_bytes > _SMALL_BYTES:
-                    data: Any = np.memmap(path, np.uint8, "r").data
+                    data: Any = mapped(path)
                 else:
                     data = path.read_bytes()
                 self._maps[view, name] = np.ndarray(grid.shape, grid.dtype, data)
