@@ -61,6 +61,10 @@ def test_a_sample_with_a_point_that_is_no_number_is_refused(tmp_path, bad, axis,
     assert windows[1]["traj"].isfinite().all()
     with pytest.raises(DatasetError, match=r"a.hdf5, view front: tracks hold NaN or infinity"):
         windows[2]
+    with h5py.File(tmp_path / "a.hdf5", "r+") as file:
+        file["root/front/vis"][3, 2, 1] = bad
+    with pytest.raises(DatasetError, match=r"a.hdf5, view front: vis hold NaN or infinity"):
+        windows[3]
 
 
 def test_older_files_have_nothing_to_verify(tmp_path):

@@ -55,12 +55,13 @@ class LegacyTracks:
         """Tell whether what is stored becomes pixels by a float32 multiplication alone."""
         return bool(self.dtype == np.float32) and not any(self.offset_xy)
 
-    def check_finite(self, points: np.ndarray) -> None:
+    def check_finite(self, numbers: np.ndarray, name: str = "tracks") -> None:
         """Raise DatasetError, naming the file, for NaN and infinity in what was read of it."""
-        if not np.isfinite(points).all():
+        if not np.isfinite(numbers).all():
+            become = "a corner of the picture" if name == "tracks" else "hidden points"
             raise DatasetError(
-                f"{self._where}: tracks hold NaN or infinity; AMPLIFY would turn them into a "
-                f"corner of the picture. Track this file again, or leave it out"
+                f"{self._where}: {name} hold NaN or infinity; AMPLIFY would turn them into "
+                f"{become}. Track this file again, or leave it out"
             )
 
     def _map(self, points: np.ndarray) -> np.ndarray:

@@ -166,6 +166,13 @@ def write_tracks(
         numbers.clip(-1.0, 1.0, out=numbers)
 
 
+def write_vis(view: ViewWindows, window: int, steps: slice, points: Any, out: np.ndarray) -> None:
+    """Write a window's visibility into ``out`` (horizon, N); see :func:`write_tracks`."""
+    out[...] = np.asarray(view.vis[window, steps])[:, points]
+    if view.older is not None and not math.isfinite(np.add.reduce(out, axis=None)):
+        view.older.check_finite(out, "vis")
+
+
 @lru_cache(maxsize=64)
 def _swap_and_scale(scale_rc: tuple[float, float]) -> np.ndarray:
     """Return the matrix that makes (row, col) of (x, y) and scales them, in one pass.

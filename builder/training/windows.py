@@ -19,6 +19,7 @@ from builder.training.episodes import (
     chosen_points,
     view_windows,
     write_tracks,
+    write_vis,
 )
 from builder.training.interpolate import interpolate_traj
 from builder.training.maps import matrix
@@ -271,7 +272,7 @@ class WindowDataset(Shared):
     ) -> None:
         traj = out["traj"][at]
         write_tracks(view, window, self._read, self.points, traj)
-        out["vis"][at] = np.asarray(view.vis[window, self._read])[:, self.points]
+        write_vis(view, window, self._read, self.points, out["vis"][at])
         out["in_content"][at] = view.in_content[self.points]
         out["decode"][at] = view.decode_rows
         if turn is not None:
