@@ -280,6 +280,33 @@ def test_a_child_leaves_through_its_with_blocks(tmp_path):
     assert not (tmp_path / "half-done").exists()
 
 
+def stay(task, report):
+    """Refuse to end; the first of two answers SIGTERM with the user's second Ctrl-C."""
+    refuse = (lambda *_: None) if task else (lambda *_: os.kill(os.getppid(), signal.SIGINT))
+    signal.signal(signal.SIGTERM, refuse)
+    report(1, 2)
+    while True:
+        time.sleep(1)
+
+
+def test_a_second_ctrl_c_waits_for_no_child(monkeypatch):
+    monkeypatch.setattr("builder.executors.children.GRACE_SECONDS", 1e5)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    events = make(2, 600).run(stay, range(2))
+    try:
+        assert {next(events).task for _ in range(2)} == {0, 1}
+        with pytest.raises(KeyboardInterrupt):
+            events.close()
+        # Released or killed: a child that was not would live on for ever.
+        for child in active_children():
+            child.join(60)
+            assert child.exitcode == -signal.SIGKILL
+    finally:
+        signal.signal(signal.SIGINT, before)
+        for child in active_children():
+            child.kill()
+
+
 def test_stalled_children_tidy_up_too(tmp_path):
     outcomes = [e for e in make(1, 0.3).run(tidy, [str(tmp_path)]) if isinstance(e, Outcome)]
     assert "stalled" in str(outcomes[0].error)

@@ -137,18 +137,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.verb is None:
         parser().print_help()
         return 0
-    for name in ("SIGTERM", "SIGUSR1"):  # the second: what SLURM is asked to send before its end
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), _terminated)
+    _on_signals(_terminated, "SIGTERM", "SIGUSR1")  # the second: what SLURM sends before its end
     try:
         return _run(args)
     except LettersetError as error:
         sys.stderr.write(f"letterset {args.verb}: {error}\n")
         return error.exit_code
     except KeyboardInterrupt:
+        _on_signals(signal.SIG_IGN, "SIGINT", "SIGTERM", "SIGUSR1")  # all that is left is to leave
         sys.stderr.write("letterset: interrupted; run the same command again to go on\n")
         return 130
     except _Terminated:
+        _on_signals(signal.SIG_IGN, "SIGINT", "SIGTERM", "SIGUSR1")
         sys.stderr.write("letterset: terminated; run the same command again to go on\n")
         return 143
     except BrokenPipeError:
@@ -172,6 +172,13 @@ def _run(args: argparse.Namespace) -> int:
 
 class _Terminated(BaseException):
     """SIGTERM or SIGUSR1, as an exception, so that everything open is closed on the way out."""
+
+
+def _on_signals(handler: Any, *names: str) -> None:
+    """Handle those of the signals that this platform has."""
+    for name in names:
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), handler)
 
 
 def _terminated(signum: int, frame: Any) -> None:

@@ -94,8 +94,7 @@ class Child:
             return "closed its pipe"
         if code >= 0:
             return f"ended with exit code {code}"
-        names = {int(number): number.name for number in signal.Signals}
-        name = names.get(-code, f"signal {-code}")
+        name = next((each.name for each in signal.Signals if each == -code), f"signal {-code}")
         return f"was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
 
     def ask_to_end(self) -> None:
@@ -110,6 +109,11 @@ class Child:
             self._process.join()
         self.pipe.close()
         self._process.close()
+
+    def kill(self) -> None:
+        """Kill the child and wait for nothing."""
+        with suppress(ValueError):  # it ended and is released
+            self._process.kill()
 
 
 def available_cores() -> int:
@@ -135,13 +139,18 @@ def unpacked(error: tuple[Exception, str]) -> Exception:
 
 
 def end_all(children: Iterable[Child]) -> None:
-    """End children, alive or dead, within GRACE_SECONDS altogether."""
+    """End children, alive or dead, within GRACE_SECONDS altogether; at once if interrupted."""
     children = list(children)
-    for child in children:
-        child.ask_to_end()
-    until = time.monotonic() + GRACE_SECONDS
-    for child in children:
-        child.end(until - time.monotonic())
+    try:
+        until = time.monotonic() + GRACE_SECONDS
+        for child in children:
+            child.ask_to_end()
+        for child in children:
+            child.end(until - time.monotonic())
+    except BaseException:  # a second Ctrl-C
+        for child in children:
+            child.kill()
+        raise
 
 
 @contextmanager
