@@ -280,6 +280,41 @@ def test_an_episode_that_somebody_else_finished_meanwhile_is_taken(videos, undiv
     assert list(read_failures(out)) == list(read_failures(undivided))
 
 
+def slurm_script(root, folder):
+    """The script of the guide, and a PATH on which srun, scontrol and letterset do as told."""
+    guide = (root / "docs/guides/slurm.md").read_text()
+    (folder / "job.sh").write_text(guide.split("```sh\n")[1].split("```")[0])
+    tools = {"srun": 'exec "$@"', "scontrol": 'echo "$@" >> told', "letterset": ". ./build.sh"}
+    for tool, text in tools.items():
+        (folder / tool).write_text(f"#!/bin/bash\n{text}\n")
+        (folder / tool).chmod(0o755)
+    task = {"SLURM_ARRAY_JOB_ID": "9", "SLURM_ARRAY_TASK_ID": "3", "SLURM_CPUS_PER_TASK": "2"}
+    return {**os.environ, **task, "PATH": f"{folder}:{os.environ['PATH']}"}
+
+
+@pytest.mark.parametrize("code", [0, 1, 4])
+def test_the_array_task_ends_with_the_exit_code_of_its_build(root, tmp_path, code):
+    env = slurm_script(root, tmp_path)
+    (tmp_path / "build.sh").write_text(f"exit {code}")
+    done = subprocess.run(["bash", "job.sh"], cwd=tmp_path, env=env, timeout=60)
+    assert done.returncode == code
+    assert not (tmp_path / "told").exists()
+
+
+def test_the_array_task_is_requeued_when_its_build_has_ended(root, tmp_path):
+    env = slurm_script(root, tmp_path)
+    os.mkfifo(tmp_path / "ready")
+    (tmp_path / "build.sh").write_text(
+        "trap 'echo ended >> told; exit 143' USR1; echo > ready; while :; do sleep 0.1; done"
+    )
+    job = (tmp_path / "job.sh").read_text()
+    (tmp_path / "job.sh").write_text(
+        job.replace("build=$!", "build=$!; read < ready; kill -USR1 $$")
+    )
+    subprocess.run(["bash", "job.sh"], cwd=tmp_path, env=env, timeout=60)
+    assert (tmp_path / "told").read_text() == "ended\nrequeue 9_3\n"
+
+
 @pytest.mark.parametrize("name", ["SIGUSR1", "SIGTERM"])
 def test_a_job_that_is_told_to_end_ends_cleanly(videos, undivided, tmp_path, name):
     """As SLURM does before it requeues: to every process of the job; then it goes on."""
