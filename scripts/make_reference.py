@@ -56,7 +56,7 @@ def _exit_codes() -> str:
         "0": "good",
         "1": "finished, but inputs failed or problems were found, each listed; or no whole dataset",
         "2": "bad usage or config, or an input that is not there; found before any work",
-        "3": "nothing could be built",
+        "3": "nothing could be built; a shard ends with 1, as others may have built something",
         "4": "the output is unusable: no space, read-only, locked, a newer format",
         "130, 143": "interrupted, terminated; run the same command again to go on",
         "70": "a bug of letterset",

@@ -2,7 +2,7 @@
 
 Exit codes: 0 good; 1 finished, but inputs failed or problems were found (each listed), or a
 folder is no whole dataset; 2 bad usage or config, or an input that is not there, before any work;
-3 nothing could be built; 4 output unusable; 130 or 143 interrupted; 70 a bug of ours.
+3 nothing could be built (a shard: 1); 4 output unusable; 130 or 143 interrupted; 70 a bug of ours.
 """
 
 from __future__ import annotations
