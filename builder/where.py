@@ -97,6 +97,8 @@ class Where:
         if isinstance(node, ast.Constant):
             if not isinstance(node.value, bool | int | float | str):
                 raise self._error(f"{node.value!r} is neither a number nor a text")
+            if isinstance(node.value, int) and node.value >= 1 << 63:
+                raise self._error("holds a whole number of more than 63 bits")
             return
         if isinstance(node, ast.Compare):
             for op, right in zip(node.ops, node.comparators, strict=True):
