@@ -165,11 +165,15 @@ def _sample(
         picked = [(row, slice(None)) for row in rows]
     tracks_xy = np.stack([np.asarray(view.tracks[at]) for at in picked]).astype(np.float32)
     vis = np.stack([np.asarray(view.vis[at]) for at in picked])
-    if not np.isfinite(vis).all():
-        raise DatasetError(
-            f"episode {episode.meta.id}, view {view.name}: vis holds NaN or infinity, which "
-            f"training would take in; write 0 where a point is not seen"
-        )
+    for name, values, cure in (
+        ("tracks hold", tracks_xy, "build the episode again"),
+        ("vis holds", vis, "write 0 where a point is not seen"),
+    ):
+        if not np.isfinite(values).all():
+            raise DatasetError(
+                f"episode {episode.meta.id}, view {view.name}: {name} NaN or infinity, which "
+                f"training would take in; {cure}"
+            )
     return tracks_xy, vis, valid_steps(starts, horizon, length)[:, :, None]
 
 
