@@ -87,9 +87,20 @@ def test_damaged_episodes_are_listed_and_the_others_shown(folder, tmp_path):
     for name in ("frames", "tracks"):  # the doctor reads tracks, the player pictures as well
         with h5py.File(damaged / "episodes" / f"{lost}.hdf5", "a") as file:
             del file[f"root/main/{name}"]
-        assert main(["report", str(damaged), "--out", str(tmp_path / "report.html")]) == 0
+        assert main(["report", str(damaged), "--out", str(tmp_path / "report.html")]) == 1
         assert [episode["id"] for episode in page_data(tmp_path)["episodes"]] == [kept]
         assert f"root/main/{name}: it is listed" in (tmp_path / "report.html").read_text()
+
+
+def test_tracks_that_are_no_numbers_are_damage(folder, tmp_path):
+    damaged = tmp_path / "damaged"
+    shutil.copytree(folder / "out", damaged)
+    lost, kept = open_dataset(damaged).ids
+    with h5py.File(damaged / "episodes" / f"{lost}.hdf5", "a") as file:
+        file["root/main/tracks"][0, 0, 0] = float("nan")
+    assert main(["report", str(damaged), "--out", str(tmp_path / "report.html")]) == 1
+    assert [episode["id"] for episode in page_data(tmp_path)["episodes"]] == [kept]
+    assert "tracks hold NaN" in (tmp_path / "report.html").read_text()
 
 
 def test_the_player_passes_every_frame_where_starts_do_not_divide_the_horizon(tmp_path):
@@ -223,5 +234,5 @@ def test_a_dataset_that_cannot_be_read_has_a_page_that_says_so(tmp_path):
     sample_dataset(tmp_path / "ds", Hdf5Store(tmp_path / "ds"), [Sample("a")])
     (tmp_path / "ds" / "episodes" / "a.hdf5").write_bytes(b"x")
     page = tmp_path / "report.html"
-    assert main(["report", str(tmp_path / "ds"), "--out", str(page)]) == 0
+    assert main(["report", str(tmp_path / "ds"), "--out", str(page)]) == 1
     assert "is damaged" in page.read_text()

@@ -2,6 +2,8 @@
 
 The page needs no network. It has the geometry drawn with numbers, distributions, failures, the
 doctor's verdict, a table of episodes and a player in which points can be followed.
+
+The exit code is 1 when episodes cannot be read; the page lists them.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the report; returns the exit code."""
+    """Write the report; returns 1 when episodes of it cannot be read."""
     from builder.dataset import open_dataset
     from builder.report.report import write_report
 
@@ -40,4 +42,4 @@ def run(args: argparse.Namespace) -> int:
     dataset = open_dataset(args.dataset)
     diagnosis = write_report(dataset, out, episodes=args.episodes, budget_mb=args.budget_mb)
     say(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB): {diagnosis.text().splitlines()[-1]}")
-    return 0
+    return int(bool(diagnosis.problems))

@@ -50,7 +50,7 @@ class _Facts:
 def write_report(
     dataset: Dataset, out: Path, *, episodes: int = 6, budget_mb: float = 24.0
 ) -> Diagnosis:
-    """Write the page to ``out``; returns the doctor's diagnosis, which is part of it.
+    """Write the page to ``out``; returns the doctor's diagnosis, with all that cannot be read.
 
     ``episodes`` are put into the player, fewer when their pictures exceed ``budget_mb``.
     Raises DatasetError for an empty dataset and OutputError when ``out`` cannot be written.
@@ -77,7 +77,7 @@ def write_report(
     body += _player(data["episodes"])
     body += [*_table(facts), _script(data)]
     write_output(out, page(f"{dataset.path.name}: letterset report", body))
-    return diagnosis
+    return diagnosis.model_copy(update={"problems": facts.unreadable})
 
 
 def _row_starts(dataset: Dataset) -> list[int]:
