@@ -31,11 +31,14 @@ WORKERS_GOAL = 1.6
 
 def loader_seconds(folder: Path, workers: int) -> float:
     """Time a batch of several passes over a dataset through a DataLoader, its start excluded."""
+    import torch.multiprocessing
     from torch.utils.data import ConcatDataset, DataLoader
 
     from builder import open_dataset
     from builder.training import WindowDataset, WindowSampler
 
+    # The default sends a file descriptor per tensor, each over a connection of its own.
+    torch.multiprocessing.set_sharing_strategy("file_system")
     windows: Any = ConcatDataset([WindowDataset(open_dataset(folder))] * PASSES)
     sampler = WindowSampler(len(windows))
     batches = iter(DataLoader(windows, BATCH, sampler=sampler, num_workers=workers))
@@ -153,7 +156,8 @@ def report(root: Path, rounds: int) -> str:
             f"({frame['video'] / frame['ours']:.0f}x less) | |",
             "",
             f"Two views, {SIDE} x {SIDE} uint8 images; medians of {rounds} interleaved rounds. "
-            "The training step is simulated by waiting. Memory is a worker's own, without the "
+            "Batches come by torch's file_system "
+            "sharing strategy. The training step is simulated by waiting. Memory is a worker's own, without the "
             f"pages of mapped files. {load_note()}",
             "",
             machine_facts("numpy", "h5py", "torch", "av"),
