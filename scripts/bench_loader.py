@@ -156,8 +156,8 @@ def report(root: Path, rounds: int) -> str:
             f"({frame['video'] / frame['ours']:.0f}x less) | |",
             "",
             f"Two views, {SIDE} x {SIDE} uint8 images; medians of {rounds} interleaved rounds. "
-            "Batches come by torch's file_system "
-            "sharing strategy. The training step is simulated by waiting. Memory is a worker's own, without the "
+            "Batches come by torch's file_system sharing strategy. The training step is simulated "
+            "by waiting. Memory is a worker's own, without the "
             f"pages of mapped files. {load_note()}",
             "",
             machine_facts("numpy", "h5py", "torch", "av"),
