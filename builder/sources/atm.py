@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
 
-from builder.ids import episode_id, printable_path
-from builder.sources.base import Episode, EpisodeRef, FrameStream, StreamInfo
+from builder.ids import printable_path
+from builder.sources.base import BaseSource, Episode, EpisodeRef, FrameStream, StreamInfo
 from builder.sources.listing import files, locate
 from builder.sources.names import safe_names, safe_text
 from builder.sources.points import pixels_of_shares
@@ -20,7 +19,6 @@ from builder.sources.provenance import fingerprints
 from builder.sources.safe_hdf5 import SafeHdf5, open_hdf5
 from builder.sources.select import Selection
 from builder.sources.streams import BlockStream, even_times
-from schemas.config import Limits
 
 SUFFIXES = (".hdf5", ".h5")
 _BLOCK_BYTES = 1 << 20
@@ -32,7 +30,7 @@ class AtmConfig(Selection):
     recorded_fps: float = Field(default=20.0, gt=0, description="the files say nothing of time")
 
 
-class Atm:
+class Atm(BaseSource[AtmConfig]):
     """One HDF5 file per demonstration, in a folder per task: ``<task>_demo/demo_0.hdf5``.
 
     Its tracks pass through as ``<view>.points_xy`` (T, N, 2) in source pixels and
@@ -41,21 +39,13 @@ class Atm:
 
     Config: ClassVar = AtmConfig
 
-    def __init__(
-        self, path: Path, config: AtmConfig | None = None, limits: Limits | None = None
-    ) -> None:
-        self.path = Path(path)
-        self._config = config or AtmConfig()
-        self._limits = limits or Limits()
-
     def refs(self) -> Iterator[EpisodeRef]:
         """List the files in natural order.  Raises SourceError when there is none."""
         for relative in files(self.path, SUFFIXES, "HDF5 file"):
-            raw = os.fsencode(relative)
             folder = locate(self.path, relative).parent
             task = printable_path(folder.name.removesuffix("_demo")) or None
             group = printable_path(folder.parent.name) or None
-            yield EpisodeRef(episode_id(raw), printable_path(raw), relative, task, group)
+            yield EpisodeRef.at(os.fsencode(relative), relative, task, group)
 
     @contextmanager
     def open(self, ref: EpisodeRef) -> Iterator[Episode]:

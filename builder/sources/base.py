@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
+from builder.ids import episode_id, printable_path
+from schemas.base import Record
+from schemas.config import Limits
 from schemas.dataset import ArrayMeta, ColorInfo, Fingerprint, MotionSummary, ViewMeta
 from schemas.geometry import Letterbox, Orientation, Stretch, oriented_shape
 
 if TYPE_CHECKING:
     import numpy as np
+
+C = TypeVar("C", bound=Record)
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,18 @@ class EpisodeRef:
     task: str | None = None
     group: str | None = None
     splits: tuple[str, ...] = ()
+
+    @classmethod
+    def at(
+        cls,
+        path: bytes | str,
+        locator: Any,
+        task: str | None = None,
+        group: str | None = None,
+        splits: tuple[str, ...] = (),
+    ) -> EpisodeRef:
+        """Make the ref of what lies at a path relative to the source's root."""
+        return cls(episode_id(path), printable_path(path), locator, task, group, splits)
 
 
 @dataclass(frozen=True)
@@ -145,3 +163,17 @@ class Source(Protocol):
     def open(self, ref: EpisodeRef) -> AbstractContextManager[Episode]:
         """Open one episode.  Raises SourceError (or DecodeError) naming what is wrong."""
         ...
+
+
+class BaseSource(Generic[C]):
+    """What a source begins with: the path it reads, its settings, what one episode may cost.
+
+    A subclass names the model of its settings, ``Config``.
+    """
+
+    Config: ClassVar[Any]
+
+    def __init__(self, path: Path, config: C | None = None, limits: Limits | None = None) -> None:
+        self.path = Path(path)
+        self._config: C = config or self.Config()
+        self._limits = limits or Limits()

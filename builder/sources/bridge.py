@@ -13,8 +13,8 @@ import numpy as np
 from pydantic import Field
 
 from builder.errors import SourceError
-from builder.ids import episode_id, printable_path
-from builder.sources.base import Episode, EpisodeRef
+from builder.ids import printable_path
+from builder.sources.base import BaseSource, Episode, EpisodeRef
 from builder.sources.image_files import image_stream
 from builder.sources.listing import IMAGE_SUFFIXES, UNREADABLE, names_in, natural_key, walk
 from builder.sources.names import safe_names, safe_text
@@ -23,7 +23,6 @@ from builder.sources.safe_pickle import load_pickle
 from builder.sources.select import Selection
 from builder.sources.sidecars import read_text
 from builder.sources.streams import even_times
-from schemas.config import Limits
 
 _CAMERA = re.compile(r"images\d+", re.ASCII)
 _FILES = ("lang.txt", "obs_dict.pkl", "policy_out.pkl")
@@ -35,7 +34,7 @@ class BridgeConfig(Selection):
     recorded_fps: float = Field(default=5.0, gt=0, description="of the images")
 
 
-class Bridge:
+class Bridge(BaseSource[BridgeConfig]):
     """Folders that hold ``images0``, ``images1``, ... ; depth images are left out.
 
     Numeric arrays of ``obs_dict.pkl`` pass through, as constants where they have no row per
@@ -44,13 +43,6 @@ class Bridge:
     """
 
     Config: ClassVar = BridgeConfig
-
-    def __init__(
-        self, path: Path, config: BridgeConfig | None = None, limits: Limits | None = None
-    ) -> None:
-        self.path = Path(path)
-        self._config = config or BridgeConfig()
-        self._limits = limits or Limits()
 
     def refs(self) -> Iterator[EpisodeRef]:
         """List the trajectories in natural order.  Raises SourceError when there is none."""
@@ -65,9 +57,8 @@ class Bridge:
                 continue
             if trajectory not in seen:
                 seen.add(trajectory)
-                raw = os.fsencode(trajectory or ".")
                 group = printable_path(os.path.dirname(trajectory)) or None
-                yield EpisodeRef(episode_id(raw), printable_path(raw), trajectory, group=group)
+                yield EpisodeRef.at(os.fsencode(trajectory or "."), trajectory, group=group)
         if not seen:
             raise SourceError(f"{printable_path(self.path)}: no folder named images0 found")
 

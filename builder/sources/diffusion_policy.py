@@ -12,15 +12,14 @@ import numpy as np
 from pydantic import Field
 
 from builder.errors import SourceError
-from builder.ids import episode_id, printable_path
-from builder.sources.base import Episode, EpisodeRef, FrameStream, StreamInfo
+from builder.ids import printable_path
+from builder.sources.base import BaseSource, Episode, EpisodeRef, FrameStream, StreamInfo
 from builder.sources.listing import locate, natural_key
 from builder.sources.names import safe_names
 from builder.sources.provenance import fingerprints
 from builder.sources.safe_zarr import SafeZarr, SafeZarrArray, open_zarr
 from builder.sources.select import Selection
 from builder.sources.streams import BlockStream, even_times
-from schemas.config import Limits
 
 SUFFIXES = (".zarr", ".zarr.zip", ".zip")
 _BLOCK_BYTES = 1 << 20
@@ -35,7 +34,7 @@ class DiffusionPolicyConfig(Selection):
     )
 
 
-class DiffusionPolicy:
+class DiffusionPolicy(BaseSource[DiffusionPolicyConfig]):
     """Episodes of one Zarr group, or of all ``*.zarr`` and ``*.zarr.zip`` in a folder.
 
     Arrays ``data/*`` of (N, H, W, 3) are views, all others pass through;
@@ -43,13 +42,6 @@ class DiffusionPolicy:
     """
 
     Config: ClassVar = DiffusionPolicyConfig
-
-    def __init__(
-        self, path: Path, config: DiffusionPolicyConfig | None = None, limits: Limits | None = None
-    ) -> None:
-        self.path = Path(path)
-        self._config = config or DiffusionPolicyConfig()
-        self._limits = limits or Limits()
 
     def refs(self) -> Iterator[EpisodeRef]:
         """List the episodes of all groups.  Raises SourceError when there is no group."""
@@ -125,9 +117,7 @@ class DiffusionPolicy:
     def _ref(self, relative: str, index: int | None, first: int, last: int) -> EpisodeRef:
         raw = os.fsencode(relative) + (b"" if index is None else b"/episode_%d" % index)
         group = printable_path(relative)
-        return EpisodeRef(
-            episode_id(raw), printable_path(raw), (relative, index, first, last), group=group
-        )
+        return EpisodeRef.at(raw, (relative, index, first, last), group=group)
 
     def _ends(self, store: SafeZarr) -> list[int]:
         array = store.array("meta/episode_ends")

@@ -13,8 +13,8 @@ import numpy as np
 from pydantic import Field
 
 from builder.errors import SourceError
-from builder.ids import episode_id, printable_path
-from builder.sources.base import Episode, EpisodeRef, FrameStream
+from builder.ids import printable_path
+from builder.sources.base import BaseSource, Episode, EpisodeRef, FrameStream
 from builder.sources.clock import PickedStream
 from builder.sources.listing import UNREADABLE, names_in, read_small, walk
 from builder.sources.names import safe_names, safe_text
@@ -22,7 +22,6 @@ from builder.sources.provenance import fingerprints
 from builder.sources.safe_hdf5 import SafeHdf5, open_hdf5
 from builder.sources.select import Seconds, Selection
 from builder.video import VideoStream
-from schemas.config import Limits
 
 TRAJECTORY = "trajectory.h5"
 _RECORDINGS = os.path.join("recordings", "MP4")
@@ -41,7 +40,7 @@ class DroidConfig(Selection):
     recorded_fps: float = Field(default=15.0, gt=0, description="without control timestamps")
 
 
-class Droid:
+class Droid(BaseSource[DroidConfig]):
     """Folders with a ``trajectory.h5``; frame i of a recording belongs to step i.
 
     Views are called by their role in the metadata (wrist, ext1, ext2), else by serial number;
@@ -50,22 +49,14 @@ class Droid:
 
     Config: ClassVar = DroidConfig
 
-    def __init__(
-        self, path: Path, config: DroidConfig | None = None, limits: Limits | None = None
-    ) -> None:
-        self.path = Path(path)
-        self._config = config or DroidConfig()
-        self._limits = limits or Limits()
-
     def refs(self) -> Iterator[EpisodeRef]:
         """List the folders in natural order.  Raises SourceError when there is none."""
         empty = True
         for folder, names in walk(self.path):
             if TRAJECTORY in names or UNREADABLE in names:
                 empty = False
-                raw = os.fsencode(folder or ".")
                 group = printable_path(os.path.dirname(folder)) or None
-                yield EpisodeRef(episode_id(raw), printable_path(raw), folder, group=group)
+                yield EpisodeRef.at(os.fsencode(folder or "."), folder, group=group)
         if empty:
             raise SourceError(f"{printable_path(self.path)}: no folder with a {TRAJECTORY} found")
 

@@ -5,26 +5,24 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import ClassVar
 
 from builder.errors import SourceError
-from builder.ids import episode_id, printable_path
-from builder.sources.base import Episode, EpisodeRef
+from builder.ids import printable_path
+from builder.sources.base import BaseSource, Episode, EpisodeRef
 from builder.sources.listing import UNREADABLE, VIDEO_SUFFIXES, names_in, total_bytes, walk
 from builder.sources.names import safe_names
 from builder.sources.provenance import fingerprints
 from builder.sources.select import Selection
 from builder.sources.sidecars import read_sidecars
 from builder.video import VideoStream
-from schemas.config import Limits
 
 
 class EpisodeFoldersConfig(Selection):
     """Settings of the ``episodes`` source."""
 
 
-class EpisodeFolders:
+class EpisodeFolders(BaseSource[EpisodeFoldersConfig]):
     """Every folder below the root that directly holds videos is an episode.
 
     Each video is a view, named by its stem.  ``<name>.npy`` beside them pass through as arrays
@@ -33,22 +31,14 @@ class EpisodeFolders:
 
     Config: ClassVar = EpisodeFoldersConfig
 
-    def __init__(
-        self, path: Path, config: EpisodeFoldersConfig | None = None, limits: Limits | None = None
-    ) -> None:
-        self.path = Path(path)
-        self._config = config or EpisodeFoldersConfig()
-        self._limits = limits or Limits()
-
     def refs(self) -> Iterator[EpisodeRef]:
         """List the folders in natural order.  Raises SourceError when none holds a video."""
         empty = True
         for folder, names in walk(self.path):
             if any(name == UNREADABLE or name.lower().endswith(VIDEO_SUFFIXES) for name in names):
                 empty = False
-                raw = os.fsencode(folder or ".")
                 group = printable_path(os.path.dirname(folder)) or None
-                yield EpisodeRef(episode_id(raw), printable_path(raw), folder, group=group)
+                yield EpisodeRef.at(os.fsencode(folder or "."), folder, group=group)
         if empty:
             raise SourceError(
                 f"{printable_path(self.path)}: no folder with videos found; one folder per "

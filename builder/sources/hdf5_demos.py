@@ -14,15 +14,14 @@ import numpy as np
 from pydantic import Field
 
 from builder.errors import SourceError
-from builder.ids import episode_id, printable_path
-from builder.sources.base import Episode, EpisodeRef, FrameStream, StreamInfo
+from builder.ids import printable_path
+from builder.sources.base import BaseSource, Episode, EpisodeRef, FrameStream, StreamInfo
 from builder.sources.listing import files, locate
 from builder.sources.names import safe_names
 from builder.sources.provenance import fingerprints
 from builder.sources.safe_hdf5 import SafeHdf5, open_hdf5
 from builder.sources.select import Selection
 from builder.sources.streams import BlockStream, even_times
-from schemas.config import Limits
 from schemas.geometry import Orientation
 
 SUFFIXES = (".hdf5", ".h5")
@@ -52,18 +51,10 @@ class DemoLayout:
     map_suffixes: tuple[str, ...] = ()
 
 
-class Demos:
+class Demos(BaseSource[DemosConfig]):
     """Demonstrations in all HDF5 files below a folder, or in one file."""
 
-    Config: ClassVar[Any]
     layout: ClassVar[DemoLayout]
-
-    def __init__(
-        self, path: Path, config: DemosConfig | None = None, limits: Limits | None = None
-    ) -> None:
-        self.path = Path(path)
-        self._config: DemosConfig = config or self.Config()
-        self._limits = limits or Limits()
 
     def refs(self) -> Iterator[EpisodeRef]:
         """List the demonstrations file by file, in natural order.
@@ -124,9 +115,7 @@ class Demos:
         raw = os.fsencode(relative)
         if demo is not None:
             raw += b"/" + demo.encode("utf-8", "surrogatepass")
-        return EpisodeRef(
-            episode_id(raw), printable_path(raw), (relative, demo), task, group, splits
-        )
+        return EpisodeRef.at(raw, (relative, demo), task, group, splits)
 
     def _demos(self, file: SafeHdf5) -> list[str]:
         demos = file.keys("data")

@@ -11,8 +11,8 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from builder.errors import SourceError
-from builder.ids import episode_id, printable_path
-from builder.sources.base import Episode, EpisodeRef
+from builder.ids import printable_path
+from builder.sources.base import BaseSource, Episode, EpisodeRef
 from builder.sources.image_files import image_stream
 from builder.sources.listing import IMAGE_SUFFIXES, UNREADABLE, names_in, natural_key, walk
 from builder.sources.names import safe_names
@@ -20,7 +20,6 @@ from builder.sources.provenance import fingerprints
 from builder.sources.select import Selection
 from builder.sources.sidecars import read_sidecars
 from builder.sources.streams import even_times
-from schemas.config import Limits
 
 
 class ImageFoldersConfig(Selection):
@@ -32,7 +31,7 @@ class ImageFoldersConfig(Selection):
     recorded_fps: float = Field(default=30.0, gt=0, description="images say nothing of time")
 
 
-class ImageFolders:
+class ImageFolders(BaseSource[ImageFoldersConfig]):
     """Folders of images in natural order (``im_2`` before ``im_10``).
 
     ``<name>.npy`` in the episode's folder pass through as arrays with one row per frame,
@@ -40,13 +39,6 @@ class ImageFolders:
     """
 
     Config: ClassVar = ImageFoldersConfig
-
-    def __init__(
-        self, path: Path, config: ImageFoldersConfig | None = None, limits: Limits | None = None
-    ) -> None:
-        self.path = Path(path)
-        self._config = config or ImageFoldersConfig()
-        self._limits = limits or Limits()
 
     def refs(self) -> Iterator[EpisodeRef]:
         """List the episodes in natural order.  Raises SourceError when there is no image."""
@@ -56,9 +48,8 @@ class ImageFolders:
                 episode = os.path.dirname(folder) if self._config.folder == "view" else folder
                 if episode not in seen:
                     seen.add(episode)
-                    raw = os.fsencode(episode or ".")
                     group = printable_path(os.path.dirname(episode)) or None
-                    yield EpisodeRef(episode_id(raw), printable_path(raw), episode, group=group)
+                    yield EpisodeRef.at(os.fsencode(episode or "."), episode, group=group)
         if not seen:
             raise SourceError(
                 f"{printable_path(self.path)}: no folder with images found; looked for "

@@ -12,8 +12,8 @@ import numpy as np
 from pydantic import Field
 
 from builder.errors import SourceError
-from builder.ids import episode_id, printable_path
-from builder.sources.base import Episode, EpisodeRef, FrameStream
+from builder.ids import printable_path
+from builder.sources.base import BaseSource, Episode, EpisodeRef, FrameStream
 from builder.sources.image_files import encoded_stream
 from builder.sources.lerobot_meta import EpisodeRow, LeRobotMeta
 from builder.sources.names import safe_names, safe_text
@@ -22,7 +22,6 @@ from builder.sources.safe_parquet import select_rows, to_array
 from builder.sources.select import Selection
 from builder.sources.video_span import VideoSpan
 from builder.video import VideoStream
-from schemas.config import Limits
 from schemas.geometry import Orientation
 
 # Columns that only count, or that are the clock.
@@ -39,7 +38,7 @@ class LeRobotConfig(Selection):
     )
 
 
-class LeRobot:
+class LeRobot(BaseSource[LeRobotConfig]):
     """Episodes of one dataset; cameras are features of dtype ``video`` or ``image``.
 
     The clock is the ``timestamp`` column.  An episode that shares its video file with others is
@@ -47,13 +46,6 @@ class LeRobot:
     """
 
     Config: ClassVar = LeRobotConfig
-
-    def __init__(
-        self, path: Path, config: LeRobotConfig | None = None, limits: Limits | None = None
-    ) -> None:
-        self.path = Path(path)
-        self._config = config or LeRobotConfig()
-        self._limits = limits or Limits()
 
     def refs(self) -> Iterator[EpisodeRef]:
         """List the episodes.  Raises SourceError when it is no LeRobot dataset."""
@@ -64,12 +56,12 @@ class LeRobot:
             name = f"episode_{row.index:06d}"
             task = safe_text("; ".join(row.tasks))
             task = printable_path(task) if task else None
-            yield EpisodeRef(episode_id(name), name, row, task=task, splits=meta.splits(row.index))
+            yield EpisodeRef.at(name, row, task=task, splits=meta.splits(row.index))
         if not listed:
             raise meta.error("the dataset lists no episode")
         if lost := meta.unlisted(listed):
             # Those that are not there are one failure.
-            yield EpisodeRef(episode_id(_INFO), _INFO, lost)
+            yield EpisodeRef.at(_INFO, lost)
 
     @contextmanager
     def open(self, ref: EpisodeRef) -> Iterator[Episode]:

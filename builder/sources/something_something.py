@@ -6,18 +6,16 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, ClassVar
 
 from builder.errors import SourceError
-from builder.ids import episode_id, printable_path
-from builder.sources.base import Episode, EpisodeRef
+from builder.ids import printable_path
+from builder.sources.base import BaseSource, Episode, EpisodeRef
 from builder.sources.listing import UNREADABLE, files, locate, read_small, walk
 from builder.sources.names import safe_text
 from builder.sources.provenance import fingerprints
 from builder.sources.select import Selection
 from builder.video import VideoStream
-from schemas.config import Limits
 
 SUFFIXES = (".webm",)
 _SPLITS = ("train", "validation", "test")
@@ -28,7 +26,7 @@ class SomethingSomethingConfig(Selection):
     """Settings of the ``something_something`` source."""
 
 
-class SomethingSomething:
+class SomethingSomething(BaseSource[SomethingSomethingConfig]):
     """Videos of one view; the label is the text, its template the task.
 
     Labels are all files below the root whose names end in train.json, validation.json or
@@ -37,26 +35,14 @@ class SomethingSomething:
 
     Config: ClassVar = SomethingSomethingConfig
 
-    def __init__(
-        self,
-        path: Path,
-        config: SomethingSomethingConfig | None = None,
-        limits: Limits | None = None,
-    ) -> None:
-        self.path = Path(path)
-        self._config = config or SomethingSomethingConfig()
-        self._limits = limits or Limits()
-
     def refs(self) -> Iterator[EpisodeRef]:
         """List the videos in natural order.  Raises SourceError for label files that are none."""
         labels = self._labels() if self.path.is_dir() else {}
         for relative in files(self.path, SUFFIXES, "video"):
-            raw = os.fsencode(relative)
             label = labels.get(os.path.basename(relative)[: -len(SUFFIXES[0])], {})
             split = label.get("split")
-            yield EpisodeRef(
-                episode_id(raw),
-                printable_path(raw),
+            yield EpisodeRef.at(
+                os.fsencode(relative),
                 (relative, _text(label.get("label"))),
                 task=_plain(label.get("template")),
                 splits=(split,) if split else (),

@@ -12,8 +12,8 @@ import numpy as np
 from pydantic import Field
 
 from builder.errors import SourceError
-from builder.ids import episode_id, printable_path
-from builder.sources.base import Episode, EpisodeRef, FrameStream, StreamInfo
+from builder.ids import printable_path
+from builder.sources.base import BaseSource, Episode, EpisodeRef, FrameStream, StreamInfo
 from builder.sources.image_files import encoded_stream
 from builder.sources.listing import files, locate
 from builder.sources.points import pixels_of_shares
@@ -21,7 +21,6 @@ from builder.sources.provenance import fingerprints
 from builder.sources.safe_pickle import load_pickle
 from builder.sources.select import Selection
 from builder.sources.streams import BlockStream, even_times
-from schemas.config import Limits
 
 SUFFIXES = (".pkl", ".pickle")
 
@@ -32,7 +31,7 @@ class TapVidConfig(Selection):
     recorded_fps: float = Field(default=25.0, gt=0, description="the pickles say nothing of time")
 
 
-class TapVid:
+class TapVid(BaseSource[TapVidConfig]):
     """Videos in TAP-Vid pickles: ``{name: {video, points, occluded}}`` or a list of these.
 
     Tracks pass through as ``points_xy`` (T, N, 2) float32 in source pixels (continuous, origin
@@ -42,13 +41,7 @@ class TapVid:
 
     Config: ClassVar = TapVidConfig
 
-    def __init__(
-        self, path: Path, config: TapVidConfig | None = None, limits: Limits | None = None
-    ) -> None:
-        self.path = Path(path)
-        self._config = config or TapVidConfig()
-        self._limits = limits or Limits()
-        self._loaded: tuple[str, dict[str, Any]] | None = None
+    _loaded: tuple[str, dict[str, Any]] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the loaded pickle behind when the source goes to another process."""
@@ -67,9 +60,7 @@ class TapVid:
                 if name is not None:
                     raw += b"/" + name.encode("utf-8", "surrogatepass")
                 group = printable_path(relative)
-                yield EpisodeRef(
-                    episode_id(raw), printable_path(raw), (relative, name), group=group
-                )
+                yield EpisodeRef.at(raw, (relative, name), group=group)
 
     @contextmanager
     def open(self, ref: EpisodeRef) -> Iterator[Episode]:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from builder.errors import SourceError
-from builder.ids import episode_id, printable_path
-from builder.sources.base import Episode, EpisodeRef
+from builder.ids import printable_path
+from builder.sources.base import BaseSource, Episode, EpisodeRef
 from builder.sources.listing import (
     UNREADABLE,
     VIDEO_SUFFIXES,
@@ -21,7 +21,6 @@ from builder.sources.listing import (
 )
 from builder.sources.select import Selection
 from builder.video import VideoStream, fingerprint
-from schemas.config import Limits
 from schemas.dataset import Name
 
 
@@ -34,20 +33,13 @@ class VideoFilesConfig(Selection):
     view: Name = "main"
 
 
-class VideoFiles:
+class VideoFiles(BaseSource[VideoFilesConfig]):
     """Video files below a folder, recursively and in natural order, or one file.
 
     Hidden files are left out; links are followed.  What cannot be read fails in ``open``.
     """
 
     Config: ClassVar = VideoFilesConfig
-
-    def __init__(
-        self, path: Path, config: VideoFilesConfig | None = None, limits: Limits | None = None
-    ) -> None:
-        self.path = Path(path)
-        self._config = config or VideoFilesConfig()
-        self._limits = limits or Limits()
 
     def refs(self) -> Iterator[EpisodeRef]:
         """List the files folder by folder, in natural order.
@@ -93,8 +85,7 @@ class VideoFiles:
         return [locate(self.path, ref.locator)]
 
     def _ref(self, relative: str) -> EpisodeRef:
-        raw = os.fsencode(relative)
-        return EpisodeRef(id=episode_id(raw), path=printable_path(raw), locator=relative)
+        return EpisodeRef.at(os.fsencode(relative), relative)
 
     def _wanted(self, relative: str) -> bool:
         config = self._config
