@@ -12,13 +12,11 @@ from pydantic import TypeAdapter, ValidationError
 from builder.errors import ConfigError, DatasetError
 from builder.ids import episode_id, printable_path
 from builder.legacy.hdf5 import open_older
-from builder.sources.listing import UNREADABLE, walk
+from builder.sources.listing import HDF5_SUFFIXES, UNREADABLE, walk
 from builder.sources.safe_hdf5 import SafeHdf5
 from schemas.base import MAX_SIDE, Shape
 from schemas.dataset import Name
 from schemas.legacy import tracked_shape
-
-SUFFIXES = (".hdf5", ".h5")
 
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
 _SHAPE: TypeAdapter[tuple[int, int]] = TypeAdapter(Shape)
@@ -75,7 +73,7 @@ def track_files(folder: Path) -> list[Path]:
         folder / inner / name
         for inner, names in walk(folder)
         for name in names
-        if name == UNREADABLE or name.lower().endswith(SUFFIXES)
+        if name == UNREADABLE or name.lower().endswith(HDF5_SUFFIXES)
     ]
 
 

@@ -12,16 +12,13 @@ from pydantic import Field
 
 from builder.ids import printable_path
 from builder.sources.base import BaseSource, Episode, EpisodeRef, FrameStream, StreamInfo
-from builder.sources.listing import files, locate
+from builder.sources.listing import HDF5_SUFFIXES, files, locate
 from builder.sources.names import safe_names, safe_text
 from builder.sources.points import pixels_of_shares
 from builder.sources.provenance import fingerprints
 from builder.sources.safe_hdf5 import SafeHdf5, open_hdf5
 from builder.sources.select import Selection
-from builder.sources.streams import BlockStream, even_times
-
-SUFFIXES = (".hdf5", ".h5")
-_BLOCK_BYTES = 1 << 20
+from builder.sources.streams import BlockStream, even_times, frames_at_once
 
 
 class AtmConfig(Selection):
@@ -41,7 +38,7 @@ class Atm(BaseSource[AtmConfig]):
 
     def refs(self) -> Iterator[EpisodeRef]:
         """List the files in natural order.  Raises SourceError when there is none."""
-        for relative in files(self.path, SUFFIXES, "HDF5 file"):
+        for relative in files(self.path, HDF5_SUFFIXES, "HDF5 file"):
             folder = locate(self.path, relative).parent
             task = printable_path(folder.name.removesuffix("_demo")) or None
             group = printable_path(folder.parent.name) or None
@@ -94,8 +91,7 @@ class Atm(BaseSource[AtmConfig]):
         def read(first: int, last: int) -> Any:
             return file.part(data, (0, slice(first, last))).transpose(0, 2, 3, 1)
 
-        rows = data.chunks[1] if data.chunks else 1
-        block = rows * max(1, _BLOCK_BYTES // (rows * height * width * 3))
+        block = frames_at_once(data.chunks[1] if data.chunks else 1, 3 * height * width)
         return BlockStream(info, even_times(count, fps), read, block)
 
     def _tracks(

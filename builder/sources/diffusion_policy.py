@@ -19,10 +19,9 @@ from builder.sources.names import safe_names
 from builder.sources.provenance import fingerprints
 from builder.sources.safe_zarr import SafeZarr, SafeZarrArray, open_zarr
 from builder.sources.select import Selection
-from builder.sources.streams import BlockStream, even_times
+from builder.sources.streams import BlockStream, even_times, frames_at_once
 
 SUFFIXES = (".zarr", ".zarr.zip", ".zip")
-_BLOCK_BYTES = 1 << 20
 
 
 class DiffusionPolicyConfig(Selection):
@@ -134,8 +133,7 @@ class DiffusionPolicy(BaseSource[DiffusionPolicyConfig]):
         if shape[1] * shape[2] > self._limits.max_pixels or count > self._limits.max_frames:
             raise store.error(array.path, f"{shape} exceeds limits.max_pixels or max_frames")
         # An episode may begin inside a chunk; whole chunks from there on are close enough.
-        rows = array.chunks[0]
-        block = rows * max(1, _BLOCK_BYTES // max(1, rows * array.row_bytes))
+        block = frames_at_once(array.chunks[0], array.row_bytes)
 
         def read(start: int, stop: int) -> np.ndarray:
             return self._pictures(store, array, array.rows(first + start, first + stop))

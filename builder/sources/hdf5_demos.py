@@ -16,16 +16,14 @@ from pydantic import Field
 from builder.errors import SourceError
 from builder.ids import printable_path
 from builder.sources.base import BaseSource, Episode, EpisodeRef, FrameStream, StreamInfo
-from builder.sources.listing import files, locate
+from builder.sources.listing import HDF5_SUFFIXES, files, locate
 from builder.sources.names import safe_names
 from builder.sources.provenance import fingerprints
 from builder.sources.safe_hdf5 import SafeHdf5, open_hdf5
 from builder.sources.select import Selection
-from builder.sources.streams import BlockStream, even_times
+from builder.sources.streams import BlockStream, even_times, frames_at_once
 from schemas.geometry import Orientation
 
-SUFFIXES = (".hdf5", ".h5")
-_BLOCK_BYTES = 1 << 20
 _MEND = "get the file again, or correct the number if the others were taken out"
 
 
@@ -61,7 +59,7 @@ class Demos(BaseSource[DemosConfig]):
 
         Raises SourceError when there is no HDF5 file.
         """
-        for relative in files(self.path, SUFFIXES, "HDF5 file"):
+        for relative in files(self.path, HDF5_SUFFIXES, "HDF5 file"):
             yield from self._refs_in(relative)
 
     @contextmanager
@@ -181,13 +179,10 @@ class Demos(BaseSource[DemosConfig]):
 
     def _block(self, data: Any) -> int:
         frame_bytes = int(np.prod(data.shape[1:])) * data.dtype.itemsize
-        if data.chunks is None:
-            return _BLOCK_BYTES // frame_bytes
-        # Whole chunks, so that each is decompressed once.
-        rows = int(data.chunks[0])
+        rows = int(data.chunks[0]) if data.chunks else 1
         if rows * frame_bytes > self._limits.max_chunk_bytes:
             return 1
-        return rows * max(1, _BLOCK_BYTES // (rows * frame_bytes))
+        return frames_at_once(rows, frame_bytes)
 
     def _arrays(self, file: SafeHdf5, group: str) -> dict[str, np.ndarray]:
         paths = self._config.arrays

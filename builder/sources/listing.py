@@ -17,12 +17,14 @@ _DIGITS = re.compile(r"(\d{1,18})", re.ASCII)
 # Stands for the content of a folder that may not be read; no file has this name.
 UNREADABLE = "."
 
-# Suffixes, in lower case, of what is taken for a video or a picture.
+# Suffixes, in lower case, of what is taken for a video, a picture and so on.
 VIDEO_SUFFIXES = tuple(
     ".mp4 .m4v .mov .3gp .mkv .webm .avi .ts .mts .m2ts .mpg .mpeg .flv .wmv .asf .ogv"
     " .gif .apng".split()
 )
 IMAGE_SUFFIXES = tuple(".png .jpg .jpeg .bmp .webp .tif .tiff .ppm .pgm".split())
+HDF5_SUFFIXES = (".hdf5", ".h5")
+PICKLE_SUFFIXES = (".pkl", ".pickle")
 
 
 def natural_key(name: str) -> tuple[tuple[tuple[str, int], ...], bytes]:

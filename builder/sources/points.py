@@ -1,10 +1,36 @@
-"""Tracks that a source brings, as shares of the picture: made pixels."""
+"""Tracks that others bring: pickles of TAP-Vid, and shares of the picture made pixels."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from builder.errors import SourceError
+from builder.ids import printable_path
+from builder.sources.safe_pickle import load_pickle
+from schemas.config import Limits
+
+
+def load_videos(path: Path, limits: Limits) -> dict[str, Any]:
+    """Load a TAP-Vid pickle: its videos by name; those of a list are video_0, video_1, ...
+
+    Raises SourceError for anything else, and for names that read alike.
+    """
+    data = load_pickle(path, limits)
+    if isinstance(data, list):
+        data = {f"video_{index}": sample for index, sample in enumerate(data)}
+    if not isinstance(data, dict) or not data:
+        what = type(data).__name__ if data else "an empty one"
+        raise SourceError(f"{printable_path(path)}: expected a dict or list of videos, got {what}")
+    videos = {str(key): value for key, value in data.items()}
+    if len(videos) != len(data):
+        raise SourceError(
+            f"{printable_path(path)}: {len(data)} videos have {len(videos)} names, since "
+            f"a number and a text may read alike; give each a name of its own"
+        )
+    return videos
 
 
 def pixels_of_shares(

@@ -15,12 +15,18 @@ from typing import Any
 from builder.errors import ConfigError, SourceError
 from builder.ids import printable_path
 from builder.registry import kinds
-from builder.sources.listing import IMAGE_SUFFIXES, VIDEO_SUFFIXES, read_small, walk
+from builder.sources.listing import (
+    HDF5_SUFFIXES,
+    IMAGE_SUFFIXES,
+    PICKLE_SUFFIXES,
+    VIDEO_SUFFIXES,
+    read_small,
+    walk,
+)
 from builder.sources.safe_hdf5 import open_hdf5
 from schemas.config import Limits
 
 MAX_FOLDERS = 2000
-_HDF5 = (".hdf5", ".h5")
 _WITH_VIDEOS = ("droid", "bridge", "something_something", "atm")
 _BRIDGE = re.compile(r"images\d+", re.ASCII)
 
@@ -105,11 +111,11 @@ def _file(path: Path) -> Found | None:
     name = path.name.lower()
     if name.endswith(VIDEO_SUFFIXES):
         return Found("video", "one video file")
-    if name.endswith(_HDF5):
+    if name.endswith(HDF5_SUFFIXES):
         return _inside(path)
     if name.endswith(".zip"):
         return Found("diffusion_policy", "a zip file, maybe of a Zarr group")
-    if name.endswith((".pkl", ".pickle")):
+    if name.endswith(PICKLE_SUFFIXES):
         return Found("tapvid", "a pickle")
     return Found("video", "a file of no other known kind")
 
@@ -138,7 +144,7 @@ def _archives(path: Path) -> Found | None:
 
 
 def _pickles(seen: _Folder) -> Found | None:
-    if any(name.endswith((".pkl", ".pickle")) for name in seen.names):
+    if any(name.endswith(PICKLE_SUFFIXES) for name in seen.names):
         return Found("tapvid", "pickles and neither videos nor images")
     return None
 
@@ -166,7 +172,7 @@ def _named(seen: _Folder) -> Found | None:
 
 
 def _hdf5(path: Path, seen: _Folder) -> list[Found]:
-    files = [name for name in seen.files if name.lower().endswith(_HDF5)]
+    files = [name for name in seen.files if name.lower().endswith(HDF5_SUFFIXES)]
     # A damaged file should not hide what the others are.
     found = filter(None, (_inside(path / name) for name in files[:5]))
     return list({each.kind: each for each in found}.values())
@@ -191,7 +197,7 @@ def _inside(path: Path) -> Found | None:
 def _older(path: Path) -> bool:
     """Tell whether the first HDF5 files hold tracks without pictures: root/<view>/tracks."""
     names = _look(path).files if path.is_dir() else [""]
-    for name in [each for each in names if (each or path.name).lower().endswith(_HDF5)][:5]:
+    for name in [each for each in names if (each or path.name).lower().endswith(HDF5_SUFFIXES)][:5]:
         with suppress(SourceError), open_hdf5(path / name, Limits()) as file:
             if any("tracks" in file.keys(f"root/{key}") for key in file.keys("root")):
                 return True

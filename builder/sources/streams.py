@@ -10,6 +10,8 @@ import numpy as np
 from builder.errors import DecodeError
 from builder.sources.base import Frame, StreamInfo
 
+_BLOCK_BYTES = 1 << 20
+
 
 class BlockStream:
     """Frames read by number, neighbouring ones together; a ``FrameStream``.
@@ -49,6 +51,14 @@ class BlockStream:
 def even_times(count: int, fps: float) -> np.ndarray:
     """Return the seconds (count,) of frames that come at an even rate, from 0."""
     return np.arange(count) / fps
+
+
+def frames_at_once(chunk: int, frame_bytes: int) -> int:
+    """Return how many frames to read together: whole chunks of ``chunk`` frames, about a MiB.
+
+    So each chunk is decompressed once.
+    """
+    return chunk * max(1, _BLOCK_BYTES // (chunk * frame_bytes))
 
 
 def _runs(indices: np.ndarray, block: int) -> Iterator[tuple[int, int]]:

@@ -15,14 +15,11 @@ from builder.errors import SourceError
 from builder.ids import printable_path
 from builder.sources.base import BaseSource, Episode, EpisodeRef, FrameStream, StreamInfo
 from builder.sources.image_files import encoded_stream
-from builder.sources.listing import files, locate
-from builder.sources.points import pixels_of_shares
+from builder.sources.listing import PICKLE_SUFFIXES, files, locate
+from builder.sources.points import load_videos, pixels_of_shares
 from builder.sources.provenance import fingerprints
-from builder.sources.safe_pickle import load_pickle
 from builder.sources.select import Selection
 from builder.sources.streams import BlockStream, even_times
-
-SUFFIXES = (".pkl", ".pickle")
 
 
 class TapVidConfig(Selection):
@@ -49,7 +46,7 @@ class TapVid(BaseSource[TapVidConfig]):
 
     def refs(self) -> Iterator[EpisodeRef]:
         """List the videos file by file.  Raises SourceError when there is no pickle."""
-        for relative in files(self.path, SUFFIXES, "pickle"):
+        for relative in files(self.path, PICKLE_SUFFIXES, "pickle"):
             try:
                 names: list[str | None] = list(self._videos(relative))
             except SourceError:
@@ -81,21 +78,7 @@ class TapVid(BaseSource[TapVidConfig]):
 
     def _videos(self, relative: str) -> dict[str, Any]:
         if self._loaded is None or self._loaded[0] != relative:
-            path = locate(self.path, relative)
-            data = load_pickle(path, self._limits)
-            if isinstance(data, list):
-                data = {f"video_{index}": sample for index, sample in enumerate(data)}
-            if not isinstance(data, dict) or not data:
-                what = type(data).__name__ if data else "an empty one"
-                raise SourceError(
-                    f"{printable_path(path)}: expected a dict or list of videos, got {what}"
-                )
-            videos = {str(key): value for key, value in data.items()}
-            if len(videos) != len(data):
-                raise SourceError(
-                    f"{printable_path(path)}: {len(data)} videos have {len(videos)} names, since "
-                    f"a number and a text may read alike; give each a name of its own"
-                )
+            videos = load_videos(locate(self.path, relative), self._limits)
             self._loaded = (relative, videos)
         return self._loaded[1]
 

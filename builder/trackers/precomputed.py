@@ -13,6 +13,7 @@ from pydantic import Field, field_validator
 
 from builder.errors import ConfigError, SourceError, TrackingError
 from builder.ids import printable_path
+from builder.sources.listing import HDF5_SUFFIXES
 from builder.sources.provenance import fingerprints
 from builder.trackers.base import ViewKey
 from builder.trackers.replay import Found, Replay, ViewTracks
@@ -180,7 +181,7 @@ class Precomputed:
                 f"{where}: its height and width say {size}, but tracker.size is {given}"
             )
         known = size or given
-        if known is None and Path(self.config.file).suffix.lower() in (".hdf5", ".h5"):
+        if known is None and Path(self.config.file).suffix.lower() in HDF5_SUFFIXES:
             raise TrackingError(
                 f"{where}: no height and width of the frames that were tracked are in it; set "
                 f"tracker.size, [{source_shape[0]}, {source_shape[1]}] if it was the source's own"

@@ -12,9 +12,9 @@ import numpy as np
 
 from builder.errors import SourceError
 from builder.ids import printable_path
-from builder.sources.listing import regular_file
+from builder.sources.listing import HDF5_SUFFIXES, PICKLE_SUFFIXES, regular_file
+from builder.sources.points import load_videos
 from builder.sources.safe_hdf5 import open_hdf5
-from builder.sources.safe_pickle import load_pickle
 from schemas.config import Limits
 from schemas.legacy import tracked_shape
 
@@ -47,10 +47,8 @@ class Names(NamedTuple):
 
 DEFAULT_NAMES = {
     ".npz": Names("tracks", "visibility"),
-    ".hdf5": Names("root/{view}/tracks", "root/{view}/vis"),
-    ".h5": Names("root/{view}/tracks", "root/{view}/vis"),
-    ".pkl": Names("{name}", "occluded"),
-    ".pickle": Names("{name}", "occluded"),
+    **dict.fromkeys(HDF5_SUFFIXES, Names("root/{view}/tracks", "root/{view}/vis")),
+    **dict.fromkeys(PICKLE_SUFFIXES, Names("{name}", "occluded")),
 }
 
 
@@ -60,7 +58,7 @@ def read_tracks(path: Path, names: Names) -> StoredTracks:
     if size > LIMITS.max_array_bytes:
         raise _error(path, f"{size} bytes exceed the limit of {LIMITS.max_array_bytes}")
     suffix = path.suffix.lower()
-    read = _npz if suffix == ".npz" else _pickle if suffix in (".pkl", ".pickle") else _hdf5
+    read = _npz if suffix == ".npz" else _pickle if suffix in PICKLE_SUFFIXES else _hdf5
     found = read(path, names)
     tracks, vis, _ = found
     if tracks.dtype.kind not in "fiu" or tracks.ndim not in (3, 4) or tracks.shape[-1] != 2:
@@ -134,12 +132,7 @@ def _pickle(path: Path, names: Names) -> StoredTracks:
 @lru_cache(maxsize=1)
 def _loaded(path: Path, _: int) -> dict[str, Any]:
     """Keep the last pickle: it holds many videos."""
-    data = load_pickle(path, LIMITS)
-    if isinstance(data, list):
-        return {f"video_{index}": sample for index, sample in enumerate(data)}
-    if not isinstance(data, dict):
-        raise _error(path, f"expected a dict or list of videos, got {type(data).__name__}")
-    return {str(key): sample for key, sample in data.items()}
+    return load_videos(path, LIMITS)
 
 
 def _error(path: Path, message: str) -> SourceError:
