@@ -155,13 +155,7 @@ class Letterbox(_Geometry):
         content_shape, pad = _fit(
             checked.source_shape, checked.img_shape, checked.sample_aspect_ratio
         )
-        return cls(
-            source_shape=checked.source_shape,
-            img_shape=checked.img_shape,
-            sample_aspect_ratio=checked.sample_aspect_ratio,
-            content_shape=content_shape,
-            pad=pad,
-        )
+        return cls(**dict(checked), content_shape=content_shape, pad=pad)
 
     @model_validator(mode="after")
     def _numbers_agree(self) -> Letterbox:
@@ -174,6 +168,10 @@ class Letterbox(_Geometry):
                 f"the record says content_shape {self.content_shape} and pad ({self.pad})"
             )
         return self
+
+    def onto(self, img_shape: tuple[int, int]) -> Letterbox:
+        """Fit the same source into another canvas (H, W)."""
+        return Letterbox.fit(self.source_shape, img_shape, self.sample_aspect_ratio)
 
     @property
     def scale_xy(self) -> tuple[float, float]:
@@ -251,6 +249,10 @@ class Stretch(_Geometry):
         short = min(source_shape)
         height, width = (_scaled(side, short_side, short) for side in source_shape)
         return cls(source_shape=source_shape, img_shape=(height, width))
+
+    def onto(self, img_shape: tuple[int, int]) -> Stretch:
+        """Stretch the same source to another canvas (H, W)."""
+        return Stretch(source_shape=self.source_shape, img_shape=img_shape)
 
     @property
     def content_shape(self) -> tuple[int, int]:

@@ -102,8 +102,7 @@ class _View:
         geometry = view.geometry
         now_xy = tracks_xy
         if geometry.img_shape != self.img_shape:
-            box = _refitted(geometry, self.img_shape)
-            now_xy = (box.affine @ ~geometry.affine)(tracks_xy)
+            now_xy = (geometry.onto(self.img_shape).affine @ ~geometry.affine)(tracks_xy)
         right_xy = now_xy
         if origin == "estimated" and shape is not None:
             right_xy = Stretch(source_shape=shape, img_shape=self.img_shape).to_img(tracks_xy)
@@ -193,12 +192,6 @@ def _tracked_size(
     if min(height, width) < 1 or guess_queries(queries, (height, width)) is None:
         return None, "unknown"
     return (height, width), "estimated"
-
-
-def _refitted(geometry: Letterbox | Stretch, img_shape: tuple[int, int]) -> Letterbox | Stretch:
-    if isinstance(geometry, Letterbox):
-        return Letterbox.fit(geometry.source_shape, img_shape, geometry.sample_aspect_ratio)
-    return Stretch(source_shape=geometry.source_shape, img_shape=img_shape)
 
 
 def _aspect(geometry: Letterbox | Stretch | None, shape: tuple[int, int] | None) -> float:

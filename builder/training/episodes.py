@@ -71,7 +71,7 @@ def view_windows(
     ``cut_every`` cuts whole-episode tracks into windows that start so many frames apart.
     """
     stored = view.geometry
-    box = stored if stored.img_shape == img_shape else refit(stored, img_shape)
+    box = stored if stored.img_shape == img_shape else stored.onto(img_shape)
     norm = AxisAffine.normalization(img_shape)
     encode = norm @ box.affine
     tracks, vis = view.tracks, view.vis
@@ -131,13 +131,6 @@ def older_steps(scale_xy: tuple[float, float], img_shape: tuple[int, int]) -> tu
     if all(math.frexp(half)[0] == 0.5 for half in halves):
         return (np.multiply, (row / halves[0], column / halves[1])), (np.subtract, (1.0, 1.0))
     return (np.multiply, (row, column)), (np.subtract, halves), (np.divide, halves)
-
-
-def refit(box: Letterbox | Stretch, img_shape: tuple[int, int]) -> Letterbox | Stretch:
-    """Fit the same source onto another canvas."""
-    if isinstance(box, Letterbox):
-        return Letterbox.fit(box.source_shape, img_shape, box.sample_aspect_ratio)
-    return Stretch(source_shape=box.source_shape, img_shape=img_shape)
 
 
 def write_tracks(
