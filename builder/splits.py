@@ -27,10 +27,16 @@ FOLDER = "splits"
 class Splits(Record):
     """Which episodes belong to which split; one may belong to several, or to none."""
 
-    by: Literal["episode", "task", "group", "source", "hand"] = "hand"
-    shares: dict[Name, Annotated[float, Field(gt=0, le=1)]] = Field(default_factory=dict)
+    by: Literal["episode", "task", "group", "source", "hand"] = Field(
+        default="hand", description="what decides where an episode is; hand: these lists alone"
+    )
+    shares: dict[Name, Annotated[float, Field(gt=0, le=1)]] = Field(
+        default_factory=dict, description="expected, by part"
+    )
     salt: str = Field(default="", description="another salt gives another split of that kind")
-    splits: dict[Name, Annotated[tuple[EpisodeId, ...], Field(strict=False)]]
+    splits: dict[Name, Annotated[tuple[EpisodeId, ...], Field(strict=False)]] = Field(
+        description="ids by part"
+    )
 
     @model_validator(mode="after")
     def _no_repeats(self) -> Splits:

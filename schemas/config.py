@@ -37,7 +37,7 @@ class SourcePart(Part):
 class ShortSide(Record):
     """Frames scaled until the short side has this many pixels."""
 
-    short_side: Annotated[int, Field(ge=16, le=8192)]
+    short_side: Annotated[int, Field(ge=16, le=8192, description="in pixels")]
 
 
 class TrackerPart(Part):
@@ -46,21 +46,37 @@ class TrackerPart(Part):
     kind: str = "dis"
     horizon: Side = Field(default=16, description="steps per window")
     start_every: Side = Field(default=1, description="a window starts at every n-th frame")
-    mode: Literal["reinit", "episode"] = "reinit"
-    input: Literal["content", "source"] | ShortSide = "content"
+    mode: Literal["reinit", "episode"] = Field(
+        default="reinit",
+        description="reinit: windows of horizon steps, each from the query points anew; episode: "
+        "one window, as long as the episode",
+    )
+    input: Literal["content", "source"] | ShortSide = Field(
+        default="content",
+        description="what the tracker sees, never bars: the picture as the canvas has it, as large "
+        "as in the source, or scaled to a short side",
+    )
 
 
 class FrameStorage(Record):
     """How frames are kept."""
 
-    codec: Literal["raw", "lz4", "jpeg", "none"] = "raw"
+    codec: Literal["raw", "lz4", "jpeg", "none"] = Field(
+        default="raw",
+        description="raw: memory-mapped; lz4: packed, lossless; jpeg: small, lossy; none: no "
+        "frames",
+    )
     quality: Annotated[int, Field(ge=1, le=100)] = Field(default=95, description="jpeg only")
 
 
 class TrackStorage(Record):
     """How tracks are kept."""
 
-    dtype: Literal["f32", "u16"] = "f32"
+    dtype: Literal["f32", "u16"] = Field(
+        default="f32",
+        description="u16: half the size, in steps of 1/64 px from -192 to 831.98 px; points "
+        "beyond are refused",
+    )
 
 
 class StorePart(Part):

@@ -43,7 +43,9 @@ class QuerySpec(Record):
         description="what the grid covers: the picture, or bars and all; stored: points that "
         "came from elsewhere, only the array queries tells where they are",
     )
-    order: Literal["rows_fastest", "columns_fastest"] = "rows_fastest"
+    order: Literal["rows_fastest", "columns_fastest"] = Field(
+        default="rows_fastest", description="what changes from one index to the next"
+    )
 
     @property
     def num_points(self) -> int:
@@ -63,11 +65,11 @@ class VisibilityRule(Record):
 class TrackerInfo(Record):
     """Which tracker made the tracks, precisely enough to make them again."""
 
-    kind: str
+    kind: str = Field(description="tracker.kind of the config")
     name: str
-    version: str
+    version: str = Field(description="of the method, or of the library that implements it")
     licence: str
-    settings: dict[str, JsonValue] = Field(default_factory=dict)
+    settings: dict[str, JsonValue] = Field(default_factory=dict, description="defaults included")
     visibility: VisibilityRule
     weights_sha256: SHA256 | None = None
     weights_url: str | None = None
@@ -86,15 +88,16 @@ class ArrayMeta(Grown):
     """One stored array.
 
     ``sha256`` is over the array's bytes in C order, little endian, without any filter; for
-    ``codec: jpeg`` over the JPEG files one after another.
+    ``codec: u16`` over the fixed-point numbers, for ``codec: jpeg`` over the JPEG files one after
+    another.
     """
 
     _LATER: ClassVar = ("per_frame",)
 
-    dtype: str
-    shape: tuple[Count, ...] = Field(strict=False)
+    dtype: str = Field(description="of what is read, such as float32, whatever the codec stores")
+    shape: tuple[Count, ...] = Field(strict=False, description="of what is read")
     sha256: SHA256
-    codec: str = "raw"
+    codec: str = Field(default="raw", description="raw, lz4, jpeg or u16")
     per_frame: bool | None = Field(
         default=None,
         description="of pass-through arrays: one row per frame, or one array for the whole "
@@ -145,7 +148,9 @@ class ViewMeta(Camera):
     fps: float | None = Field(default=None, gt=0)
     arrays: dict[str, ArrayMeta]
     motion: MotionSummary | None = None
-    notes: tuple[str, ...] = Field(default=(), strict=False)
+    notes: tuple[str, ...] = Field(
+        default=(), strict=False, description="what a reader should know, in sentences"
+    )
 
     def to_coded(self, source_xy: Points) -> Points:
         """Map upright source pixels (..., 2) (x, y) to pixels as stored in the file."""
@@ -180,11 +185,13 @@ class EpisodeMeta(Sealed):
     source: SourceInfo
     length: Side = Field(description="frames of the reference clock, T")
     mode: Literal["reinit", "episode"] = "reinit"
-    horizon: Side
-    start_every: Side = 1
-    task: str | None = None
-    group: str | None = None
-    text: str | None = None
+    horizon: Side = Field(description="steps per window; in mode episode the length")
+    start_every: Side = Field(
+        default=1, description="frames from window to window; in mode episode the length"
+    )
+    task: str | None = Field(default=None, description="its name, as the source has it")
+    group: str | None = Field(default=None, description="such as a suite, or the folder above")
+    text: str | None = Field(default=None, description="the instruction, in words")
     views: tuple[ViewMeta, ...] = Field(strict=False, min_length=1)
     missing_views: tuple[Name, ...] = Field(
         default=(), strict=False, description="asked for, but not there (missing_views: mask)"
@@ -228,9 +235,11 @@ class DatasetMeta(Sealed):
     format_version: Literal[1] = 1
     created_with: str = Field(description="letterset version that created the dataset")
     img_shape: Shape
-    horizon: Side
-    start_every: Side
-    mode: Literal["reinit", "episode"]
+    horizon: Side = Field(description="steps per window")
+    start_every: Side = Field(description="a window starts at every n-th frame")
+    mode: Literal["reinit", "episode"] = Field(
+        description="reinit: windows of horizon steps; episode: one window per episode"
+    )
     queries: QuerySpec
     tracker: TrackerInfo
     config: dict[str, JsonValue] = Field(description="every setting that affects content")

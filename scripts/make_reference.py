@@ -18,20 +18,13 @@ from reference_tables import fields_table, prose, table
 
 from builder.cli.common import help_text
 from builder.cli.main import parser
+from builder.cli.schema import records
 from builder.registry import BUILTIN, backend
 from builder.sources.select import Selection
-from schemas import config, dataset, geometry, inference
+from schemas import config
 
 FOLDER = Path(__file__).parents[1] / "docs" / "reference"
 NOTE = "<!-- Written by scripts/make_reference.py from the code; do not edit. -->\n"
-RECORDS = (
-    dataset.DatasetMeta,
-    dataset.EpisodeMeta,
-    dataset.IndexLine,
-    dataset.FailureLine,
-    geometry.AxisAffine,
-    inference.InferenceMeta,
-)
 
 
 def pages() -> dict[str, str]:
@@ -114,7 +107,7 @@ def config_page() -> str:
     parts = [
         NOTE,
         "# Build config\n",
-        "A YAML file with these keys. `letterset build CONFIG.yaml key=value` lays values over "
+        "A YAML file with these keys. `letterset build CONFIG.yaml key=value` lays values over\n"
         "it; dots lead into groups, as in `store.frames.codec=jpeg`. Unknown keys are errors.\n",
         *_models(config.BuildConfig, set()),
     ]
@@ -141,12 +134,13 @@ def _backend(part: str, kind: str) -> Iterator[str]:
 
 def records_page() -> str:
     """Return the page on the stored records."""
-    intro = "What [the format](../format.md) stores as JSON. `letterset schema MODEL` prints the "
+    intro = "What [the format](../format.md) stores as JSON. `letterset schema MODEL` prints the\n"
     intro += "JSON Schema. Every record is strict: unknown keys and wrong types are refused.\n"
     seen: set[str] = set()
     parts = [NOTE, "# Stored records\n", intro]
-    for model in RECORDS:
-        parts += _models(model, seen)
+    for model in records().values():
+        if model is not config.BuildConfig:  # it has a page of its own
+            parts += _models(model, seen)
     return "\n".join(parts)
 
 

@@ -15,6 +15,7 @@ def prose(docstring: str) -> str:
     """Turn a docstring into Markdown, ending in a blank line."""
     text = inspect.cleandoc(docstring)
     text = re.sub(r":\w+:`([^`]+)`", r"`\1`", text)
+    text = re.sub(r"docs/((?:[\w-]+/)*([\w-]+)\.md)", r"[\2](../\1)", text)
     return text.replace("``", "`").replace("::\n", ":\n").strip() + "\n"
 
 
@@ -53,7 +54,9 @@ def kind(each: Schema, defs: Schema | None = None) -> str:
     if each.get("type") == "array":
         return _array(each, defs)
     if each.get("type") == "object":
-        return f"mapping to {kind(each.get('additionalProperties') or {}, defs)}"
+        # Where keys are names, pydantic gives their pattern.
+        values = [*each.get("patternProperties", {}).values(), each.get("additionalProperties")]
+        return f"mapping to {kind(values[0] or {}, defs)}"
     return _scalar(each)
 
 

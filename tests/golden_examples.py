@@ -13,6 +13,7 @@ this, and look at the difference before committing it.
 import json
 from pathlib import Path
 
+from builder.splits import Splits
 from schemas import (
     AxisAffine,
     BuildConfig,
@@ -26,6 +27,7 @@ from schemas import (
 )
 from schemas.base import Record
 from schemas.dataset import FailureLine, IndexLine
+from schemas.inference import ArrayStats, InferenceMeta
 from schemas.layers import LayerEpisode, LayerMeta
 
 FOLDER = Path(__file__).parent / "golden" / "v1"
@@ -178,6 +180,26 @@ EXAMPLES: dict[str, Record] = {
         base=SHA,
         arrays={"text_emb": {"dtype": "float32", "shape": [512], "sha256": SHA}},
         views=[{"name": "front", "arrays": {"tracks": TRACKS}}],
+    ),
+    "Splits.hand": Splits(splits={"held_out": ["kitchen/open_drawer-1a2b3c4d"]}),
+    "Splits.task": Splits(
+        by="task",
+        shares={"train": 0.5, "val": 0.25},
+        salt="2",
+        splits={"train": ["a/b-1", "a/b-2"], "val": []},
+    ),
+    "InferenceMeta.turned": InferenceMeta.seal(
+        img_shape=(256, 300),
+        horizon=16,
+        queries=QuerySpec(grid=(1, 2)),
+        views=[
+            {
+                **{key: getattr(TURNED, key) for key in ("name", "geometry", "coded_shape", "fps")},
+                "orientation": TURNED.orientation,
+                "queries_rc": [[0.0, -0.5], [0.0, 0.5]],
+            }
+        ],
+        stats={"actions": ArrayStats(count=9, mean=(0.5,), std=(1.5,), min=(-2.0,), max=(3.0,))},
     ),
 }
 MODELS = {name.partition(".")[0]: type(record) for name, record in EXAMPLES.items()}

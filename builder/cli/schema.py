@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+from typing import TYPE_CHECKING
 
 from builder.cli.common import say
 from builder.errors import ConfigError
 from builder.registry import near
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 HELP = "print the JSON Schema of a stored record"
 EXAMPLE = """\
@@ -20,28 +24,34 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="?", metavar="MODEL", help="its name; omit it for the list")
 
 
+def records() -> dict[str, type[BaseModel]]:
+    """Return the models of everything that is stored as JSON, and of the config, by name."""
+    from builder.splits import Splits
+    from schemas import config, dataset, geometry, inference, layers
+
+    models = (
+        dataset.DatasetMeta,
+        dataset.EpisodeMeta,
+        dataset.ViewMeta,
+        dataset.QuerySpec,
+        dataset.TrackerInfo,
+        dataset.IndexLine,
+        dataset.FailureLine,
+        Splits,
+        layers.LayerMeta,
+        layers.LayerEpisode,
+        inference.InferenceMeta,
+        geometry.Letterbox,
+        geometry.Stretch,
+        geometry.AxisAffine,
+        config.BuildConfig,
+    )
+    return {model.__name__: model for model in models}
+
+
 def run(args: argparse.Namespace) -> int:
     """Print one schema, or the names of all; returns the exit code."""
-    from schemas import config, dataset, geometry, layers
-
-    models = {
-        model.__name__: model
-        for model in (
-            geometry.Letterbox,
-            geometry.Stretch,
-            geometry.AxisAffine,
-            dataset.DatasetMeta,
-            dataset.EpisodeMeta,
-            dataset.ViewMeta,
-            dataset.QuerySpec,
-            dataset.TrackerInfo,
-            dataset.IndexLine,
-            dataset.FailureLine,
-            layers.LayerMeta,
-            layers.LayerEpisode,
-            config.BuildConfig,
-        )
-    }
+    models = records()
     if args.model is None:
         for name, model in models.items():
             say(f"{name:14} {(model.__doc__ or '').splitlines()[0].replace('``', '')}")

@@ -33,8 +33,12 @@ class Selection(Record):
     Globs match an episode's path relative to the source, slashes included (``*`` crosses them).
     """
 
-    include: tuple[str, ...] = Field(default=(), strict=False, description="globs to build")
-    exclude: tuple[str, ...] = Field(default=(), strict=False, description="globs to leave out")
+    include: tuple[str, ...] = Field(
+        default=(), strict=False, description="globs of paths to build"
+    )
+    exclude: tuple[str, ...] = Field(
+        default=(), strict=False, description="globs of paths to leave out"
+    )
     episodes: tuple[str | int, ...] = Field(
         default=(), strict=False, description="ids, paths, positions or ranges like 0:50"
     )

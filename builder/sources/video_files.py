@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
+from pydantic import Field
+
 from builder.errors import SourceError
 from builder.ids import printable_path
 from builder.sources.base import BaseSource, Episode, EpisodeRef
@@ -25,18 +27,16 @@ from schemas.dataset import Name
 
 
 class VideoFilesConfig(Selection):
-    """Settings of the ``video`` source.
+    """Settings of the ``video`` source."""
 
-    Without ``include``, files are known by their suffix.
-    """
-
-    view: Name = "main"
+    view: Name = Field(default="main", description="what the one view is called")
 
 
 class VideoFiles(BaseSource[VideoFilesConfig]):
     """Video files below a folder, recursively and in natural order, or one file.
 
-    Hidden files are left out; links are followed.  What cannot be read fails in ``open``.
+    Files are known by their suffix or, where ``include`` is given, by that alone.  Hidden ones are
+    left out; links are followed.  What cannot be read fails in ``open``.
     """
 
     Config: ClassVar = VideoFilesConfig

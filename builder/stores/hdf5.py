@@ -67,7 +67,7 @@ class Hdf5Writer(FileWriter):
 
 
 class Hdf5Store(FileStore):
-    """One HDF5 file per episode below ``folder/episodes``; temporaries in ``folder/tmp``."""
+    """One HDF5 file per episode, ``episodes/<id>.hdf5``."""
 
     place = "episodes"
     writer: ClassVar = Hdf5Writer

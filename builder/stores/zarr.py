@@ -58,7 +58,7 @@ class ZarrWriter(FileWriter):
 
 
 class ZarrStore(FileStore):
-    """One folder per episode below ``folder/episodes.zarr``; temporaries in ``folder/tmp``."""
+    """One Zarr group per episode, the folder ``episodes.zarr/<id>``."""
 
     place = "episodes.zarr"
     writer: ClassVar = ZarrWriter

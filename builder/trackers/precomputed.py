@@ -33,8 +33,8 @@ class PrecomputedConfig(Record):
     file: str = Field(
         default="{path}.npz",
         description="a view's file in it, .npz, .hdf5, .h5, .pkl or .pickle; {id} of the episode, "
-        "{path} of its source without suffixes, {parent} and {name}, the last part of that and "
-        "what is before it, and {view}",
+        "{path} of its source without suffixes, {name}, the last part of that, {parent}, what is "
+        "before it, and {view}",
     )
     tracks: str | None = Field(
         default=None,

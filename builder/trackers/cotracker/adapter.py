@@ -58,7 +58,7 @@ class CoTrackerConfig(Record):
     deterministic: bool = Field(
         default=False, description="never change the batch, also when memory runs out"
     )
-    iterations: Side = 6
+    iterations: Side = Field(default=6, description="refinements of a window's tracks")
     support_grid: Annotated[int, Field(ge=0, le=64)] = Field(
         default=6, description="n x n extra points that help the others; 0 for none"
     )
@@ -69,7 +69,7 @@ class CoTrackerConfig(Record):
         default=None, description="default: 0.6 for cotracker3_online, else 0.9"
     )
     max_clip: Side = Field(
-        default=300, description="frames of a window that is held in memory as a whole"
+        default=300, description="longest window, in frames, that is held in memory as a whole"
     )
 
     @model_validator(mode="after")
@@ -99,13 +99,7 @@ class Prepared(NamedTuple):
 
 
 class CoTracker(WindowedTracker):
-    """CoTracker 2 or 3.
-
-    ``network`` is a network already built, for example a variant of one's own, and is taken over
-    (its encoder is replaced); else the model
-    is built by name and its weights are loaded when first needed.  Raises ConfigError then for
-    a missing package, missing or unfit weights, or a missing GPU.
-    """
+    """CoTracker 2 or 3, whose package and weights you install: see docs/guides/cotracker.md."""
 
     Config = CoTrackerConfig
     notice: str | None = (
@@ -113,6 +107,12 @@ class CoTracker(WindowedTracker):
     )
 
     def __init__(self, config: CoTrackerConfig | None = None, network: Any = None) -> None:
+        """Keep the settings; the model is built and its weights are loaded when first needed.
+
+        ``network`` is one already built, for example a variant of one's own, and is taken over
+        (its encoder is replaced).  First use raises ConfigError for a missing package, missing
+        or unfit weights, or a missing GPU.
+        """
         self.config = config or CoTrackerConfig()
         self._given = network
         self.spec = MODELS[self.config.model]
