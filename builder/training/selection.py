@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from builder.checks import check_digest
+from builder.checks import check_digests
 from builder.dataset import Dataset, EpisodeData
 from builder.errors import ConfigError, DatasetError
 from builder.legacy.reader import UNSEALED
@@ -107,11 +107,8 @@ def verify(episode: EpisodeData, path: Path) -> None:
             f"{path}: older files have no digests to verify; leave verify out, or run letterset "
             "migrate"
         )
-    for view, arrays in [(None, meta.arrays), *((v.name, v.arrays) for v in meta.views)]:
-        for name, array in arrays.items():
-            for complaint in check_digest(episode.reader, view, name, array):
-                where = name if view is None else f"{view}/{name}"
-                raise DatasetError(
-                    f"{path}: episode {meta.id} is damaged: {where}: {complaint}; run letterset "
-                    f"repair {path}, then build again"
-                )
+    for complaint in check_digests(episode.reader):
+        raise DatasetError(
+            f"{path}: episode {meta.id} is damaged: {complaint}; run letterset repair {path}, then "
+            "build again"
+        )
