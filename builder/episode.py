@@ -25,7 +25,7 @@ from builder.stores.base import ArraySpec, EpisodeWriter, Store
 from builder.trackers.base import Tracker, ViewKey
 from builder.tracking import check_queries
 from builder.view import ViewBuilder
-from builder.window_rows import Rows, rows_if_readable
+from builder.window_rows import Rows, episode_rows
 from schemas.config import BuildConfig, Limits, SourcePart
 from schemas.dataset import EpisodeMeta, IndexLine, SourceInfo
 
@@ -140,10 +140,8 @@ def _build_once(job: Job, report: Report) -> Built:
             return _there_already(store, job)
         raise
     done = line.length * len(line.views)
-    rows = None
     with clock("stats"), _still_alive(lambda: report(done, done), job.config.limits):
-        with suppress(DatasetError, OSError), closing(store.open(job.ref.id)) as reader:
-            rows = rows_if_readable(reader)
+        rows = _rows(store, job.ref.id)
     stages = dict(clock.seconds)
     stages["other"] = time.perf_counter() - begun - sum(stages.values())
     cpu_seconds = time.process_time() - cpu_begun
@@ -153,10 +151,17 @@ def _build_once(job: Job, report: Report) -> Built:
 def _there_already(store: Store, job: Job) -> Built:
     try:
         with closing(store.open(job.ref.id)) as reader:
-            rows = rows_if_readable(reader)
-            return Built(index_line(reader.meta), new=False, rows=rows)
+            line = index_line(reader.meta)
     except DatasetError as error:
         raise StoreError(f"it is there already, but damaged: {error}") from None
+    return Built(line, new=False, rows=_rows(store, job.ref.id))
+
+
+def _rows(store: Store, episode_id: str) -> Rows | None:
+    """Compute an episode's rows of the table of windows; None when it cannot be read."""
+    with suppress(DatasetError, OSError), closing(store.open(episode_id)) as reader:
+        return episode_rows(reader)
+    return None  # whoever makes the table meets it again, and says so
 
 
 def _build(

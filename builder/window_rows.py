@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 
 from builder.dataset import EpisodeData
-from builder.errors import DatasetError
 from builder.stores.base import EpisodeReader
 from builder.stores.staging import make_folders, output_errors
 from builder.window_columns import ROW, window_rows
@@ -31,14 +30,6 @@ def episode_rows(reader: EpisodeReader) -> Rows:
     """Compute the rows of an episode; raises DatasetError when it cannot be read."""
     episode = EpisodeData(reader)
     return {name: window_rows(view, episode.meta.length) for name, view in episode.views.items()}
-
-
-def rows_if_readable(reader: EpisodeReader) -> Rows | None:
-    """Compute the rows of an episode; None when it cannot be read."""
-    try:
-        return episode_rows(reader)
-    except (DatasetError, OSError):
-        return None  # whoever makes the table meets it again, and says so
 
 
 def keep_rows(folder: Path, writer: str, digest: str, rows: Rows) -> None:
