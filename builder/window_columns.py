@@ -9,6 +9,7 @@ import numpy as np
 
 from builder.dataset import ViewData
 from builder.motion import ZERO_STEP_PX
+from builder.windows import valid_steps
 
 # AMPLIFY's loss tells displacements apart up to so many pixels.
 SATURATED_STEP_PX = 7.0
@@ -56,7 +57,7 @@ def _fill(rows: np.ndarray, view: ViewData, block: slice, length: int) -> None:
     for first in range(0, horizon, steps):
         # With the step before, to which the first one is a displacement.
         part = slice(max(first - 1, 0), first + steps)
-        own = rows["start"][:, None] + np.arange(horizon)[part] < length
+        own = valid_steps(rows["start"], horizon, length)[:, part]
         _add(sums, view, (block, part), own, first - part.start)
         _release(view.tracks, view.vis, view.conf)
     for name, count in (("vis", "points"), ("clipped", "points"), ("conf", "points")):
