@@ -15,7 +15,7 @@ import pytest
 from builder.catalog import Catalog, read_failures
 from builder.cli import main
 from builder.dataset import open_dataset
-from builder.errors import ConfigError, DatasetError
+from builder.errors import ConfigError
 from builder.settings import read_overrides
 from builder.splits import Splits, read_splits, write_splits
 from builder.stores.hdf5 import Hdf5Store
@@ -74,7 +74,7 @@ def test_lossless_codecs_keep_every_number(tmp_path):
     pytest.importorskip("hdf5plugin")
     start = make(tmp_path / "raw")
     done = convert(start, tmp_path / "lz4", {"frames": {"codec": "lz4"}})
-    assert (done.converted, done.errors, done.problems) == (2, {}, [])
+    assert (done.converted, done.errors, done.failures) == (2, {}, {})
     same_arrays(start, tmp_path / "lz4")
     meta = open_dataset(tmp_path / "lz4").meta
     assert meta.config["store"]["frames"]["codec"] == "lz4"
@@ -102,7 +102,7 @@ def test_lossy_codecs_tell_their_error(tmp_path, capsys):
 def test_fixed_point_tracks_can_be_unpacked(tmp_path, kind):
     start = make(tmp_path / "u16", track_codec="u16")
     done = convert(start, tmp_path / "f32", {"kind": kind, "tracks": {"dtype": "f32"}})
-    assert (done.converted, done.errors, done.problems) == (2, {}, [])
+    assert (done.converted, done.errors, done.failures) == (2, {}, {})
     assert validate(tmp_path / "f32", deep=True) == []
     for (key, old), (_, new) in zip(arrays(start), arrays(tmp_path / "f32"), strict=True):
         steps = np.s_[:, 1:] if key[-1] == "tracks" else np.s_[...]
@@ -120,7 +120,7 @@ def test_damage_is_not_given_a_new_digest(tmp_path):
     path.write_bytes(data)
     done = convert(start, tmp_path / "out", {"kind": "zarr"})
     assert done.converted == 0
-    assert done.problems[0].startswith(f"a: {path} is damaged: front/vis: its bytes changed")
+    assert done.failures["a"].startswith(f"{path} is damaged: front/vis: its bytes changed")
     assert not ZarrStore(tmp_path / "out").has("a")
 
 
@@ -132,7 +132,7 @@ def test_frames_can_be_left_out_but_not_made_up(tmp_path):
     assert validate(tmp_path / "bare") == []
     done = convert(tmp_path / "bare", tmp_path / "full", {"frames": {"codec": "raw"}})
     assert done.converted == 0
-    assert "no frames of ['front', 'wrist']" in done.problems[0]
+    assert "no frames of ['front', 'wrist']" in done.failures["b"]
 
 
 @pytest.mark.parametrize(
@@ -244,8 +244,10 @@ def test_merge_keeps_both_configs(tmp_path):
 def test_a_damaged_episode_is_not_taken_over(tmp_path):
     one, two = make(tmp_path / "one"), make(tmp_path / "two", ids=("c",))
     Sample("b", seed=77).build(Hdf5Store(one), replace=True)
-    with pytest.raises(DatasetError, match="episode b is not what its index lists"):
-        merge([one, two], tmp_path / "out")
+    done = merge([one, two], tmp_path / "out")
+    assert (done.episodes, done.exit_code, [*done.failures]) == (2, 1, ["b"])
+    assert "'b' is not the one that is listed in the index" in done.failures["b"]
+    assert not Hdf5Store(tmp_path / "out").has("b")
 
 
 def test_subset(tmp_path, capsys):
@@ -297,5 +299,73 @@ def test_splits_that_cannot_be_read_are_told(tmp_path):
     start = make(tmp_path / "in")
     (start / "splits").mkdir()
     (start / "splits" / "bad.json").write_text("[")
-    (note,) = carry_along([start], make(tmp_path / "out"))
-    assert "splits bad were left behind" in note
+    failures: dict[str, str] = {}
+    assert carry_along([start], make(tmp_path / "out"), failures) == []
+    assert "bad.json" in failures["splits/bad.json"]
+
+
+GATHERING = {
+    "convert": ("convert", "one", "out", "kind=zarr"),
+    "merge": ("merge", "one", "two", "out"),
+    "subset": ("subset", "one", "out", "--where", "length > 0"),
+}
+
+
+@pytest.mark.parametrize("verb", GATHERING)
+def test_episodes_that_cannot_be_opened_stop_no_other(tmp_path, monkeypatch, capsys, verb):
+    monkeypatch.chdir(tmp_path)
+    one, _ = make(Path("one"), ids=("a", "b", "c", "d")), make(Path("two"), ids=("e",))
+    path, kept = Hdf5Store(one).path, Path("kept")
+    path("a").rename(kept)
+    path("c").write_bytes(b"no episode")
+    fine = {"b", "d", "e"} if verb == "merge" else {"b", "d"}
+    for _again in range(2):
+        assert main([*GATHERING[verb]]) == 1
+        said = capsys.readouterr().out
+        assert "FAILED a: " in said
+        assert "FAILED c: " in said
+        assert "2 failed" in said
+    assert {*open_dataset("out").ids} == fine
+    assert validate(Path("out"), deep=True) == []
+    assert len(Path("out/failures/main.jsonl").read_text().splitlines()) == 2
+    listed = [(key, line.stage) for key, line in read_failures("out").items()]
+    assert listed == [("a", "open"), ("c", "open")]
+    kept.rename(path("a"))
+    Sample("c", seed=1, length=6).build(Hdf5Store(one), replace=True)
+    assert main([*GATHERING[verb]]) == 0
+    assert {*open_dataset("out").ids} == fine | {"a", "c"}
+    assert (validate(Path("out")), read_failures("out")) == ([], {})
+
+
+@pytest.mark.parametrize("verb", GATHERING)
+def test_when_all_episodes_fail_it_is_said(tmp_path, monkeypatch, capsys, verb):
+    monkeypatch.chdir(tmp_path)
+    for name in ("one", "two"):
+        Hdf5Store(make(Path(name), ids=(name,))).path(name).write_bytes(b"")
+    assert main([*GATHERING[verb], "--json"]) == 3
+    assert "one" in json.loads(capsys.readouterr().out)["failures"]
+    assert validate(Path("out")) == []
+
+
+def test_an_episode_of_a_newer_format_stops_no_other(tmp_path):
+    start = make(tmp_path / "in")
+    with h5py.File(Hdf5Store(start).path("b"), "a") as file:
+        data = json.loads(file.attrs["metadata"])
+        file.attrs["metadata"] = json.dumps({**data, "format_version": 99})
+    done = convert(start, tmp_path / "out", {"kind": "zarr"})
+    assert (done.converted, done.exit_code) == (1, 1)
+    assert "newer letterset" in done.failures["b"]
+
+
+def test_a_copy_that_went_wrong_is_put_aside_and_made_again(tmp_path):
+    start, out = make(tmp_path / "in"), tmp_path / "out"
+    convert(start, out, {"kind": "zarr"})
+    (out / "index" / "main.jsonl").unlink()  # killed before it was listed, and damaged since
+    files = (path for path in ZarrStore(out).path("b").rglob("*") if path.is_file())
+    largest = max(files, key=lambda path: path.stat().st_size)
+    largest.write_bytes(bytes(largest.stat().st_size))
+    done = convert(start, out, {"kind": "zarr"})
+    assert (done.converted, [*done.failures]) == (1, ["b"])
+    assert f"the copy is now {out / 'damaged'}" in done.failures["b"]
+    assert convert(start, out, {"kind": "zarr"}).exit_code == 0
+    assert validate(out) == []

@@ -14,7 +14,7 @@ from typing import Any
 from builder.errors import ConfigError
 from builder.ids import printable_path
 from builder.output_folder import is_url
-from builder.wording import count
+from builder.wording import count, failed
 
 # The options and arguments of all verbs that name what is read, not written.
 INPUTS = ("source", "dataset", "datasets", "legacy", "path", "videos", "geometry", "points")
@@ -98,11 +98,16 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def say_gathered(done: Any, as_json: bool) -> int:
-    """Tell what a merge or a subset (builder.upkeep.merge.Gathered) brought together; returns 0."""
+    """Tell what a merge or a subset (builder.upkeep.merge.Gathered) brought; returns its code."""
     if as_json:
         say(json.dumps(vars(done), indent=2))
-        return 0
+        return int(done.exit_code)
+    for name, reason in done.failures.items():
+        say(failed(name, reason))
     for line in done.notes:
         say(f"note: {line}")
-    say(f"{done.out}: {count(done.episodes, 'episode')} taken, {done.there} already there")
-    return 0
+    say(
+        f"{done.out}: {count(done.episodes, 'episode')} taken, {done.there} already there, "
+        f"{len(done.failures)} failed"
+    )
+    return int(done.exit_code)

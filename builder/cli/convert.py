@@ -1,7 +1,7 @@
 """Write a dataset anew in another kind of store or other codecs.
 
-What is lossless is compared number by number; the error of the rest is told. Running the same
-command again goes on.
+What is lossless is compared number by number; the error of the rest is told. Damaged episodes are
+listed and the others converted. Running the same command again goes on.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 from dataclasses import asdict
 
 from builder.cli.common import add_json, say
-from builder.wording import count
+from builder.wording import count, failed
 
 HELP = "change a dataset's store or codecs"
 EXAMPLE = """\
@@ -34,7 +34,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Convert; returns 1 when an episode could not be, each listed."""
+    """Convert; returns 1 when an episode could not be, each listed, and 3 when none could."""
     from builder.settings import read_overrides
     from builder.upkeep.convert import convert
 
@@ -42,16 +42,16 @@ def run(args: argparse.Namespace) -> int:
     done = convert(args.dataset, args.out, part)
     if args.json:
         say(json.dumps(asdict(done), indent=2))
-        return 1 if done.problems else 0
+        return done.exit_code
     for name, error in sorted(done.errors.items()):
         unit = "levels" if name == "frames" else "px"
         say(f"LOSSY {name}: off by at most {error:.4g} {unit}")
-    for line in done.problems:
-        say(f"FAILED {line}")
+    for name, reason in done.failures.items():
+        say(failed(name, reason))
     for line in done.notes:
         say(f"note: {line}")
     say(
         f"{done.out}: {count(done.converted, 'episode')} converted, {done.there} already there, "
-        f"{len(done.problems)} failed"
+        f"{len(done.failures)} failed"
     )
-    return 1 if done.problems else 0
+    return done.exit_code

@@ -1,6 +1,7 @@
 """Put datasets together in a new folder, with their failures and splits.
 
-Episodes are linked where the disk can, else copied; nothing is computed again.
+Episodes are linked where the disk can, else copied; nothing is computed again. Those that cannot
+be opened are listed and the others taken; running the same command again goes on.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Merge; returns 0."""
+    """Merge; returns 1 when an episode could not be opened, each listed."""
     from builder.upkeep.merge import merge
 
     return say_gathered(merge(args.datasets, args.out), args.json)

@@ -1,6 +1,7 @@
 """Make a dataset of some episodes of another, with their failures and splits.
 
-Episodes are linked where the disk can, else copied; nothing is computed again.
+Episodes are linked where the disk can, else copied; nothing is computed again. Those that cannot
+be opened are listed and the others taken; running the same command again goes on.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Take the subset; returns 0."""
+    """Take the subset; returns 1 when an episode could not be opened, each listed."""
     from builder.errors import ConfigError
     from builder.upkeep.merge import subset
 

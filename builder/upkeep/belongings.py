@@ -10,8 +10,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from builder.catalog import read_failures, read_index
-from builder.errors import DatasetError
+from builder.catalog import Catalog, read_failures, read_index
+from builder.errors import DatasetError, LettersetError, OutputError
 from builder.layers import LayerWriter, layer_names, layer_store, load_layer
 from builder.records import record_data
 from builder.splits import FOLDER, Splits, read_splits, write_splits
@@ -23,21 +23,29 @@ from schemas.base import json_sha256
 from schemas.dataset import FailureLine, IndexLine
 
 
-def carry_along(sources: Iterable[Path], out: Path) -> list[str]:
+def note_failure(
+    catalog: Catalog, failures: dict[str, str], episode_id: str, error: LettersetError
+) -> None:
+    """List an episode that could not be taken over, in ``failures`` and in those of ``catalog``."""
+    failures[episode_id] = str(error)
+    stage = getattr(error, "stage", "open")
+    catalog.fail(FailureLine(id=episode_id, path=episode_id, stage=stage, reason=str(error)))
+
+
+def carry_along(sources: Iterable[Path], out: Path, failures: dict[str, str]) -> list[str]:
     """Bring failures, splits and layers of the datasets at ``sources`` to the one made of them.
 
-    What has one name is united; episodes that are not in ``out`` are left out.
-    Returns a sentence for each thing that could not be brought.
+    What has one name is united; episodes that are not in ``out`` are left out.  What is damaged
+    is added to ``failures``, with the reason; returns a sentence for each thing that does not fit.
     """
     sources, built = list(sources), read_index(out)
-    failures: dict[str, FailureLine] = {}
+    lines: dict[str, FailureLine] = {}
     notes = []
-    for source in sources:
-        failures |= read_failures(source)
-    if failures:
-        lines = [failures[key] for key in sorted(failures) if key not in built]
+    for each in (out, *sources):
+        lines |= read_failures(each)
+    if lines:
         make_folders(out / "failures")
-        replace_lines(out, "failures", lines)
+        replace_lines(out, "failures", [lines[key] for key in sorted(lines) if key not in built])
     for name in sorted({path.stem for each in sources for path in (each / FOLDER).glob("*.json")}):
         try:
             found = [
@@ -46,20 +54,28 @@ def carry_along(sources: Iterable[Path], out: Path) -> list[str]:
                 if (each / FOLDER / f"{name}.json").exists()
             ]
         except DatasetError as error:
-            notes.append(f"splits {name} were left behind: {error}")
+            failures[f"splits/{name}.json"] = str(error)
             continue
         if (key := _disputed(found, built)) is not None:
             notes.append(f"splits {name} were left behind: they put {key} into different parts")
             continue
         write_splits(out, name, _united(found, built))
     for name in sorted({name for each in sources for name in layer_names(each)}):
-        notes += _layer([each for each in sources if name in layer_names(each)], out, name, built)
+        there = [each for each in sources if name in layer_names(each)]
+        try:
+            notes += _layer(there, out, name, built, failures)
+        except DatasetError as error:
+            failures[f"layers/{name}"] = str(error)
     carry_window_stats(sources, out)
     return notes
 
 
 def _layer(
-    sources: list[Path], out: Path, name: str, built: Mapping[str, IndexLine]
+    sources: list[Path],
+    out: Path,
+    name: str,
+    built: Mapping[str, IndexLine],
+    failures: dict[str, str],
 ) -> Iterator[str]:
     """Link the files of a layer that still fit; yield what had to be left behind."""
     metas = [load_layer(each, name) for each in sources]
@@ -75,8 +91,12 @@ def _layer(
             for episode_id in store.ids():
                 if episode_id not in built or layer.store.has(episode_id):
                     continue
-                with closing(store.open(episode_id)) as reader:
-                    record: Any = reader.meta
+                try:
+                    with closing(store.open(episode_id)) as reader:
+                        record: Any = reader.meta
+                except (DatasetError, OutputError) as error:
+                    failures[f"layers/{name}/{episode_id}"] = str(error)
+                    continue
                 if record.base == built[episode_id].digest:
                     layer.store.adopt(store, episode_id)
                 else:

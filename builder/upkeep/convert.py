@@ -12,9 +12,8 @@ import numpy as np
 from pydantic import ValidationError
 
 from builder.catalog import Catalog, index_line
-from builder.checks import check_digests
 from builder.dataset import Dataset, store_at
-from builder.errors import ConfigError, StoreError
+from builder.errors import ConfigError, DatasetError, OutputError, StoreError
 from builder.records import record_data
 from builder.registry import configure, explain
 from builder.stores.base import (
@@ -26,7 +25,7 @@ from builder.stores.base import (
     arrays_by_view,
 )
 from builder.stores.reading import blocks
-from builder.upkeep.belongings import carry_along
+from builder.upkeep.belongings import carry_along, note_failure
 from builder.validate import check_episode
 from schemas.config import StorePart
 from schemas.dataset import ArrayMeta, DatasetMeta, EpisodeMeta
@@ -37,15 +36,21 @@ _U16_ERROR_PX = 1 / 128
 
 @dataclass
 class Conversion:
-    """How a conversion ended: episodes, the largest error of what is not lossless, problems."""
+    """How a conversion ended: episodes, the largest error of what is not lossless, failures."""
 
     out: str
     converted: int = 0
     there: int = 0
     errors: dict[str, float] = field(default_factory=dict)
     """By array name: the largest difference from what was stored before."""
-    problems: list[str] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+    """Why an episode, or a part of a layer, could not be converted."""
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def exit_code(self) -> int:
+        """0 all good, 1 some episodes failed, 3 all did."""
+        return 0 if not self.failures else 1 if self.converted or self.there else 3
 
 
 def convert(
@@ -58,7 +63,8 @@ def convert(
 
     ``part`` are keys of ``store``: kind, frames.codec, tracks.dtype; what it leaves out stays as
     it is.  Each episode is read back: what is lossless must be equal, the error of the rest is
-    reported.  Running it again goes on.  Raises ConfigError, DatasetError, OutputError.
+    reported.  Episodes that fail are listed, in ``failures/`` too; running it again goes on, and
+    tries them again.  Raises ConfigError, DatasetError, OutputError.
     """
     dataset, out = Dataset(Path(path), max_open=1), Path(out)
     if out.resolve() == dataset.path.resolve():
@@ -75,16 +81,17 @@ def convert(
             if episode_id in done:
                 result.there += 1
                 continue
-            with closing(dataset.store.open(episode_id)) as reader:
-                try:
-                    catalog.add(index_line(_convert(reader, store, store_part, part, result)))
-                except StoreError as error:
-                    result.problems.append(f"{episode_id}: {error}")
-                    continue
+            try:
+                with closing(_opened(dataset, episode_id)) as reader:
+                    done_now = _convert(reader, dataset.store, store, store_part, part, result)
+            except (DatasetError, StoreError) as error:
+                note_failure(catalog, result.failures, episode_id, error)
+                continue
+            catalog.add(index_line(done_now))
             result.converted += 1
             on_episode(episode_id)
-    if result.converted or result.there:  # else the problems tell why there is nothing
-        result.notes += carry_along([dataset.path], out)
+    if result.converted or result.there:  # else the failures tell why there is nothing
+        result.notes += carry_along([dataset.path], out, result.failures)
     return result
 
 
@@ -92,7 +99,7 @@ def _converted_meta(
     meta: DatasetMeta, part: Mapping[str, Any], out: str
 ) -> tuple[DatasetMeta, StorePart]:
     """Lay ``part`` over the recorded settings of the store."""
-    known: Any = meta.config.get("store")
+    known = meta.config.get("store")
     kept: dict[str, Any] = dict(known) if isinstance(known, dict) else {}
     merged = {"kind": "hdf5", **kept, "path": out}
     for key, value in part.items():
@@ -111,8 +118,16 @@ def _converted_meta(
     return meta.resealed(config={**meta.config, "store": changed}), store_part
 
 
+def _opened(dataset: Dataset, episode_id: str) -> EpisodeReader:
+    try:
+        return dataset[episode_id].reader
+    except OutputError as error:  # one of a newer format: nothing is wrong with the output
+        raise DatasetError(str(error)) from None
+
+
 def _convert(
     reader: EpisodeReader,
+    source: Store,
     store: Store,
     part: StorePart,
     asked: Mapping[str, Any],
@@ -120,8 +135,9 @@ def _convert(
 ) -> EpisodeMeta:
     """Copy one episode and compare it.  Raises StoreError when it cannot be or is not equal."""
     meta = reader.meta
-    if damage := check_digests(reader):
-        raise StoreError(f"{reader.path} is damaged: {'; '.join(damage)}")
+    if damage := check_episode(source, meta.id):
+        told = (": ".join(filter(None, (each.where, each.message))) for each in damage)
+        raise DatasetError(f"{reader.path} is damaged: {'; '.join(told)}")
     layout = {view: _layout(arrays, part, asked) for view, arrays in arrays_by_view(meta).items()}
     if part.frames.codec != "none" and "frames" in asked:
         bare = [view.name for view in meta.views if "frames" not in view.arrays]
@@ -138,9 +154,10 @@ def _convert(
         for view, specs in layout.items():
             for name, spec in specs.items():
                 problems += _compare(reader, written, view, name, spec, result)
-        if problems:
-            raise StoreError("; ".join(problems))
-        return written.meta
+        if not problems:
+            return written.meta
+    # Out of the way of the next attempt: what is wrong is the copy.
+    raise StoreError(f"{'; '.join(problems)}; the copy is now {store.set_aside(meta.id)}")
 
 
 def _layout(

@@ -14,12 +14,12 @@ import numpy as np
 
 from builder.catalog import Catalog, differences, index_line
 from builder.dataset import Dataset
-from builder.errors import ConfigError, DatasetError
+from builder.errors import ConfigError, DatasetError, OutputError
 from builder.stores.base import Store
-from builder.upkeep.belongings import carry_along
+from builder.upkeep.belongings import carry_along, note_failure
 from builder.where import Where
 from builder.wording import count
-from schemas.dataset import DatasetMeta
+from schemas.dataset import DatasetMeta, IndexLine
 
 QUERY_NAMES = ("id", "length", "views", "task", "group", "text", "source")
 
@@ -31,15 +31,23 @@ class Gathered:
     out: str
     episodes: int = 0
     there: int = 0
+    failures: dict[str, str] = field(default_factory=dict)
+    """Why an episode, or a part of a layer, could not be taken."""
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def exit_code(self) -> int:
+        """0 all good, 1 some episodes failed, 3 all did."""
+        return 0 if not self.failures else 1 if self.episodes or self.there else 3
 
 
 def merge(paths: Sequence[Path | str], out: Path | str) -> Gathered:
     """Put datasets together in a new folder, of links where the disk can.
 
-    They must agree in img_shape, horizon, start_every, mode, queries and tracker.  Running it
-    again goes on.  Raises ConfigError naming what they differ in or share, or an episode of
-    ``out`` that is in none of them, and OutputError.
+    They must agree in img_shape, horizon, start_every, mode, queries and tracker.  Episodes that
+    cannot be opened are listed, here and in ``failures/``, and the others taken.  Running it
+    again goes on, and tries them again.  Raises ConfigError naming what they differ in or share,
+    or an episode of ``out`` that is in none of them, and OutputError.
     """
     datasets = [Dataset(Path(path), max_open=1) for path in paths]
     if len(datasets) < 2:
@@ -64,6 +72,7 @@ def subset(
 
     ``ids`` are glob patterns, ``where`` a filter over ``QUERY_NAMES``; both must hold.  Raises
     ConfigError when no episode is left, or ``out`` holds others, DatasetError, OutputError.
+    Episodes that cannot be opened are listed like those of :func:`merge`.
     """
     dataset = Dataset(Path(path), max_open=1)
     chosen = select(dataset, ids, where)
@@ -75,19 +84,28 @@ def subset(
 
 
 def select(dataset: Dataset, ids: Sequence[str], where: str | None) -> list[str]:
-    """Return the ids that match one of the patterns and the filter, sorted."""
+    """Return the ids that match one of the patterns and the filter, sorted.
+
+    Episodes that cannot be opened, so that nobody knows whether the filter holds, are chosen.
+    """
     chosen = [key for key in dataset.ids if not ids or any(fnmatchcase(key, p) for p in ids)]
     if where is None or not chosen:
         return chosen
     condition = Where(where, QUERY_NAMES)
-    rows = [_row(dataset, key) for key in chosen]
-    columns = {name: np.array([row[name] for row in rows]) for name in QUERY_NAMES}
-    return [key for key, holds in zip(chosen, condition.mask(columns), strict=True) if holds]
+    rows = {key: row for key in chosen if (row := _row(dataset, key)) is not None}
+    if not rows:
+        return chosen
+    columns = {name: np.array([row[name] for row in rows.values()]) for name in QUERY_NAMES}
+    holds = dict(zip(rows, condition.mask(columns), strict=True))
+    return [key for key in chosen if holds.get(key, True)]
 
 
-def _row(dataset: Dataset, key: str) -> dict[str, object]:
-    with closing(dataset.store.open(key)) as reader:
-        meta = reader.meta
+def _row(dataset: Dataset, key: str) -> dict[str, object] | None:
+    try:
+        with closing(dataset.store.open(key)) as reader:
+            meta = reader.meta
+    except (DatasetError, OutputError):
+        return None
     return {
         "id": meta.id,
         "length": meta.length,
@@ -136,17 +154,31 @@ def _gather(
             if key in done:
                 result.there += 1
                 continue
-            store: Store = type(dataset.store)(out)  # type: ignore[call-arg]
-            if not store.has(key):
-                store.adopt(dataset.store, key)
-            with closing(store.open(key)) as reader:
-                line = index_line(reader.meta)
-            if line != dataset.index[key]:
-                raise DatasetError(
-                    f"{dataset.path}: episode {key} is not what its index lists; "
-                    "run letterset repair on it"
-                )
+            try:
+                line = index_line(dataset[key].meta)
+            except (DatasetError, OutputError) as error:  # the second: one of a newer format
+                note_failure(catalog, result.failures, key, error)
+                continue
+            _take(dataset.store, type(dataset.store)(out), line)  # type: ignore[call-arg]
             catalog.add(line)
             result.episodes += 1
-    result.notes += carry_along(sources, out)
+    if result.episodes or result.there:  # else the failures tell why there is nothing
+        result.notes += carry_along(sources, out, result.failures)
     return result
+
+
+def _take(source: Store, store: Store, line: IndexLine) -> None:
+    """Take an episode over, unless a run that was killed did it."""
+    if store.has(line.id):
+        if _listed_as(store, line):
+            return
+        store.set_aside(line.id)
+    store.adopt(source, line.id)
+
+
+def _listed_as(store: Store, line: IndexLine) -> bool:
+    try:
+        with closing(store.open(line.id)) as reader:
+            return index_line(reader.meta) == line
+    except DatasetError:
+        return False
