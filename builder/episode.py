@@ -16,6 +16,7 @@ from pathlib import Path
 
 from builder.catalog import index_line
 from builder.errors import DatasetError, OutputError, SourceError, StoreError
+from builder.executors.base import Report
 from builder.registry import configure
 from builder.runs import Stopwatch, worker_name
 from builder.shared_tracker import TrackerAddress, repeated, shared_tracker
@@ -28,8 +29,6 @@ from builder.view import ViewBuilder
 from builder.window_rows import Rows, episode_rows
 from schemas.config import BuildConfig, Limits, SourcePart
 from schemas.dataset import EpisodeMeta, IndexLine, SourceInfo
-
-Report = Callable[[int, int], None]
 
 # How many times ``stall_seconds`` putting a finished episode on disk may take.
 COMMIT_PATIENCE = 20

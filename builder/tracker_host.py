@@ -26,14 +26,8 @@ from multiprocessing.connection import (  # type: ignore[attr-defined]
 from typing import Any
 
 from builder.errors import ConfigError
-from builder.executors.children import (
-    START_ATTEMPTS,
-    Child,
-    Report,
-    describe,
-    end_all,
-    portable,
-)
+from builder.executors.base import Report
+from builder.executors.children import START_ATTEMPTS, Child, describe, end_all, portable
 from builder.shared_tracker import TrackerAddress
 from builder.trackers.base import Session, Tracker
 

@@ -6,6 +6,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+Report = Callable[[int, int], None]
+"""``report(frames_done, frames_total)``: a task's sign of life."""
+
+Function = Callable[[Any, Report], Any]
+"""What is done to each task, in a child process: picklable; a task in, its result out."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -32,11 +38,7 @@ class Executor(Protocol):
     children work at a time (None: one per core it may use) and the patience with a silent one.
     """
 
-    def run(
-        self,
-        function: Callable[[Any, Callable[[int, int], None]], Any],
-        tasks: Iterable[Any],
-    ) -> Iterator[Outcome | Progress]:
+    def run(self, function: Function, tasks: Iterable[Any]) -> Iterator[Outcome | Progress]:
         """Yield progress as it is reported and one Outcome per task, in any order.
 
         ``function`` is picklable and is called as ``function(task, report)`` in a child

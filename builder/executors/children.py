@@ -14,17 +14,15 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from multiprocessing.pool import RemoteTraceback  # type: ignore[attr-defined]
 from typing import Any
 
 from builder.errors import WorkerError
+from builder.executors.base import Function, Report
 from builder.slots import SLOT
-
-Report = Callable[[int, int], None]
-Function = Callable[[Any, Report], Any]
 
 GRACE_SECONDS = 10.0  # to clean up after SIGTERM, before SIGKILL
 START_ATTEMPTS = 5  # in a row, before it is clear that no child can start

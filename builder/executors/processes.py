@@ -16,11 +16,10 @@ from typing import Any
 from pydantic import Field
 
 from builder.errors import LettersetError, WorkerError
-from builder.executors.base import Outcome, Progress
+from builder.executors.base import Function, Outcome, Progress
 from builder.executors.children import (
     START_ATTEMPTS,
     Child,
-    Function,
     available_cores,
     describe,
     end_all,

@@ -25,8 +25,8 @@ from pydantic import Field
 from ray.exceptions import RayError
 
 from builder.errors import ConfigError, LettersetError, WorkerError
-from builder.executors.base import Outcome, Progress
-from builder.executors.children import Function, available_cores, describe, unpack
+from builder.executors.base import Function, Outcome, Progress
+from builder.executors.children import available_cores, describe, unpack
 from builder.executors.ray_host import Host
 from schemas.base import Record
 

@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from builder.errors import WorkerError
-from builder.executors.base import Executor, Outcome, Progress
+from builder.executors.base import Executor, Outcome, Progress, Report
 
 MakeExecutor = Callable[[int, float], Executor]
 """``make_executor(workers, stall_seconds)`` gives a fresh executor."""
 
 PATIENT = 60.0  # stall_seconds where nothing is meant to stall
 GONE_SECONDS = 10.0  # until a child that was ended must have ended
-Report = Callable[[int, int], None]
 
 
 def check_executor(make_executor: MakeExecutor) -> None:

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from builder.dataset import Dataset, EpisodeData, ViewData
-from builder.episode import Report, open_source_part
+from builder.episode import open_source_part
 from builder.errors import ConfigError, OutputError, SourceError
-from builder.executors.base import Outcome, Progress
+from builder.executors.base import Outcome, Progress, Report
 from builder.layers import LayerWriter, check_free, commit_layer, layer_store
 from builder.letterbox import Letterboxer
 from builder.registry import configure
