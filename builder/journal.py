@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -13,7 +13,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from builder.errors import DatasetError
 from builder.records import parse_record, stored_form
-from builder.stores.staging import fsync_folder, make_folders, output_errors, write_all
+from builder.stores.staging import (
+    fsync_folder,
+    make_folders,
+    output_errors,
+    publish_text,
+    write_all,
+)
 from schemas.dataset import FailureLine, IndexLine
 
 L = TypeVar("L", IndexLine, FailureLine)
@@ -79,6 +85,16 @@ def append_line(path: Path, line: IndexLine | FailureLine) -> None:
             os.close(descriptor)
         if created:
             fsync_folder(path.parent)
+
+
+def keep_failures(folder: Path, writer: str, wanted: Container[str]) -> set[str]:
+    """Drop a writer's failures whose id is not ``wanted``, durably; returns the ids dropped."""
+    path = folder / "failures" / f"{writer}.jsonl"
+    lines = read_file(path, FailureLine) if path.exists() else []
+    kept = [line for line in lines if line.id in wanted]
+    if len(kept) < len(lines):
+        publish_text(folder, path, "".join(stored_form(line) + "\n" for line in kept), replace=True)
+    return {line.id for line in lines} - {line.id for line in kept}
 
 
 def _whole_lines(descriptor: int) -> int:

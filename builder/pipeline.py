@@ -16,6 +16,7 @@ from builder.catalog import Catalog
 from builder.episode import Job, build_episode, open_source, open_store, open_tracker
 from builder.errors import ConfigError, OutputError, SourceError
 from builder.executors.base import Outcome, Progress
+from builder.journal import keep_failures
 from builder.registry import configure
 from builder.resume import Changed, replace_dataset, replacing, settle
 from builder.runs import RunLog
@@ -85,7 +86,7 @@ def build(
 
     Where settings or sources of finished episodes ``changed`` since, the build is refused with
     the difference; ``overwrite`` builds such episodes again, ``append`` keeps those whose source
-    changed as they are.  ``retry_failed`` tries what failed before.
+    changed as they are.  ``retry_failed`` tries what failed before, and forgets what is gone.
 
     ``on_start(to_do, already_done)``, ``on_event`` and ``on_notice`` (one sentence) let a
     caller show progress.  Bad sources are listed in the summary and in ``failures/``, the
@@ -111,6 +112,8 @@ def build(
         if again:
             with output_errors(replacing(out)):
                 replacing(out).touch()
+        if retry_failed and shard is None:
+            _forget_gone(catalog, config, refs, on_notice)
         failed = {} if retry_failed else catalog.failures()
         todo = [ref for ref in refs if ref.id in again or not (ref.id in done or ref.id in failed)]
         summary = Summary(skipped=len(done) - len(again))
@@ -154,6 +157,17 @@ def _refs(
             f"{shard.count} shards share {count(len(refs), 'episode')}: some have nothing to do"
         )
     return own_refs(refs, shard, source)
+
+
+def _forget_gone(
+    catalog: Catalog, config: BuildConfig, refs: list[EpisodeRef], on_notice: Callable[[str], None]
+) -> None:
+    """Drop failures of what the source has no more, such as a file that was removed or mended."""
+    if any(config.source.settings.get(key) for key in ("include", "exclude", "episodes")):
+        return  # what was not asked for may still be there
+    if gone := keep_failures(catalog.folder, catalog.writer, {ref.id for ref in refs}):
+        found = count(len(gone), "source")
+        on_notice(f"gone from {config.source.path}, so no longer listed as failed: {found}")
 
 
 def _note_short(catalog: Catalog, on_notice: Callable[[str], None]) -> None:

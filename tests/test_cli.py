@@ -11,7 +11,7 @@ import sys
 import pytest
 from source_fixtures import write_images, write_libero, write_video
 
-from builder.catalog import Catalog, index_line
+from builder.catalog import Catalog, index_line, read_failures
 from builder.cli import main
 from builder.cli.main import VERBS, parser
 from builder.dataset import open_dataset
@@ -142,6 +142,40 @@ def test_a_broken_video_costs_itself_alone(videos, tmp_path, capsys):
     shutil.copy(videos / "good.mp4", videos / "broken.mp4")
     assert build(videos, tmp_path / "out", "--retry-failed") == 0
     assert main(["inspect", str(tmp_path / "out"), "--json"]) == 0
+
+
+def test_a_failure_whose_source_is_gone_is_forgotten_when_asked(videos, tmp_path, capsys):
+    (videos / "broken.mp4").write_bytes(b"this is no video")
+    (videos / "worse.mp4").write_bytes(b"nor is this")
+    out = tmp_path / "out"
+    assert build(videos, out) == 1
+    (videos / "broken.mp4").unlink()
+    # Only a look at all of the source tells what is gone.
+    assert build(videos, out, "--retry-failed", "source.exclude=[w*]") == 0
+    assert len(read_failures(out)) == 2
+    assert build(videos, out, "--retry-failed") == 1
+    assert [line.path for line in read_failures(out).values()] == ["worse.mp4"]
+    (videos / "worse.mp4").unlink()
+    assert build(videos, out, "--retry-failed") == 0
+    capsys.readouterr()
+    assert main(["finalize", str(out)]) == 0
+    assert main(["validate", str(out)]) == 0
+    assert "failed:" not in capsys.readouterr().out
+
+
+def test_a_file_that_was_mended_is_forgotten_as_a_failure(tmp_path, capsys):
+    """A file that cannot be listed is one failure; mended, its demonstrations take its place."""
+    folder = write_libero(tmp_path / "libero", lengths=(5,))
+    (bad,) = sorted(folder.rglob("*stove*.hdf5"))
+    whole = bad.read_bytes()
+    bad.write_bytes(whole[:100])
+    options = [f"store.path={tmp_path / 'out'}", "source.kind=libero", f"source.path={folder}"]
+    argv = ["build", *options, "img_shape=[60, 100]", "tracker.kind=none", "--retry-failed"]
+    assert main(argv) == 1
+    bad.write_bytes(whole)
+    assert main(argv) == 0
+    assert "no longer listed as failed: 1 source" in capsys.readouterr().err
+    assert not read_failures(tmp_path / "out")
 
 
 @pytest.mark.parametrize("quiet", [[], ["--quiet"]])

@@ -67,7 +67,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--dry-run", action="store_true", help="probe a few episodes; print bytes, space, hours"
     )
     parser.add_argument(
-        "--retry-failed", action="store_true", help="try sources that failed before again"
+        "--retry-failed",
+        action="store_true",
+        help="try sources that failed before again, and forget those that are gone",
     )
     policy = parser.add_mutually_exclusive_group()
     policy.add_argument(

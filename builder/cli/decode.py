@@ -16,7 +16,7 @@ from builder.errors import ConfigError
 
 HELP = "map predicted points back to source pixels"
 EXAMPLE = """\
-  letterset decode prediction.npy --geometry dataset --episode bikes-1a2b3c4d \\
+  letterset decode prediction.npy --geometry dataset --episode bikes-c8000a48 \\
       --order rc --space norm --out pixels.npy
   echo '[[0.0, 0.0]]' | letterset decode - --geometry box.json --order xy --space norm
 """

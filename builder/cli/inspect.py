@@ -23,7 +23,7 @@ HELP = "show what a dataset or a source holds"
 EXAMPLE = """\
   letterset inspect dataset
   letterset inspect videos --json
-  letterset inspect demos --views front --episodes 0:10 source.frame_step=2
+  letterset inspect demos --views agentview --episodes 0:10 source.frame_step=2
 """
 _SELECTION = ("kind", "views", "episodes", "include", "exclude")
 

@@ -14,7 +14,7 @@ from builder.cli.common import add_json, check_positive, say, show_count
 HELP = "turn older track files into a dataset"
 EXAMPLE = """\
   letterset migrate preprocessed_data/libero_10 dataset --img-shape 256 256 --dry-run
-  letterset migrate tracks dataset --videos videos --pixel-origin center
+  letterset migrate tracks migrated --videos videos --img-shape 256 256 --pixel-origin center
 """
 
 

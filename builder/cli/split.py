@@ -14,7 +14,8 @@ from builder.errors import ConfigError
 
 HELP = "split a dataset into named parts"
 EXAMPLE = """\
-  letterset split dataset --shares train=0.9 val=0.1 --by task
+  letterset split dataset --shares train=0.9 val=0.1
+  letterset split dataset --name tasks --shares train=0.9 val=0.1 --by task
 """
 
 

@@ -198,8 +198,8 @@ def _common_size(refs: Iterable[LegacyRef]) -> tuple[int, int]:
     size = sizes.pop() if len(sizes) == 1 else None
     if size is None:
         raise ConfigError(
-            "the files do not all record one tracked size: give img_shape, the (H, W) of the "
-            "training configuration"
+            "the files do not all record one tracked size: give img_shape (--img-shape "
+            "H W), that of the training configuration"
         )
     return size
 
