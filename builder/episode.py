@@ -13,6 +13,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from builder.catalog import index_line
 from builder.errors import DatasetError, OutputError, SourceError, StoreError
@@ -27,7 +28,7 @@ from builder.trackers.base import Tracker, ViewKey
 from builder.tracking import check_queries
 from builder.view import ViewBuilder
 from builder.window_rows import Rows, episode_rows
-from schemas.config import BuildConfig, Limits, SourcePart
+from schemas.config import BuildConfig, ExecutorPart, Limits, SourcePart
 from schemas.dataset import EpisodeMeta, IndexLine, SourceInfo
 
 # How many times ``stall_seconds`` putting a finished episode on disk may take.
@@ -68,6 +69,12 @@ def open_tracker(config: BuildConfig) -> Tracker:
 def view_key(config: BuildConfig, ref: EpisodeRef, name: str) -> ViewKey:
     """Tell a tracker which view of which episode it is going to see."""
     return ViewKey(ref.id, ref.path, name, cut=config.source.settings.get("max_frames") is not None)
+
+
+def open_executor(part: ExecutorPart, limits: Limits) -> tuple[Any, Any]:
+    """Construct an executor; returns its own settings too.  Raises ConfigError."""
+    found, own = configure("executors", part)
+    return found(own, part.workers, limits.stall_seconds), own
 
 
 def open_store(config: BuildConfig) -> Store:

@@ -124,6 +124,7 @@ def settle(
 ) -> tuple[dict[str, IndexLine], set[str]]:
     """Return the episodes that are done, and the ids among them that are to be built again.
 
+    Where there are such, :func:`replacing` is there from now on.
     Raises ConfigError listing the sources that changed, unless ``changed`` says what to do, and
     when the dataset keeps its episodes in another kind of store.
     """
@@ -150,6 +151,8 @@ def settle(
             f"{wording.count(len(found.changed), 'episode')} must be built again, but several "
             "shards list what is there: run letterset finalize, then --overwrite without --shard"
         )
+    with output_errors(replacing(catalog.folder)):
+        replacing(catalog.folder).touch()
     return found.done, {*found.changed}
 
 

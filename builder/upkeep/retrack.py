@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from builder.dataset import Dataset, EpisodeData, ViewData
-from builder.episode import open_source_part
+from builder.episode import open_executor, open_source_part
 from builder.errors import ConfigError, OutputError, SourceError
 from builder.executors.base import Outcome, Progress, Report
 from builder.layers import LayerWriter, check_free, commit_layer, layer_store
@@ -94,8 +94,8 @@ def track(
     )
     part, refs = episode_refs(dataset, source)
     result = Tracked(name)
-    run, settings = configure("executors", executor)
     limits = Limits()
+    runner, settings = open_executor(executor, limits)
     made_by = {"tracker": tracker.model_dump(mode="json", exclude={"weights"})}
     with LayerWriter(dataset.path, name, made_by, tracks) as layer:
         jobs = []
@@ -109,7 +109,6 @@ def track(
                 result.failures[episode_id] = "the source has no such episode any more"
         on_start(len(jobs), result.there)
         make = partial(_tracker, tracker.model_dump_json())
-        runner = run(settings, executor.workers, limits.stall_seconds)
         with tracker_hosts(opened, make, settings, limits.stall_seconds) as addresses:
             turns = itertools.cycle(addresses or [None])
             fed = (replace(job, host=next(turns)) for job in jobs)
