@@ -13,18 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from builder.catalog import Catalog
-from builder.episode import Job, build_episode, open_source, open_store, open_tracker
+from builder.episode import Job, build_episode, open_executor, open_source, open_store, open_tracker
 from builder.errors import ConfigError, OutputError, SourceError
 from builder.executors.base import Outcome, Progress
 from builder.journal import keep_failures
-from builder.registry import configure
 from builder.resume import Changed, replace_dataset, replacing, settle
 from builder.runs import RunLog
 from builder.shards import Shard, own_refs
 from builder.sources.base import EpisodeRef, Source
 from builder.splits import source_splits, write_splits
 from builder.stores.filesystem import weaknesses
-from builder.stores.staging import output_errors
 from builder.tracker_host import tracker_hosts
 from builder.trackers.base import Tracker
 from builder.window_rows import keep_rows
@@ -95,8 +93,7 @@ def build(
     """
     begun = time.monotonic()
     tracker = open_tracker(config)
-    found, own = configure("executors", config.executor)
-    executor = found(own, config.executor.workers, config.limits.stall_seconds)
+    executor, own = open_executor(config.executor, config.limits)
     source = open_source(config)
     refs = _refs(source, shard, on_notice)
     writer = shard.writer if shard else "main"
@@ -109,9 +106,6 @@ def build(
             on_notice(sentence)
         root, store = Path(config.source.path), open_store(config)
         done, again = settle(catalog, store, refs, source, root, changed, on_notice)
-        if again:
-            with output_errors(replacing(out)):
-                replacing(out).touch()
         if retry_failed and shard is None:
             _forget_gone(catalog, config, refs, on_notice)
         failed = {} if retry_failed else catalog.failures()
