@@ -88,11 +88,7 @@ class WindowedTracker(ABC):
         return frame_rgb.copy()
 
     def open(
-        self,
-        shape: tuple[int, int],
-        queries_xy: np.ndarray,
-        horizon: int,
-        start_every: int,
+        self, shape: tuple[int, int], queries_xy: np.ndarray, horizon: int, start_every: int
     ) -> Session:
         """Start a session; see ``Tracker.open``."""
         return WindowedSession(self, shape, queries_xy, horizon, start_every)

@@ -74,11 +74,7 @@ class Tracker(Protocol):
         ...
 
     def open(
-        self,
-        shape: tuple[int, int],
-        queries_xy: np.ndarray,
-        horizon: int,
-        start_every: int,
+        self, shape: tuple[int, int], queries_xy: np.ndarray, horizon: int, start_every: int
     ) -> Session:
         """Start tracking ``queries_xy`` (N, 2), continuous pixels of frames of ``shape`` (H, W).
 

@@ -89,11 +89,7 @@ class DisTracker:
         )
 
     def open(
-        self,
-        shape: tuple[int, int],
-        queries_xy: np.ndarray,
-        horizon: int,
-        start_every: int,
+        self, shape: tuple[int, int], queries_xy: np.ndarray, horizon: int, start_every: int
     ) -> CarriedSession:
         """Start tracking; see ``Tracker.open``."""
         return CarriedSession(

@@ -63,11 +63,7 @@ class LkTracker:
         )
 
     def open(
-        self,
-        shape: tuple[int, int],
-        queries_xy: np.ndarray,
-        horizon: int,
-        start_every: int,
+        self, shape: tuple[int, int], queries_xy: np.ndarray, horizon: int, start_every: int
     ) -> CarriedSession:
         """Start tracking; see ``Tracker.open``."""
         return CarriedSession(

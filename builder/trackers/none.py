@@ -40,11 +40,7 @@ class NoTracker:
         )
 
     def open(
-        self,
-        shape: tuple[int, int],
-        queries_xy: np.ndarray,
-        horizon: int,
-        start_every: int,
+        self, shape: tuple[int, int], queries_xy: np.ndarray, horizon: int, start_every: int
     ) -> NoSession:
         """Check the arguments as every tracker does; see ``Tracker.open``."""
         checked_queries(shape, queries_xy)

@@ -177,11 +177,7 @@ class CoTracker(WindowedTracker):
         )
 
     def open(
-        self,
-        shape: tuple[int, int],
-        queries_xy: np.ndarray,
-        horizon: int,
-        start_every: int,
+        self, shape: tuple[int, int], queries_xy: np.ndarray, horizon: int, start_every: int
     ) -> Session:
         """Start a session; see ``Tracker.open``.
 
