@@ -30,11 +30,11 @@ def run(args: argparse.Namespace) -> int:
     write_config(found, out)
     episodes = count(found.episodes, "episode")
     say(f"{args.source}: {found.kind}, because {found.why}; {episodes}")
-    for view in found.views:
+    for name, view in found.views.items():
         height, width = view.source_shape
         turned = "upright" if view.orientation == "none" else f"turned by {view.orientation}"
         frames = count(view.num_frames, "frame")
-        say(f"  view {view.name}: {height} x {width} (H x W), {frames}, {turned}")
+        say(f"  view {name}: {height} x {width} (H x W), {frames}, {turned}")
     for problem in found.problems:
         say(f"  cannot be opened: {problem}")
     say(f"wrote {out}; next: letterset preview {quote(args.source)}")

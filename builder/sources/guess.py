@@ -11,7 +11,7 @@ from typing import Any
 
 from builder.errors import ConfigError, SourceError
 from builder.registry import configure
-from builder.sources.base import Source
+from builder.sources.base import Source, StreamInfo
 from builder.sources.recognize import Found, recognize
 from builder.wording import count
 from schemas.config import BuildConfig, Limits, SourcePart
@@ -21,27 +21,18 @@ _TRIED = 5
 
 
 @dataclass(frozen=True)
-class GuessedView:
-    """One view of the episode that was opened; shapes are upright (H, W)."""
-
-    name: str
-    source_shape: tuple[int, int]
-    num_frames: int
-    fps: float | None
-    orientation: str
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class Guess:
-    """What a path seems to hold.  ``episodes`` counts up to ``MAX_LISTED``."""
+    """What a path seems to hold.  ``episodes`` counts up to ``MAX_LISTED``.
+
+    ``views`` and ``arrays`` (their shapes) are those of the first episode that opens.
+    """
 
     kind: str
     path: Path
     settings: dict[str, Any]
     why: str
     episodes: int
-    views: tuple[GuessedView, ...]
+    views: dict[str, StreamInfo]
     arrays: dict[str, tuple[int, ...]]
     problems: tuple[str, ...] = ()
 
@@ -79,14 +70,14 @@ def guess(path: Path, kind: str | None = None) -> Guess:
     for ref in refs[:_TRIED]:
         try:
             with source.open(ref) as episode:
-                views = tuple(_view(name, stream) for name, stream in episode.views.items())
+                views = {name: stream.info for name, stream in episode.views.items()}
                 arrays = {**episode.arrays, **episode.constants}
                 shapes = {name: array.shape for name, array in arrays.items()}
             break
         except SourceError as error:
             problems.append(str(error))
     else:
-        views, shapes = (), {}
+        views, shapes = {}, {}
     return Guess(
         found.kind, path, found.settings, found.why, len(refs), views, shapes, tuple(problems)
     )
@@ -136,31 +127,23 @@ def config_text(guess: Guess) -> str:
 
 def _view_lines(guess: Guess) -> list[str]:
     lines = [f"  # cannot be opened: {_comment(problem)}" for problem in guess.problems]
-    for view in guess.views:
+    for name, view in guess.views.items():
         height, width = view.source_shape
         fps = f"{view.fps:.3g} fps" if view.fps else "fps unknown"
         turned = "upright" if view.orientation == "none" else f"turned by {view.orientation}"
         notes = "".join(f"; {_comment(note)}" for note in view.notes)
         lines.append(
-            f"  # view {view.name}: {height} x {width} (H x W, aspect {width / height:.3g}), "
+            f"  # view {name}: {height} x {width} (H x W, aspect {width / height:.3g}), "
             f"{count(view.num_frames, 'frame')}, {fps}, {turned}{notes}"
         )
     if guess.arrays:
         shapes = ", ".join(f"{name} {shape}" for name, shape in guess.arrays.items())
         lines.append(f"  # arrays that pass through: {shapes}")
     if guess.views:
-        names = ", ".join(view.name for view in guess.views)
-        lines.append(f"  # views: [{names}]")
-        turn = guess.views[0].orientation
+        lines.append(f"  # views: [{', '.join(guess.views)}]")
+        turn = next(iter(guess.views.values())).orientation
         lines.append(f"  # orientation: {turn}     # none, vflip, hflip, rot180, rot90, rot270")
     return lines
-
-
-def _view(name: str, stream: Any) -> GuessedView:
-    info = stream.info
-    return GuessedView(
-        name, info.source_shape, info.num_frames, info.fps, info.orientation, info.notes
-    )
 
 
 def _comment(text: str) -> str:
