@@ -5,6 +5,8 @@ statistics), read with schemas.inference.Decoder. amplify: a tree that AMPLIFY's
 LiberoDataset loads unchanged. amplify-attrs: its track files alone, with the height and width
 attributes of the older route. lerobot: a LeRobot v3.0 dataset with tracks as features. tapvid: a
 pickle of clips in TAP-Vid's convention. card: a README.md for the Hugging Face hub.
+
+What is read is verified first: damaged episodes are listed and left out, and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ from typing import Any
 
 from builder.cli.common import say
 from builder.errors import ConfigError, OutputError
-from builder.wording import count
+from builder.wording import count, failed
+
+Failures = dict[str, str]
 
 HELP = "write a dataset in another form"
 EXAMPLE = """\
@@ -39,29 +43,38 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Export; returns the exit code."""
+    """Export; returns 1 when episodes are damaged, each listed, and 3 when all are."""
     from builder.dataset import open_dataset
 
     out = Path(args.out)
     if out.exists():
         raise ConfigError(f"{out} exists already; choose another name or move it away")
-    say(TARGETS[args.to](open_dataset(args.dataset, tracks=args.tracks), out, args))
-    return 0
+    dataset = open_dataset(args.dataset, tracks=args.tracks)
+    failures: dict[str, str] = {}
+    try:
+        said = TARGETS[args.to](dataset, out, args, failures)
+    finally:
+        for episode_id, reason in failures.items():
+            say(failed(episode_id, reason))
+    say(said)
+    return 1 if failures else 0
 
 
-def _inference(dataset: Any, out: Path, args: argparse.Namespace) -> str:
+def _inference(dataset: Any, out: Path, args: argparse.Namespace, failures: Failures) -> str:
     from builder.export.inference import inference_meta
 
-    meta = inference_meta(dataset, args.views)
+    meta = inference_meta(dataset, args.views, failures=failures)
     views = ", ".join(view.name for view in meta.views)
     return f"{_write(out, meta.model_dump_json(indent=1))}: views {views}"
 
 
-def _amplify(dataset: Any, out: Path, args: argparse.Namespace) -> str:
+def _amplify(dataset: Any, out: Path, args: argparse.Namespace, failures: Failures) -> str:
     from builder.export.amplify import export_amplify
 
     target: Any = "attrs" if args.to == "amplify-attrs" else "upstream"
-    demos = export_amplify(dataset, out, target, views=args.views, suite=args.suite)
+    demos = export_amplify(
+        dataset, out, target, views=args.views, suite=args.suite, failures=failures
+    )
     tasks = count(len({demo.task for demo in demos}), "task")
     said = f"wrote {out}: {count(len(demos), 'demonstration')} of {tasks}"
     if target == "attrs":
@@ -69,24 +82,25 @@ def _amplify(dataset: Any, out: Path, args: argparse.Namespace) -> str:
     return f"{said}; train with --config-dir {out}/cfg +letterset=dataset root_dir={out}"
 
 
-def _lerobot(dataset: Any, out: Path, args: argparse.Namespace) -> str:
+def _lerobot(dataset: Any, out: Path, args: argparse.Namespace, failures: Failures) -> str:
     from builder.export.lerobot import export_lerobot
 
-    left_out = export_lerobot(dataset, out, args.views)
+    left_out = export_lerobot(dataset, out, args.views, failures=failures)
     rest = f"; arrays left out: {', '.join(left_out)}" if left_out else ""
-    return f"wrote {out}: {count(len(dataset), 'episode')}{rest}"
+    return f"wrote {out}: {count(len(dataset) - len(failures), 'episode')}{rest}"
 
 
-def _tapvid(dataset: Any, out: Path, args: argparse.Namespace) -> str:
+def _tapvid(dataset: Any, out: Path, args: argparse.Namespace, failures: Failures) -> str:
     from builder.export.tapvid import export_tapvid
 
-    return f"wrote {out}: {count(len(export_tapvid(dataset, out, args.views)), 'clip')}"
+    clips = export_tapvid(dataset, out, args.views, failures=failures)
+    return f"wrote {out}: {count(len(clips), 'clip')}"
 
 
-def _card(dataset: Any, out: Path, args: argparse.Namespace) -> str:
+def _card(dataset: Any, out: Path, args: argparse.Namespace, failures: Failures) -> str:
     from builder.export.card import dataset_card
 
-    return _write(out, dataset_card(dataset))
+    return _write(out, dataset_card(dataset, failures=failures))
 
 
 def _write(out: Path, text: str) -> str:

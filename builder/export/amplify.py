@@ -29,6 +29,7 @@ from builder.export.amplify_plan import (
     suites,
 )
 from builder.export.common import new_folder
+from builder.export.verified import arrays, every_array, verified
 from schemas.dataset import DatasetMeta
 
 FIRST_VIEW = "agentview"
@@ -45,20 +46,40 @@ def export_amplify(
     views: Sequence[str] | None = None,
     suite: str = "libero_letterset",
     text_embeddings: Mapping[str, np.ndarray] | None = None,
+    failures: dict[str, str] | None = None,
 ) -> list[Demo]:
     """Write ``dataset`` to the new folder ``out``; returns where each episode went.
 
     ``views`` defaults to those of the first episode.  A task with more than 50 episodes goes
     on in ``<suite>_2`` and so on; a suite's name must contain "libero" for AMPLIFY to load
     it.  ``text_embeddings`` maps an episode's text to a vector (E,); an array ``text_emb`` of
-    the episode, or a layer of that name (``letterset embed``), serves too.
+    the episode, or a layer of that name (``letterset embed``), serves too.  ``failures`` takes the
+    damaged episodes, with the reason; without it they are refused with a DatasetError.
 
     Raises ConfigError, before any work, naming what the target cannot hold, and OutputError
     when ``out`` cannot be written; then nothing is left there.
     """
-    names, demos = check(dataset, views, target), plan(dataset, suite)
+
+    def planned(dataset: Dataset) -> tuple[tuple[str, ...], list[Demo]]:
+        return check(dataset, views, target), plan(dataset, suite)
+
+    given, layer = text_embeddings or {}, dataset.path / "layers" / "text_emb"
+    embedded = open_dataset(dataset.path, layers=["text_emb"]) if layer.is_dir() else None
+
+    def damage(episode: EpisodeData) -> list[str]:
+        found = every_array(episode)
+        if (
+            target == "upstream"
+            and embedded
+            and episode.meta.text
+            and episode.meta.text not in given
+        ):
+            found += arrays("text_emb")(embedded[episode.id])
+        return found
+
+    dataset, (names, demos) = verified(dataset, planned, failures, damage)
     with new_folder(Path(out)) as folder:
-        writer = _Writer(dataset, folder, names, target, text_embeddings or {})
+        writer = _Writer(dataset, folder, names, target, given, embedded)
         for demo in demos:
             writer.add(demo)
         writer.finish(demos)
@@ -79,12 +100,11 @@ class _Writer:
         views: tuple[str, ...],
         target: Target,
         embeddings: Mapping[str, np.ndarray],
+        embedded: Dataset | None,
     ) -> None:
         self.dataset, self.root, self.views = dataset, root, views
-        self.target, self.embeddings = target, embeddings
+        self.target, self.embeddings, self.embedded = target, embeddings, embedded
         self.method = track_method(dataset.meta)
-        layer = dataset.path / "layers" / "text_emb"
-        self.embedded = open_dataset(dataset.path, layers=["text_emb"]) if layer.is_dir() else None
 
     def add(self, demo: Demo) -> None:
         """Write one episode."""

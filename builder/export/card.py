@@ -10,6 +10,7 @@ import yaml
 from builder.array_stats import array_stats
 from builder.catalog import read_failures
 from builder.dataset import Dataset
+from builder.export.verified import arrays, verified
 from builder.spread import spread
 from builder.windows import window_counts
 from builder.wording import count, points
@@ -18,8 +19,13 @@ SIZES = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)
 MAX_EPISODES = 5000
 
 
-def dataset_card(dataset: Dataset) -> str:
-    """Return the card's text, from metadata, licences and statistics alone."""
+def dataset_card(dataset: Dataset, *, failures: dict[str, str] | None = None) -> str:
+    """Return the card's text, from metadata, licences and statistics alone.
+
+    ``failures`` takes the episodes of which these are damaged, with the reason; without it they
+    are refused with a DatasetError.
+    """
+    dataset, _ = verified(dataset, len, failures, arrays("actions"))
     ids = [dataset.ids[k] for k in spread(len(dataset), MAX_EPISODES)]
     metas = [dataset[key].meta for key in ids]
     licences = sorted({meta.source.licence for meta in metas if meta.source.licence})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from builder.array_stats import array_stats
 from builder.dataset import Dataset
 from builder.errors import ConfigError
 from builder.export.common import chosen_views, refused_canvas, view_of
+from builder.export.verified import arrays, verified
 from builder.queries import query_points
 from schemas.affine import swap_xy
 from schemas.dataset import ViewMeta
@@ -17,14 +19,32 @@ from schemas.inference import InferenceMeta, InferenceView
 
 
 def inference_meta(
-    dataset: Dataset, views: Sequence[str] | None = None, stats: Sequence[str] = ("actions",)
+    dataset: Dataset,
+    views: Sequence[str] | None = None,
+    stats: Sequence[str] = ("actions",),
+    *,
+    failures: dict[str, str] | None = None,
 ) -> InferenceMeta:
     """Describe a dataset for inference: views in order, geometry, queries, action statistics.
 
     ``views`` defaults to those of the first episode, ``stats`` names the pass-through arrays
-    to sum up where they exist.  Raises ConfigError when views are not of one canvas, or the
-    episodes of a view differ in geometry, naming two that do: one camera on a robot has one.
+    to sum up where they exist.  ``failures`` takes the episodes of which these are damaged, with
+    the reason; without it they are refused with a DatasetError.  Raises ConfigError when views
+    are not of one canvas, or the episodes of a view differ in geometry, naming two that do: one
+    camera on a robot has one.
     """
+    dataset, found = verified(dataset, partial(_cameras, views=views), failures, arrays(*stats))
+    return InferenceMeta.seal(
+        img_shape=dataset.meta.img_shape,
+        horizon=dataset.meta.horizon,
+        queries=dataset.meta.queries,
+        views=tuple(_inference_view(dataset, meta) for meta in found),
+        stats={name: sums for name in stats if (sums := array_stats(dataset, name)) is not None},
+    )
+
+
+def _cameras(dataset: Dataset, views: Sequence[str] | None) -> list[ViewMeta]:
+    """Return the views in order, each as its first episode has it; refuse what differs."""
     names = chosen_views(dataset, views)
     found: dict[str, tuple[str, ViewMeta]] = {}
     for episode_id in dataset.ids:
@@ -39,13 +59,7 @@ def inference_meta(
                     f"{meta.geometry.source_shape} in {episode_id}: a robot's camera has one; "
                     "export a dataset of that camera, or refit with schemas.inference.Decoder"
                 )
-    return InferenceMeta.seal(
-        img_shape=dataset.meta.img_shape,
-        horizon=dataset.meta.horizon,
-        queries=dataset.meta.queries,
-        views=tuple(_inference_view(dataset, meta) for _, meta in found.values()),
-        stats={name: sums for name in stats if (sums := array_stats(dataset, name)) is not None},
-    )
+    return [meta for _, meta in found.values()]
 
 
 def _inference_view(dataset: Dataset, meta: ViewMeta) -> InferenceView:

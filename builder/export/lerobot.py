@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from builder.export.lerobot_files import (
     summarize,
 )
 from builder.export.lerobot_plan import IMAGES, Plan, fps_number, make_plan, tracked
+from builder.export.verified import verified
 
 DATA_MB, VIDEO_MB = 100, 200
 """LeRobot's own defaults."""
@@ -49,20 +51,22 @@ def export_lerobot(
     *,
     data_mb: float = DATA_MB,
     video_mb: float = VIDEO_MB,
+    failures: dict[str, str] | None = None,
 ) -> list[str]:
     """Write ``dataset`` to the new folder ``out``; returns the arrays that were left out.
 
     These have no rows of one shape for the frames of all episodes, or a name that is taken.
     Confidences and splits are not written: LeRobot's splits are ranges of episodes.  ``views``
     defaults to those of the first episode.  An episode begins another file when the last has
-    grown to ``data_mb``, ``video_mb``, both above 0.
+    grown to ``data_mb``, ``video_mb``, both above 0.  ``failures`` takes the damaged episodes, with
+    the reason; without it they are refused with a DatasetError.
 
     Raises ConfigError, before any work, naming what the target cannot hold, and OutputError
     when ``out`` cannot be written; then nothing is left there.
     """
     if min(data_mb, video_mb) <= 0:
         raise ConfigError(f"file sizes must be above 0 MB, got {data_mb} and {video_mb}")
-    plan = make_plan(dataset, views)
+    dataset, plan = verified(dataset, partial(make_plan, views=views), failures)
     with new_folder(Path(out)) as folder:
         with ExitStack() as stack:
             writer = _Writer(dataset, folder, plan, data_mb, video_mb, stack)

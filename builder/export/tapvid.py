@@ -8,6 +8,7 @@ of our visibility.
 from __future__ import annotations
 
 import pickle
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +17,29 @@ import numpy as np
 from builder.dataset import Dataset, EpisodeData
 from builder.errors import ConfigError
 from builder.export.common import view_of
+from builder.export.verified import verified
 from builder.stores.staging import output_errors
 
 
-def export_tapvid(dataset: Dataset, out: Path, views: list[str] | None = None) -> list[str]:
+def export_tapvid(
+    dataset: Dataset,
+    out: Path,
+    views: list[str] | None = None,
+    *,
+    failures: dict[str, str] | None = None,
+) -> list[str]:
     """Write ``{name: {video, points, occluded}}``; returns the names.
 
     ``video`` (T, H, W, 3) uint8, ``points`` (N, T, 2) float32, ``occluded`` (N, T) bool.
     Whole-episode tracks give one clip per episode and view, windows one clip each, back to
-    back and without the frozen tail.  Raises ConfigError for a view that is not there or has no
-    frames, and OutputError when ``out`` cannot be written.
+    back and without the frozen tail.  ``failures`` takes the damaged episodes, with the reason;
+    without it they are refused with a DatasetError.  Raises ConfigError for a view that is not
+    there or has no frames, and OutputError when ``out`` cannot be written.
     """
     clips: dict[str, dict[str, Any]] = {}
-    for episode_id in dataset.ids:
-        episode = dataset[episode_id]
-        for name in views or list(episode.views):
-            clips.update(_clips(episode, name))
+    dataset, pairs = verified(dataset, partial(_pairs, views=views), failures)
+    for episode_id, name in pairs:
+        clips.update(_clips(dataset[episode_id], name))
     with output_errors(out), out.open("xb") as file:
         try:
             pickle.dump(clips, file, protocol=4)
@@ -41,10 +49,19 @@ def export_tapvid(dataset: Dataset, out: Path, views: list[str] | None = None) -
     return list(clips)
 
 
+def _pairs(dataset: Dataset, views: list[str] | None) -> list[tuple[str, str]]:
+    """Return what clips are made of: ids and views."""
+    pairs = [(each.id, name) for each in dataset for name in views or list(each.views)]
+    for episode_id, name in pairs:
+        if "frames" not in view_of(dataset[episode_id], name).meta.arrays:
+            raise ConfigError(
+                f"{episode_id}, view {name}: TAP-Vid clips hold frames, none are stored"
+            )
+    return pairs
+
+
 def _clips(episode: EpisodeData, name: str) -> dict[str, dict[str, Any]]:
     meta, view = episode.meta, view_of(episode, name)
-    if view.frames is None:
-        raise ConfigError(f"{meta.id}, view {name}: TAP-Vid clips hold frames, none are stored")
     starts = np.asarray(view.starts)
     step = max(1, -(-meta.horizon // meta.start_every))
     height, width = view.geometry.img_shape
