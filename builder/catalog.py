@@ -32,6 +32,7 @@ from builder.stores.staging import (
     try_lock,
     write_all,
 )
+from schemas.base import Record
 from schemas.dataset import DatasetMeta, EpisodeMeta, FailureLine, IndexLine, Name
 
 _WRITER: TypeAdapter[str] = TypeAdapter(Name)
@@ -111,8 +112,8 @@ def index_line(meta: EpisodeMeta) -> IndexLine:
     return IndexLine(id=meta.id, length=meta.length, views=names, digest=meta.digest)
 
 
-def pretty_json(meta: DatasetMeta) -> str:
-    """Return the text of ``dataset.json``; equal metadata give equal bytes."""
+def pretty_json(meta: Record) -> str:
+    """Return the text of ``dataset.json`` or ``layer.json``; equal metadata give equal bytes."""
     return json.dumps(record_data(meta), indent=2, sort_keys=True) + "\n"
 
 

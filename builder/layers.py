@@ -6,7 +6,6 @@ of the episode it was made for.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing
@@ -16,16 +15,15 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
 
-from builder.catalog import load_meta, take_lock
+from builder.catalog import load_meta, pretty_json, take_lock
 from builder.errors import ConfigError, DatasetError
-from builder.records import parse_record, record_data
+from builder.records import check_name, parse_record
 from builder.registry import backend
 from builder.stores.base import ArraySpec, EpisodeReader, EpisodeWriter, Store
 from builder.stores.recall import Recall
 from builder.stores.staging import publish_text
-from schemas.dataset import ArrayMeta, DatasetMeta, EpisodeMeta, Name
+from schemas.dataset import ArrayMeta, DatasetMeta, EpisodeMeta
 from schemas.layers import LayerEpisode, LayerMeta, LayerView, TrackSet
 
 FOLDER = "layers"
@@ -75,12 +73,7 @@ class LayerWriter:
         tracks: TrackSet | None = None,
     ) -> None:
         """Open it.  Raises ConfigError for a bad name and when it was made otherwise."""
-        try:
-            TypeAdapter(Name).validate_python(name)
-        except ValidationError:
-            raise ConfigError(
-                f"a layer's name has letters, digits, _ . - only, got {name!r}"
-            ) from None
+        check_name(name, "a layer's name")
         self.dataset, self.name = dataset, name
         self.folder, self.store = dataset / FOLDER / name, layer_store(dataset, name)
         self.meta = LayerMeta.seal(
@@ -96,8 +89,7 @@ class LayerWriter:
         try:
             self.store.leftovers(remove=True)
             if not (self.folder / META_NAME).exists():
-                text = json.dumps(record_data(self.meta), indent=2, sort_keys=True) + "\n"
-                publish_text(self.folder, self.folder / META_NAME, text)
+                publish_text(self.folder, self.folder / META_NAME, pretty_json(self.meta))
             self._refuse_different(load_layer(self.dataset, self.name))
         except BaseException:
             os.close(self._lock)

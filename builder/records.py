@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from builder.errors import DatasetError, OutputError
+from builder.errors import ConfigError, DatasetError, OutputError
 from schemas.base import Record, canonical_json
-from schemas.dataset import FORMAT_VERSION
+from schemas.dataset import FORMAT_VERSION, Name
 from schemas.versions import read_any_version, version_of
 
 R = TypeVar("R", bound=Record)
+
+_NAME: TypeAdapter[str] = TypeAdapter(Name)
 
 
 def parse_record(model: type[R], text: str | bytes, where: str) -> R:
@@ -44,6 +46,14 @@ def parse_record(model: type[R], text: str | bytes, where: str) -> R:
         raise DatasetError(f"{where} is damaged: {'; '.join(reasons)}") from None
     except ValueError as error:
         raise DatasetError(f"{where} cannot be read: {error}") from None
+
+
+def check_name(name: str, what: str) -> None:
+    """Raise ConfigError, calling it ``what``, for a name that cannot be stored."""
+    try:
+        _NAME.validate_python(name)
+    except ValidationError:
+        raise ConfigError(f"{what} has letters, digits, _ . - only, got {name!r}") from None
 
 
 def stored_form(record: Record) -> str:

@@ -13,9 +13,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from builder.errors import ConfigError, DatasetError
+from builder.records import check_name
 from builder.registry import explain
 from builder.stores.staging import publish_text
 from schemas.base import Record
@@ -162,12 +163,7 @@ def _draw(key: str, shares: Mapping[str, float]) -> str | None:
 
 
 def _path(dataset: Path, name: str) -> Path:
-    try:
-        TypeAdapter(Name).validate_python(name)
-    except ValidationError:
-        raise ConfigError(
-            f"a name of splits has letters, digits, _ . - only, got {name!r}"
-        ) from None
+    check_name(name, "a name of splits")
     return dataset / FOLDER / f"{name}.json"
 
 
