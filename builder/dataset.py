@@ -13,7 +13,8 @@ import numpy as np
 from builder.catalog import META_NAME, load_meta, read_index
 from builder.episode_index import EpisodeIndex
 from builder.errors import ConfigError, DatasetError
-from builder.layers import load_layer, open_overlay, with_tracks
+from builder.layers import load_layer
+from builder.overlay import open_overlay, with_tracks
 from builder.registry import backend, kinds
 from builder.status import is_locked
 from builder.stores.base import EpisodeReader, Store
@@ -81,7 +82,7 @@ def store_at(path: Path) -> Store:
     It is known by the folder it keeps them in; without one they will be HDF5 files.  Raises
     DatasetError when there are several.
     """
-    found = {kind: stored for kind in kinds("stores") if (stored := backend("stores", kind))}
+    found = {kind: backend("stores", kind) for kind in kinds("stores")}
     there = [kind for kind, stored in found.items() if (path / stored.place).is_dir()]
     if len(there) > 1:
         raise DatasetError(
@@ -93,14 +94,7 @@ def store_at(path: Path) -> Store:
 
 
 class ViewData:
-    """One camera of one episode; arrays are read when touched.
-
-    ``frames`` (T, H, W, 3) uint8 RGB, letterboxed; None when none are stored.
-    ``tracks`` (S, horizon, N, 2) float32, (x, y) in img pixels.
-    ``vis`` (S, horizon, N) uint8, 0 or 1.  ``conf`` (S, horizon, N) float32 or None.
-    ``starts`` (S,) int64, the start frame of each window.
-    ``queries`` (N, 2) float32, (x, y) in img pixels.  ``timestamps`` (T,) float64, seconds.
-    """
+    """One camera of one episode; arrays are read when touched."""
 
     def __init__(self, meta: ViewMeta, reader: EpisodeReader) -> None:
         self.meta, self._reader = meta, reader
@@ -121,7 +115,7 @@ class ViewData:
 
     @property
     def frames(self) -> Any:
-        """Letterboxed frames (T, H, W, 3) uint8 RGB, or None."""
+        """Letterboxed frames (T, H, W, 3) uint8 RGB, or None when none are stored."""
         return self.array("frames") if "frames" in self.meta.arrays else None
 
     @property
@@ -136,7 +130,7 @@ class ViewData:
 
     @property
     def vis(self) -> Any:
-        """Visibility (S, horizon, N) uint8."""
+        """Visibility (S, horizon, N) uint8, 0 or 1."""
         return self.array("vis")
 
     @property

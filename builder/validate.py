@@ -15,7 +15,8 @@ from builder.catalog import META_NAME, index_line, load_meta, pretty_json, read_
 from builder.checks import check_digest, check_view, has_windows
 from builder.dataset import store_at
 from builder.errors import DatasetError, OutputError
-from builder.layers import layer_names, layer_store, load_layer, open_overlay, stale
+from builder.layers import layer_names, layer_store, load_layer, stale
+from builder.overlay import open_overlay
 from builder.queries import query_points
 from builder.status import status
 from builder.stores.base import EpisodeReader, Store

@@ -10,7 +10,8 @@ import numpy as np
 
 from builder.dataset import EpisodeData
 from builder.errors import ConfigError
-from builder.layers import TRACK_ARRAYS, Overlay
+from builder.layers import TRACK_ARRAYS
+from builder.overlay import Overlay
 from builder.training.options import WindowOptions
 
 
