@@ -101,8 +101,6 @@ def migrate(
     origin: PixelOrigin = "center" if pixel_origin == "center" else "corner"
     dataset = LegacyDataset(legacy, refs, shape, origin, problems, max_open=1)
     queries = _query_spec(dataset)
-    # What a dataset says of itself is for ever: without a file that can be read, there is none.
-    writes = queries is not None and not dry_run
     migration = Migration(
         dataset=dataset,
         store=backend("stores", "hdf5")(out),
@@ -112,18 +110,41 @@ def migrate(
         notes=(ORIGIN_NOTES[pixel_origin],),
         fps=fps,
     )
-    failures = dict(problems)
-    moves: list[Move] = []
     given: dict[str, Any] = {
         "tracked": tracked and list(tracked),
         "fps": fps,
         "frame_step": frame_step if videos and frame_step > 1 else None,
     }
+    meta, failures = _dataset_meta(migration, pixel_origin, given), dict(problems)
+    # What a dataset says of itself is for ever: without a file that can be read, there is none.
+    writes = queries is not None and not dry_run
+    moves = _move(migration, out, meta if writes else None, failures, on_progress)
+    return MigrationReport(
+        out=str(out),
+        dry_run=dry_run,
+        img_shape=shape,
+        moves=tuple(moves),
+        failures=failures,
+        notes=dataset.notes + ((UNKNOWN_ORIGIN,) if pixel_origin == "unknown" else ()),
+    )
+
+
+def _move(
+    migration: Migration,
+    out: Path,
+    meta: DatasetMeta | None,
+    failures: dict[str, str],
+    on_progress: Callable[[int, int], None],
+) -> list[Move]:
+    """Migrate what is not there yet; without ``meta`` only tell what would become of it.
+
+    Files that cannot be migrated join ``failures``, reasons by path, which are listed with them.
+    """
+    refs, writes = migration.dataset.refs, meta is not None
     with ExitStack() as stack:
-        meta = _dataset_meta(migration, pixel_origin, given)
-        catalog = stack.enter_context(Catalog.create(out, meta)) if writes else None
+        catalog = stack.enter_context(Catalog.create(out, meta)) if meta else None
         done = {key for key in read_index(out) if migration.store.has(key)}
-        moves += [_was_moved(refs[key]) for key in refs if key in done]
+        moves = [_was_moved(refs[key]) for key in refs if key in done]
         todo = [ref for key, ref in refs.items() if key not in done]
         results = stack.enter_context(closing(_in_order(migration, writes, todo)))
         for number, (ref, future) in enumerate(results):
@@ -139,14 +160,7 @@ def migrate(
         if catalog is not None:
             for path, reason in failures.items():
                 catalog.fail(_failure(path, reason))
-    return MigrationReport(
-        out=str(out),
-        dry_run=dry_run,
-        img_shape=shape,
-        moves=tuple(moves),
-        failures=failures,
-        notes=dataset.notes + ((UNKNOWN_ORIGIN,) if pixel_origin == "unknown" else ()),
-    )
+    return moves
 
 
 def _in_order(
