@@ -1,6 +1,7 @@
 """Shared by all tests; imports nothing that the core install lacks."""
 
 import re
+import subprocess
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -23,3 +24,21 @@ collect_ignore = [
 def root() -> Path:
     """The checkout."""
     return Path(__file__).parents[1]
+
+
+def mount(place: Path, *options: str) -> None:
+    """Mount at a place, or once more with other options; skips the test where that is refused."""
+    try:
+        subprocess.run(["mount", *options, str(place)], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"a small tmpfs cannot be mounted here (it takes root): {error}")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A tmpfs of 4 MiB; skips where none can be mounted."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount(place, "-t", "tmpfs", "-o", "size=4m", "tmpfs")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)

@@ -57,6 +57,13 @@ def numbers(stream) -> list[int]:
     return [number_of(rgb(frame)) for frame in stream]
 
 
+def episodes(source):
+    """Open every episode of a source, one after another; yields (ref, episode)."""
+    for ref in source.refs():
+        with source.open(ref) as episode:
+            yield ref, episode
+
+
 def write_video(
     path: Path,
     count: int = 12,

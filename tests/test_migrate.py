@@ -3,11 +3,11 @@
 import hashlib
 import json
 
-import av
 import h5py
 import numpy as np
 import pytest
 from legacy_fixtures import amplify_folder, grid_queries, write_amplify, write_atm
+from media import encode
 
 from builder.catalog import read_failures
 from builder.dataset import open_dataset
@@ -27,14 +27,8 @@ def digests(folder):
 
 def write_video(path, shape=(90, 160), length=24):
     path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=10, options={"crf": "10"})
-        stream.height, stream.width, stream.pix_fmt = *shape, "yuv420p"
-        for index in range(length):
-            image = np.full((*shape, 3), 40 + 5 * index, np.uint8)
-            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+    images = (np.full((*shape, 3), 40 + 5 * index, np.uint8) for index in range(length))
+    encode(path, images, rate=10, options={"crf": "10"})
 
 
 def test_without_videos_a_stretch_that_decodes_to_where_it_was_tracked(tmp_path):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
-
 import pytest
+from conftest import mount
 from source_fixtures import write_video
 
 from builder.catalog import read_index
@@ -16,23 +15,6 @@ from builder.validate import validate
 from builder.video import VideoStream
 
 EPISODES = 3
-
-
-def mount(place, *options):
-    try:
-        subprocess.run(["mount", *options, str(place)], check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"a small tmpfs cannot be mounted here (it takes root): {error}")
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A tmpfs of 4 MiB; skips where none can be mounted."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount(place, "-t", "tmpfs", "-o", "size=4m", "tmpfs")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
 
 
 @pytest.fixture(scope="module")

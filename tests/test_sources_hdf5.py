@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 import source_fixtures as fixtures
-from source_fixtures import is_upright, numbers, rgb
+from source_fixtures import episodes, is_upright, numbers, rgb
 
 from builder.errors import SourceError
 from builder.letterbox import orient_frame
@@ -27,12 +27,6 @@ LIMITS = Limits(max_chunk_bytes=1 << 20, max_array_bytes=1 << 20)
 @pytest.fixture(scope="module")
 def libero(tmp_path_factory):
     return fixtures.write_libero(tmp_path_factory.mktemp("libero"))
-
-
-def episodes(source):
-    for ref in source.refs():
-        with source.open(ref) as episode:
-            yield ref, episode
 
 
 def test_libero_is_listed_in_natural_order_with_task_suite_and_words(libero):

@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
-from source_fixtures import numbers, rgb
+from source_fixtures import episodes, numbers, rgb
 
 pytest.importorskip("zarr")
 from zarr_fixtures import ENDS, write_pusht, write_umi
@@ -20,12 +20,6 @@ from builder.sources.safe_zarr import open_zarr
 from schemas.config import Limits
 
 STARTS = (0, *ENDS[:-1])
-
-
-def episodes(source):
-    for ref in source.refs():
-        with source.open(ref) as episode:
-            yield ref, episode
 
 
 def check(source, view):

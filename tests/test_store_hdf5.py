@@ -12,6 +12,7 @@ from contextlib import closing
 import h5py
 import numpy as np
 import pytest
+from conftest import mount
 
 from builder.errors import DatasetError, MissingExtraError, OutputError, StoreError
 from builder.stores import codecs
@@ -542,20 +543,6 @@ def test_errors_of_the_disk_say_what_to_do(tmp_path, monkeypatch):
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A tmpfs of 1 MiB; skips where none can be mounted."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
-    try:
-        subprocess.run(command, check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"a small tmpfs cannot be mounted here: {error}")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
-
-
 @pytest.mark.parametrize("codec", ["raw", "lz4", "jpeg"])
 def test_a_full_disk_leaves_nothing_and_can_be_resumed(small_disk, codec):
     pytest.importorskip({"raw": "numpy", "lz4": "hdf5plugin", "jpeg": "cv2"}[codec])
@@ -576,7 +563,7 @@ def test_a_full_disk_leaves_nothing_and_can_be_resumed(small_disk, codec):
 
 def test_a_read_only_disk_is_refused(small_disk):
     Sample("a").build(Hdf5Store(small_disk))
-    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    mount(small_disk, "-o", "remount,ro")
     with pytest.raises(OutputError, match="Read-only file system; it is read-only; choose another"):
         Sample("b").build(Hdf5Store(small_disk))
     assert list(Hdf5Store(small_disk).ids()) == ["a"]
