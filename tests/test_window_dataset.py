@@ -168,7 +168,42 @@ def test_proprioception_joins_rows_at_step_0(tmp_path):
     for wrong in ("joint_states", "success"):
         says = rf"a: no array '{wrong}' with a row per frame .* there are \['actions', 'done'"
         with pytest.raises(ConfigError, match=says):
-            WindowDataset(stored, proprioception=[wrong])[0]
+            WindowDataset(stored, proprioception=[wrong])
+
+
+def test_unknown_arrays_are_refused_before_training(tmp_path):
+    names = ("a", "b", "c")
+    sample_dataset(tmp_path, Hdf5Store(tmp_path), [Sample(name, length=9) for name in names])
+    Hdf5Store(tmp_path).path("a").write_bytes(b"damaged")  # the next one tells what there is
+    stored = open_dataset(tmp_path)
+    says = r"b: no array 'action' in it .*did you mean 'actions'\?.* 'done', 'frames', 'nothing'"
+    with pytest.raises(ConfigError, match=says):
+        WindowDataset(stored, arrays=["done", "action"])
+    assert len(WindowDataset(stored, arrays=["actions", "timestamps"], damaged="skip")) > 0
+
+
+class Colours:
+    def recolor(self, images, rng):
+        return images
+
+
+class Matrix(Colours):
+    def draw(self, rng, img_shape):
+        return np.eye(3)
+
+
+@pytest.mark.parametrize(
+    ("augment", "says"),
+    [
+        (Colours(), r"an object with draw\(rng, img_shape\) and recolor.* RandomAugment"),
+        (RandomAugment, "got <class"),
+        (lambda images: images, "augment takes an object"),
+        (Matrix(), "draw must return a schemas.AxisAffine of the canvas, or None; got ndarray"),
+    ],
+)
+def test_what_is_no_augmentation_is_refused(dataset, augment, says):
+    with pytest.raises(ConfigError, match=says):
+        WindowDataset(dataset, augment=augment)
 
 
 def test_workers_and_pickles(dataset):
@@ -233,6 +268,9 @@ def test_the_tail_when_resampled(dataset):
     windows = WindowDataset(dataset, tail="mask", resample=15)
     last = windows[4]  # the last window of the shortest episode: one real step
     assert (last["t"], last["valid"].sum()) == (4, 1)
+    assert last["valid_read"].tolist() == [True] + 7 * [False]
+    assert "valid_read" not in WindowDataset(dataset, tail="mask")[4]
+    assert WindowDataset(dataset, tail="include", resample=15)[4]["valid_read"].all()
     assert WindowDataset(dataset, tail="include")[4]["valid"].all()
 
 
@@ -333,7 +371,7 @@ def test_random_augmentation_is_fixed_by_seed_epoch_and_sample(dataset):
     windows.set_epoch(1)
     assert not torch.equal(first["traj"], windows[4]["traj"])
     with pytest.raises(ValueError, match="quarter turns need a square"):
-        WindowDataset(dataset, augment=RandomAugment(quarter_turns=True))[0]
+        WindowDataset(dataset, augment=RandomAugment(quarter_turns=True))
     with pytest.raises(ValueError, match=r"zoom is \(least, largest\), got"):
         RandomAugment(zoom=(1.4, 0.8))
 
@@ -461,7 +499,19 @@ def test_a_mixture_of_datasets_that_differ_in_everything(tmp_path):
         np.testing.assert_array_equal(batch["actions"][row], expected)
         np.testing.assert_array_equal(batch["actions_mask"][row], expected > 0)
         assert batch["view_mask"][row].tolist() == [source == "slow", True]
+        assert batch["valid_read"][row].tolist() == (expected.any(axis=1)).tolist()
     assert {*batch["source"]} == {"slow", "fast"}
+
+
+def test_what_a_mixture_cannot_mix_is_refused(dataset):
+    windows = WindowDataset(dataset)
+    inner = MixtureDataset({"one": windows, "two": windows})
+    with pytest.raises(ConfigError, match=r"b is a mixture itself: put its parts \['one', 'two'\]"):
+        MixtureDataset({"a": windows, "b": inner})
+    with pytest.raises(ConfigError, match="a must be a WindowDataset, got Dataset"):
+        MixtureDataset({"a": dataset})
+    with pytest.raises(ConfigError, match=r"weights must be given by name, .* got \[1.0\]"):
+        MixtureDataset({"a": windows}, [1.0])
 
 
 @pytest.mark.parametrize(

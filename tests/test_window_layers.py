@@ -113,8 +113,8 @@ def test_what_layers_cannot_give_is_refused(path):
         WindowDataset(dataset, layers=["gone"])
     with pytest.raises(ConfigError, match="'geo' has no tracks"):
         WindowDataset(dataset, tracks="geo")
-    with pytest.raises(KeyError, match="no array 'dpeth'"):
-        WindowDataset(dataset, layers=["geo"], arrays=["dpeth"])[0]
+    with pytest.raises(ConfigError, match=r"no array 'dpeth' .*did you mean 'depth'.*there are"):
+        WindowDataset(dataset, layers=["geo"], arrays=["dpeth"])
     for moved in ({"img_shape": (30, 50)}, {"augment": RandomAugment(hflip=1.0)}):
         with pytest.raises(ConfigError, match="depth of front holds pictures"):
             WindowDataset(dataset, layers=["geo"], **moved)[0]

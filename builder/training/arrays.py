@@ -12,6 +12,7 @@ from builder.dataset import EpisodeData
 from builder.errors import ConfigError
 from builder.layers import TRACK_ARRAYS
 from builder.overlay import Overlay
+from builder.registry import near
 from builder.training.options import WindowOptions
 
 
@@ -52,6 +53,21 @@ def passed_arrays(episode: EpisodeData, options: WindowOptions) -> PassedArrays:
     )
 
 
+def refuse_unknown(episode: EpisodeData, views: Iterable[str], options: WindowOptions) -> None:
+    """Raise ConfigError for chosen arrays that neither an episode nor these of its views have."""
+    there = {*episode.arrays}
+    for view in views:
+        there |= {*episode.views[view].meta.arrays} if view in episode.views else set()
+    for name in options.arrays or ():
+        if name not in there:
+            known = sorted(there - {"frames_offsets"})
+            raise ConfigError(
+                f"{episode.id}: no array {name!r} in it or in its views{near(name, known)}; there "
+                f"are {known}"
+            )
+    passed_arrays(episode, options)
+
+
 def root_arrays(passed: PassedArrays, start: int, steps: int) -> dict[str, np.ndarray]:
     """Cut arrays of an episode to a window: (steps, ...) of those per frame, others whole.
 
@@ -86,8 +102,8 @@ def view_arrays(
     """Cut arrays of views to a window: (V, steps, ...) of those per frame, (V, ...) of others.
 
     ``views`` maps the model's names to stored ones; zeros stand for a view without the array.
-    Raises KeyError when no view has it, ConfigError when it differs in shape between views, and
-    for pictures when those of the sample are ``moved``, which they would not follow.
+    Raises ConfigError when no view has it, when it differs in shape between views, and for
+    pictures when those of the sample are ``moved``, which they would not follow.
     """
     found = {}
     for name in names:
@@ -97,7 +113,10 @@ def view_arrays(
             if view in episode.views and name in episode.views[view].meta.arrays
         }
         if not rows:
-            raise KeyError(f"no array {name!r} in {episode.id} or in its views {[*views.values()]}")
+            raise ConfigError(
+                f"{episode.id}: no array {name!r} in it or in its views {[*views.values()]}: leave "
+                "it out with arrays=(...), or leave out such episodes with a split"
+            )
         shapes = {row.shape for row in rows.values()}
         if len(shapes) > 1:
             raise ConfigError(

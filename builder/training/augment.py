@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from pydantic import Field, model_validator
 
+from builder.errors import ConfigError
 from builder.training.maps import matrix
 from schemas.affine import AxisAffine
 from schemas.base import Record
@@ -30,6 +31,24 @@ class Augment(Protocol):
     def recolor(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Change the colours of pictures (..., H, W, 3), uint8 or float32 in [0, 1]."""
         ...
+
+
+def check_augment(augment: Augment | None, img_shape: tuple[int, int]) -> None:
+    """Raise ConfigError for what is no :class:`Augment`; one map is drawn to see."""
+    if augment is None:
+        return
+    lacks = [name for name in ("draw", "recolor") if not callable(getattr(augment, name, None))]
+    if lacks or isinstance(augment, type):
+        raise ConfigError(
+            f"augment takes an object with draw(rng, img_shape) and recolor(images, rng), such as "
+            f"RandomAugment(hflip=0.5); got {augment!r}"
+        )
+    turn = augment.draw(np.random.default_rng(0), img_shape)
+    if not isinstance(turn, AxisAffine | None):
+        raise ConfigError(
+            f"{augment!r}: draw must return a schemas.AxisAffine of the canvas, or None; got "
+            f"{type(turn).__name__}"
+        )
 
 
 class RandomAugment(Record):

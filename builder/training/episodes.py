@@ -16,7 +16,7 @@ from builder.legacy.hdf5 import LegacyTracks
 from builder.stores.codecs import U16_OFFSET, U16_SCALE, FixedPoint
 from builder.training.maps import matrix
 from schemas.affine import AxisAffine, swap_xy
-from schemas.geometry import Letterbox, Stretch
+from schemas.geometry import Geometry
 
 Step = tuple[np.ufunc, tuple[float, float]]
 """An operation on all points, and its numbers (row, col)."""
@@ -32,8 +32,8 @@ class ViewWindows:
     """(S, horizon, N)."""
     frames: Any
     """(T, H, W, 3) uint8, or None."""
-    stored: Letterbox | Stretch
-    box: Letterbox | Stretch
+    stored: Geometry
+    box: Geometry
     """The geometry of the sample's canvas; the stored one unless another img_shape is asked."""
     steps: tuple[Step, ...]
     """What makes [-1, 1] on the sample's canvas of points as stored, in this order; the first

@@ -25,7 +25,8 @@ class MixtureDataset(Shared):
 
     A sample is the part's, plus ``source`` (its name), plus for every name in ``pad`` the array
     zero-padded to the largest size among the parts and ``<name>_mask`` telling what the part has.
-    Other pass-through arrays are left out: the parts need not have the same.
+    Other pass-through arrays are left out: the parts need not have the same.  When a part is
+    resampled, ``valid_read`` (T,) tells of the largest T which rows are there, False in padding.
     """
 
     def __init__(
@@ -45,7 +46,10 @@ class MixtureDataset(Shared):
         if not isinstance(parts, Mapping) or not parts:
             raise ConfigError("a mixture takes datasets by name, at least one: {'libero': windows}")
         self.parts = dict(parts)
+        _refuse_others(self.parts)
         _refuse_different(self.parts)
+        if weights is not None and not isinstance(weights, Mapping):
+            raise ConfigError(f"weights must be given by name, as the parts are, got {weights!r}")
         weights = (
             {name: float(len(part)) for name, part in parts.items()} if weights is None else weights
         )
@@ -61,6 +65,8 @@ class MixtureDataset(Shared):
             raise ConfigError(f"length must be above 0, seed not below, got {self.length}, {seed}")
         self.seed = seed
         self._sizes = {name: _largest(self.parts, name) for name in pad}
+        resampled = any(part.options.resample for part in parts.values())
+        self._rows = max(part.read_steps for part in parts.values()) if resampled else None
 
     def set_epoch(self, epoch: int) -> None:
         """Draw other samples in another epoch; call it before iterating over the DataLoader."""
@@ -81,6 +87,10 @@ class MixtureDataset(Shared):
         sample = part[int(rng.integers(len(part)))]
         kept = {key: sample[key] for key in (*_TENSORS, "episode", "t", "text") if key in sample}
         kept["source"] = name
+        if self._rows is not None:
+            there = sample["valid_read" if "valid_read" in sample else "valid"]
+            kept["valid_read"] = torch.zeros(self._rows, dtype=torch.bool)
+            kept["valid_read"][: len(there)] = there
         for array, size in self._sizes.items():
             if size is not None:
                 found = sample.get(array)
@@ -116,6 +126,17 @@ def _padded(array: Any, size: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tens
         out[inner] = array.to(out.dtype)
         mask[inner] = True
     return out, mask
+
+
+def _refuse_others(parts: Mapping[str, Any]) -> None:
+    for name, part in parts.items():
+        if isinstance(part, MixtureDataset):
+            raise ConfigError(
+                f"{name} is a mixture itself: put its parts {sorted(part.parts)} into this one, "
+                "with its weights multiplied into theirs"
+            )
+        if not isinstance(part, WindowDataset):
+            raise ConfigError(f"{name} must be a WindowDataset, got {type(part).__name__}")
 
 
 def _refuse_different(parts: Mapping[str, WindowDataset]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,10 @@ from builder.dataset import Dataset, EpisodeData
 from builder.errors import ConfigError, DatasetError
 from builder.legacy.reader import UNSEALED
 from builder.splits import read_splits
+from builder.training.arrays import refuse_unknown
 from builder.training.options import WindowOptions
+
+_TRIED = 16
 
 
 def refuse_untracked(dataset: Dataset) -> None:
@@ -70,6 +75,19 @@ def choose_ids(dataset: Dataset, views: Sequence[str], options: WindowOptions) -
             "missing='mask'"
         )
     return [ids[at] for at in np.flatnonzero(taken)]
+
+
+def check_arrays(
+    dataset: Dataset, ids: Iterable[str], views: Iterable[str], options: WindowOptions
+) -> None:
+    """Refuse names of arrays that the first episode of ``ids`` that can be opened does not know.
+
+    Raises ConfigError naming those there are.  Without any names none is opened.
+    """
+    for key in islice(ids, _TRIED if options.arrays or options.proprioception else 0):
+        with suppress(DatasetError):  # told when it is read
+            refuse_unknown(dataset[key], views, options)
+            return
 
 
 def places(dataset: Dataset, ids: Sequence[str]) -> np.ndarray:

@@ -12,8 +12,9 @@ import torch
 from builder.dataset import Dataset, EpisodeData, open_dataset
 from builder.errors import ConfigError, DatasetError
 from builder.legacy.dataset import LegacyDataset
+from builder.training import selection
 from builder.training.arrays import PassedArrays, passed_arrays, root_arrays, view_arrays
-from builder.training.augment import Augment
+from builder.training.augment import Augment, check_augment
 from builder.training.episodes import (
     ViewWindows,
     chosen_points,
@@ -25,7 +26,6 @@ from builder.training.interpolate import interpolate_traj
 from builder.training.maps import matrix
 from builder.training.options import WindowOptions, given_options
 from builder.training.pictures import write_pictures
-from builder.training.selection import choose_ids, default_views, places, refuse_untracked, verify
 from builder.training.shared import Shared
 from builder.training.table import matching_samples, rows_of_samples
 from builder.window_stats import Table
@@ -42,7 +42,8 @@ class WindowDataset(Shared):
     ``traj`` (V, horizon, N, 2) float32, (row, col), [-1, 1] on the canvas, not clipped
     (of older files: by their own arithmetic, clipping among it);
     ``vis`` (V, horizon, N) float32, 0 or 1;
-    ``valid`` (horizon,) bool: steps that show a frame of their own (not the frozen tail);
+    ``valid`` (horizon,) bool: steps that show a frame of their own (not the frozen tail); with
+    ``resample`` also ``valid_read`` (T,) bool, the same of the T steps read, for actions;
     ``in_content`` (V, N) bool: points that start on the picture, not in the bars;
     ``images`` (V, H, W, 3) uint8 RGB, or float32 in [0, 1]: the frame at step 0; with
     ``history=K`` (V, K, H, W, 3), oldest first, the first frame repeated before the start;
@@ -81,7 +82,7 @@ class WindowDataset(Shared):
         super().__init__()
         self.dataset, self.augment = dataset, augment
         meta = dataset.meta
-        refuse_untracked(dataset)
+        selection.refuse_untracked(dataset)
         first = options.first_step
         self.read_steps = options.horizon or max(1, meta.horizon - first)
         self._read = slice(first, first + self.read_steps)
@@ -95,11 +96,16 @@ class WindowDataset(Shared):
         self.img_shape = options.img_shape or meta.img_shape
         self.points = chosen_points(meta.queries.num_points, options.points)
         self.num_points = options.points or meta.queries.num_points
+        check_augment(augment, self.img_shape)
         masked = options.missing == "mask"
-        self.views = options.stored_views or {name: name for name in default_views(dataset, masked)}
-        self.ids = choose_ids(dataset, list(self.views.values()), options)
+        self.views = options.stored_views or {
+            name: name for name in selection.default_views(dataset, masked)
+        }
+        self.ids = selection.choose_ids(dataset, list(self.views.values()), options)
         self._kept: np.ndarray | None = None
-        self._ends = np.cumsum(self._counts(dataset.index.lengths[places(dataset, self.ids)]))
+        self._ends = np.cumsum(
+            self._counts(dataset.index.lengths[selection.places(dataset, self.ids)])
+        )
         if not len(self):
             raise DatasetError(
                 f"{dataset.path}: none of {len(dataset)} episodes has views "
@@ -114,6 +120,8 @@ class WindowDataset(Shared):
         # By place: whether this process or a worker found it damaged.
         self._damaged = torch.zeros(len(self.ids), dtype=torch.bool).share_memory_()
         self._reasons: dict[str, str] = {}
+        used = (key for at, key in enumerate(self.ids) if np.diff(self._samples_of(at))[0])
+        selection.check_arrays(dataset, used, self.views.values(), options)
 
     def __getstate__(self) -> dict[str, Any]:
         # Open files stay behind; a worker opens its own.
@@ -132,7 +140,7 @@ class WindowDataset(Shared):
         """
         meta = self.dataset.meta
         every = 0 if meta.mode == "episode" else meta.start_every * self.options.stride
-        found = rows_of_samples(table, places(self.dataset, self.ids), self._ends, every)
+        found = rows_of_samples(table, selection.places(self.dataset, self.ids), self._ends, every)
         return found if self._kept is None else found[self._kept]
 
     def __len__(self) -> int:
@@ -158,13 +166,12 @@ class WindowDataset(Shared):
     @property
     def damaged(self) -> dict[str, str]:
         """Episodes that were skipped so far, by this process or a worker: id to reason."""
-        found = [self.ids[at] for at in np.flatnonzero(self._damaged.numpy())]
         unsaid = f"a worker found it damaged; letterset validate {self.dataset.path} says how"
+        found = (self.ids[at] for at in np.flatnonzero(self._damaged.numpy()))
         return {key: self._reasons.get(key, unsaid) for key in found}
 
     def _note(self, at: int, error: DatasetError) -> None:
-        self._damaged[at] = True
-        self._reasons[self.ids[at]] = str(error)
+        self._damaged[at], self._reasons[self.ids[at]] = True, str(error)
 
     def _instead(self, at: int, within: int) -> Sample:
         """Return a sample of the next sound episode; which, the place in the damaged one says."""
@@ -181,34 +188,34 @@ class WindowDataset(Shared):
         """Return which of all windows a sample is, those that a filter drops among them."""
         return index if self._kept is None else int(self._kept[index])
 
-    def _first_of(self, at: int) -> int:
-        return int(self._ends[at - 1]) if at else 0
-
     def _samples_of(self, at: int) -> tuple[int, int]:
         """Return the first sample of an episode and the one after its last."""
-        first, end = self._first_of(at), int(self._ends[at])
+        first, end = int(self._ends[at - 1]) if at else 0, int(self._ends[at])
         if self._kept is None:
             return first, end
         kept = self._kept.searchsorted((first, end))
         return int(kept[0]), int(kept[1])
 
     def _sample(self, at: int, index: int) -> Sample:
-        window = (index - self._first_of(at)) * self.options.stride
+        window = (index - (int(self._ends[at - 1]) if at else 0)) * self.options.stride
         episode = self.dataset[self.ids[at]]
         start = window * self.dataset.meta.start_every + self._read.start
-        turn = self._augmentation(index)
+        augment, shape = self.augment, self.img_shape
+        turn = None if augment is None else augment.draw(self._rng(index, 0), shape)
         views, passed = self._prepared(episode)
         arrays = self._arrays(views, window, start, turn)
-        if self.augment is not None and "images" in arrays:
-            arrays["images"] = self.augment.recolor(arrays["images"], self._rng(index, 1))
+        if augment is not None and "images" in arrays:
+            arrays["images"] = augment.recolor(arrays["images"], self._rng(index, 1))
         sample: Sample = {key: torch.from_numpy(value) for key, value in arrays.items()}
         sample.update(
-            valid=torch.from_numpy(self._valid(start, episode.meta.length)),
+            valid=self._valid(self._steps, start, episode.meta.length),
             episode=episode.meta.id,
             t=start,
             text=episode.meta.text or "",
         )
-        moved = self.augment is not None or self.img_shape != self.dataset.meta.img_shape
+        if self.options.resample:
+            sample["valid_read"] = self._valid(range(self.read_steps), start, episode.meta.length)
+        moved = augment is not None or shape != self.dataset.meta.img_shape
         more = view_arrays(episode, self.views, passed.others, start, self.read_steps, moved)
         for name, array in {**root_arrays(passed, start, self.read_steps), **more}.items():
             sample[name] = torch.from_numpy(array)
@@ -221,7 +228,7 @@ class WindowDataset(Shared):
             self._recent.move_to_end(key)
             return self._recent[key]
         if self.options.verify:
-            verify(episode, self.dataset.path)
+            selection.verify(episode, self.dataset.path)
         meta = self.dataset.meta
         cut = meta.start_every if meta.mode == "episode" else None
         views = {
@@ -284,15 +291,9 @@ class WindowDataset(Shared):
             slots = out["images"][at] if self.options.history > 1 else out["images"][at][None]
             write_pictures(view, start, turn, slots)
 
-    def _valid(self, start: int, length: int) -> np.ndarray:
-        if self.options.tail == "include":
-            return np.ones(self.horizon, bool)
-        return self._steps <= length - 1 - start
-
-    def _augmentation(self, index: int) -> AxisAffine | None:
-        if self.augment is None:
-            return None
-        return self.augment.draw(self._rng(index, 0), self.img_shape)
+    def _valid(self, steps: Any, start: int, length: int) -> torch.Tensor:
+        every = self.options.tail == "include"
+        return torch.from_numpy((np.asarray(steps) <= length - 1 - start) | every)
 
     def _rng(self, index: int, stream: int) -> np.random.Generator:
         # Of the sample, not of the worker that happens to read it.
