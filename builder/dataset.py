@@ -20,7 +20,7 @@ from builder.status import is_locked
 from builder.stores.base import EpisodeReader, Store
 from builder.stores.recall import Recall
 from schemas.dataset import DatasetMeta, EpisodeMeta, ViewMeta
-from schemas.geometry import Letterbox, Stretch
+from schemas.geometry import Geometry
 from schemas.layers import LayerMeta
 
 MAX_OPEN_EPISODES = 64
@@ -105,7 +105,7 @@ class ViewData:
         return self.meta.name
 
     @property
-    def geometry(self) -> Letterbox | Stretch:
+    def geometry(self) -> Geometry:
         """How source pixels and img pixels of this view correspond."""
         return self.meta.geometry
 

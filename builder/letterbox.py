@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from av.video.reformatter import ColorRange, VideoReformatter
 
-from schemas.geometry import AxisAffine, Letterbox, Orientation, Stretch, oriented_shape
+from schemas.geometry import AxisAffine, Geometry, Orientation, oriented_shape
 
 # Area averaging with chroma at full resolution: the most faithful pair (58 dB and more against
 # a float reference) and among the fastest; without the second, colours shift and smear.
@@ -32,16 +32,14 @@ class Letterboxer:
     A ``Stretch`` fills the canvas, as the older route does.
     """
 
-    def __init__(
-        self, box: Letterbox | Stretch, orientation: Orientation = "none", fill: int = 0
-    ) -> None:
+    def __init__(self, box: Geometry, orientation: Orientation = "none", fill: int = 0) -> None:
         self.box, self.orientation, self.fill = box, orientation, fill
         # Turning is its own inverse as far as shapes go.
         self._coded_shape = oriented_shape(orientation, box.source_shape)
         self._coded_content = oriented_shape(orientation, box.content_shape)
         self._reformatter = VideoReformatter()
 
-    def into(self, box: Letterbox | Stretch) -> Letterboxer:
+    def into(self, box: Geometry) -> Letterboxer:
         """Return what fits the same frames into ``box``: this one where that is its own."""
         return self if box == self.box else Letterboxer(box, self.orientation, self.fill)
 
@@ -101,7 +99,7 @@ def _unflagged(frame: av.VideoFrame) -> av.VideoFrame:
     return copy
 
 
-def letterbox_frame(frame: np.ndarray, box: Letterbox | Stretch, fill: float = 0) -> np.ndarray:
+def letterbox_frame(frame: np.ndarray, box: Geometry, fill: float = 0) -> np.ndarray:
     """Letterbox an upright frame (H, W, C) of ``box.source_shape``.
 
     Returns (img_H, img_W, C) of the same dtype; uint8, uint16, float32 and float64 are
@@ -115,7 +113,7 @@ def letterbox_frame(frame: np.ndarray, box: Letterbox | Stretch, fill: float = 0
     return out
 
 
-def unletterbox_frame(img: np.ndarray, box: Letterbox | Stretch) -> np.ndarray:
+def unletterbox_frame(img: np.ndarray, box: Geometry) -> np.ndarray:
     """Cut the bars off a canvas (img_H, img_W, C) and resize to ``box.source_shape``.
 
     The inverse of :func:`letterbox_frame` as far as places go; lost detail stays lost.
@@ -125,7 +123,7 @@ def unletterbox_frame(img: np.ndarray, box: Letterbox | Stretch) -> np.ndarray:
     return _resize(img[top:bottom, left:right], box.source_shape)
 
 
-def letterbox_labels(labels: np.ndarray, box: Letterbox | Stretch, fill: float = 0) -> np.ndarray:
+def letterbox_labels(labels: np.ndarray, box: Geometry, fill: float = 0) -> np.ndarray:
     """Letterbox labels or depth (H, W) or (H, W, C) of ``box.source_shape``, of any dtype.
 
     Returns (img_H, img_W[, C]).  Every pixel is the one of the source that lies under its

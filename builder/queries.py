@@ -6,13 +6,13 @@ import numpy as np
 
 from builder.errors import TrackingError
 from schemas.dataset import QuerySpec
-from schemas.geometry import Letterbox, Stretch
+from schemas.geometry import Geometry
 
 EDGE_PX = 1e-3
 """Queries come through float32 maps: one on the frame's very edge may land this far outside."""
 
 
-def query_points(spec: QuerySpec, geometry: Letterbox | Stretch) -> np.ndarray:
+def query_points(spec: QuerySpec, geometry: Geometry) -> np.ndarray:
     """Return the query points (N, 2) float32, continuous (x, y) img pixels.
 
     Point k of a (rows, columns) grid is the centre of cell (row, column) with
@@ -37,7 +37,7 @@ def query_points(spec: QuerySpec, geometry: Letterbox | Stretch) -> np.ndarray:
     return np.stack([grid_x.ravel(), grid_y.ravel()], axis=-1).astype(np.float32)
 
 
-def in_content(spec: QuerySpec, geometry: Letterbox | Stretch) -> np.ndarray:
+def in_content(spec: QuerySpec, geometry: Geometry) -> np.ndarray:
     """Tell which query points (N,) bool lie on the picture; the others lie in the bars.
 
     Points in the bars are not tracked: they keep their place and are never visible.
@@ -67,9 +67,7 @@ def checked_queries(shape: tuple[int, int], queries_xy: np.ndarray) -> np.ndarra
     return queries
 
 
-def _region_box(
-    spec: QuerySpec, geometry: Letterbox | Stretch
-) -> tuple[float, float, float, float]:
+def _region_box(spec: QuerySpec, geometry: Geometry) -> tuple[float, float, float, float]:
     """Return what the grid covers: (left, top, right, bottom) in img pixels."""
     if spec.region == "content":
         return geometry.content_box

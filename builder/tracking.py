@@ -12,19 +12,19 @@ from builder.trackers.base import Session, Tracker, ViewKey, Window
 from builder.windows import window_starts
 from schemas.config import ShortSide, TrackerPart
 from schemas.dataset import QuerySpec
-from schemas.geometry import AxisAffine, Letterbox, Stretch
+from schemas.geometry import AxisAffine, Geometry, Letterbox
 
 
 class TrackingPlan(NamedTuple):
     """What a tracker is shown and how its points get onto the canvas."""
 
-    input_box: Letterbox | Stretch
+    input_box: Geometry
     """Its content is what the tracker sees: never bars, never a stretched picture."""
     to_img: AxisAffine
     """From pixels of that content to pixels of the canvas."""
 
 
-def tracking_plan(box: Letterbox | Stretch, tracker: TrackerPart) -> TrackingPlan:
+def tracking_plan(box: Geometry, tracker: TrackerPart) -> TrackingPlan:
     """Choose the frames a tracker is shown, from ``tracker.input``."""
     if tracker.input == "content":
         return TrackingPlan(box, box.content_to_img)
@@ -66,7 +66,7 @@ class ViewTracker:
     def __init__(
         self,
         tracker: Tracker,
-        box: Letterbox | Stretch,
+        box: Geometry,
         queries: QuerySpec,
         part: TrackerPart,
         length: int,
@@ -168,9 +168,7 @@ class ViewTracker:
         return Window(start, tracks_xy, np.zeros(shape, np.uint8), conf)
 
 
-def _points(
-    tracker: Tracker, queries: QuerySpec, box: Letterbox | Stretch, key: ViewKey
-) -> np.ndarray:
+def _points(tracker: Tracker, queries: QuerySpec, box: Geometry, key: ViewKey) -> np.ndarray:
     """Return the query points (N, 2), img pixels; raises TrackingError for another N."""
     if queries.region != "stored":
         return query_points(queries, box)

@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field
 
 from schemas.base import Record, Shape, Side
 from schemas.dataset import QuerySpec
-from schemas.geometry import Letterbox, Stretch
+from schemas.geometry import Geometry, Letterbox, Stretch
 
 
 class Part(Record):
@@ -140,7 +140,7 @@ class BuildConfig(Record):
 
     def fit(
         self, source_shape: tuple[int, int], sample_aspect_ratio: tuple[int, int] = (1, 1)
-    ) -> Letterbox | Stretch:
+    ) -> Geometry:
         """Place a source of (H, W) as this config says."""
         if self.geometry == "resize_shorter":
             return Stretch.shorter(source_shape, self.short_side)

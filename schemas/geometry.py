@@ -287,3 +287,4 @@ class Stretch(_Geometry):
 
 
 Geometry = Annotated[Letterbox | Stretch, Field(discriminator="kind")]
+"""How one source is placed on a canvas; ``kind`` tells which way."""

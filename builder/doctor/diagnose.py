@@ -22,7 +22,7 @@ from builder.spread import spread
 from builder.training.metrics import MotionStats
 from builder.training.normalize import normalize_traj
 from builder.windows import valid_steps
-from schemas.geometry import Letterbox, Stretch, swap_xy
+from schemas.geometry import Geometry, Letterbox, Stretch, swap_xy
 
 WINDOWS_PER_VIEW = 8
 """Windows looked at per episode and view, spread evenly."""
@@ -194,7 +194,7 @@ def _tracked_size(
     return (height, width), "estimated"
 
 
-def _aspect(geometry: Letterbox | Stretch | None, shape: tuple[int, int] | None) -> float:
+def _aspect(geometry: Geometry | None, shape: tuple[int, int] | None) -> float:
     """Return the displayed width over height, to a hundredth; 0 when unknown."""
     if isinstance(geometry, Letterbox):
         shape = geometry.content_shape

@@ -24,7 +24,7 @@ from builder.video import fingerprint
 from schemas.affine import AxisAffine
 from schemas.config import FrameStorage
 from schemas.dataset import EpisodeMeta, QuerySpec, SourceInfo, ViewMeta
-from schemas.geometry import Letterbox, Stretch
+from schemas.geometry import Geometry, Letterbox, Stretch
 
 QUERY_TOLERANCE_PX = 1e-3
 """How exactly query points must agree, between windows and with their grid."""
@@ -109,7 +109,7 @@ class OlderView:
         self.where = f"{ref.path}, view {name}"
         self.stream = frames_of(migration, ref, view)
         stretch = view.geometry
-        self.geometry: Letterbox | Stretch = stretch
+        self.geometry: Geometry = stretch
         self.to_canvas: AxisAffine | None = None
         if self.stream is not None:
             info, img_shape = self.stream.info, stretch.img_shape

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 
 from builder.report.page import text
-from schemas.geometry import Letterbox, Stretch
+from schemas.geometry import Geometry
 
 BINS = 12
 
@@ -72,7 +72,7 @@ def tiles(title: str, shares: np.ndarray, shape: tuple[int, int]) -> str:
     )
 
 
-def letterbox_drawing(box: Letterbox | Stretch, caption: str) -> str:
+def letterbox_drawing(box: Geometry, caption: str) -> str:
     """Draw a geometry to scale: the canvas, the picture on it, and its numbers."""
     (height, width), (left, top, right, bottom) = box.img_shape, box.content_box
     zoom = 220 / max(height, width)

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from schemas.dataset import QuerySpec
-from schemas.geometry import Letterbox, Stretch
+from schemas.geometry import Geometry
 
 INK = (232, 236, 241)
 PAPER = (22, 27, 34)
@@ -42,9 +42,7 @@ def row_colors(spec: QuerySpec) -> np.ndarray:
     return cv2.applyColorMap(shade[:, None], cv2.COLORMAP_TURBO)[:, 0, ::-1]
 
 
-def draw_geometry(
-    frame: np.ndarray, geometry: Letterbox | Stretch, zoom: float = 1.0
-) -> np.ndarray:
+def draw_geometry(frame: np.ndarray, geometry: Geometry, zoom: float = 1.0) -> np.ndarray:
     """Hatch the bars of a letterboxed picture and outline its content."""
     out = frame.copy()
     left, top, right, bottom = (round(side * zoom) for side in geometry.content_box)

@@ -23,7 +23,7 @@ from builder.report.regions import region_charts
 from builder.spread import spread
 from builder.wording import count, points
 from schemas.dataset import DatasetMeta, EpisodeMeta, ViewMeta
-from schemas.geometry import Letterbox, Stretch
+from schemas.geometry import Geometry
 
 MAX_EPISODES = 5000
 """Episodes looked at; of larger datasets, so many spread evenly."""
@@ -43,7 +43,7 @@ class _Facts:
     rows: list[Row] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)
     views: list[ViewMeta] = field(default_factory=list)
-    geometries: Counter[tuple[str, Letterbox | Stretch]] = field(default_factory=Counter)
+    geometries: Counter[tuple[str, Geometry]] = field(default_factory=Counter)
     unreadable: dict[str, str] = field(default_factory=dict)
 
 

@@ -17,7 +17,7 @@ from builder.sources.base import FrameStream, StreamInfo
 from builder.trackers.base import Window
 from builder.tracking import ViewTracker
 from builder.wording import count
-from schemas.geometry import Letterbox, Orientation, Stretch
+from schemas.geometry import Geometry, Letterbox, Orientation
 
 Report = Callable[[int, int], None]
 
@@ -116,7 +116,7 @@ def _candidates(image: Any, info: StreamInfo) -> dict[Orientation, np.ndarray]:
     return {turn: Letterboxer(box, turn).content(image) for turn in family}
 
 
-def _facts(info: StreamInfo, box: Letterbox | Stretch, window: Window) -> dict[str, str]:
+def _facts(info: StreamInfo, box: Geometry, window: Window) -> dict[str, str]:
     height, width = info.source_shape
     pad, (scale_x, scale_y) = box.pad, box.scale_xy
     facts = {

@@ -12,7 +12,7 @@ from builder.ids import episode_id, printable_path
 from schemas.base import Record
 from schemas.config import Limits
 from schemas.dataset import ArrayMeta, ColorInfo, Fingerprint, MotionSummary, ViewMeta
-from schemas.geometry import Letterbox, Orientation, Stretch, oriented_shape
+from schemas.geometry import Geometry, Orientation, oriented_shape
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,7 +75,7 @@ class StreamInfo:
     def view_meta(
         self,
         name: str,
-        geometry: Letterbox | Stretch,
+        geometry: Geometry,
         arrays: Mapping[str, ArrayMeta],
         notes: Sequence[str] = (),
         motion: MotionSummary | None = None,

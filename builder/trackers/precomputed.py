@@ -20,7 +20,7 @@ from builder.trackers.replay import Found, Replay, ViewTracks
 from builder.trackers.track_files import DEFAULT_NAMES, Names, StoredTracks, read_tracks
 from schemas.base import Record, Shape
 from schemas.dataset import TrackerInfo, VisibilityRule
-from schemas.geometry import Letterbox, Stretch, swap_xy, unnormalize
+from schemas.geometry import Geometry, Stretch, swap_xy, unnormalize
 
 _SUFFIX = re.compile(r"(?<=.)\.[A-Za-z][A-Za-z0-9]{0,4}$")
 _FIELDS = ("id", "path", "parent", "name", "view")
@@ -108,7 +108,7 @@ class Precomputed:
             ),
         )
 
-    def for_view(self, key: ViewKey, geometry: Letterbox | Stretch, length: int) -> ViewTracks:
+    def for_view(self, key: ViewKey, geometry: Geometry, length: int) -> ViewTracks:
         """Read the tracks of one view.  Raises TrackingError naming view, episode and file."""
         relative, names = self._names(key)
         folder = Path(self.config.folder).expanduser()

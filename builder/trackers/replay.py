@@ -10,7 +10,7 @@ from builder.errors import TrackingError
 from builder.trackers.base import Window
 from builder.windows import checked_frame, checked_window
 from schemas.dataset import TrackerInfo
-from schemas.geometry import Letterbox, Stretch
+from schemas.geometry import Geometry, Stretch
 
 TOLERANCE_PX = 1e-3
 """How exactly all windows of a view must start from the same points."""
@@ -39,7 +39,7 @@ class ViewTracks:
         self,
         info: TrackerInfo,
         found: Found,
-        geometry: Letterbox | Stretch,
+        geometry: Geometry,
         length: int,
         cut: bool,
         where: str,
