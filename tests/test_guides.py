@@ -2,12 +2,15 @@
 
 import importlib
 import re
+import resource
 import sys
+from contextlib import contextmanager
 
 import pytest
 
-from builder.errors import MissingExtraError
+from builder.errors import MissingExtraError, OutputError
 from builder.registry import BUILTIN
+from builder.testing.samples import Sample
 from builder.testing.trackers import check_follows_motion
 
 
@@ -53,6 +56,24 @@ def test_a_tracker_off_by_a_pixel_would_be_noticed(save):
 def test_the_store_of_the_guide_conforms(save):
     _, proof = save("add-a-store", "npy_store")
     exec(compile(proof, "add-a-store.md", "exec"), {"__name__": "__main__"})
+
+
+@contextmanager
+def small_files():
+    """No file can grow over 100 bytes: the nearest thing to a full disk that needs no disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_full_disk_stops_the_store_of_the_guide_by_name(save, tmp_path):
+    store = save("add-a-store", "npy_store")[0].NpyStore(tmp_path / "out")
+    with pytest.raises(OutputError, match=r"cannot write .*a: File too large"), small_files():
+        Sample("a").build(store)
+    assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
 
 
 def test_both_are_known_once_their_entry_points_are(root):

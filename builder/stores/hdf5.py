@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, ClassVar
 
 import h5py
 
 from builder.records import stored_form
-from builder.stores.columns import make_column
 from builder.stores.hdf5_disk import Disk
 from builder.stores.hdf5_layout import Hdf5Place
 from builder.stores.hdf5_reader import Hdf5Reader
@@ -43,10 +40,7 @@ class Hdf5Writer(FileWriter):
         )
         root = self._file.create_group("root")
         groups = {view: root.create_group(view) for view in self._views}
-        for view, arrays in self._layout.items():
-            place = Hdf5Place(root if view is None else groups[view])
-            for name, spec in arrays.items():
-                self._columns[view, name] = make_column(place, name, spec, self._folder)
+        self._lay_out(lambda view: Hdf5Place(root if view is None else groups[view]))
 
     def _finish(self, meta: EpisodeMeta) -> None:
         for view in meta.views:
@@ -70,22 +64,6 @@ class Hdf5Store(FileStore):
     """One HDF5 file per episode, ``episodes/<id>.hdf5``."""
 
     place = "episodes"
-    writer: ClassVar = Hdf5Writer
     suffix: ClassVar = ".hdf5"
-
-    def open(self, episode_id: str) -> Hdf5Reader:
-        """Open a committed episode.  Raises DatasetError naming the file."""
-        return Hdf5Reader(self.path(episode_id), episode_id, self.record)
-
-    def has(self, episode_id: str) -> bool:
-        """Tell whether a committed episode is there; does not verify it."""
-        return self.path(episode_id).is_file()
-
-    def ids(self) -> Iterator[str]:
-        """Yield the ids of all committed episodes, sorted; temporaries never."""
-        root = self.folder / self.place
-        found = []
-        for folder, _, names in os.walk(root):
-            place = Path(folder).relative_to(root)
-            found += [place / name for name in names if name.endswith(self.suffix)]
-        yield from sorted(path.as_posix().removesuffix(self.suffix) for path in found)
+    writer: ClassVar = Hdf5Writer
+    reader: ClassVar = Hdf5Reader

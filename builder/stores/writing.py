@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -15,7 +15,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from builder.errors import DatasetError
 from builder.stores.base import ArraySpec, Encoded, arrays_by_view
-from builder.stores.columns import Column
+from builder.stores.columns import Column, Place, make_column
+from builder.stores.reading import FileReader
 from builder.stores.staging import (
     fsync_folder,
     leftovers,
@@ -24,6 +25,7 @@ from builder.stores.staging import (
     refuse_existing,
     stage,
 )
+from builder.stores.trees import link_or_copy
 from schemas.base import Record
 from schemas.dataset import ArrayMeta, EpisodeId, EpisodeMeta, Name
 
@@ -34,31 +36,19 @@ Layout = Mapping[str | None, Mapping[str, ArraySpec]]
 W = TypeVar("W", bound="FileWriter")
 
 
-def link_or_copy(source: Path, target: Path) -> None:
-    """Make a file, or a folder of files, exist a second time, durably."""
-    if source.is_dir():
-        target.mkdir()
-        for path in sorted(source.iterdir()):
-            link_or_copy(path, target / path.name)
-        fsync_folder(target)
-        return
-    try:
-        os.link(source, target)
-    except OSError:  # another disk, or one without links
-        shutil.copyfile(source, target)
-        with target.open("rb") as file:
-            os.fsync(file.fileno())
-
-
 class FileStore:
     """Episodes as files or folders below ``folder/<place>``; temporaries in ``folder/tmp``.
 
+    A subclass names its ``place``, ``writer`` and ``reader``.  Where an episode is a file,
+    ``suffix`` is what it ends in; where it is a folder, ``meta_file`` in it makes it an episode.
     ``record`` is what is stored about an episode; layers have their own, and another place.
     """
 
     place: str
-    suffix: ClassVar[str]
+    suffix: ClassVar[str] = ""
+    meta_file: ClassVar[str] = ""
     writer: ClassVar[type[FileWriter]]
+    reader: ClassVar[type[FileReader]]
 
     class Config(Record):
         """No settings of its own."""
@@ -84,6 +74,28 @@ class FileStore:
         written, and ValueError for a layout that cannot be stored.
         """
         return self.writer(self, episode_id, layout, replace)
+
+    def open(self, episode_id: str) -> FileReader:
+        """Open a committed episode.  Raises DatasetError naming the file."""
+        return self.reader(self.path(episode_id) / self.meta_file, episode_id, self.record)
+
+    def has(self, episode_id: str) -> bool:
+        """Tell whether a committed episode is there; does not verify it."""
+        return (self.path(episode_id) / self.meta_file).is_file()
+
+    def ids(self) -> Iterator[str]:
+        """Yield the ids of all committed episodes, sorted; temporaries never."""
+        root = self.folder / self.place
+        found = []
+        for folder, below, names in os.walk(root):
+            inner = Path(folder).relative_to(root)
+            if self.meta_file in names:
+                found.append(inner.as_posix())
+                below.clear()
+            elif not self.meta_file:
+                files = (name for name in names if name.endswith(self.suffix))
+                found += [(inner / name).as_posix().removesuffix(self.suffix) for name in files]
+        yield from sorted(found)
 
     def leftovers(self, *, remove: bool = False) -> list[Path]:
         """List (and remove) the temporary files of dead runs; never those of live ones."""
@@ -130,7 +142,7 @@ class FileWriter(ABC):
         self, store: FileStore, episode_id: str, layout: Layout, replace: bool = False
     ) -> None:
         self.episode_id, self._replace = episode_id, replace
-        self.path = store.path(episode_id)
+        self.path, self._is_folder = store.path(episode_id), bool(store.meta_file)
         _check_names(layout)
         self._folder = store.folder / "tmp"
         self._columns: dict[tuple[str | None, str], Column] = {}
@@ -152,7 +164,14 @@ class FileWriter(ABC):
 
     @abstractmethod
     def _create(self) -> None:
-        """Create the temporary and fill ``_columns``."""
+        """Create the temporary, a folder or a file, and all arrays in it."""
+
+    def _lay_out(self, place_of: Callable[[str | None], Place]) -> None:
+        """Create the arrays of every view (None: the root) in the place that is made for it."""
+        for view, arrays in self._layout.items():
+            place = place_of(view)
+            for name, spec in arrays.items():
+                self._columns[view, name] = make_column(place, name, spec, self._folder)
 
     @abstractmethod
     def _finish(self, meta: EpisodeMeta) -> None:
@@ -160,10 +179,11 @@ class FileWriter(ABC):
 
     @abstractmethod
     def _release(self) -> None:
-        """Close what is open of the temporary."""
+        """Close what is open of the temporary; called at the end, committed or not."""
 
     def _publish(self) -> None:
-        self._staged.publish(self.path, replace=self._replace)
+        publish = self._staged.publish_folder if self._is_folder else self._staged.publish
+        publish(self.path, replace=self._replace)
 
     def write(self, view: str | None, name: str, at: int, block: np.ndarray | Encoded) -> None:
         """Write ``block`` at row ``at`` of array ``name`` of ``view`` (None: the root).
@@ -204,10 +224,11 @@ class FileWriter(ABC):
     def __exit__(self, *exc: object) -> None:
         for column in self._columns.values():
             column.close()
-        if self._committed:
-            return
-        self._release()
-        self._staged.discard()
+        # What a full disk did not take is not needed any more.
+        with contextlib.suppress(OSError):
+            self._release()
+        if not self._committed:
+            self._staged.discard()
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:

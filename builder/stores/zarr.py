@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,7 +10,7 @@ import numpy as np
 
 from builder.errors import OutputError
 from builder.records import stored_form
-from builder.stores.columns import Put, make_column
+from builder.stores.columns import Put
 from builder.stores.layout import METADATA, U16_ATTRS, view_attrs
 from builder.stores.staging import fsync_folder, write_all
 from builder.stores.writing import FileStore, FileWriter
@@ -31,11 +30,12 @@ class ZarrWriter(FileWriter):
             if (parent / META_FILE).exists():
                 raise OutputError(f"{self.path} lies inside an episode; choose another id")
         self._root = self._staged.folder / "root"
-        for view, arrays in self._layout.items():
-            place = ZarrPlace(self._root if view is None else self._root / view)
-            self._places.append(place)
-            for name, spec in arrays.items():
-                self._columns[view, name] = make_column(place, name, spec, self._folder)
+        self._lay_out(self._place)
+
+    def _place(self, view: str | None) -> ZarrPlace:
+        place = ZarrPlace(self._root if view is None else self._root / view)
+        self._places.append(place)
+        return place
 
     def _finish(self, meta: EpisodeMeta) -> None:
         for place in self._places:
@@ -49,9 +49,6 @@ class ZarrWriter(FileWriter):
         _write_text(self._staged.folder / META_FILE, text)
         fsync_folder(self._staged.folder)
 
-    def _publish(self) -> None:
-        self._staged.publish_folder(self.path, replace=self._replace)
-
     def _release(self) -> None:
         for place in self._places:
             place.close()
@@ -61,26 +58,9 @@ class ZarrStore(FileStore):
     """One Zarr group per episode, the folder ``episodes.zarr/<id>``."""
 
     place = "episodes.zarr"
+    meta_file: ClassVar = META_FILE
     writer: ClassVar = ZarrWriter
-    suffix: ClassVar = ""
-
-    def open(self, episode_id: str) -> ZarrReader:
-        """Open a committed episode.  Raises DatasetError naming the file."""
-        return ZarrReader(self.path(episode_id) / META_FILE, episode_id, self.record)
-
-    def has(self, episode_id: str) -> bool:
-        """Tell whether a committed episode is there; does not verify it."""
-        return (self.path(episode_id) / META_FILE).is_file()
-
-    def ids(self) -> Iterator[str]:
-        """Yield the ids of all committed episodes, sorted; temporaries never."""
-        root = self.folder / self.place
-        found = []
-        for folder, below, names in os.walk(root):
-            if META_FILE in names:
-                found.append(Path(folder).relative_to(root).as_posix())
-                below.clear()
-        yield from sorted(found)
+    reader: ClassVar = ZarrReader
 
 
 class ZarrPlace:
