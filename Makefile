@@ -15,7 +15,7 @@ help:  ## list what can be made
 demo: $(VENV)/installed-build  ## real video to a dataset that validates, and a picture of it
 	$(BIN)/python scripts/demo.py --folder demo
 
-test: lint  ## linter, formatter, type checker and all tests
+test: lint  ## linter, formatter, type checker and tests
 	$(BIN)/python -m pytest
 
 test-ray: $(VENV)/installed-dev  ## tests that start a Ray cluster

@@ -12,7 +12,7 @@ from builder.cli.common import add_json, say_gathered
 
 HELP = "take some episodes of a dataset"
 EXAMPLE = """\
-  letterset subset dataset kitchen --id 'kitchen/*'
+  letterset subset dataset kitchen --id 'kitchen*'
   letterset subset dataset long --where "length > 100 and task == 'open the drawer'"
 """
 
