@@ -26,7 +26,9 @@ def query_points(spec: QuerySpec, geometry: Geometry) -> np.ndarray:
             "choose content or canvas to track new ones"
         )
     rows, columns = spec.grid
-    left, top, right, bottom = _region_box(spec, geometry)
+    height, width = geometry.img_shape
+    whole = (0, 0, width, height)
+    left, top, right, bottom = geometry.content_box if spec.region == "content" else whole
     x = left + (np.arange(columns) + 0.5) * ((right - left) / columns)
     y = top + (np.arange(rows) + 0.5) * ((bottom - top) / rows)
     # "ij" makes the first argument the slow axis.
@@ -35,14 +37,6 @@ def query_points(spec: QuerySpec, geometry: Geometry) -> np.ndarray:
     else:
         grid_y, grid_x = np.meshgrid(y, x, indexing="ij")
     return np.stack([grid_x.ravel(), grid_y.ravel()], axis=-1).astype(np.float32)
-
-
-def in_content(spec: QuerySpec, geometry: Geometry) -> np.ndarray:
-    """Tell which query points (N,) bool lie on the picture; the others lie in the bars.
-
-    Points in the bars are not tracked: they keep their place and are never visible.
-    """
-    return np.asarray(geometry.inside(query_points(spec, geometry)))
 
 
 def checked_queries(shape: tuple[int, int], queries_xy: np.ndarray) -> np.ndarray:
@@ -65,11 +59,3 @@ def checked_queries(shape: tuple[int, int], queries_xy: np.ndarray) -> np.ndarra
             f"{height} x {width} (H x W); {int((~inside).sum())} of {len(queries)} points do"
         )
     return queries
-
-
-def _region_box(spec: QuerySpec, geometry: Geometry) -> tuple[float, float, float, float]:
-    """Return what the grid covers: (left, top, right, bottom) in img pixels."""
-    if spec.region == "content":
-        return geometry.content_box
-    height, width = geometry.img_shape
-    return (0, 0, width, height)
