@@ -76,6 +76,27 @@ def test_a_model_of_added_tracks_gets_their_queries_and_horizon(folder, tmp_path
     assert (meta.horizon, meta.queries.grid, len(meta.views[0].queries_rc)) == (3, (2, 3), 6)
 
 
+def test_points_that_are_on_no_grid_are_those_that_are_stored(folder, tmp_path):
+    tracks = tmp_path / "tracks"
+    tracks.mkdir()
+
+    def build(out, shift):
+        for name, by in (("a", 0.0), ("b", shift)):
+            start = np.array([(30.0, 40.0), (60.5, 20.0 + by)])
+            np.savez(tracks / f"{name}.npz", tracks=np.repeat(start[None], 4, axis=0))
+        argv = ["build", "--source", str(folder / "videos"), "--out", str(out), "--quiet"]
+        argv += ["tracker.kind=precomputed", f"tracker.folder={tracks}", "tracker.mode=episode"]
+        argv += ["tracker.coordinates=pixel_edge", 'tracker.visibility=""', "queries.grid=[2,1]"]
+        assert main([*argv, "queries.region=stored", "--img-shape", *map(str, IMG_SHAPE)]) == 0
+        return inference_meta(open_dataset(out))
+
+    decoder = Decoder(build(tmp_path / "same", 0.0))
+    source_xy = decoder.decode(np.array(decoder.view().queries_rc))
+    np.testing.assert_allclose(source_xy, [(30, 40), (60.5, 20)], atol=1e-4)
+    with pytest.raises(ConfigError, match=r"view main has other query points in a-\w+ than in b-"):
+        build(tmp_path / "other", 0.5)
+
+
 def test_a_wrong_order_view_or_point_is_refused(folder):
     decoder = Decoder.load(folder / "inference.json")
     with pytest.raises(ValueError, match="got 'yx'"):

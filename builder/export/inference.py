@@ -12,7 +12,7 @@ from builder.dataset import Dataset
 from builder.errors import ConfigError
 from builder.export.common import chosen_views, refused_canvas, view_of
 from builder.export.verified import arrays, verified
-from builder.queries import query_points
+from builder.queries import EDGE_PX, query_points
 from schemas.affine import swap_xy
 from schemas.dataset import ViewMeta
 from schemas.inference import InferenceMeta, InferenceView
@@ -30,10 +30,11 @@ def inference_meta(
     ``views`` defaults to those of the first episode, ``stats`` names the pass-through arrays
     to sum up where they exist.  ``failures`` takes the episodes of which these are damaged, with
     the reason; without it they are refused with a DatasetError.  Raises ConfigError when views
-    are not of one canvas, or the episodes of a view differ in geometry, naming two that do: one
-    camera on a robot has one.
+    are not of one canvas, or the episodes of a view differ in geometry or in points that were
+    stored, naming two that do: one camera on a robot has one of each.
     """
-    dataset, found = verified(dataset, partial(_cameras, views=views), failures, arrays(*stats))
+    read = arrays(*stats, of_views=("queries",) if dataset.meta.queries.region == "stored" else ())
+    dataset, found = verified(dataset, partial(_cameras, views=views), failures, read)
     return InferenceMeta.seal(
         img_shape=dataset.meta.img_shape,
         horizon=dataset.meta.horizon,
@@ -62,9 +63,23 @@ def _cameras(dataset: Dataset, views: Sequence[str] | None) -> list[ViewMeta]:
     return [meta for _, meta in found.values()]
 
 
+def _queries(dataset: Dataset, view: ViewMeta) -> np.ndarray:
+    """Return where the tracks of a view start, (N, 2) img pixels: its grid, or what is stored."""
+    if dataset.meta.queries.region != "stored":
+        return query_points(dataset.meta.queries, view.geometry).astype(np.float64)
+    first_id, *others = dataset.ids
+    queries_xy = np.asarray(dataset[first_id].views[view.name].queries, np.float64)
+    for other_id in others:
+        if np.abs(dataset[other_id].views[view.name].queries - queries_xy).max() > EDGE_PX:
+            raise ConfigError(
+                f"view {view.name} has other query points in {first_id} than in {other_id}: a "
+                "model on a robot starts from one set; export a dataset whose episodes share it"
+            )
+    return queries_xy
+
+
 def _inference_view(dataset: Dataset, meta: ViewMeta) -> InferenceView:
-    queries_xy = query_points(dataset.meta.queries, meta.geometry).astype(np.float64)
-    norm_xy = meta.geometry.encode(meta.geometry.to_source(queries_xy))
+    norm_xy = meta.geometry.encode(meta.geometry.to_source(_queries(dataset, meta)))
     return InferenceView(
         name=meta.name,
         geometry=meta.geometry,

@@ -5,7 +5,7 @@ In another form nothing tells any more that they were damaged.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from typing import TypeVar
 
@@ -14,6 +14,7 @@ from builder.dataset import Dataset, EpisodeData
 from builder.episode_index import EpisodeIndex
 from builder.errors import DatasetError, OutputError, SourceError
 from builder.legacy.reader import UNSEALED
+from builder.stores.base import arrays_by_view
 from builder.wording import count
 
 P = TypeVar("P")
@@ -25,16 +26,19 @@ def every_array(episode: EpisodeData) -> list[str]:
     return [*episode.reader.problems(), *check_digests(episode.reader)]
 
 
-def arrays(*names: str) -> Damage:
-    """Return a function that says which of these arrays, of the episode itself, are damaged."""
+def arrays(*names: str, of_views: Sequence[str] = ()) -> Damage:
+    """Return a function that says which of these arrays are damaged.
+
+    ``names`` are those of the episode itself, ``of_views`` those of each view.
+    """
 
     def damage(episode: EpisodeData) -> list[str]:
-        there = episode.meta.arrays
         return [
-            f"{name}: {text}"
-            for name in names
+            f"{name if view is None else f'{view}/{name}'}: {text}"
+            for view, there in arrays_by_view(episode.meta).items()
+            for name in (names if view is None else of_views)
             if name in there
-            for text in check_digest(episode.reader, None, name, there[name])
+            for text in check_digest(episode.reader, view, name, there[name])
         ]
 
     return damage
