@@ -12,10 +12,9 @@ import json
 import os
 import sys
 from collections.abc import Collection
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from builder.cli.common import add_json, check_there, say
+from builder.cli.common import add_json, check_there, config_and_overrides, say
 from builder.errors import ConfigError
 from builder.settings import check_backends, load_config
 from builder.wording import count, duration, failed, size
@@ -93,10 +92,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def read_config(args: argparse.Namespace) -> BuildConfig:
     """Make the config that config file, options and overrides describe; raises ConfigError."""
-    overrides, path = list(args.overrides), args.config
-    if path is not None and "=" in path and not Path(path).exists():
-        overrides.insert(0, path)
-        path = None
+    path, overrides = config_and_overrides(args)
     options: dict[str, Any] = {
         "source.path": args.source,
         "source.views": args.views,
@@ -113,7 +109,7 @@ def read_config(args: argparse.Namespace) -> BuildConfig:
             f"{', '.join(missing)} missing (or a config file); for example: "
             "letterset build --source videos --out dataset --img-shape 256 256"
         )
-    return load_config(Path(path) if path else None, overrides, given)
+    return load_config(path, overrides, given)
 
 
 def read_shard(text: str | None) -> Shard | None:

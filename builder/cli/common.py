@@ -42,6 +42,13 @@ def check_there(path: str) -> None:
         raise ConfigError(f"{printable_path(path)}: there is no such file or folder")
 
 
+def config_and_overrides(args: argparse.Namespace) -> tuple[Path | None, list[str]]:
+    """Tell the config file, if one is given, from key=value pairs that stand in its place."""
+    if args.config and "=" in args.config and not Path(args.config).exists():
+        return None, [args.config, *args.overrides]
+    return Path(args.config) if args.config else None, args.overrides
+
+
 def check_positive(args: argparse.Namespace, *names: str) -> None:
     """Refuse options that are no numbers above 0.  Raises ConfigError naming the first."""
     for name in names:

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from builder.cli.common import add_json, check_positive, say, table
+from builder.cli.common import add_json, check_positive, config_and_overrides, say, table
 from builder.output_folder import check_output_folder
 from builder.settings import check_backends, load_config
 from builder.wording import count, size
@@ -45,13 +44,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Probe and print."""
     check_positive(args, "probe", "episodes", "hours")
-    overrides, path = list(args.overrides), Path(args.config)
-    is_file = "=" not in args.config or path.exists()
-    config = load_config(
-        path if is_file else None,
-        overrides if is_file else [args.config, *overrides],
-        {"source.path": args.source},
-    )
+    config = load_config(*config_and_overrides(args), {"source.path": args.source})
     check_output_folder(config.store.path)
     from builder.planning.probe import measure
     from builder.sources.guess import with_kind

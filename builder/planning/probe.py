@@ -9,7 +9,7 @@ import os
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,26 +46,21 @@ def measure(config: BuildConfig, episodes: int = PROBED_EPISODES) -> Costs:
         short, long = _probe(config, [length.ref for length in lengths.values()], Path(folder))
         disk, syncs = _disk_speed(Path(folder)), _sync_speed(Path(folder))
     built = [key for key in lengths if key in short and key in long]
-    total = {"short": Counter[str](), "long": Counter[str]()}
-    for key in built:
-        total["short"].update(short[key])
-        total["long"].update(long[key])
-    more = total["long"]["frames"] - total["short"]["frames"]
-    if more <= 0:
+    brief, longer = (_total([each[key] for key in built]) for each in (short, long))
+    extra = longer["frames"] - brief["frames"]
+    if extra <= 0:
         raise SourceError(
             f"{config.source.path}: nothing to probe: of {count(len(refs), 'episode')} "
             f"{len(lengths)} can be opened, {len(built)} built, and none is longer than "
             f"{PROBED_FRAMES[0]} frames; letterset inspect shows why"
         )
-    per_frame = {
-        key: max(0.0, (spent - total["short"][key]) / more) for key, spent in total["long"].items()
-    }
+    per_frame = {key: max(0.0, (spent - brief[key]) / extra) for key, spent in longer.items()}
     per_episode = {
-        key: max(0.0, count - per_frame[key] * total["long"]["frames"]) / len(built)
-        for key, count in total["long"].items()
+        key: max(0.0, spent - per_frame[key] * longer["frames"]) / len(built)
+        for key, spent in longer.items()
     }
     stages = [key for key in per_frame if key not in ("frames", "bytes", "cpu")]
-    wall = sum(total[which][key] for which in total for key in stages)
+    wall = sum(each[key] for each in (brief, longer) for key in stages)
     frames, error = _all_frames(source, refs, lengths)
     return Costs(
         episodes=len(refs),
@@ -79,7 +74,7 @@ def measure(config: BuildConfig, episodes: int = PROBED_EPISODES) -> Costs:
         episode_bytes=per_episode["bytes"],
         source_frame_bytes=sum(length.source_bytes for length in lengths.values())
         / sum(length.frames for length in lengths.values()),
-        cpu_share=min(1.0, sum(each["cpu"] for each in total.values()) / wall),
+        cpu_share=min(1.0, (brief["cpu"] + longer["cpu"]) / wall),
         device=str(open_tracker(config).info.settings.get("device", "cpu")),
         disk_bytes_per_second=disk,
         syncs_per_second=syncs,
@@ -129,6 +124,13 @@ def _probe(
             counts = {"frames": built.frames, "bytes": _stored_bytes(job), "cpu": built.cpu_seconds}
             found[job.config.store.path][job.ref.id] = {**built.seconds, **counts}
     return [found[str(out)] for out, _, _ in rounds[1:]]
+
+
+def _total(builds: Iterable[Mapping[str, float]]) -> Counter[str]:
+    total = Counter[str]()
+    for each in builds:
+        total.update(each)
+    return total
 
 
 def _cut(config: BuildConfig, out: Path, most: int) -> BuildConfig:
