@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,19 +52,11 @@ def array_stats(dataset: Dataset, name: str) -> ArrayStats | None:
         return None
     mean = total / count
     variance = np.maximum(squares / count - mean**2, 0)
-    lists = (shift + mean, np.sqrt(variance), low, high)
-    return ArrayStats(
-        count=count,
-        **{
-            key: tuple(v.tolist())
-            for key, v in zip(("mean", "std", "min", "max"), lists, strict=True)
-        },
-    )
+    found = {"mean": shift + mean, "std": np.sqrt(variance), "min": low, "max": high}
+    return ArrayStats(count=count, **{key: tuple(v.tolist()) for key, v in found.items()})
 
 
-def quantiles(
-    dataset: Dataset, name: str, stats: ArrayStats, at: Sequence[float] = QUANTILES
-) -> Quantiles:
+def quantiles(dataset: Dataset, name: str, stats: ArrayStats) -> Quantiles:
     """Return quantiles, from a histogram of 4096 bins between the exact extremes."""
     low, high = np.array(stats.min), np.array(stats.max)
     width = (high - low) / _BINS
@@ -76,12 +68,12 @@ def quantiles(
         np.add.at(counts, (np.broadcast_to(dimensions, bins.shape), bins), 1)
     total = np.cumsum(counts, axis=1)
     values = []
-    for share in at:
+    for share in QUANTILES:
         # The bin in which the row of this rank lies; its middle is off by half a bin at most.
         rank = max(1, int(np.ceil(share * stats.count)))
         found = (total >= rank).argmax(axis=1)
         values.append(tuple((low + (found + 0.5) * width).tolist()))
-    return Quantiles(tuple(at), tuple(values), tuple((width / 2).tolist()))
+    return Quantiles(QUANTILES, tuple(values), tuple((width / 2).tolist()))
 
 
 def _rows(dataset: Dataset, name: str) -> Iterator[np.ndarray]:

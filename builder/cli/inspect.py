@@ -18,6 +18,7 @@ from builder.wording import count, failed, points
 
 if TYPE_CHECKING:
     from builder.sources.base import Episode, EpisodeRef, Source
+    from schemas.dataset import EpisodeMeta
 
 HELP = "show what a dataset or a source holds"
 EXAMPLE = """\
@@ -88,30 +89,31 @@ def _dataset(path: Path, limit: int) -> tuple[Row, list[Row], list[Row]]:
         "points": points(meta.queries.grid, meta.queries.region),
         "tracker": f"{meta.tracker.name} {meta.tracker.version}",
     }
-    rows: list[Row] = []
-    for episode_id in islice(dataset.ids, limit):
-        episode = dataset[episode_id].meta
-        for view in episode.views:
-            motion = view.motion
-            rows.append(
-                {
-                    "episode": episode.id,
-                    "view": view.name,
-                    "frames": episode.length,
-                    "source": _shape(view.geometry.source_shape),
-                    "SAR": _ratio(view.geometry.sample_aspect_ratio),
-                    "turned": view.orientation,
-                    "content": _shape(view.geometry.content_shape),
-                    "pad": _pad(view.geometry.pad),
-                    "px/step": f"{motion.mean_px:.2f}" if motion else "-",
-                    "visible": f"{motion.visible_share:.0%}" if motion else "-",
-                }
-            )
-        for name in episode.missing_views:
-            lacking: Row = {"episode": episode.id, "view": name, "frames": "missing"}
-            rows.append(dict.fromkeys(rows[-1], "-") | lacking)
+    rows = [row for key in islice(dataset.ids, limit) for row in _dataset_rows(dataset[key].meta)]
     failures = [line.model_dump(mode="json") for line in read_failures(path).values()]
     return head, rows, failures
+
+
+def _dataset_rows(episode: EpisodeMeta) -> Iterator[Row]:
+    row: Row = {}
+    for view in episode.views:
+        motion = view.motion
+        row = {
+            "episode": episode.id,
+            "view": view.name,
+            "frames": episode.length,
+            "source": _shape(view.geometry.source_shape),
+            "SAR": _ratio(view.geometry.sample_aspect_ratio),
+            "turned": view.orientation,
+            "content": _shape(view.geometry.content_shape),
+            "pad": _pad(view.geometry.pad),
+            "px/step": f"{motion.mean_px:.2f}" if motion else "-",
+            "visible": f"{motion.visible_share:.0%}" if motion else "-",
+        }
+        yield row
+    for name in episode.missing_views:
+        lacking: Row = {"episode": episode.id, "view": name, "frames": "missing"}
+        yield dict.fromkeys(row, "-") | lacking
 
 
 def _source(args: argparse.Namespace) -> tuple[Row, list[Row], list[Row]]:

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from builder.cli.common import add_json, one_of, say, table
 from builder.wording import count
+
+if TYPE_CHECKING:
+    from builder.dataset import Dataset
 
 HELP = "statistics of windows and arrays"
 EXAMPLE = """\
@@ -33,7 +36,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compute and print; returns 0."""
-    from builder.array_stats import array_stats, quantiles
     from builder.dataset import open_dataset
     from builder.layers import layer_names
     from builder.window_stats import COLUMNS, read_columns, write_window_stats
@@ -51,14 +53,7 @@ def run(args: argparse.Namespace) -> int:
         from builder.where import Where
 
         found["matching"] = int(Where(args.where, COLUMNS).mask(windows.columns).sum())
-    found["arrays"] = {}
-    for name in sorted({name for episode in dataset for name in episode.arrays}):
-        if (stats := array_stats(dataset, name)) is not None:
-            more = quantiles(dataset, name, stats)
-            values = {
-                f"q{share * 100:02.0f}": q for share, q in zip(more.at, more.values, strict=True)
-            }
-            found["arrays"][name] = {**stats.model_dump(), **values, "q_error": more.error}
+    found["arrays"] = dict(_arrays(dataset))
     if args.json:
         say(json.dumps(found, indent=2))
         return 0
@@ -72,6 +67,19 @@ def run(args: argparse.Namespace) -> int:
     if args.where:
         say(f"{found['matching']} match {args.where}")
     return 0
+
+
+def _arrays(dataset: Dataset) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield name and statistics of every array that has a row per frame."""
+    from builder.array_stats import array_stats, quantiles
+
+    for name in sorted({name for episode in dataset for name in episode.arrays}):
+        if (stats := array_stats(dataset, name)) is not None:
+            more = quantiles(dataset, name, stats)
+            shares = {
+                f"q{share * 100:02.0f}": q for share, q in zip(more.at, more.values, strict=True)
+            }
+            yield name, {**stats.model_dump(), **shares, "q_error": more.error}
 
 
 def _row(name: str, values: Sequence[float]) -> dict[str, Any]:
