@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from builder.errors import ConfigError, DatasetError
 from builder.ids import episode_id, printable_path
 from builder.legacy.hdf5 import open_older
-from builder.sources.listing import HDF5_SUFFIXES, UNREADABLE, walk
+from builder.sources.listing import HDF5_SUFFIXES, has_suffix, walk
 from builder.sources.safe_hdf5 import SafeHdf5
 from schemas.base import MAX_SIDE, Shape
 from schemas.dataset import Name
@@ -73,7 +73,7 @@ def track_files(folder: Path) -> list[Path]:
         folder / inner / name
         for inner, names in walk(folder)
         for name in names
-        if name == UNREADABLE or name.lower().endswith(HDF5_SUFFIXES)
+        if has_suffix(name, HDF5_SUFFIXES)
     ]
 
 

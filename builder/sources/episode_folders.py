@@ -10,7 +10,7 @@ from typing import ClassVar
 from builder.errors import SourceError
 from builder.ids import printable_path
 from builder.sources.base import BaseSource, Episode, EpisodeRef
-from builder.sources.listing import UNREADABLE, VIDEO_SUFFIXES, names_in, total_bytes, walk
+from builder.sources.listing import VIDEO_SUFFIXES, has_suffix, names_in, total_bytes, walk
 from builder.sources.names import safe_names
 from builder.sources.provenance import fingerprints
 from builder.sources.select import Selection
@@ -35,7 +35,7 @@ class EpisodeFolders(BaseSource[EpisodeFoldersConfig]):
         """List the folders in natural order.  Raises SourceError when none holds a video."""
         empty = True
         for folder, names in walk(self.path):
-            if any(name == UNREADABLE or name.lower().endswith(VIDEO_SUFFIXES) for name in names):
+            if any(has_suffix(name, VIDEO_SUFFIXES) for name in names):
                 empty = False
                 group = printable_path(os.path.dirname(folder)) or None
                 yield EpisodeRef.at(os.fsencode(folder or "."), folder, group=group)

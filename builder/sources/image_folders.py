@@ -14,7 +14,7 @@ from builder.errors import SourceError
 from builder.ids import printable_path
 from builder.sources.base import BaseSource, Episode, EpisodeRef
 from builder.sources.image_files import image_stream
-from builder.sources.listing import IMAGE_SUFFIXES, UNREADABLE, names_in, natural_key, walk
+from builder.sources.listing import IMAGE_SUFFIXES, has_suffix, names_in, natural_key, walk
 from builder.sources.names import safe_names
 from builder.sources.provenance import fingerprints
 from builder.sources.select import Selection
@@ -44,7 +44,7 @@ class ImageFolders(BaseSource[ImageFoldersConfig]):
         """List the episodes in natural order.  Raises SourceError when there is no image."""
         seen: set[str] = set()
         for folder, names in walk(self.path):
-            if any(name == UNREADABLE or name.lower().endswith(IMAGE_SUFFIXES) for name in names):
+            if any(has_suffix(name, IMAGE_SUFFIXES) for name in names):
                 episode = os.path.dirname(folder) if self._config.folder == "view" else folder
                 if episode not in seen:
                     seen.add(episode)

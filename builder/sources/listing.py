@@ -66,7 +66,7 @@ def files(root: Path, suffixes: tuple[str, ...], what: str) -> Iterator[str]:
     empty = True
     for folder, names in walk(root):
         for name in names:
-            if name == UNREADABLE or name.lower().endswith(suffixes):
+            if has_suffix(name, suffixes):
                 empty = False
                 yield f"{folder}/{name}" if folder else name
     if empty:
@@ -74,6 +74,11 @@ def files(root: Path, suffixes: tuple[str, ...], what: str) -> Iterator[str]:
             f"{printable_path(root)}: no {what} found; looked for {', '.join(suffixes)} here and "
             f"in all folders below"
         )
+
+
+def has_suffix(name: str, suffixes: tuple[str, ...]) -> bool:
+    """Tell whether a file is of a kind, by its name; ``UNREADABLE`` may be of any."""
+    return name == UNREADABLE or name.lower().endswith(suffixes)
 
 
 def locate(root: Path, relative: str) -> Path:
