@@ -16,6 +16,7 @@ from builder.errors import ConfigError
 from builder.registry import explain
 from schemas.dataset import EpisodeMeta
 from schemas.geometry import Geometry
+from schemas.inference import InferenceMeta
 
 FORMS = ("npy", "npz", "csv", "json")
 
@@ -123,13 +124,15 @@ def _form(name: str) -> str:
 
 
 def read_geometry(path: Path) -> Any:
-    """Read a geometry or an episode's metadata from JSON; raises ConfigError."""
+    """Read a geometry, an episode's metadata or an InferenceMeta from JSON; raises ConfigError."""
     try:
         data = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"cannot read a geometry from {path}: {error}") from None
-    is_episode = isinstance(data, dict) and "views" in data
-    adapter: TypeAdapter[Any] = TypeAdapter(EpisodeMeta if is_episode else Geometry)
+    model: Any = Geometry
+    if isinstance(data, dict) and "views" in data:
+        model = InferenceMeta if "color_order" in data else EpisodeMeta
+    adapter: TypeAdapter[Any] = TypeAdapter(model)
     try:
         return adapter.validate_json(json.dumps(data))
     except ValidationError as error:

@@ -139,6 +139,10 @@ class Camera(Record):
             )
         return self
 
+    def to_coded(self, source_xy: Points) -> Points:
+        """Map upright source pixels (..., 2) (x, y) to pixels as stored, or as the camera gives."""
+        return (~AxisAffine.orient(self.orientation, self.coded_shape))(source_xy)
+
 
 class ViewMeta(Camera):
     """One camera of one episode."""
@@ -151,10 +155,6 @@ class ViewMeta(Camera):
     notes: tuple[str, ...] = Field(
         default=(), strict=False, description="what a reader should know, in sentences"
     )
-
-    def to_coded(self, source_xy: Points) -> Points:
-        """Map upright source pixels (..., 2) (x, y) to pixels as stored in the file."""
-        return (~AxisAffine.orient(self.orientation, self.coded_shape))(source_xy)
 
 
 class Fingerprint(Record):

@@ -65,6 +65,21 @@ def test_a_prediction_decodes_alike_in_every_form(folder):
     assert decoder.decode(swap_xy(point_rc), order="xy") == as_tuple
 
 
+def test_the_command_line_decodes_by_the_same_file(folder, tmp_path):
+    meta = Decoder.load(folder / "inference.json").meta
+    turned = {"coded_shape": SOURCE_SHAPE[::-1], "orientation": "rot90"}
+    view = meta.views[0].model_copy(update=turned)
+    beside, points, out = (tmp_path / name for name in ("turned.json", "points.json", "out.npy"))
+    beside.write_text(meta.resealed(views=[view]).model_dump_json())
+    points.write_text("[[0.25, -0.5], [1.5, 0.0]]")
+    argv = ["decode", str(points), "--geometry", str(beside), "--order", "rc", "--space", "norm"]
+    source_xy = Decoder.load(beside).decode(np.array([[0.25, -0.5], [1.5, 0.0]]))
+    for pixels, expected in (("oriented", source_xy), ("coded", view.to_coded(source_xy))):
+        assert main([*argv, "--pixels", pixels, "--out", str(out)]) == 0
+        np.testing.assert_array_equal(np.load(out), expected)
+    assert main([*argv, "--view", "wrist"]) == 2
+
+
 def test_a_model_of_added_tracks_gets_their_queries_and_horizon(folder, tmp_path):
     out, beside = tmp_path / "out", tmp_path / "few.json"
     shutil.copytree(folder / "out", out)

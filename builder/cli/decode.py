@@ -1,8 +1,9 @@
 """Decode predicted points back to source pixels.
 
 Points come from a .npy, .npz, .csv or .json file, or from standard input as JSON or CSV, and
-are (..., 2). The geometry is a JSON file (a Letterbox, a Stretch, or an episode's metadata), or
-a dataset folder together with --episode. Results are (x, y) source pixels.
+are (..., 2). The geometry is a JSON file (what export --to inference wrote, a Letterbox, a
+Stretch, or an episode's metadata), or a dataset folder together with --episode. Results are
+(x, y) source pixels.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--geometry", required=True, metavar="PATH", help="geometry JSON, or a dataset folder"
     )
     parser.add_argument("--episode", metavar="ID", help="episode of the dataset")
-    parser.add_argument("--view", metavar="NAME", help="view of the episode; default: its only one")
+    parser.add_argument("--view", metavar="NAME", help="view to decode for; default: the only one")
     parser.add_argument(
         "--order", required=True, choices=("xy", "rc"), help="of each input point: x y, or row col"
     )
@@ -84,8 +85,8 @@ def _geometry(args: argparse.Namespace) -> tuple[Any, Any]:
         if args.pixels == "coded":
             raise ConfigError(f"{path} holds no orientation: --pixels coded needs episode metadata")
         return found, None
-    names = [view.name for view in found.views]
-    if args.view is None and len(names) > 1:
-        raise ConfigError(f"{found.id} has several views, choose one with --view: {names}")
-    view = found.view(one_of(names, args.view, "view", found.id))
+    views, place = {view.name: view for view in found.views}, getattr(found, "id", path)
+    if args.view is None and len(views) > 1:
+        raise ConfigError(f"{place} has several views, choose one with --view: {[*views]}")
+    view = views[one_of([*views], args.view, "view", place)]
     return view.geometry, view.to_coded if args.pixels == "coded" else None
