@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Container, Iterator
+from contextlib import suppress
 from pathlib import Path
 
-from builder.errors import LettersetError
+from builder.errors import DatasetError, LettersetError
 from builder.layers import FOLDER as LAYERS
 from builder.layers import layer_names
 from builder.splits import FOLDER as SPLITS
 from builder.splits import read_splits
+from builder.stores.base import Store
 from builder.window_stats import check_tables
 
 
@@ -36,6 +39,18 @@ def check_beside(
             if gone:
                 text = f"{part} lists {len(gone)} that are not in the dataset, the first {gone[0]}"
                 yield where, text, True  # it may be on purpose
+
+
+def foreign(folder: Path, store: Store) -> Iterator[Path]:
+    """Yield the files among the episodes of a dataset that are no part of any, sorted."""
+    episodes, found = set[Path](), list[Path]()
+    for each in store.ids():
+        with suppress(DatasetError):  # of a name that no episode can have
+            episodes.add(store.path(each))
+    for place, folders, names in os.walk(folder / store.place):
+        folders[:] = [name for name in folders if Path(place, name) not in episodes]
+        found += [path for name in names if (path := Path(place, name)) not in episodes]
+    yield from sorted(found)
 
 
 def _lost_layers(folder: Path) -> list[str]:

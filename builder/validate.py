@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from builder.beside import check_beside
+from builder.beside import check_beside, foreign
 from builder.catalog import META_NAME, index_line, load_meta, pretty_json, read_failures, read_index
 from builder.checks import check_digest, check_view, has_windows
 from builder.dataset import store_at
@@ -62,6 +62,11 @@ def validate(path: Path | str, deep: bool = False) -> list[Problem]:
     for name in layer_names(folder):
         problems += check_layer(folder, store, name, index or {}, deep)
     problems += [Problem(None, *found) for found in check_beside(folder, index)]
+    other = "no episode, and not verified: move it away if it is not wanted"
+    problems += [
+        Problem(None, path.relative_to(folder).as_posix(), other, note=True)
+        for path in foreign(folder, store)
+    ]
     left = "left over from a run that died; the next build clears it"
     problems += [Problem(None, f"tmp/{p.name}", left, note=True) for p in store.leftovers()]
     return problems

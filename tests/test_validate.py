@@ -67,6 +67,32 @@ def test_no_dataset(tmp_path):
         validate(tmp_path)
 
 
+@pytest.mark.parametrize(("codec", "track_codec"), CODECS)
+def test_bytes_after_the_end_of_an_episode_are_told(tmp_path, codec, track_codec):
+    dataset = _dataset(tmp_path, codec, track_codec)
+    path = Hdf5Store(dataset).path("b/c")
+    size = path.stat().st_size
+    with path.open("ab") as file:
+        file.write(b"\0")
+    says = f"b/c: bytes were appended: the episode ends at byte {size}, its file at {size + 1}"
+    assert _texts(dataset) == [says]
+
+
+@pytest.mark.parametrize("store", [Hdf5Store, ZarrStore])
+def test_files_among_the_episodes_that_are_none_are_told(tmp_path, store, capsys):
+    sample_dataset(tmp_path, store(tmp_path), [Sample(n) for n in ("a", "b/c")])
+    place = tmp_path / store.place
+    for name in ("notes.txt", "b/a.hdf5.bak", "new/x.h5"):
+        (place / name).parent.mkdir(exist_ok=True)
+        (place / name).write_text("mine")
+    found = validate(tmp_path)
+    names = [f"{store.place}/{name}" for name in ("b/a.hdf5.bak", "new/x.h5", "notes.txt")]
+    assert [(problem.where, problem.note) for problem in found] == [(name, True) for name in names]
+    assert main(["validate", str(tmp_path)]) == 0
+    says = f"note: {names[0]}: no episode, and not verified: move it away if it is not wanted"
+    assert says in capsys.readouterr().out
+
+
 def test_a_newer_dataset_is_refused(dataset):
     path = dataset / "dataset.json"
     path.write_text(path.read_text().replace('"format_version": 1', '"format_version": 2'))

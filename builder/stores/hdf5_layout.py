@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -126,6 +128,19 @@ def disagreements(file: Any, meta: EpisodeMeta, text: str) -> Iterator[str]:
         for name, array in view.arrays.items():
             if array.codec == "u16" and group is not None and name in group:
                 yield from _attributes(group[name], U16_ATTRS)
+
+
+def surplus(path: Path) -> Iterator[str]:
+    """Tell of bytes after the end that the file itself states; HDF5 does not look at them.
+
+    The place of that number is fixed by the HDF5 file format, in superblocks of version 2 and 3:
+    what follows 8 bytes of signature, 4 of versions, sizes and flags, and two addresses.
+    """
+    with path.open("rb") as file:
+        head, size = file.read(36), os.fstat(file.fileno()).st_size
+    end = int.from_bytes(head[28:36], "little")
+    if head[:8] == b"\x89HDF\r\n\x1a\n" and head[8] in (2, 3) and head[9] == 8 and size > end:
+        yield f"bytes were appended: the episode ends at byte {end}, its file at {size}"
 
 
 def _attributes(item: Any, expected: dict[str, Any]) -> Iterator[str]:

@@ -19,7 +19,7 @@ import numpy as np
 
 from builder.errors import DatasetError
 from builder.stores.codecs import load_lz4
-from builder.stores.hdf5_layout import disagreements, locate
+from builder.stores.hdf5_layout import disagreements, locate, surplus
 from builder.stores.layout import METADATA, array_path, stored_dtype
 from builder.stores.reading import FileReader, blame_limits, mapped
 from schemas.dataset import EpisodeMeta
@@ -61,6 +61,7 @@ class Hdf5Reader(FileReader):
     def _disagreements(self) -> Iterator[str]:
         with self._damage(METADATA):
             yield from disagreements(self._file(), self.meta, self._text)
+            yield from surplus(self.path)
 
     def _locate(self, view: str | None, name: str) -> int | None:
         if (view, name) not in self._offsets:
