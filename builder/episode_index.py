@@ -66,6 +66,11 @@ class EpisodeIndex(Mapping[str, IndexLine]):
         found._places = {key: at for at, key in enumerate(found.ids)}
         return found
 
+    @property
+    def views(self) -> list[str]:
+        """Names of the views there are, sorted."""
+        return sorted({name for names in self.view_sets for name in names})
+
     def _sort(self) -> None:
         # Of the lines of one id the latest counts.
         latest = {key: at for at, key in enumerate(self.ids)}

@@ -108,7 +108,7 @@ def _stored_key(path: Path) -> str | None:
 
 def _fill(file: Any, dataset: Dataset, known: KnownRows | None) -> None:
     meta, index = dataset.meta, dataset.index
-    views = sorted({name for names in index.view_sets for name in names})
+    views = index.views
     numbers = np.array([len(index.view_sets[at]) for at in index.view_set], np.int64)
     total = int((numbers * window_counts(meta, index.lengths)).sum())
     file.attrs["key"], file.attrs["views"] = _key(dataset), views

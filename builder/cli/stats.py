@@ -45,8 +45,7 @@ def run(args: argparse.Namespace) -> int:
         one_of(layer_names(folder), args.tracks, "layer", folder)
     dataset = open_dataset(folder, tracks=args.tracks)
     path = write_window_stats(dataset)
-    views = sorted({name for names in dataset.index.view_sets for name in names})
-    windows = read_columns(dataset, COLUMNS, views).by_window()
+    windows = read_columns(dataset, COLUMNS, dataset.index.views).by_window()
     found: dict[str, Any] = {"table": str(path), "windows": len(windows.start)}
     found["columns"] = {name: _summary(values) for name, values in windows.columns.items()}
     if args.where:

@@ -60,19 +60,18 @@ def choose_ids(dataset: Dataset, views: Sequence[str], options: WindowOptions) -
     taken = np.array(takes, bool)[index.view_set[places(dataset, ids)]]
     if taken.all():
         return ids
-    there = sorted({name for names in index.view_sets for name in names})
     if options.missing != "error" and not taken.any():
         raise DatasetError(
             f"{dataset.path}: none of {len(ids)} episodes has views {sorted(wanted)}; there are "
-            f"{there}"
+            f"{index.views}"
         )
     if options.missing == "error":
         first = ids[int(np.argmin(taken))]
         raise ConfigError(
             f"{dataset.path}: {np.count_nonzero(~taken)} of {len(ids)} episodes lack a view, the "
             f"first is {first}, which lacks {sorted(wanted - {*index[first].views})}; choose from "
-            f"{there}, or leave such episodes out with missing='skip', or fill with zeros with "
-            "missing='mask'"
+            f"{index.views}, or leave such episodes out with missing='skip', or fill with zeros "
+            "with missing='mask'"
         )
     return [ids[at] for at in np.flatnonzero(taken)]
 
