@@ -19,9 +19,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pydantic import ValidationError
+
 from builder.errors import OutputError
 from builder.executors.base import Outcome, Progress
 from builder.stores.staging import make_folders, output_errors, publish_text, write_all
+from schemas.config import Limits
 
 # What can change numbers or speed.
 _PACKAGES = (
@@ -49,6 +52,27 @@ def run_facts() -> dict[str, Any]:
         except PackageNotFoundError:
             continue
     return {"versions": versions, "host": platform.node(), "platform": platform.platform()}
+
+
+def last_config(folder: Path) -> dict[str, Any]:
+    """Return the config that the latest run of a build recorded, as JSON data; {} without any."""
+    for log in sorted((folder / "runs").glob("*.jsonl"), reverse=True):
+        with log.open(encoding="utf-8", errors="replace") as file:
+            try:
+                config = json.loads(file.readline())["config"]
+            except (ValueError, KeyError, TypeError):
+                continue  # nothing in a dataset depends on it
+        if isinstance(config, dict):
+            return config
+    return {}
+
+
+def last_limits(folder: Path) -> Limits:
+    """Return the limits that the latest run of a build recorded, else the default ones."""
+    try:
+        return Limits.model_validate(last_config(folder).get("limits", {}))
+    except ValidationError:  # of another version, or edited
+        return Limits()
 
 
 def worker_name() -> str:

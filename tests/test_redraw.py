@@ -71,6 +71,22 @@ def test_other_frames_are_found(place, codec):
     assert main(["validate", str(out), "--deep"]) == 1
 
 
+def test_videos_are_read_within_the_limits_of_the_build(place, capsys):
+    out, videos = place / "out", str(place / "videos")
+    assert build(videos, out, "limits.max_frames=9") == 0
+    (log,) = (out / "runs").glob("*.jsonl")
+    text = log.read_text()
+    log.write_text(text.replace('"max_frames": 9', '"max_frames": 4'))
+    assert [problem.where for problem in redraw(out)] == ["source", "source"]
+    assert "more than 4 frames (limits.max_frames)" in str(redraw(out)[0])
+    argv = ["track", str(out), "--name", "lk", "--source", videos, "tracker.kind=lk"]
+    assert main([*argv, "tracker.horizon=3", "queries.grid=[2, 3]", "--quiet"]) != 0
+    assert "more than 4 frames" in capsys.readouterr().out
+    for damaged in ("", "[]", text.replace('"max_frames": 9', '"max_frames": "many"')):
+        log.write_text(damaged)
+        assert redraw(out, videos) == []
+
+
 def test_a_changed_source_is_only_noted(place):
     out = place / "out"
     assert build(place / "videos", out) == 0

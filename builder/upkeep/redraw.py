@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,11 @@ from builder.episode import open_source_part
 from builder.errors import LettersetError
 from builder.letterbox import Letterboxer
 from builder.resume import source_change
+from builder.runs import last_config, last_limits
 from builder.sources.base import FrameStream
 from builder.spread import spread
 from builder.upkeep.retrack import episode_refs
 from builder.validate import Problem
-from schemas.config import Limits
 
 EPISODES, FRAMES = 8, 3
 """Episodes and frames of each view that are looked at, spread evenly."""
@@ -30,7 +29,8 @@ _JPEG_LEVELS = 6.0
 def redraw(path: Path | str, source: str | None = None) -> list[Problem]:
     """Draw a sample of frames from the source again and compare; returns what differs.
 
-    ``source`` is where the videos are, by default where the last build read them.  A note says
+    ``source`` is where the videos are, by default where the last build read them; they are read
+    within the limits of that build.  A note says
     so when they are not there any more; nothing is said when nothing is known about them.
     Raises DatasetError when there is no dataset.
     """
@@ -44,7 +44,7 @@ def redraw(path: Path | str, source: str | None = None) -> list[Problem]:
     part: Any  # there is one, as ``source`` says where
     try:
         part, refs = episode_refs(dataset, source)
-        videos = open_source_part(part, Limits())
+        videos = open_source_part(part, last_limits(dataset.path))
     except LettersetError as error:
         return [Problem(None, "source", f"no frame was drawn again: {error}", note=True)]
     found: list[Problem] = []
@@ -66,13 +66,8 @@ def redraw(path: Path | str, source: str | None = None) -> list[Problem]:
 
 def _last_source(dataset: Path) -> str | None:
     """Return the source path that the latest run recorded."""
-    for log in sorted((dataset / "runs").glob("*.jsonl"), reverse=True):
-        with log.open(encoding="utf-8", errors="replace") as file:
-            try:
-                return str(json.loads(file.readline())["config"]["source"]["path"])
-            except (ValueError, KeyError, TypeError):
-                continue
-    return None
+    part = last_config(dataset).get("source")
+    return str(part["path"]) if isinstance(part, dict) and "path" in part else None
 
 
 def _differences(view: ViewData, stream: FrameStream) -> Iterator[str]:

@@ -20,6 +20,7 @@ from builder.layers import LayerWriter, check_free, commit_layer, layer_store
 from builder.letterbox import Letterboxer
 from builder.registry import configure
 from builder.resume import source_change
+from builder.runs import last_limits
 from builder.shared_tracker import TrackerAddress, repeated, shared_tracker
 from builder.sources.base import Episode, EpisodeRef
 from builder.stores.base import ArraySpec
@@ -28,7 +29,7 @@ from builder.tracker_host import tracker_hosts
 from builder.trackers.base import Tracker, ViewKey
 from builder.tracking import ViewTracker, check_queries
 from builder.window_stats import refresh_window_stats
-from schemas.config import ExecutorPart, Limits, SourcePart, TrackerPart
+from schemas.config import ExecutorPart, SourcePart, TrackerPart
 from schemas.dataset import QuerySpec
 from schemas.geometry import Letterbox
 from schemas.layers import TrackSet
@@ -94,7 +95,7 @@ def track(
     )
     part, refs = episode_refs(dataset, source)
     result = Tracked(name)
-    limits = Limits()
+    limits = last_limits(dataset.path)
     runner, settings = open_executor(executor, limits)
     made_by = {"tracker": tracker.model_dump(mode="json", exclude={"weights"})}
     with LayerWriter(dataset.path, name, made_by, tracks) as layer:
@@ -148,7 +149,7 @@ def episode_refs(
     if not isinstance(recorded, dict) or "kind" not in recorded:
         raise ConfigError(f"{dataset.path} does not record what kind of source it was built from")
     part = SourcePart.model_validate({**recorded, "path": source})
-    return part, {ref.id: ref for ref in open_source_part(part, Limits()).refs()}
+    return part, {ref.id: ref for ref in open_source_part(part, last_limits(dataset.path)).refs()}
 
 
 @lru_cache(maxsize=1)
@@ -178,7 +179,8 @@ def _track_once(job: TrackJob, report: Report) -> str:
     with ExitStack() as stack:
         episode = None
         if job.source is not None:
-            episode = stack.enter_context(open_source_part(job.source, Limits()).open(job.ref))
+            source = open_source_part(job.source, last_limits(job.dataset))
+            episode = stack.enter_context(source.open(job.ref))
             _check_source(base, episode, job.source)
         outputs = {name: _output(base, view, job, tracker) for name, view in base.views.items()}
         layout: dict[str | None, dict[str, ArraySpec]] = {
