@@ -120,7 +120,7 @@ class Built:
     @property
     def frames(self) -> int:
         """Frames of all views."""
-        return self.line.length * len(self.line.views)
+        return self.line.frames
 
 
 def build_episode(job: Job, report: Report) -> Built:
@@ -145,7 +145,7 @@ def _build_once(job: Job, report: Report) -> Built:
         if store.has(job.ref.id) and not job.replace:
             return _there_already(store, job)
         raise
-    done = line.length * len(line.views)
+    done = line.frames
     with clock("stats"), _still_alive(lambda: report(done, done), job.config.limits):
         rows = _rows(store, job.ref.id)
     stages = dict(clock.seconds)

@@ -128,7 +128,7 @@ def build(
                         log.event(event)
                         on_event(event)
             replacing(out).unlink(missing_ok=True)
-            if summary.built and config.tracker.kind != "none" and meta.mode == "reinit":
+            if summary.built and meta.has_tracks and meta.mode == "reinit":
                 _note_short(catalog, on_notice)
             if shard is None:
                 update_window_stats(out, on_notice)

@@ -220,7 +220,7 @@ def _against_dataset(meta: EpisodeMeta, dataset: DatasetMeta) -> Iterator[str]:
             yield f"{key} is {getattr(meta, key)}, the dataset says {value}"
     for view in meta.views:
         tracked = has_windows(view)
-        if tracked != (dataset.tracker.kind != "none"):
+        if tracked != dataset.has_tracks:
             count = "windows" if tracked else "no windows"
             yield f"view {view.name} has {count}, the dataset's tracker is {dataset.tracker.kind}"
         one_canvas = dataset.config.get("geometry") != "resize_shorter"

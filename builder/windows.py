@@ -25,7 +25,7 @@ def window_starts(length: int, start_every: int) -> np.ndarray:
 
 def window_counts(meta: DatasetMeta, lengths: np.ndarray) -> np.ndarray:
     """Return how many windows a view has in episodes of ``lengths`` (E,) frames, (E,) int64."""
-    if meta.tracker.kind == "none":
+    if not meta.has_tracks:
         return np.zeros_like(lengths)
     if meta.mode == "episode":
         return np.ones_like(lengths)

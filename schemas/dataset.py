@@ -244,6 +244,11 @@ class DatasetMeta(Sealed):
     tracker: TrackerInfo
     config: dict[str, JsonValue] = Field(description="every setting that affects content")
 
+    @property
+    def has_tracks(self) -> bool:
+        """Whether episodes have tracks, not frames alone."""
+        return self.tracker.kind != "none"
+
 
 class IndexLine(Record):
     """One finished episode, as listed in ``index/<writer>.jsonl``."""
@@ -252,6 +257,11 @@ class IndexLine(Record):
     length: Side
     views: tuple[Name, ...] = Field(strict=False)
     digest: SHA256
+
+    @property
+    def frames(self) -> int:
+        """Frames of all views."""
+        return self.length * len(self.views)
 
 
 class FailureLine(Record):

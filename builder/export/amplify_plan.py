@@ -119,7 +119,7 @@ def check(dataset: Dataset, views: Sequence[str] | None, target: Target) -> tupl
 
 def _refused_settings(dataset: Dataset, target: Target) -> list[str]:
     meta, refused = dataset.meta, []
-    if meta.tracker.kind == "none":
+    if not meta.has_tracks:
         refused.append("a dataset without tracks (open a layer with tracks, or letterset track)")
     if meta.mode == "reinit" and meta.start_every != 1:
         refused.append(f"start_every {meta.start_every}: it looks up windows by frame number")

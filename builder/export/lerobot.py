@@ -33,7 +33,7 @@ from builder.export.lerobot_files import (
     merge,
     summarize,
 )
-from builder.export.lerobot_plan import IMAGES, Plan, fps_number, make_plan, tracked
+from builder.export.lerobot_plan import IMAGES, Plan, fps_number, make_plan
 from builder.export.verified import verified
 
 DATA_MB, VIDEO_MB = 100, 200
@@ -155,7 +155,7 @@ class _Writer:
         self, episode: EpisodeData, at: slice, task: int
     ) -> Iterator[tuple[str, np.ndarray]]:
         """Yield features (rows, *shape) by name."""
-        for key, name in self.plan.views.items() if tracked(self.dataset) else ():
+        for key, name in self.plan.views.items() if self.dataset.meta.has_tracks else ():
             view = episode.views[name]
             yield f"observation.tracks.{key}", np.asarray(view.tracks[at])
             vis = np.asarray(view.vis[at])

@@ -69,7 +69,7 @@ def _refused(dataset: Dataset, names: list[str]) -> list[str]:
     meta, refused = dataset.meta, []
     if meta.mode != "reinit":
         refused.append("whole-episode tracks: a row holds the window that starts at its frame")
-    elif tracked(dataset) and meta.start_every != 1:
+    elif meta.has_tracks and meta.start_every != 1:
         refused.append(f"start_every {meta.start_every}: every row holds a window")
     if any(side % 2 for side in meta.img_shape):
         refused.append(f"img_shape {meta.img_shape}: H.264 with 4:2:0 colours needs even sides")
@@ -82,11 +82,6 @@ def _refused(dataset: Dataset, names: list[str]) -> list[str]:
                 refused.append(f"episode {episode.id}, view {name}: no frames are stored")
             refused += refused_canvas(dataset, episode.id, episode.views[name].meta)
     return refused
-
-
-def tracked(dataset: Dataset) -> bool:
-    """Tell whether the dataset has tracks, not frames alone."""
-    return dataset.meta.tracker.kind != "none"
 
 
 def _arrays(dataset: Dataset, taken: set[str]) -> tuple[dict[str, str], list[str]]:
@@ -151,7 +146,7 @@ def _view_features(
     features: dict[str, dict[str, Any]] = {}
     for key in views:
         features[IMAGES + key] = _video_feature(dataset.meta.img_shape, fps_number(rate))
-        if tracked(dataset):
+        if dataset.meta.has_tracks:
             features |= _track_features(dataset, key)
     return features
 

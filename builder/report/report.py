@@ -127,7 +127,7 @@ def _body(dataset: Dataset, facts: _Facts, diagnosis: Diagnosis, looked_at: int)
     yield definitions(
         {
             "Episodes": f"{len(dataset)}{part}, {count(len(failures), 'source')} failed",
-            "Frames": str(sum(line.length * len(line.views) for line in dataset.index.values())),
+            "Frames": str(sum(line.frames for line in dataset.index.values())),
             "Built from": _source(meta),
             "Canvas": f"{meta.img_shape[0]} x {meta.img_shape[1]} (height x width)",
             "Windows": "one for the whole of each episode"

@@ -23,7 +23,7 @@ _TRIED = 16
 
 def refuse_untracked(dataset: Dataset) -> None:
     """Raise ConfigError for a dataset without tracks."""
-    if dataset.meta.tracker.kind == "none":
+    if not dataset.meta.has_tracks:
         raise ConfigError(
             f"{dataset.path} holds frames and no tracks: add some with letterset track, then "
             "open_dataset(path, tracks=NAME)"

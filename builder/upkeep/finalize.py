@@ -63,7 +63,7 @@ def finalize(path: Path | str) -> Finalized:
             update_window_stats(folder, problems.append)
     return Finalized(
         episodes=len(listed),
-        frames=sum(line.length * len(line.views) for line in listed.values()),
+        frames=sum(line.frames for line in listed.values()),
         writers=writers,
         failures={
             line.path: f"({line.stage}): {without_path(line.reason, line.path)}"
