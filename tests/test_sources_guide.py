@@ -35,6 +35,17 @@ def test_the_source_takes_forty_lines_of_code(blocks):
     assert len(body) <= 40
 
 
+def test_changed_actions_are_noticed(blocks, tmp_path):
+    stacks = importlib.import_module("stacks")
+    exec(compile(blocks[1], "add-a-source.md", "exec"), {})
+    [ref] = stacks.Stacks("data").refs()
+    for root in ("data", "data/one.npy"):
+        with stacks.Stacks(root).open(ref) as episode:
+            assert [*episode.arrays] == (["actions"] if root == "data" else [])
+            assert {*episode.files} >= {"one.npy"}
+            assert len(episode.files) == 1 + len(episode.arrays)
+
+
 def test_the_source_refuses_what_is_no_stack(blocks, tmp_path):
     stacks = importlib.import_module("stacks")
     (tmp_path / "data").mkdir()
