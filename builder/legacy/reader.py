@@ -16,7 +16,7 @@ from builder.ids import printable_path
 from builder.legacy.files import LegacyRef, track_shape
 from builder.legacy.hdf5 import LegacyTracks, LegacyVideo, open_older
 from builder.sources.safe_hdf5 import SafeHdf5
-from builder.stores.reading import file_stamp, mapped
+from builder.stores.reading import Reopened, mapped
 from schemas.dataset import ArrayMeta, EpisodeMeta, SourceInfo, ViewMeta
 from schemas.geometry import Stretch
 from schemas.legacy import QUERY_SLACK_PX, PixelOrigin, check_queries, implied_geometry
@@ -53,7 +53,7 @@ class _Facts:
     queries: np.ndarray
 
 
-class LegacyReader:
+class LegacyReader(Reopened):
     """One older file.  See :class:`builder.stores.base.EpisodeReader`.
 
     ``vis`` is what the file holds, whatever its dtype; all ones where it holds none.
@@ -66,9 +66,9 @@ class LegacyReader:
         pixel_origin: PixelOrigin,
         videos: Videos | None = None,
     ) -> None:
+        super().__init__(ref.path)
         self.ref, self.img_shape, self.pixel_origin = ref, img_shape, pixel_origin
         self.videos = videos
-        self._stamp = file_stamp(ref.path)
         # Of each view: what its arrays are made of, once the file is open.
         self._facts: dict[str, _Facts] = {}
         self._open_nothing()
@@ -91,12 +91,6 @@ class LegacyReader:
     def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
         return type(self), (self.ref, self.img_shape, self.pixel_origin, self.videos)
 
-    def __enter__(self) -> LegacyReader:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
     def close(self) -> None:
         """Let go of the file; the next access opens it again."""
         if self._handle is not None and self._handle_pid == os.getpid():
@@ -109,20 +103,11 @@ class LegacyReader:
         self._map: mmap.mmap | None = None
         self._views: dict[str, dict[str, Any]] = {}
 
-    def again(self) -> LegacyReader | None:
-        """Return another reader of the file, with nothing open; None when the file changed."""
-        if self._stamp is None or file_stamp(self.ref.path) != self._stamp:
-            return None
-        twin = object.__new__(LegacyReader)
-        twin.__dict__.update(self.__dict__)
-        twin._open_nothing()
-        return twin
-
     def array(self, view: str | None, name: str) -> Any:
         """Return one array; raises KeyError naming what there is."""
         arrays = self._root if view is None else self._arrays(view)
         if name not in arrays:
-            raise KeyError(f"no array {name!r} in {self.ref.path}; it has {sorted(arrays)}")
+            raise KeyError(f"no array {name!r} in {self.path}; it has {sorted(arrays)}")
         return arrays[name]
 
     def stored_bytes(self, view: str | None, name: str) -> Iterator[bytes]:
@@ -136,9 +121,9 @@ class LegacyReader:
         return []
 
     def _load_view(self, file: SafeHdf5, name: str) -> ViewMeta:
-        where, group = f"{self.ref.path}, view {name}", f"root/{name}"
+        where, group = f"{self.path}, view {name}", f"root/{name}"
         tracked = self.ref.tracked[name]
-        shape = track_shape(file, self.ref.path, name)
+        shape = track_shape(file, self.path, name)
         geometry = implied_geometry(tracked, self.img_shape)
         scale_xy, offset_xy = self._mapping(geometry, tracked, where)
         stored = _plan(file.dataset(f"{group}/tracks"))
@@ -216,13 +201,13 @@ class LegacyReader:
         if plan.offset is None:
             return _Chunked(self, plan)
         if self._map is None:
-            self._map = mapped(self.ref.path)
+            self._map = mapped(self.path)
         return np.ndarray(plan.shape, plan.dtype, self._map, plan.offset)
 
     def handle(self) -> h5py.File:
         """Return this process's own open file: a forked one must not be shared."""
         if self._handle is None or self._handle_pid != os.getpid():
-            self._handle, self._handle_pid = h5py.File(self.ref.path, "r"), os.getpid()
+            self._handle, self._handle_pid = h5py.File(self.path, "r"), os.getpid()
         return self._handle
 
 
@@ -240,7 +225,7 @@ class _Chunked:
         try:
             return np.asarray(self._reader.handle()[self._name][key])
         except OSError as error:
-            raise DatasetError(f"{self._reader.ref.path}: {self._name}: {error}") from None
+            raise DatasetError(f"{self._reader.path}: {self._name}: {error}") from None
 
 
 def _plan(dataset: Any) -> _Plan:

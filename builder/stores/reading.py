@@ -36,14 +36,37 @@ def blocks(array: Any) -> Iterator[tuple[int, np.ndarray]]:
         yield at, np.asarray(array[at : at + rows])
 
 
-class FileReader(ABC):
+class Reopened(ABC):
+    """A reader of files that another of its kind opens again without checking all anew."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._stamp = path, file_stamp(path)
+
+    @abstractmethod
+    def _open_nothing(self) -> None:
+        """Begin without any open file, leaving those of the reader this was copied from alone."""
+
+    def again(self) -> Self | None:
+        """Return another reader of the episode, with no file open; None when the file changed.
+
+        What this one has read and checked, that one need not.
+        """
+        if self._stamp is None or file_stamp(self.path) != self._stamp:
+            return None
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        twin._open_nothing()
+        return twin
+
+
+class FileReader(Reopened):
     """One stored episode.  Safe to fork, small to pickle (it opens the file again)."""
 
     meta: Any
 
     def __init__(self, path: Path, episode_id: str, record: Any = EpisodeMeta) -> None:
-        self.path, self.episode_id, self._record = path, episode_id, record
-        self._stamp = file_stamp(path)
+        super().__init__(path)
+        self.episode_id, self._record = episode_id, record
         self._text = self._metadata()
         self.meta = parse_record(record, self._text, str(path))
         if self.meta.id != episode_id:
@@ -78,22 +101,6 @@ class FileReader(ABC):
     @abstractmethod
     def close(self) -> None:
         """Release files; arrays already handed out stay valid, the next access opens again."""
-
-    @abstractmethod
-    def _open_nothing(self) -> None:
-        """Begin without any open file, leaving those of the reader this was copied from alone."""
-
-    def again(self) -> Self | None:
-        """Return another reader of the episode, with no file open; None when the file changed.
-
-        What this one has read and checked, that one need not.
-        """
-        if self._stamp is None or file_stamp(self.path) != self._stamp:
-            return None
-        twin = object.__new__(type(self))
-        twin.__dict__.update(self.__dict__)
-        twin._open_nothing()
-        return twin
 
     def problems(self) -> list[str]:
         """List arrays that cannot be read, and copies that disagree with the metadata."""
