@@ -11,7 +11,7 @@ META_NAME = "dataset.json"
 
 # What runs that were killed, or that begin at this moment, may have written, and what a disk has.
 _OURS = {META_NAME, "index", "failures", "tmp", "runs", "stats", "splits", "layers"}
-_PASSED = _OURS | {"damaged", "replaced", "lost+found"}
+_PASSED = _OURS | {"replaced", "lost+found"}
 
 # A Path makes one slash of two; one letter is a drive.
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
@@ -47,10 +47,9 @@ def check_output_folder(folder: Path | str) -> None:
         names = sorted(path.name for path in folder.iterdir())
     except OSError:
         return  # whether it can be written is found out by writing
-    # Stores have places of their own, such as episodes.zarr.
-    foreign = [
-        name for name in names if not (name in _PASSED or name.startswith((".", "episodes")))
-    ]
+    # Stores have places of their own, such as episodes.zarr; a second damaged.2 may be there.
+    begins = (".", "episodes", "damaged")
+    foreign = [name for name in names if not (name in _PASSED or name.startswith(begins))]
     if foreign:
         raise ConfigError(
             f"{folder} is not empty and holds no dataset (there is {foreign[0]}): choose another "

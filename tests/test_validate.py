@@ -470,3 +470,58 @@ def test_deep_decodes_every_frame(tmp_path):
 
 def test_dataset_meta_is_what_validate_reads(dataset):
     assert DatasetMeta.model_validate_json((dataset / "dataset.json").read_text()) == sample_meta()
+
+
+@pytest.mark.parametrize("store", [Hdf5Store, ZarrStore])
+def test_a_second_damaged_copy_does_not_replace_the_first(tmp_path, store, capsys):
+    place, sample = store(tmp_path), Sample("b/c")
+    sample_dataset(tmp_path, place, [Sample("a"), sample])
+    moved = [tmp_path / name / sample.id for name in ("damaged", "damaged.2", "damaged.3")]
+    seen = []
+    for at in range(3):
+        path = place.path(sample.id)
+        file = path if path.is_file() else path / "zarr.json"
+        file.write_bytes(b"damage %d" % at)
+        assert main(["repair", str(tmp_path)]) == 1
+        seen.append(file.relative_to(path))
+        sample.build(place)
+        assert main(["repair", str(tmp_path)]) == 0
+    for at, path in enumerate(moved):
+        file = path.with_name(place.path(sample.id).name) / seen[at]
+        assert file.read_bytes() == b"damage %d" % at
+    capsys.readouterr()
+    assert main(["validate", str(tmp_path)]) == 0
+    assert "in damaged/" not in capsys.readouterr().out  # it was built again
+
+
+def test_a_second_damaged_part_of_a_layer_does_not_replace_the_first(dataset):
+    for at in range(2):
+        with LayerWriter(dataset, "x") as layer:
+            layer.write(Hdf5Store(dataset).open("a").meta, {None: {"more": np.zeros(3)}})
+        path = dataset / "layers" / "x" / "a.hdf5"
+        path.write_bytes(b"damage %d" % at)
+        repair(dataset)
+    for at, name in enumerate(("damaged", "damaged.2")):
+        path = dataset / name / "layers" / "x" / "a.hdf5.damaged"
+        assert path.read_bytes() == b"damage %d" % at
+
+
+def test_repair_says_what_it_lists_otherwise_than_before(dataset, capsys):
+    Sample("a", seed=5).build(Hdf5Store(dataset), replace=True)
+    assert repair(dataset).changed == ("a",)
+    Sample("a", seed=6).build(Hdf5Store(dataset), replace=True)
+    assert main(["repair", str(dataset)]) == 0
+    said = capsys.readouterr().out
+    assert "RELISTED a: it verifies, but is not what was listed" in said
+    assert "2 episodes listed, 1 of them changed, 0 dropped" in said
+    assert repair(dataset).changed == ()
+    assert _texts(dataset) == []
+
+
+def test_a_file_that_can_be_no_episode_stops_no_repair(dataset):
+    path = dataset / "episodes" / "a\nb.hdf5"
+    path.write_bytes(b"")
+    (dataset / "episodes" / "a.hdf5").write_bytes(b"")
+    assert {*repair(dataset).dropped} == {"a", "a\nb"}
+    assert path.exists()
+    assert [*read_index(dataset)] == ["b/c"]

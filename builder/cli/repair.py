@@ -1,6 +1,6 @@
 """Rebuild a dataset's index from the episodes that verify; move damaged ones to damaged/.
 
-What was moved away is built again by the next build.
+What was moved away is built again by the next build; what lies in damaged/ already stays there.
 """
 
 from __future__ import annotations
@@ -35,8 +35,13 @@ def run(args: argparse.Namespace) -> int:
     else:
         for name, why in done.dropped.items():
             say(f"DROPPED {name}: {why}")
+        for name in done.changed:
+            say(f"RELISTED {name}: it verifies, but is not what was listed; edited or replaced?")
         for path in done.cleared:
             say(f"CLEARED {path}")
         kept = count(len(done.kept), "episode")
-        say(f"{args.dataset}: {kept} listed, {len(done.dropped)} dropped")
+        say(
+            f"{args.dataset}: {kept} listed, {len(done.changed)} of them changed, "
+            f"{len(done.dropped)} dropped"
+        )
     return 1 if done.dropped else 0

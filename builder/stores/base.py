@@ -67,7 +67,7 @@ class EpisodeWriter(Protocol):
 
 
 class EpisodeReader(Protocol):
-    """One stored episode, read lazily; close it or use it as a context manager."""
+    """One stored episode, read lazily; close it."""
 
     meta: EpisodeMeta
     path: Path
@@ -141,5 +141,8 @@ class Store(Protocol):
         ...
 
     def set_aside(self, episode_id: str) -> Path:
-        """Move a damaged episode out of the way, to ``damaged/``; returns where it is now."""
+        """Move a damaged episode out of the way, to ``damaged/``; returns where it is now.
+
+        Never over one that was moved there before: that stays, the next goes elsewhere.
+        """
         ...

@@ -1,12 +1,13 @@
-"""Folders of files as one thing: made durable, or made to exist a second time."""
+"""Files, or folders of them, as one thing: made durable, doubled, moved out of the way."""
 
 from __future__ import annotations
 
 import os
 import shutil
+from itertools import chain, count
 from pathlib import Path
 
-from builder.stores.staging import fsync_folder
+from builder.stores.staging import fsync_folder, make_folders, output_errors
 
 
 def fsync_tree(folder: Path) -> None:
@@ -30,6 +31,22 @@ def link_or_copy(source: Path, target: Path) -> None:
     except OSError:  # another disk, or one without links
         shutil.copyfile(source, target)
         _fsync_file(target)
+
+
+def move_aside(path: Path, folder: Path, place: Path | str) -> Path:
+    """Move a damaged file, or folder, to ``damaged/<place>`` of the dataset ``folder``, durably.
+
+    What is there already is kept: the next one of a place goes to ``damaged.2/``, and so on.
+    Returns where it is now.  Raises OutputError.
+    """
+    names = chain(["damaged"], (f"damaged.{number}" for number in count(2)))
+    target = next(each for name in names if not os.path.lexists(each := folder / name / place))
+    with output_errors(target):
+        make_folders(target.parent)
+        os.rename(path, target)
+        fsync_folder(target.parent)
+        fsync_folder(path.parent)
+    return target
 
 
 def _fsync_file(path: Path) -> None:

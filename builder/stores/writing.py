@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -18,14 +17,12 @@ from builder.stores.base import ArraySpec, Encoded, arrays_by_view
 from builder.stores.columns import Column, Place, make_column
 from builder.stores.reading import FileReader
 from builder.stores.staging import (
-    fsync_folder,
     leftovers,
-    make_folders,
     output_errors,
     refuse_existing,
     stage,
 )
-from builder.stores.trees import link_or_copy
+from builder.stores.trees import link_or_copy, move_aside
 from schemas.base import Record
 from schemas.dataset import ArrayMeta, EpisodeId, EpisodeMeta, Name
 
@@ -120,16 +117,9 @@ class FileStore:
             raise
 
     def set_aside(self, episode_id: str) -> Path:
-        """Move a damaged episode out of the way, to ``damaged/``; returns where it is now."""
+        """Move a damaged episode out of the way; see :class:`builder.stores.base.Store`."""
         path = self.path(episode_id)
-        target = self.folder / "damaged" / path.relative_to(self.folder / self.place)
-        with output_errors(target):
-            make_folders(target.parent)
-            if target.is_dir():
-                shutil.rmtree(target)
-            os.replace(path, target)
-            fsync_folder(path.parent)
-        return target
+        return move_aside(path, self.folder, path.relative_to(self.folder / self.place))
 
 
 class FileWriter(ABC):

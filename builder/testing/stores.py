@@ -228,6 +228,10 @@ def damaged_episodes_are_set_aside(make_store: MakeStore, folder: Path) -> None:
     _require(moved.exists(), f"nothing is at {moved}")
     _require(not store.has(sample.id) and not list(store.ids()), "it is still listed")
     sample.build(store)
+    second = store.set_aside(sample.id)
+    _require(second != moved, f"the second one took the place of the first, {moved}")
+    _require(moved.exists() and second.exists(), f"{moved} or {second} is gone")
+    sample.build(store)
 
 
 def _samples() -> Iterator[Sample]:

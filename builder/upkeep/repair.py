@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from builder.dataset import store_at
 from builder.errors import DatasetError
 from builder.layers import layer_names, layer_store
 from builder.records import parse_record
-from builder.stores.staging import fsync_folder, make_folders, output_errors
+from builder.stores.trees import move_aside
 from builder.upkeep.finalize import replace_lines
 from builder.validate import check_episode
 from schemas.dataset import FailureLine, IndexLine
@@ -21,10 +21,14 @@ from schemas.dataset import FailureLine, IndexLine
 
 @dataclass(frozen=True)
 class Repair:
-    """What a repair did: episodes listed, those dropped and why, temporaries cleared."""
+    """What a repair did: episodes listed, those dropped and why, temporaries cleared.
+
+    ``changed`` are the ids of those that are kept, and verify, but are not what was listed.
+    """
 
     kept: tuple[str, ...]
     dropped: dict[str, str]
+    changed: tuple[str, ...]
     cleared: tuple[Path, ...]
 
 
@@ -32,7 +36,8 @@ def repair(path: Path | str) -> Repair:
     """Rebuild the index of a dataset; damaged episodes are moved to ``damaged/``.
 
     Every byte of every episode is verified before one is moved.  What was moved away is
-    built again by the next build.  Damaged parts of layers are moved away as well.  Raises
+    built again by the next build; what was moved there before stays.  Damaged parts of layers are
+    moved away as well.  Raises
     DatasetError when the dataset itself cannot be read and OutputError when it is being
     written or cannot be.
     """
@@ -53,14 +58,16 @@ def repair(path: Path | str) -> Repair:
             with contextlib.closing(store.open(episode_id)) as reader:
                 kept.append(index_line(reader.meta))
         for episode_id in dropped:
-            store.set_aside(episode_id)
-        for episode_id in sorted(listed - {*stored}):
+            with contextlib.suppress(DatasetError):  # a name that no episode can have
+                store.set_aside(episode_id)
+        for episode_id in sorted({*listed} - {*stored}):
             dropped[episode_id] = "it was listed, but there is no such episode"
         dropped |= _drop_failures(folder)
         for name in layer_names(folder):
             dropped |= _repair_layer(folder, name)
         replace_lines(folder, "index", kept)
-    return Repair(tuple(line.id for line in kept), dropped, tuple(cleared))
+    changed = (line.id for line in kept if line.digest != listed.get(line.id, line).digest)
+    return Repair(tuple(line.id for line in kept), dropped, tuple(changed), tuple(cleared))
 
 
 def _drop_failures(folder: Path) -> dict[str, str]:
@@ -93,18 +100,14 @@ def _repair_layer(folder: Path, name: str) -> dict[str, str]:
             continue
         # Not under the name of an episode, which it is not.
         path = store.path(episode_id)
-        target = folder / "damaged" / f"{path.relative_to(folder)}.damaged"
-        with output_errors(target):
-            make_folders(target.parent)
-            os.replace(path, target)
-            fsync_folder(path.parent)
+        move_aside(path, folder, f"{path.relative_to(folder)}.damaged")
         where = path.relative_to(folder).as_posix()
         dropped[where] = f"{'; '.join(problems)}; make this part of the layer again"
     return dropped
 
 
-def _listed(folder: Path) -> set[str]:
+def _listed(folder: Path) -> Mapping[str, IndexLine]:
     try:
-        return set(read_index(folder))
+        return read_index(folder)
     except DatasetError:
-        return set()  # a damaged index is what repair is for
+        return {}  # a damaged index is what repair is for
