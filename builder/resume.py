@@ -50,10 +50,10 @@ def standing(
 ) -> Standing:
     """Look at each listed episode of ``refs`` and at the files it was built from.
 
-    ``root`` is the source's path.  Sizes are compared; only a file that was touched after the
-    episode was written is read, its first and last MiB.  An episode is not even opened when
-    ``files_of`` tells its files and all of them are older.  A listed episode that is not there
-    is left out, so that it is built again.
+    ``root`` is the source's path.  Sizes are compared; only a file that was touched, or put where
+    it is, after the episode was written is read, its first and last MiB.  An episode is not even
+    opened when ``files_of`` tells its files and all of them are older.  A listed episode that is
+    not there is left out, so that it is built again.
     """
     found = Standing()
     for ref in refs:
@@ -65,7 +65,7 @@ def standing(
             continue
         try:
             with closing(store.open(ref.id)) as reader:
-                meta, written = reader.meta, reader.path.stat().st_mtime
+                meta, written = reader.meta, reader.path.stat().st_mtime_ns
         except DatasetError as error:
             found.damaged[ref.id] = str(error)
             continue
@@ -76,10 +76,10 @@ def standing(
     return found
 
 
-def source_change(meta: EpisodeMeta, root: Path, written: float = 0.0) -> str | None:
+def source_change(meta: EpisodeMeta, root: Path, written: int = 0) -> str | None:
     """Say how the files below ``root`` differ from those an episode was built from, if they do.
 
-    Content is compared where a file was touched after ``written``, in seconds.
+    Content is compared where a file was touched after ``written``, in nanoseconds.
     """
     for name, mark in meta.source.files.items():
         if what := _change(locate(root, os.fsdecode(unquote_to_bytes(name))), mark, written):
@@ -92,21 +92,25 @@ def _all_older(files: list[Path] | None, episode: Path) -> bool:
     if not files:
         return False
     try:
-        written = episode.stat().st_mtime
-        # ctime too: a file that was moved here keeps its mtime.
-        return all(max(s.st_mtime, s.st_ctime) < written for s in map(os.stat, files))
+        written = episode.stat().st_mtime_ns
+        return all(_touched(status) < written for status in map(os.stat, files))
     except OSError:
         return False
 
 
-def _change(path: Path, mark: Fingerprint, written: float) -> str | None:
+def _touched(status: os.stat_result) -> int:
+    """Return when a file was last written or, which keeps the time of its content, moved here."""
+    return max(status.st_mtime_ns, status.st_ctime_ns)
+
+
+def _change(path: Path, mark: Fingerprint, written: int) -> str | None:
     """Say how a file differs from its fingerprint; None when it does not."""
     try:
         status = path.stat()
         if status.st_size != mark.size:
             return f"had {mark.size} bytes and has {status.st_size} now"
         # Reading every file would cost more than a whole resume should.
-        if status.st_mtime > written and fingerprint(path) != mark:
+        if _touched(status) >= written and fingerprint(path) != mark:
             return "has other content now"
     except OSError as error:
         return f"cannot be read any more ({error.strerror})"

@@ -123,16 +123,34 @@ def test_equal_size_is_looked_into_only_when_the_file_was_touched(place):
     data[-1] ^= 1
     times = (video.stat().st_atime, video.stat().st_mtime)
     video.write_bytes(data)
-    later = next((out / "episodes").glob("a-*")).stat().st_mtime + 10
+    episode = next((out / "episodes").glob("a-*"))
+    written, later = episode.stat().st_mtime, episode.stat().st_mtime + 10
     os.utime(video, (later, later))
     assert build(videos, out) == 2
-    # Content is not read when the file is older than the episode: that is the price of speed.
+    # Content is not read when nothing was done to the file since: that is the price of speed.
     os.utime(video, times)
+    os.utime(episode, (later, later))
     assert build(videos, out) == 0
+    os.utime(episode, (written, written))
+    assert build(videos, out) == 2
     data[-1] ^= 1
     video.write_bytes(data)
     os.utime(video, (later, later))
     assert build(videos, out) == 0
+
+
+@pytest.mark.parametrize("put", [shutil.copy2, shutil.move])
+def test_an_older_file_of_equal_size_in_its_place_is_noticed(place, put, capsys):
+    """Its time is that of its content: only when it was put there tells."""
+    video, other = place / "videos" / "a.mp4", place / "older.mp4"
+    data = bytearray(video.read_bytes())
+    data[-1] ^= 1
+    other.write_bytes(data)
+    os.utime(other, (1, 1))
+    put(other, video)
+    assert int(video.stat().st_mtime) == 1
+    assert build(place / "videos", place / "out") == 2
+    assert "a.mp4 has other content now" in capsys.readouterr().err
 
 
 def test_several_writers_must_be_put_together_before_overwriting(place, capsys):
