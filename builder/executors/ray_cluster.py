@@ -50,7 +50,7 @@ class RayClusterConfig(Record):
 
 
 class RayCluster:
-    """Runs tasks in Ray actors.  ``workers`` None: as many as the cluster has room for."""
+    """Runs tasks in Ray actors; without ``workers``, in as many as the cluster has room for."""
 
     Config = RayClusterConfig
 

@@ -36,7 +36,7 @@ class VideoFiles(BaseSource[VideoFilesConfig]):
     """Video files below a folder, recursively and in natural order, or one file.
 
     Files are known by their suffix or, where ``include`` is given, by that alone.  Hidden ones are
-    left out; links are followed.  What cannot be read fails in ``open``.
+    left out; links are followed.  One that cannot be read fails alone.
     """
 
     Config: ClassVar = VideoFilesConfig
