@@ -24,6 +24,7 @@ from builder.training.episodes import (
 )
 from builder.training.interpolate import interpolate_traj
 from builder.training.maps import matrix
+from builder.training.numbering import Numbering
 from builder.training.options import WindowOptions, given_options
 from builder.training.pictures import write_pictures
 from builder.training.shared import Shared
@@ -83,15 +84,8 @@ class WindowDataset(Shared):
         self.dataset, self.augment = dataset, augment
         meta = dataset.meta
         selection.refuse_untracked(dataset)
-        first = options.first_step
-        self.read_steps = options.horizon or max(1, meta.horizon - first)
-        self._read = slice(first, first + self.read_steps)
-        if self._read.stop > meta.horizon:
-            after = f" after {first} steps" if first else ""
-            raise ConfigError(
-                f"horizon {self.read_steps}{after} is longer than the stored {meta.horizon}; "
-                "ask for fewer steps, or resample them to more"
-            )
+        self._read = _steps_read(options, meta.horizon)
+        self.read_steps = self._read.stop - self._read.start
         self.horizon = options.resample or self.read_steps
         self.img_shape = options.img_shape or meta.img_shape
         self.points = chosen_points(meta.queries.num_points, options.points)
@@ -102,10 +96,8 @@ class WindowDataset(Shared):
             name: name for name in selection.default_views(dataset, masked)
         }
         self.ids = selection.choose_ids(dataset, list(self.views.values()), options)
-        self._kept: np.ndarray | None = None
-        self._ends = np.cumsum(
-            self._counts(dataset.index.lengths[selection.places(dataset, self.ids)])
-        )
+        lengths = dataset.index.lengths[selection.places(dataset, self.ids)]
+        self._numbering = Numbering(self._counts(lengths))
         if not len(self):
             raise DatasetError(
                 f"{dataset.path}: none of {len(dataset)} episodes has views "
@@ -113,14 +105,14 @@ class WindowDataset(Shared):
                 "or use tail='mask'"
             )
         if options.where is not None:
-            self._kept = matching_samples(self, options.where)
+            self._numbering.kept = matching_samples(self, options.where)
         # Resampled steps are spread evenly over those that are read.
         self._steps = np.linspace(0, self.read_steps - 1, self.horizon)
         self._recent: OrderedDict[str, tuple[dict[str, ViewWindows], PassedArrays]] = OrderedDict()
         # By place: whether this process or a worker found it damaged.
         self._damaged = torch.zeros(len(self.ids), dtype=torch.bool).share_memory_()
         self._reasons: dict[str, str] = {}
-        used = (key for at, key in enumerate(self.ids) if np.diff(self._samples_of(at))[0])
+        used = (key for at, key in enumerate(self.ids) if self._numbering.indices(at))
         selection.check_arrays(dataset, used, self.views.values(), options)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -140,28 +132,27 @@ class WindowDataset(Shared):
         """
         meta = self.dataset.meta
         every = 0 if meta.mode == "episode" else meta.start_every * self.options.stride
-        found = rows_of_samples(table, selection.places(self.dataset, self.ids), self._ends, every)
-        return found if self._kept is None else found[self._kept]
+        episodes, numbering = selection.places(self.dataset, self.ids), self._numbering
+        found = rows_of_samples(table, episodes, numbering.ends, every)
+        return found if numbering.kept is None else found[numbering.kept]
 
     def __len__(self) -> int:
-        if self._kept is not None:
-            return len(self._kept)
-        return int(self._ends[-1]) if len(self._ends) else 0
+        return len(self._numbering)
 
     def __getitem__(self, index: int) -> Sample:
         """Return one sample.  Raises IndexError, DatasetError naming a damaged episode."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         index %= len(self)
-        number = self._number(index)
-        at = int(self._ends.searchsorted(number, side="right"))
+        number = self._numbering.number(index)
+        at = self._numbering.episode(number)
         try:
             return self._sample(at, number)
         except DatasetError as error:
             if self.options.damaged == "error":
                 raise
             self._note(at, error)
-        return self._instead(at, index - self._samples_of(at)[0])
+        return self._instead(at, index - self._numbering.indices(at).start)
 
     @property
     def damaged(self) -> dict[str, str]:
@@ -176,28 +167,17 @@ class WindowDataset(Shared):
     def _instead(self, at: int, within: int) -> Sample:
         """Return a sample of the next sound episode; which, the place in the damaged one says."""
         for place in (*range(at + 1, len(self.ids)), *range(at)):
-            first, end = self._samples_of(place)
+            indices = self._numbering.indices(place)
             try:
-                if first < end:
-                    return self._sample(place, self._number(first + within % (end - first)))
+                if indices:
+                    index = indices[within % len(indices)]
+                    return self._sample(place, self._numbering.number(index))
             except DatasetError as error:
                 self._note(place, error)
         raise DatasetError(f"{self.dataset.path}: every episode is damaged: {self.damaged}")
 
-    def _number(self, index: int) -> int:
-        """Return which of all windows a sample is, those that a filter drops among them."""
-        return index if self._kept is None else int(self._kept[index])
-
-    def _samples_of(self, at: int) -> tuple[int, int]:
-        """Return the first sample of an episode and the one after its last."""
-        first, end = int(self._ends[at - 1]) if at else 0, int(self._ends[at])
-        if self._kept is None:
-            return first, end
-        kept = self._kept.searchsorted((first, end))
-        return int(kept[0]), int(kept[1])
-
     def _sample(self, at: int, index: int) -> Sample:
-        window = (index - (int(self._ends[at - 1]) if at else 0)) * self.options.stride
+        window = (index - self._numbering.first(at)) * self.options.stride
         episode = self.dataset[self.ids[at]]
         start = window * self.dataset.meta.start_every + self._read.start
         augment, shape = self.augment, self.img_shape
@@ -298,3 +278,16 @@ class WindowDataset(Shared):
     def _rng(self, index: int, stream: int) -> np.random.Generator:
         # Of the sample, not of the worker that happens to read it.
         return np.random.default_rng([self.options.seed, self.epoch, index, stream])
+
+
+def _steps_read(options: WindowOptions, stored: int) -> slice:
+    """Return which of the ``stored`` steps are read; raises ConfigError for more than there are."""
+    first = options.first_step
+    steps = options.horizon or max(1, stored - first)
+    if first + steps > stored:
+        after = f" after {first} steps" if first else ""
+        raise ConfigError(
+            f"horizon {steps}{after} is longer than the stored {stored}; ask for fewer steps, or "
+            "resample them to more"
+        )
+    return slice(first, first + steps)
