@@ -14,7 +14,7 @@ from typing import Any
 
 from builder.catalog import Catalog
 from builder.episode import Job, build_episode, open_executor, open_source, open_store, open_tracker
-from builder.errors import ConfigError, OutputError, SourceError
+from builder.errors import ConfigError, OutputError, SourceError, WorkerError
 from builder.executors.base import Outcome, Progress
 from builder.journal import keep_failures
 from builder.resume import Changed, replace_dataset, replacing, settle
@@ -23,6 +23,7 @@ from builder.shards import Shard, own_refs
 from builder.sources.base import EpisodeRef, Source
 from builder.splits import source_splits, write_splits
 from builder.stores.filesystem import weaknesses
+from builder.stores.staging import leftovers
 from builder.tracker_host import tracker_hosts
 from builder.trackers.base import Tracker
 from builder.window_rows import keep_rows
@@ -189,6 +190,8 @@ def _record(outcome: Outcome, catalog: Catalog, summary: Summary) -> None:
     if isinstance(error, OutputError | ConfigError):
         # Every further episode would meet the same.
         raise error
+    if isinstance(error, WorkerError):  # what it was writing takes space for nothing
+        leftovers(catalog.folder / "tmp", remove=True)
     ref = outcome.task.ref
     if isinstance(error, SourceError):
         stage, reason = error.stage, str(error)

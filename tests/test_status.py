@@ -14,12 +14,14 @@ from source_fixtures import write_video
 from builder.catalog import Catalog
 from builder.cli import main
 from builder.episode import Built
-from builder.errors import DecodeError
+from builder.errors import DecodeError, WorkerError
 from builder.executors.base import Outcome, Progress
+from builder.registry import BUILTIN
 from builder.runs import RunLog, Stopwatch
 from builder.status import is_locked, status
 from builder.stores import staging
 from builder.testing.samples import sample_meta
+from schemas.base import Record
 from schemas.dataset import FailureLine, IndexLine
 
 SETTINGS = ["queries.grid=[3, 4]", "tracker.horizon=4", "executor.kind=serial"]
@@ -241,3 +243,41 @@ def test_a_line_longer_than_what_is_read_of_a_log(catalog, tmp_path):
         assert (found.todo, found.left) == (5, 4)
         log.write("alive", running={"y" * 400_000: (1, 2)})
         assert status(tmp_path)[0].left in (4, 5)
+
+
+class Dying:
+    """Its first worker dies while it writes; the parent lives on."""
+
+    class Config(Record):
+        pass
+
+    def __init__(self, *settings):
+        pass
+
+    def run(self, function, tasks):
+        first, second = tasks
+        folder = Path(first.config.store.path) / "tmp"
+        mine, live = (staging.stage(folder, ".h5") for _ in range(2))
+        os.close(mine.descriptor)  # as the kernel does for a process that died
+        yield Outcome(first, error=WorkerError("killed"))
+        assert (mine.path.exists(), live.path.exists()) == (False, True)
+        yield Outcome(second, error=WorkerError("killed"))
+        os.close(live.descriptor)
+
+
+def test_what_a_worker_that_died_was_writing_is_cleared(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(BUILTIN["executors"], "dying", f"{__name__}:Dying")
+    for name in "ab":
+        write_video(tmp_path / "videos" / f"{name}.mp4", count=3, shape=(30, 50))
+    out = tmp_path / "out"
+    argv = ["--source", str(tmp_path / "videos"), "--out", str(out), "--img-shape", "24", "40"]
+    assert main(["build", "executor.kind=dying", *argv, "--quiet"]) == 3
+    capsys.readouterr()
+    for left in (1, 0):
+        before = snapshot(out)
+        assert main(["status", str(out)]) == 0
+        assert snapshot(out) == before
+        says = "note: tmp/ holds 1 file of runs that died; the next build, or finalize, clears it"
+        assert (says in capsys.readouterr().out) == left
+        main(["finalize", str(out)])
+        capsys.readouterr()
