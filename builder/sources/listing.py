@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -50,15 +50,21 @@ def walk(root: Path) -> Iterator[tuple[str, list[str]]]:
         ) from None
 
 
-def files(root: Path, suffixes: tuple[str, ...], what: str) -> Iterator[str]:
+def files(
+    root: Path,
+    suffixes: tuple[str, ...],
+    what: str,
+    wanted: Callable[[str], bool] | None = None,
+) -> Iterator[str]:
     """Yield the relative paths of the files with these suffixes below ``root``, or of one file.
 
-    Raises SourceError when there is nothing at ``root``, or no such file; ``what`` names them.
+    ``wanted`` chooses by relative path instead.  Raises SourceError when there is nothing at
+    ``root``, or no such file; ``what`` names them.
     """
     if not os.path.lexists(root):
         raise SourceError(
             f"{printable_path(root)}: there is no such file or folder; "
-            f"source.path must be {what}, or a folder of them"
+            f"source.path must be one {what}, or a folder of them"
         )
     if not root.is_dir():
         yield root.name
@@ -66,9 +72,10 @@ def files(root: Path, suffixes: tuple[str, ...], what: str) -> Iterator[str]:
     empty = True
     for folder, names in walk(root):
         for name in names:
-            if has_suffix(name, suffixes):
+            relative = f"{folder}/{name}" if folder else name
+            if wanted(relative) if wanted else has_suffix(name, suffixes):
                 empty = False
-                yield f"{folder}/{name}" if folder else name
+                yield relative
     if empty:
         raise SourceError(
             f"{printable_path(root)}: no {what} found; looked for {', '.join(suffixes)} here and "

@@ -10,16 +10,14 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from builder.errors import SourceError
-from builder.ids import printable_path
 from builder.sources.base import BaseSource, Episode, EpisodeRef
 from builder.sources.listing import (
-    UNREADABLE,
     VIDEO_SUFFIXES,
+    files,
+    has_suffix,
     locate,
     matches,
     total_bytes,
-    walk,
 )
 from builder.sources.select import Selection
 from builder.video import VideoStream, fingerprint
@@ -46,26 +44,9 @@ class VideoFiles(BaseSource[VideoFilesConfig]):
 
         Raises SourceError when there is nothing at the path, or no file that fits.
         """
-        if not os.path.lexists(self.path):
-            raise SourceError(
-                f"{printable_path(self.path)}: there is no such file or folder; "
-                f"source.path must be a video file or a folder of them"
-            )
-        if not self.path.is_dir():
-            yield self._ref(self.path.name)
-            return
-        empty = True
-        for folder, names in walk(self.path):
-            for relative in (f"{folder}/{name}" if folder else name for name in names):
-                if self._wanted(relative):
-                    empty = False
-                    yield self._ref(relative)
-        if empty:
-            looked_for = self._config.include or VIDEO_SUFFIXES
-            raise SourceError(
-                f"{printable_path(self.path)}: no video found; looked for "
-                f"{', '.join(looked_for)} here and in all folders below"
-            )
+        looked_for = self._config.include or VIDEO_SUFFIXES
+        for relative in files(self.path, looked_for, "video", self._wanted):
+            yield EpisodeRef.at(os.fsencode(relative), relative)
 
     @contextmanager
     def open(self, ref: EpisodeRef) -> Iterator[Episode]:
@@ -84,13 +65,10 @@ class VideoFiles(BaseSource[VideoFilesConfig]):
         """Return the one file."""
         return [locate(self.path, ref.locator)]
 
-    def _ref(self, relative: str) -> EpisodeRef:
-        return EpisodeRef.at(os.fsencode(relative), relative)
-
     def _wanted(self, relative: str) -> bool:
         config = self._config
         if matches(relative, config.exclude):
             return False
         if config.include:
             return matches(relative, config.include)
-        return relative.lower().endswith((*VIDEO_SUFFIXES, f"/{UNREADABLE}"))
+        return has_suffix(os.path.basename(relative), VIDEO_SUFFIXES)
