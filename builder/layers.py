@@ -111,7 +111,10 @@ class LayerWriter:
             )
 
     def has(self, base: EpisodeMeta) -> bool:
-        """Tell whether an episode is there and made for the base as it is now."""
+        """Tell whether an episode is there and made for the base as it is now.
+
+        Raises DatasetError for a damaged one.
+        """
         if not self.store.has(base.id):
             return False
         try:

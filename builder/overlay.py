@@ -55,7 +55,7 @@ class Overlay:
         return {**{name: meta for name, meta in old.items() if name not in hidden}, **new}
 
     def array(self, view: str | None, name: str) -> Any:
-        """Return an array of the base or of a layer; see EpisodeReader."""
+        """Return an array of the base or of a layer; raises KeyError naming what there is."""
         there = self.meta.arrays if view is None else self.meta.view(view).arrays
         if name not in there:
             raise KeyError(f"no array {name!r} in {self.meta.id}; it has {sorted(there)}")

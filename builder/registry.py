@@ -100,7 +100,7 @@ def configure(part: str, envelope: Part) -> tuple[Any, Any]:
 
 
 def raise_missing_extra(error: ModuleNotFoundError) -> None:
-    """Turn a missing optional package into an error that names the extra; else re-raise."""
+    """Raise MissingExtraError for a missing optional package, the error itself for another."""
     module = (error.name or "").partition(".")[0]
     if module in EXTRA_OF:
         raise MissingExtraError(module, EXTRA_OF[module]) from None

@@ -104,7 +104,7 @@ class ViewTracker:
         return [self._on_canvas(window) for window in self._session.push(frame_rgb)]
 
     def finish(self) -> list[Window]:
-        """Return the windows that are still open."""
+        """Return the windows that are still open; raises TrackingError when some never came."""
         if self._session is None:
             return [self.untracked(int(start)) for start in self.starts]
         windows = [self._on_canvas(window) for window in self._session.finish()]

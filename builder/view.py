@@ -48,7 +48,7 @@ class ViewBuilder:
         self.maps = maps or {}
 
     def layout(self) -> dict[str, ArraySpec]:
-        """List the arrays this view is going to write."""
+        """List the arrays to write.  Raises SourceError for a map under one of our own names."""
         arrays = self.output.layout()
         arrays["timestamps"] = ArraySpec((self.length,), "<f8")
         if self.frames.codec != "none":

@@ -158,7 +158,10 @@ class AxisAffine(Record):
 
     @classmethod
     def normalization(cls, shape: tuple[int, int]) -> AxisAffine:
-        """Pixels of an (H, W) image to [-1, 1]: ``n = 2 p / size - 1`` (AMPLIFY's)."""
+        """Pixels of an (H, W) image to [-1, 1]: ``n = 2 p / size - 1`` (AMPLIFY's).
+
+        Raises ValueError for a side that is not above 0.
+        """
         height, width = shape
         if not (height > 0 and width > 0):
             raise ValueError(f"a shape is (height, width), both above 0, got {shape}")

@@ -242,7 +242,8 @@ class Stretch(_Geometry):
     def shorter(cls, source_shape: tuple[int, int], short_side: int) -> Stretch:
         """Resize a source (H, W) until its short side has ``short_side`` pixels, aspect kept.
 
-        The long side is rounded half up; nothing is padded.  The older preprocessing.
+        The long side is rounded half up; nothing is padded.  The older preprocessing.  Raises
+        ValueError for a side below 1.
         """
         if short_side < 1:
             raise ValueError(f"short_side must be at least 1, got {short_side}")

@@ -135,7 +135,10 @@ def mixture_of(refs: Iterable[LegacyRef]) -> str | None:
 
 
 def track_shape(file: SafeHdf5, path: Path, view: str) -> tuple[int, ...]:
-    """Check a view's arrays and return the shape of its tracks."""
+    """Check a view's arrays; return the shape of its tracks, (T, horizon, N, 2) or (1, T, N, 2).
+
+    Raises DatasetError naming file and view.
+    """
     where = f"{path}, view {view}"
     tracks = file.dataset(f"root/{view}/tracks")
     if tracks.dtype.kind != "f":

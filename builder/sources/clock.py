@@ -118,7 +118,7 @@ class Ticks:
         )
 
     def rows(self) -> dict[str, np.ndarray]:
-        """Return the arrays at the picked ticks."""
+        """Return the arrays at the picked ticks.  Raises SourceError for another number of rows."""
         arrays, count = self._episode.arrays, self._count(self._own)
         for name, array in arrays.items():
             if array.ndim == 0 or len(array) != count:

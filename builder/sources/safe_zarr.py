@@ -59,7 +59,10 @@ class SafeZarr:
             raise self.error(path, f"its .zarray is refused: {error!r}") from None
 
     def read(self, name: str, limit: int) -> bytes | None:
-        """Read one file of at most ``limit`` bytes; None when there is none."""
+        """Read one file of at most ``limit`` bytes; None when there is none.
+
+        Raises SourceError for a larger one, DecodeError for damage.
+        """
         if self._archive is None:
             path = self._path / name
             return read_small(path, limit) if os.path.lexists(path) else None

@@ -39,7 +39,10 @@ class BlockStream:
         return self._seconds
 
     def take(self, indices: np.ndarray) -> Iterator[Frame]:
-        """Yield the frames of ascending indices; no others are read."""
+        """Yield the frames of ascending indices, (n,); no others are read.
+
+        Raises DecodeError when another number of frames comes than was asked for.
+        """
         for first, last in _runs(indices, self._block):
             images = self._read(first, last)
             if len(images) != last - first:

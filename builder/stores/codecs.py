@@ -39,7 +39,7 @@ def decode_u16(stored: np.ndarray) -> np.ndarray:
 
 
 def encode_jpeg(frame: np.ndarray, quality: int) -> bytes:
-    """Compress one frame (H, W, 3) uint8 RGB."""
+    """Compress one frame (H, W, 3) uint8 RGB, ``quality`` 1 to 100.  Raises StoreError."""
     cv2 = _cv2()
     settings = [cv2.IMWRITE_JPEG_QUALITY, quality]
     done, data = cv2.imencode(".jpg", frame[..., ::-1], settings)

@@ -193,7 +193,10 @@ def _per_point(numbers_rc: tuple[float, float], size: int) -> Any:
 
 
 def chosen_points(stored: int, wanted: int | None) -> Any:
-    """Choose points by index, evenly spread; more than there are repeats some."""
+    """Choose points by index, evenly spread; more than there are repeats some.
+
+    Returns a slice or indices (wanted,).  Raises ConfigError when there is none to choose.
+    """
     if wanted is None or wanted == stored:
         return slice(None)
     if stored == 0:

@@ -30,7 +30,10 @@ class CodeUsage:
         self.counts = np.zeros(codebook_size, dtype=np.int64)
 
     def update(self, indices: Any) -> None:
-        """Count code indices: integers of any shape, numpy or torch, in [0, codebook_size)."""
+        """Count code indices: integers of any shape, numpy or torch, in [0, codebook_size).
+
+        Raises TypeError for other numbers, ValueError for codes out of range.
+        """
         codes = _numpy(indices).ravel()
         if codes.dtype.kind not in "iu":
             raise TypeError(f"code indices must be integers, got dtype {codes.dtype}")
