@@ -10,6 +10,7 @@ from legacy_fixtures import amplify_folder, grid_queries, write_amplify, write_a
 from media import encode
 
 from builder.catalog import read_failures
+from builder.cli import main
 from builder.dataset import open_dataset
 from builder.errors import ConfigError, DatasetError, OutputError
 from builder.legacy.dataset import open_legacy
@@ -328,6 +329,10 @@ def test_what_failed_under_an_odd_name_is_no_failure_once_it_is_mended(tmp_path)
         ({"pixel_origin": "centre"}, "pixel_origin must be one of .*, got 'centre'"),
         ({"videos": "", "frame_step": 0}, "frame_step must be at least 1, got 0"),
         ({"videos": "nowhere"}, "nowhere is no folder"),
+        ({"fps": 0.0}, "fps must be a number above 0, got 0"),
+        ({"fps": float("nan")}, "fps must be a number above 0, got nan"),
+        ({"layout": "atom"}, "layout must be one of .*, got 'atom'"),
+        ({"mode": "whole"}, "mode must be one of .*, got 'whole'"),
     ],
 )
 def test_options_that_make_no_sense_are_refused_before_any_work(tmp_path, options, reason):
@@ -337,6 +342,30 @@ def test_options_that_make_no_sense_are_refused_before_any_work(tmp_path, option
     assert not (tmp_path / "new").exists()
     with pytest.raises(ConfigError, match=r"img_shape must be \(H, W\)"):
         open_legacy(tmp_path / "old", (0, 5))
+
+
+def test_what_files_do_not_tell_can_be_given_on_the_command_line(tmp_path):
+    """One window of 16 steps looks like an episode of 16 frames."""
+    for name in ("one", "two"):
+        amplify_folder(tmp_path / name, demos=1)
+        (path,) = (tmp_path / name).rglob("*.hdf5")
+        with h5py.File(path, "r+") as file:
+            for view in file["root"].values():
+                for array in ("tracks", "vis"):
+                    first = view[array][:1]
+                    del view[array]
+                    view[array] = first
+        path.rename(tmp_path / name / "demo_0.hdf5")
+    argv = ["--img-shape", *map(str, IMG), "--fps", "12.5"]
+    assert main(["migrate", str(tmp_path / "one"), str(tmp_path / "new"), *argv]) == 0
+    assert open_dataset(tmp_path / "new").meta.mode == "episode"
+    argv += ["--mode", "reinit", "--layout", "amplify"]
+    assert main(["migrate", str(tmp_path / "two"), str(tmp_path / "newer"), *argv]) == 0
+    for name, mode, length in (("new", "episode", 16), ("newer", "reinit", 1)):
+        dataset = open_dataset(tmp_path / name)
+        assert dataset.meta.mode == mode
+        view = next(iter(dataset[dataset.ids[0]].views.values()))
+        np.testing.assert_allclose(view.timestamps, np.arange(length) / 12.5)
 
 
 def test_atm_files_without_video_may_be_given_their_size(tmp_path):

@@ -46,6 +46,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         default="unknown",
         help="center adds the half pixel of CoTracker's indices; unknown is recorded as such",
     )
+    parser.add_argument(
+        "--fps", type=float, metavar="F", help="frames per second, where there is no video"
+    )
+    parser.add_argument(
+        "--layout", choices=("amplify", "atm"), help="of the files (default: as they tell)"
+    )
+    parser.add_argument(
+        "--mode",
+        choices=("reinit", "episode"),
+        help="windows, or whole-episode tracks (default: as the files and their folder tell)",
+    )
     parser.add_argument("--dry-run", action="store_true", help="list what would happen")
     add_json(parser)
 
@@ -63,6 +74,9 @@ def run(args: argparse.Namespace) -> int:
         videos=args.videos,
         frame_step=args.frame_step,
         pixel_origin=args.pixel_origin,
+        fps=args.fps,
+        layout=args.layout,
+        mode=args.mode,
         dry_run=args.dry_run,
         on_progress=show_count,
     )

@@ -6,6 +6,7 @@ them it keeps a plain ``Stretch`` from the tracked size.  The originals are only
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -80,7 +81,8 @@ def migrate(
     ``frame_step``-th frame was tracked; ATM files bring their own.  ``fps`` gives timestamps
     where there is no video.  ``pixel_origin`` says what the tracker meant by a coordinate:
     ``center`` (CoTracker) adds half a pixel, ``unknown`` changes nothing and is recorded.
-    ``tracked`` (H, W) is taken for views that record no size.
+    ``tracked`` (H, W) is taken for views that record no size.  ``layout`` and ``mode`` are told by
+    the files unless given.
 
     Bad files are listed and the others migrated; running again finishes the job.  Raises
     ConfigError before any work, DatasetError when there is nothing to migrate, OutputError
@@ -88,6 +90,10 @@ def migrate(
     """
     legacy, out = Path(legacy), Path(out)
     checked_choice("pixel_origin", pixel_origin, get_args(Origin))
+    checked_choice("layout", layout, (None, *get_args(Layout)))
+    checked_choice("mode", mode, (None, *get_args(Mode)))
+    if fps is not None and not 0 < fps < math.inf:
+        raise ConfigError(f"fps must be a number above 0, got {fps}")
     img_shape = img_shape and checked_shape(img_shape, "img_shape")
     tracked = tracked and checked_shape(tracked, "tracked")
     if out.resolve() == legacy.resolve() or legacy.resolve() in out.resolve().parents:
