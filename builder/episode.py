@@ -183,7 +183,7 @@ def _build(
                 stream,
                 length,
                 clock,
-                episode.maps.get(name),
+                episode.maps.get(name, {}),
             )
             for name, stream in episode.views.items()
         }

@@ -35,7 +35,7 @@ class ViewBuilder:
         stream: FrameStream,
         length: int,
         clock: Stopwatch,
-        maps: Mapping[str, FrameStream] | None = None,
+        maps: Mapping[str, FrameStream],
     ) -> None:
         info = stream.info
         self.name, self.stream, self.info, self.length = key.view, stream, info, length
@@ -45,7 +45,7 @@ class ViewBuilder:
         dtype = config.store.tracks.dtype
         self.output = TrackWriter(key.view, self.tracks, length, tracker.gives_conf, dtype)
         self.clock = clock
-        self.maps = maps or {}
+        self.maps = maps
 
     def layout(self) -> dict[str, ArraySpec]:
         """List the arrays to write.  Raises SourceError for a map under one of our own names."""

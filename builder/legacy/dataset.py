@@ -69,14 +69,14 @@ class LegacyDataset(Dataset):
         path: Path,
         refs: Mapping[str, LegacyRef],
         img_shape: tuple[int, int],
-        pixel_origin: PixelOrigin = "corner",
-        problems: Mapping[str, str] | None = None,
-        max_open: int = MAX_OPEN_EPISODES,
+        pixel_origin: PixelOrigin,
+        problems: Mapping[str, str],
+        max_open: int,
         videos: Videos | None = None,
     ) -> None:
         self.path, self.refs, self.ids = path, refs, tuple(refs)
         self.img_shape, self.pixel_origin = img_shape, pixel_origin
-        self.problems, self.videos = problems or {}, videos
+        self.problems, self.videos = problems, videos
         store = LegacyStore(refs, img_shape, pixel_origin, videos)
         self.store = store  # type: ignore[assignment]
         self.index = EpisodeIndex.of(

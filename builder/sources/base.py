@@ -77,7 +77,7 @@ class StreamInfo:
         name: str,
         geometry: Geometry,
         arrays: Mapping[str, ArrayMeta],
-        notes: Sequence[str] = (),
+        notes: Sequence[str],
         motion: MotionSummary | None = None,
     ) -> ViewMeta:
         """Describe a stored view made of the stream; ``notes`` come after its own."""

@@ -203,8 +203,8 @@ def align(
     tolerance: float | None,
     name: str,
     *,
-    cut_start: bool = False,
-    cut_end: bool = False,
+    cut_start: bool,
+    cut_end: bool,
 ) -> tuple[np.ndarray, str | None]:
     """Find a view's frame for every picked tick of a reference clock; errors call it ``name``.
 

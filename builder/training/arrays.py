@@ -97,7 +97,7 @@ def view_arrays(
     names: Iterable[str],
     start: int,
     steps: int,
-    moved: bool = False,
+    moved: bool,
 ) -> dict[str, np.ndarray]:
     """Cut arrays of views to a window: (V, steps, ...) of those per frame, (V, ...) of others.
 

@@ -63,9 +63,7 @@ class Sliding:
         return np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)]) if missing else rows
 
 
-def view_windows(
-    view: ViewData, img_shape: tuple[int, int], cut_every: int | None = None
-) -> ViewWindows:
+def view_windows(view: ViewData, img_shape: tuple[int, int], cut_every: int | None) -> ViewWindows:
     """Prepare one view for samples on a canvas of ``img_shape``.
 
     ``cut_every`` cuts whole-episode tracks into windows that start so many frames apart.

@@ -30,7 +30,7 @@ def refuse_untracked(dataset: Dataset) -> None:
         )
 
 
-def default_views(dataset: Dataset, masked: bool = False) -> tuple[str, ...]:
+def default_views(dataset: Dataset, masked: bool) -> tuple[str, ...]:
     """Return the views all episodes have, in their order; raises DatasetError without episodes.
 
     ``masked`` takes all views instead: those the build was asked for, and those any episode has.

@@ -86,10 +86,10 @@ class Engine:
         network: Any,
         device: torch.device,
         *,
-        bf16: bool = False,
-        iterations: int = 6,
-        support_grid: int = 6,
-        deterministic: bool = False,
+        bf16: bool,
+        iterations: int,
+        support_grid: int,
+        deterministic: bool,
     ) -> None:
         self.network = network.to(device).eval()
         self.device, self.iterations = device, iterations
