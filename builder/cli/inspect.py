@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from builder.cli.common import add_json, check_positive, say, table
 from builder.errors import ConfigError
+from builder.output_folder import META_NAME
 from builder.wording import count, failed, points
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     """Inspect; returns 1 when something cannot be read, each thing listed."""
     check_positive(args, "limit")
     path = Path(args.path)
-    if (path / "dataset.json").exists():
+    if (path / META_NAME).exists():
         if args.overrides or any(getattr(args, key) for key in _SELECTION):
             raise ConfigError(f"{path} is a dataset: {', '.join(_SELECTION)} are for sources")
         head, rows, failures = _dataset(path, args.limit)

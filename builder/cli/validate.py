@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from builder.cli.common import add_json, say
 from builder.errors import ConfigError, DatasetError
+from builder.output_folder import META_NAME
 from builder.wording import count
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("--source is where --deep draws frames again: give --deep as well")
     path = Path(args.dataset)
     problems = validate(path, deep=args.deep)
-    if args.deep and not any(problem.where == "dataset.json" for problem in problems):
+    if args.deep and not any(problem.where == META_NAME for problem in problems):
         problems += _redrawn(path, args.source)
     with suppress(DatasetError):  # damage, which was told
         problems += unfinished(path)
