@@ -13,6 +13,7 @@ import queue
 import secrets
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -33,6 +34,10 @@ from builder.trackers.base import Session, Tracker
 
 MakeTracker = Callable[[], Tracker]
 
+# A process says that it lives four times in the time that it may take over one frame.  When it was
+# silent for half as long again, its own alarm did not go off either: it is suspended.
+_BEATS, _SILENT_BEATS = 4, 6
+
 
 @contextmanager
 def tracker_hosts(
@@ -45,9 +50,9 @@ def tracker_hosts(
     """Run as many tracker processes as an executor's settings ask for; yields their addresses.
 
     None where they ask for none.  ``tracker`` is what ``make_tracker``, which is picklable, makes
-    in each of them.  A process that dies, or takes more than half of ``stall_seconds`` over one
-    frame, is replaced; ``on_notice`` is told.  Raises ConfigError for a tracker that has to know
-    which view it tracks.
+    in each of them.  A process that dies, takes more than half of ``stall_seconds`` over one frame
+    or was suspended for longer is replaced; ``on_notice`` is told.  Raises ConfigError for a
+    tracker that has to know which view it tracks.
     """
     count = getattr(own, "trackers", 0)
     if count and hasattr(tracker, "for_view"):
@@ -92,18 +97,28 @@ def _watch(
     bell: Connection,
     on_notice: Callable[[str], None],
 ) -> None:
-    """Replace children that end, until the bell rings."""
-    failed_starts = 0
+    """Replace children that end, or fall silent, until the bell rings."""
+    failed_starts, listening, beat = 0, set[Child](), tasks[0][-1] / _BEATS
     while True:
-        spoke = wait([bell, *(child.pipe for child in crew)])
+        begun = time.monotonic()
+        spoke = wait([bell, *(child.pipe for child in crew)], beat)
         if bell in spoke:
             return
+        now = time.monotonic()
+        asleep = now - begun > 2 * beat  # this process, so that the others may have been as well
         for number, child in enumerate(crew):
-            if child.pipe not in spoke:
+            child.heard = now if asleep else child.heard
+            if child.pipe in spoke:
+                kind, how = _news_of(child)
+            elif child in listening and now - child.heard > _SILENT_BEATS * beat:
+                child.kill()
+                kind, how = "end", "fell silent and was ended"
+            else:
                 continue
-            kind, how = _news_of(child)
+            if kind == "progress":
+                failed_starts = 0
+                listening.add(child)
             if kind != "end":
-                failed_starts = 0 if kind == "progress" else failed_starts
                 continue
             end_all([child])
             failed_starts += 1
@@ -165,11 +180,19 @@ def _serve(task: tuple[MakeTracker, str, float], report: Report) -> None:
     requests: Requests = queue.SimpleQueue()
     with Listener(socket, "AF_UNIX", backlog=64, authkey=current_process().authkey) as listener:
         threading.Thread(target=_receive, args=(listener, requests), daemon=True).start()
-        report(1, 1)
+        threading.Thread(target=_beat, args=(report, patience / _BEATS), daemon=True).start()
         while True:
             guest, request = requests.get()
             with suppress(OSError):  # the guest is gone; so is its pipe, once its thread ends
                 _answer(guest, tracker, request, patience)
+
+
+def _beat(report: Report, seconds: float) -> None:
+    """Say again and again that this process listens."""
+    with suppress(OSError):  # the parent is gone
+        while True:
+            report(1, 1)
+            time.sleep(seconds)
 
 
 def _answer(

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from functools import partial
 from multiprocessing import active_children
@@ -201,6 +202,20 @@ class SaysItsSlot(DisTracker):
     """Its notice is what it would choose its device by."""
 
     notice = property(lambda self: str(worker_slot()))
+
+
+def test_a_tracker_process_that_is_suspended_is_replaced():
+    said, others = threading.Event(), {child.pid for child in active_children()}
+    frames = suite.moving_frames(suite.LENGTH)
+    expected = suite.run_tracker(LkTracker(), frames)
+    with hosts(LkTracker, stall_seconds=4.0, on_notice=lambda text: said.set()) as [address]:
+        before = SharedTracker(address)
+        (host,) = {child.pid for child in active_children()} - others
+        os.kill(host, signal.SIGSTOP)
+        found = repeated(lambda: suite.run_tracker(before, frames))
+        assert said.is_set()
+        assert host not in [child.pid for child in active_children()]
+    assert [window.start for window in found] == [window.start for window in expected]
 
 
 def test_each_tracker_process_keeps_its_device():
