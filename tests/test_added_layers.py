@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 import sys
 from pathlib import Path
 
@@ -320,3 +321,33 @@ def test_episodes_that_are_gone_are_listed(built, tmp_path, capsys):
     assert "1 episode tracked" in out
     notes = [problem for problem in validate(built / "out") if "half" in problem.where]
     assert [problem.note for problem in notes] == [True]
+
+
+def test_an_episode_that_cannot_be_opened_keeps_no_other_from_its_text(dataset, capsys):
+    store = open_dataset(dataset).store
+    path = store.open("a/1").path
+    kept = path.read_bytes()
+    argv = ["embed", str(dataset), "--encoder", f"{__name__}:first_token"]
+    path.write_bytes(b"")
+    assert main(argv) == 1
+    said = capsys.readouterr().out
+    assert "FAILED a/1: " in said
+    assert "1 episode embedded, 0 already there, 0 without text, 1 failed" in said
+    path.write_bytes(kept)
+    assert main(argv) == 0
+    assert embed(dataset, argv[-1]).there == 2
+
+
+def test_an_episode_that_cannot_be_opened_keeps_no_other_from_its_tracks(built, tmp_path, capsys):
+    shutil.copytree(built / "out", tmp_path / "out")
+    first, second = open_dataset(tmp_path / "out").ids
+    path = Hdf5Store(tmp_path / "out").path(first)
+    path.write_bytes(b"")
+    argv = ("executor.kind=inline", "tracker.kind=lk", "tracker.horizon=3")
+    assert tracked(tmp_path, "x", *argv) == 1
+    said = capsys.readouterr().out
+    assert f"FAILED {first}: " in said
+    assert "1 episode tracked, 0 already there, 1 failed" in said
+    shutil.copy(Hdf5Store(built / "out").path(first), path)
+    assert tracked(tmp_path, "x", *argv) == 0
+    assert [*open_dataset(tmp_path / "out", tracks="x")[second].views] == ["main"]

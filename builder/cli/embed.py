@@ -14,7 +14,7 @@ import sys
 from dataclasses import asdict
 
 from builder.cli.common import add_json, say
-from builder.wording import count
+from builder.wording import count, failed
 
 HELP = "add text embeddings to a dataset"
 EXAMPLE = """\
@@ -31,7 +31,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Embed; returns 1 when an episode has no text, each listed."""
+    """Embed; returns 1 when an episode has no text or cannot be opened, each listed."""
     from builder.upkeep.embed import embed, load_encoder
 
     here = os.getcwd()
@@ -41,13 +41,17 @@ def run(args: argparse.Namespace) -> int:
     finally:
         sys.path.remove(here)
     done = embed(args.dataset, args.encoder, args.name)
+    code = 1 if done.without_text or done.failures else 0
     if args.json:
         say(json.dumps(asdict(done), indent=2))
-        return 1 if done.without_text else 0
+        return code
+    for episode_id, reason in done.failures.items():
+        say(failed(episode_id, reason))
     for episode_id in done.without_text:
         say(f"NO TEXT {episode_id}")
     say(
         f"{args.dataset}: layer {done.layer}: {count(done.embedded, 'episode')} embedded, "
-        f"{done.there} already there, {len(done.without_text)} without text"
+        f"{done.there} already there, {len(done.without_text)} without text, "
+        f"{len(done.failures)} failed"
     )
-    return 1 if done.without_text else 0
+    return code

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from builder.dataset import Dataset
-from builder.errors import ConfigError
+from builder.errors import ConfigError, DatasetError, OutputError
 from builder.layers import LayerWriter
 from schemas.dataset import EpisodeMeta
 
@@ -22,12 +22,16 @@ Encoder = Callable[[str], Any]
 
 @dataclass
 class Embedded:
-    """How embedding ended; ``without_text`` lists the episodes that have none."""
+    """How embedding ended; ``without_text`` lists the episodes that have none.
+
+    ``failures`` says by id which episodes, or parts of the layer, could not be opened.
+    """
 
     layer: str
     embedded: int = 0
     there: int = 0
     without_text: list[str] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
 
 
 def embed(path: Path | str, encoder: str, name: str = "text_emb") -> Embedded:
@@ -44,9 +48,14 @@ def embed(path: Path | str, encoder: str, name: str = "text_emb") -> Embedded:
         begun = layer.folder.exists()
         if begun:
             opened.enter_context(layer)
-        for episode in dataset:
-            meta = episode.meta
-            if begun and layer.has(meta):
+        for episode_id in dataset.ids:
+            try:
+                meta = dataset[episode_id].meta
+                there = begun and layer.has(meta)
+            except (DatasetError, OutputError) as error:  # the second: one of a newer format
+                result.failures[episode_id] = str(error)
+                continue
+            if there:
                 result.there += 1
             elif not meta.text:
                 result.without_text.append(meta.id)

@@ -14,7 +14,7 @@ import numpy as np
 
 from builder.dataset import Dataset, EpisodeData, ViewData
 from builder.episode import open_executor, open_source_part
-from builder.errors import ConfigError, OutputError, SourceError
+from builder.errors import ConfigError, DatasetError, OutputError, SourceError
 from builder.executors.base import Outcome, Progress, Report
 from builder.layers import LayerWriter, check_free, commit_layer, layer_store
 from builder.letterbox import Letterboxer
@@ -101,7 +101,12 @@ def track(
     with LayerWriter(dataset.path, name, made_by, tracks) as layer:
         jobs = []
         for episode_id in dataset.ids:
-            if layer.has(dataset[episode_id].meta):
+            try:
+                there = layer.has(dataset[episode_id].meta)
+            except (DatasetError, OutputError) as error:  # the second: one of a newer format
+                result.failures[episode_id] = str(error)
+                continue
+            if there:
                 result.there += 1
             elif episode_id in refs:
                 ref = refs[episode_id]
