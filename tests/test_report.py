@@ -13,6 +13,7 @@ from source_fixtures import write_video
 
 from builder.cli import main
 from builder.dataset import open_dataset
+from builder.report.charts import bars
 from builder.report.regions import point_regions
 from builder.stores.hdf5 import Hdf5Store
 from builder.testing.samples import Sample, sample_dataset
@@ -121,6 +122,37 @@ def test_views_without_tracks_have_no_numbers_of_motion(tmp_path):
     assert main(["report", str(tmp_path / "out"), "--out", str(tmp_path / "report.html")]) == 0
     (row,) = page_data(tmp_path)["rows"]
     assert row[6:9] == ["", "", ""]
+    assert 'id="player"' not in (tmp_path / "report.html").read_text()  # there is nothing to play
+
+
+def test_a_dataset_of_which_everything_failed_has_a_page_that_says_why(tmp_path):
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "broken.mp4").write_bytes(b"no video")
+    argv = ["--source", str(tmp_path / "videos"), "--out", str(tmp_path / "out"), "--quiet"]
+    assert main(["build", *argv, "--img-shape", "32", "48"]) == 3
+    page = tmp_path / "report.html"
+    assert main(["report", str(tmp_path / "out"), "--out", str(page)]) == 1
+    assert "<li>FAILED broken.mp4 (decode): not a whole video" in page.read_text()
+    assert "<h2>Geometry</h2>" not in page.read_text()
+
+
+def test_a_share_is_a_part_of_a_whole_bar_and_a_count_of_the_longest():
+    assert ['width="65.0"', 'width="0.0"'] == re.findall(
+        'width="[0-9.]+"', bars("t", {"zero class": 0.5, "clipped": 0.0}, shares=True)
+    )
+    assert ">0.0%<" in bars("t", {"clipped": 0.0}, shares=True)
+    assert 'width="130.0"' in bars("t", {"a": 4, "b": 2})
+
+
+def test_pictures_of_sizes_of_their_own_are_not_said_to_be_of_one(tmp_path):
+    write_video(tmp_path / "videos" / "a.mp4", count=5, shape=(48, 64))
+    argv = ["--source", str(tmp_path / "videos"), "--out", str(tmp_path / "out"), "--quiet"]
+    settings = ["geometry=resize_shorter", "short_side=32", "queries.region=canvas"]
+    assert main(["build", *settings, *argv, "--img-shape", "32", "48"]) == 0
+    assert main(["report", str(tmp_path / "out"), "--out", str(tmp_path / "report.html")]) == 0
+    assert "each picture&#x27;s own, for training at 32 x 48" in (
+        (tmp_path / "report.html").read_text()
+    )
 
 
 @pytest.fixture(scope="module")
@@ -228,6 +260,75 @@ def test_the_table_searches_and_sorts(browser, folder):
     assert lengths() == [20, 11]
     browser.find_element(By.ID, "search").send_keys("tall")
     assert lengths() == [11]
+
+
+def test_the_table_sorts_by_value(browser, folder, tmp_path):
+    from selenium.webdriver.common.by import By
+
+    page = (folder / "report.html").read_text()
+    data = page_data(folder)
+    row = data["rows"][0]
+    data["rows"] = [
+        [*row[:3], shape, row[4], row[5], moved, *row[7:]]
+        for shape, moved in (("128 x 64", 0.19), ("48 x 64", 0.052), ("480 x 20", ""))
+    ]
+    packed = json.dumps(data).replace("<", "\\u003c")
+    old = re.search(r'id="data">(.*?)</script>', page).group(1)
+    (tmp_path / "report.html").write_text(page.replace(old, packed))
+    browser.get(f"file://{tmp_path / 'report.html'}")
+
+    def cells(column):
+        found = browser.find_elements(By.CSS_SELECTOR, f"#episodes tbody td:nth-child({column})")
+        return [cell.text for cell in found]
+
+    browser.find_element(By.XPATH, "//th/button[text()='source']").click()
+    assert cells(4) == ["48 x 64", "128 x 64", "480 x 20"]
+    browser.find_element(By.XPATH, "//th/button[text()='px/step']").click()
+    assert cells(7) == ["", "0.052", "0.19"]
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_nothing_runs_over_a_phones_screen_and_words_stand_out(browser, folder, tmp_path, dark):
+    page = (folder / "report.html").read_text()
+    long = "a-very-long-name-" * 9
+    (tmp_path / "report.html").write_text(page.replace("<option>", f"<option>{long}"))
+    screen = {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+    scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+    try:
+        browser.get(f"file://{tmp_path / 'report.html'}")
+        assert browser.execute_script("return document.documentElement.scrollWidth") == 390
+        colors = browser.execute_script(
+            "const s = getComputedStyle(document.documentElement);"
+            "return ['paper', 'panel', 'ink', 'faint', 'accent', 'bad']"
+            ".map((name) => s.getPropertyValue('--' + name).trim())"
+        )
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    *under, ink, faint, accent, bad = map(rgb, colors)
+    for paper in under:
+        assert min(contrast(word, paper) for word in (ink, faint, accent, bad)) >= 4.5
+    # Tiles with numbers on them, at their darkest.
+    assert contrast(ink, 0.45 * accent + 0.55 * under[1]) >= 4.5
+
+
+def rgb(color):
+    digits = color.lstrip("#")
+    digits = digits if len(digits) == 6 else "".join(digit * 2 for digit in digits)
+    return np.array([int(digits[k : k + 2], 16) for k in (0, 2, 4)]) / 255
+
+
+def contrast(one, other):
+    """WCAG 2's ratio of two sRGB colours in [0, 1]."""
+
+    def luminance(color):
+        linear = np.where(color <= 0.04045, color / 12.92, ((color + 0.055) / 1.055) ** 2.4)
+        return linear @ (0.2126, 0.7152, 0.0722)
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
 
 
 def test_a_dataset_that_cannot_be_read_has_a_page_that_says_so(tmp_path):

@@ -3,7 +3,7 @@
 The page needs no network. It has the geometry drawn with numbers, distributions, failures, the
 doctor's verdict, a table of episodes and a player in which points can be followed.
 
-The exit code is 1 when episodes cannot be read; the page lists them.
+The exit code is 1 when episodes cannot be read, or there are none; the page lists what failed.
 """
 
 from __future__ import annotations
@@ -42,4 +42,4 @@ def run(args: argparse.Namespace) -> int:
     dataset = open_dataset(args.dataset)
     diagnosis = write_report(dataset, out, episodes=args.episodes, budget_mb=args.budget_mb)
     say(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB): {diagnosis.text().splitlines()[-1]}")
-    return int(bool(diagnosis.problems))
+    return int(bool(diagnosis.problems) or not len(dataset))

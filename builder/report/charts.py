@@ -28,22 +28,23 @@ def histogram(title: str, values: Sequence[float], unit: str = "") -> str:
     return bars(title, dict(zip(labels, counts.tolist(), strict=True)))
 
 
-def bars(title: str, counts: Mapping[str, float]) -> str:
-    """Draw one horizontal bar per label; nothing for none."""
+def bars(title: str, counts: Mapping[str, float], shares: bool = False) -> str:
+    """Draw one horizontal bar per label; nothing for none.  A full bar of ``shares`` is 100%."""
     if not counts:
         return ""
-    top = max(counts.values()) or 1
-    rows, y = [], 22
+    top = 1 if shares else max(counts.values()) or 1
+    rows, told, y = [], [], 22
     for label, count in counts.items():
         width = 130 * count / top
-        shown = f"{count:.0f}" if float(count).is_integer() else f"{count:.1%}"
+        shown = f"{count:.1%}" if shares else f"{count:g}"
+        told.append((label, shown))
         rows.append(
             f'<text x="118" y="{y}" text-anchor="end" class="faint">{text(label)}</text>'
             f'<rect class="bar" x="124" y="{y - 10}" width="{width:.1f}" height="12"/>'
             f'<text x="{130 + width:.1f}" y="{y}">{shown}</text>'
         )
         y += 18
-    said = "; ".join(f"{label}: {count:g}" for label, count in counts.items())
+    said = "; ".join(f"{label}: {shown}" for label, shown in told)
     return (
         f'<figure><figcaption>{text(title)}</figcaption><svg viewBox="0 0 300 {y}" role="img" '
         f'aria-label="{text(title)}. {text(said)}">{"".join(rows)}</svg></figure>'
@@ -60,7 +61,7 @@ def tiles(title: str, shares: np.ndarray, shape: tuple[int, int]) -> str:
         x, y = 4 + column * width, 4 + row * height
         drawn.append(
             f'<rect class="tile" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" '
-            f'height="{height:.1f}" fill-opacity="{0.6 * share / shares.max():.3f}"/>'
+            f'height="{height:.1f}" fill-opacity="{0.45 * share / shares.max():.3f}"/>'
             f'<text x="{x + width / 2:.1f}" y="{y + height / 2 + 4:.1f}" '
             f'text-anchor="middle">{share:.1%}</text>'
         )
@@ -80,8 +81,9 @@ def letterbox_drawing(box: Geometry, caption: str) -> str:
     source = f"{box.source_shape[0]} x {box.source_shape[1]}"
     content = f"{bottom - top} x {right - left}"
     said = (
-        f"source {source} px, picture {content} px at x {left}, y {top} of {height} x {width}; "
-        f"scale x {scale_x:.5g}, y {scale_y:.5g}"
+        f"source {source} px, picture {content} px of {height} x {width}; bars: {top} px above, "
+        f"{height - bottom} below, {left} left, {width - right} right; "
+        f"scale {scale_x:.5g} in x, {scale_y:.5g} in y"
     )
     return (
         f'<figure><svg viewBox="0 0 300 {height * zoom + 8:.0f}" role="img" aria-label="{said}">'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterator
 from typing import Any
 
 import cv2
@@ -11,6 +12,7 @@ import numpy as np
 from builder.checks import has_windows
 from builder.dataset import Dataset, EpisodeData, ViewData
 from builder.errors import DatasetError
+from builder.report.page import text
 
 MAX_FRAMES = 96
 JPEG_QUALITY = 80
@@ -42,6 +44,29 @@ def player_data(
             break
         episodes.append(episode)
     return episodes
+
+
+def player_section(episodes: list[dict[str, Any]]) -> Iterator[str]:
+    """Write the player's part of the page; nothing where no episode has tracks to play."""
+    if not episodes:
+        return
+    options = "".join(f"<option>{text(episode['id'])}</option>" for episode in episodes)
+    yield f"""<section id="player"><h2>Player</h2>
+<div class="controls">
+<label>Episode <select id="episode">{options}</select></label>
+<label>View <select id="view"></select></label>
+<button id="play" type="button">Play</button>
+<label><input type="checkbox" id="source"> source pixels</label>
+<label><input type="checkbox" id="bars" checked> pad borders</label>
+<label><input type="checkbox" id="trails" checked> trails</label>
+<input type="range" id="scrub" min="0" value="0" aria-label="Place on the timeline">
+</div>
+<p id="when" aria-live="off"></p>
+<div id="stage"></div>
+<p id="readout" role="status"></p>
+<p>Colours are grid rows; hollow points are occluded. On a picture: arrow keys scrub, space plays,
+N and P follow the next and the previous point. Of each episode the first {MAX_FRAMES} frames are
+here.</p></section>"""
 
 
 def _episode(episode: EpisodeData) -> dict[str, Any]:

@@ -6,6 +6,10 @@ const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
 
 // ---- table of episodes: filter, sort, one page of rows at a time ----
 const ROWS_SHOWN = 200;
+const NUMBERS = new Set([2, 4, 6, 7, 8]);
+document.querySelectorAll("#episodes th").forEach((head, index) => {
+  if (NUMBERS.has(index)) head.className = "number";
+});
 const table = { rows: data.rows, column: 0, down: false };
 function drawTable() {
   const words = $("search").value.toLowerCase().split(/\s+/).filter(Boolean);
@@ -14,12 +18,19 @@ function drawTable() {
     return words.every((word) => text.includes(word));
   });
   const sign = table.down ? -1 : 1;
-  const order = (a, b) => (a < b ? -sign : a > b ? sign : 0);
+  // Numbers by value, whole ones within words too: 48 x 64 before 128 x 64.
+  const numbers = (...both) => both.every((cell) => typeof cell === "number");
+  const order = (a, b) => sign * (numbers(a, b) ? a - b :
+    String(a).localeCompare(String(b), "en", { numeric: true }));
   found.sort((a, b) => order(a[table.column], b[table.column]));
   const body = $("episodes").tBodies[0];
   body.replaceChildren(...found.slice(0, ROWS_SHOWN).map((row) => {
     const line = document.createElement("tr");
-    for (const cell of row) line.insertCell().textContent = cell;
+    row.forEach((cell, index) => {
+      const place = line.insertCell();
+      place.textContent = cell;
+      if (NUMBERS.has(index)) place.className = "number";
+    });
     return line;
   }));
   const more = found.length > ROWS_SHOWN ? `, the first ${ROWS_SHOWN} shown` : "";
@@ -156,9 +167,16 @@ function drawPoint(pen, view, now, index, map) {
     pen.lineTo(...map(point(view, now.window, step, index)));
   }
   if ($("trails").checked || followed) pen.stroke();
+  const seen = visible(view, now.window, now.step, index), color = pen.strokeStyle;
   pen.beginPath();
-  pen.arc(...map(point(view, now.window, now.step, index)), followed ? 6 : 2.5, 0, 7);
-  if (visible(view, now.window, now.step, index)) pen.fill(); else pen.stroke();
+  pen.arc(...map(point(view, now.window, now.step, index)), followed ? 6 : 3, 0, 7);
+  // A dark rim keeps points apart from a picture of their own colour.
+  pen.strokeStyle = "#161b22";
+  pen.lineWidth = seen ? 1 : followed ? 4.5 : 3;
+  pen.stroke();
+  pen.strokeStyle = color;
+  pen.lineWidth = followed ? 2.5 : 1.25;
+  if (seen) pen.fill(); else pen.stroke();
 }
 
 function pick(view, canvas, event) {

@@ -18,10 +18,10 @@ from builder.errors import DatasetError
 from builder.report.charts import bars, histogram, letterbox_drawing
 from builder.report.draw import row_colors
 from builder.report.page import definitions, page, text, write_output
-from builder.report.player import MAX_FRAMES, player_data
+from builder.report.player import player_data, player_section
 from builder.report.regions import region_charts
 from builder.spread import spread
-from builder.wording import count, points
+from builder.wording import count, failed, points
 from schemas.dataset import DatasetMeta, EpisodeMeta, ViewMeta
 from schemas.geometry import Geometry
 
@@ -53,10 +53,8 @@ def write_report(
     """Write the page to ``out``; returns the doctor's diagnosis, with all that cannot be read.
 
     ``episodes`` are put into the player, fewer when their pictures exceed ``budget_mb``.
-    Raises DatasetError for an empty dataset and OutputError when ``out`` cannot be written.
+    Raises OutputError when ``out`` cannot be written.
     """
-    if not len(dataset):
-        raise DatasetError(f"{dataset.path} has no episodes to report on")
     ids = [dataset.ids[k] for k in spread(len(dataset), MAX_EPISODES)]
     facts = _facts(dataset, ids)
     diagnosis = diagnose(dataset, dataset.meta.img_shape, DOCTOR_WINDOWS)
@@ -72,10 +70,10 @@ def write_report(
         "episodes": player_data(dataset, chosen, round(budget_mb * 1e6), facts.unreadable),
     }
     body = [*_body(dataset, facts, diagnosis, len(ids))]
-    body += ["<section><h2>Distributions</h2><div class=charts>"]
-    body += [*_charts(facts, diagnosis), *region_charts(dataset, chosen), "</div></section>"]
-    body += _player(data["episodes"])
-    body += [*_table(facts), _script(data)]
+    if facts.rows:
+        body += ["<section><h2>Distributions</h2><div class=charts>"]
+        body += [*_charts(facts, diagnosis), *region_charts(dataset, chosen), "</div></section>"]
+        body += [*player_section(data["episodes"]), *_table(facts), _script(data)]
     write_output(out, page(f"{dataset.path.name}: letterset report", body))
     return diagnosis.model_copy(update={"problems": facts.unreadable})
 
@@ -129,7 +127,7 @@ def _body(dataset: Dataset, facts: _Facts, diagnosis: Diagnosis, looked_at: int)
             "Episodes": f"{len(dataset)}{part}, {count(len(failures), 'source')} failed",
             "Frames": str(sum(line.frames for line in dataset.index.values())),
             "Built from": _source(meta),
-            "Canvas": f"{meta.img_shape[0]} x {meta.img_shape[1]} (height x width)",
+            "Canvas": _canvas(meta),
             "Windows": "one for the whole of each episode"
             if meta.mode == "episode"
             else f"{count(meta.horizon, 'step')}, one every {count(meta.start_every, 'frame')}",
@@ -151,18 +149,28 @@ def _body(dataset: Dataset, facts: _Facts, diagnosis: Diagnosis, looked_at: int)
         )
         + "</ul></section>"
     )
-    bad = [f"{line.path} ({line.stage}): {line.reason}" for line in failures.values()]
-    bad += [f"{key}: {why}" for key, why in facts.unreadable.items()]
+    bad = [failed(line.path, line.reason, line.stage) for line in failures.values()]
+    bad += [failed(key, why) for key, why in facts.unreadable.items()]
     if bad:
         items = "".join(f"<li>{text(line)}</li>" for line in bad[:500])
         more = f"<p>and {len(bad) - 500} more</p>" if len(bad) > 500 else ""
         yield f'<section class="failures"><h2>{len(bad)} failed</h2><ul>{items}</ul>{more}'
         yield "</section>"
+    if not facts.geometries:
+        return
     yield "<section><h2>Geometry</h2><div class=charts>"
     for (name, geometry), episodes in facts.geometries.most_common(MAX_GEOMETRIES):
         yield letterbox_drawing(geometry, f"{name}, {count(episodes, 'episode')}")
     hidden = len(facts.geometries) - MAX_GEOMETRIES
     yield "</div>" + (f"<p>and {hidden} more geometries</p>" if hidden > 0 else "") + "</section>"
+
+
+def _canvas(meta: DatasetMeta) -> str:
+    height, width = meta.img_shape
+    shown = f"{height} x {width} (height x width)"
+    if meta.config.get("geometry") == "resize_shorter":
+        return f"each picture's own, for training at {shown}"
+    return shown
 
 
 def _source(meta: DatasetMeta) -> str:
@@ -204,27 +212,7 @@ def _charts(facts: _Facts, diagnosis: Diagnosis) -> Iterator[str]:
             "in the bars": view.padding_share,
             "frozen tail": view.tail_share,
         }
-        yield bars(f"{view.name}: shares of steps and points", shares)
-
-
-def _player(episodes: list[dict[str, Any]]) -> Iterator[str]:
-    options = "".join(f"<option>{text(episode['id'])}</option>" for episode in episodes)
-    yield f"""<section id="player"><h2>Player</h2>
-<div class="controls">
-<label>Episode <select id="episode">{options}</select></label>
-<label>View <select id="view"></select></label>
-<button id="play" type="button">Play</button>
-<label><input type="checkbox" id="source"> source pixels</label>
-<label><input type="checkbox" id="bars" checked> pad borders</label>
-<label><input type="checkbox" id="trails" checked> trails</label>
-<input type="range" id="scrub" min="0" value="0" aria-label="Place on the timeline">
-</div>
-<p id="when" aria-live="off"></p>
-<div id="stage"></div>
-<p id="readout" role="status"></p>
-<p>Colours are grid rows; hollow points are occluded. On a picture: arrow keys scrub, space plays,
-N and P follow the next and the previous point. Of each episode the first {MAX_FRAMES} frames are
-here.</p></section>"""
+        yield bars(f"{view.name}: shares of steps and points", shares, shares=True)
 
 
 def _table(facts: _Facts) -> Iterator[str]:
