@@ -34,6 +34,14 @@ def points(grid: tuple[int, int], region: str) -> str:
     return f"{rows} x {columns} over the {region}"
 
 
+def pictures(img_shape: tuple[int, int], geometry: object) -> str:
+    """Say what a build does to frames; ``geometry`` is the config's, default a letterbox."""
+    shape = f"{img_shape[0]} x {img_shape[1]}"
+    if geometry == "resize_shorter":
+        return f"resized by its shorter side, for training at {shape}"
+    return f"letterboxed to {shape}"
+
+
 def failed(path: str, reason: str, stage: str = "") -> str:
     """Write the line that lists a failure; ``path`` stands in it once."""
     return f"FAILED {path}{f' ({stage})' if stage else ''}: {without_path(reason, path)}"

@@ -162,3 +162,12 @@ def test_a_card_counts_whole_episodes_as_one_window(folder, tmp_path):
     settings = ["queries.grid=[3, 4]", "tracker.mode=episode", "tracker.kind=lk"]
     assert main(["build", *settings, *argv, "--img-shape", *map(str, IMG_SHAPE)]) == 0
     assert "1 window of a whole episode" in dataset_card(open_dataset(tmp_path / "out"))
+
+
+def test_a_card_says_when_pictures_were_not_letterboxed(folder, tmp_path):
+    argv = ["--source", str(folder / "videos"), "--out", str(tmp_path / "out"), "--quiet"]
+    settings = ["geometry=resize_shorter", "short_side=32", "queries.region=canvas"]
+    assert main(["build", *settings, *argv, "--img-shape", *map(str, IMG_SHAPE)]) == 0
+    card = dataset_card(open_dataset(tmp_path / "out"))
+    assert "resized by its shorter side, for training at 48 x 100 (height x width)" in card
+    assert "letterboxed" not in card

@@ -162,6 +162,17 @@ def test_contact_sheet_lays_out_in_rows():
     assert places[0][0] < places[2][0] < places[4][0]
 
 
+def test_a_long_label_keeps_both_its_ends():
+    label = "a" * 60 + "/episode_7.mp4, frame 12"
+    sheets = [
+        contact_sheet([blank((20, 240))], [text], 1)
+        for text in (label, label.replace("frame 12", "frame 34"), "b" + label[1:])
+    ]
+    assert (sheets[0] != sheets[1]).any()
+    assert (sheets[0] != sheets[2]).any()
+    assert (sheets[0][32:, -14:] == PAPER).all()  # it ends before the edge
+
+
 def test_contact_sheet_with_a_footer_and_without_pictures():
     without = contact_sheet([blank()], ["x"], 3)
     with_footer = contact_sheet([blank()], ["x"], 3, footer=["broken.mp4", "other.mp4"])

@@ -13,7 +13,7 @@ from builder.dataset import Dataset
 from builder.export.verified import arrays, verified
 from builder.spread import spread
 from builder.windows import window_counts
-from builder.wording import count, points
+from builder.wording import count, pictures, points
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)
 MAX_EPISODES = 5000
@@ -49,12 +49,11 @@ def _body(dataset: Dataset, licences: list[str], shapes: Counter[str]) -> Iterat
     meta = dataset.meta
     frames = sum(line.length for line in dataset.index.values())
     yield f"# {dataset.path.name}\n"
-    height, width = meta.img_shape
     steps = "a whole episode" if meta.mode == "episode" else count(meta.horizon, "step")
     contents = f"{count(len(dataset), 'episode')}, {count(frames, 'frame')}"
     yield (
         f"{contents}, {count(_windows(dataset), 'window')} of {steps}; "
-        f"every frame letterboxed to {height} x {width} (height x width), "
+        f"every frame {pictures(meta.img_shape, meta.config.get('geometry'))} (height x width), "
         f"points: {points(meta.queries.grid, meta.queries.region)}.\n"
     )
     yield "## Where it came from\n"

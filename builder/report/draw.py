@@ -183,11 +183,21 @@ def _captioned(image: np.ndarray, label: str) -> np.ndarray:
     caption = _paper(6 + 18 * len(lines), image.shape[1])
     for k, line in enumerate(lines):
         # cv2's own font has nothing but ASCII.
-        ascii_line = line.encode("ascii", "replace").decode("ascii")
+        ascii_line = _fitting(line.encode("ascii", "replace").decode("ascii"), image.shape[1] - 4)
         color = INK if k == 0 else FAINT
         place = (2, 18 * (k + 1) - 2)
         cv2.putText(caption, ascii_line, place, cv2.FONT_HERSHEY_SIMPLEX, 0.45, color, 1, _AA)
     return np.concatenate([image, caption])
+
+
+def _fitting(line: str, width: int) -> str:
+    """Take as much out of a line's middle as does not fit: names differ most at their ends."""
+    shown = line
+    for kept in range(len(line) - 1, 0, -1):
+        if cv2.getTextSize(shown, cv2.FONT_HERSHEY_SIMPLEX, 0.45, 1)[0][0] <= width:
+            break
+        shown = f"{line[: kept // 2]}...{line[len(line) - (kept - kept // 2) :]}"
+    return shown
 
 
 def _paper(height: int, width: int) -> np.ndarray:

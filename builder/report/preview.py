@@ -100,12 +100,13 @@ def _run(
 def _body(
     config: BuildConfig, sketches: list[Sketch], failures: list[str], title: str, shown: str
 ) -> Iterator[str]:
-    (height, width), (rows, columns) = config.img_shape, config.queries.grid
+    made = wording.pictures(config.img_shape, config.geometry)
+    grid = wording.points(config.queries.grid, config.queries.region)
     yield f"<h1>{text(title)}</h1>"
     yield (
         f"<p>{shown}, chosen so that different frame sizes are there; one window of "
-        f"each, letterboxed to {height} x {width}, with a {rows} x {columns} grid over the "
-        f"{config.queries.region}, tracked by <code>{text(config.tracker.kind)}</code>.</p>"
+        f"each, {made} (height x width), with points: {grid}, tracked by "
+        f"<code>{text(config.tracker.kind)}</code>.</p>"
         "<p><strong>Look at every picture: is it the right way up, and not mirrored?</strong> "
         "The outlined one is what a build would use. If another one is right, set it, for "
         "example <code>source.orientation=vflip</code>.</p>"
