@@ -244,6 +244,27 @@ def test_the_frozen_tail_is_marked_and_keys_work(browser, folder):
     assert int(browser.find_element(By.ID, "scrub").get_attribute("value")) == at - 1
 
 
+def test_views_of_other_shapes_stand_undistorted_side_by_side(browser, tmp_path):
+    from selenium.webdriver.common.by import By
+
+    for name, shape in (("tall", (90, 50)), ("wide", (48, 120))):
+        for folder in "ab":
+            write_video(tmp_path / "videos" / folder / f"{name}.mp4", count=9, shape=shape)
+    argv = ["--source", str(tmp_path / "videos"), "--out", str(tmp_path / "out"), "--quiet"]
+    settings = ["queries.grid=[2, 3]", "tracker.horizon=8", "store.frames.codec=none"]
+    assert main(["build", *settings, *argv, "--img-shape", "32", "48"]) == 0
+    assert main(["report", str(tmp_path / "out"), "--out", str(tmp_path / "report.html")]) == 0
+    browser.get(f"file://{tmp_path / 'report.html'}")
+    for shapes in ([(32, 48), (32, 48)], [(90, 50), (48, 120)]):
+        pictures = browser.find_elements(By.CSS_SELECTOR, "#stage canvas")
+        assert len({picture.rect["y"] for picture in pictures}) == 1
+        for picture, (height, width) in zip(pictures, shapes, strict=True):
+            shown = picture.rect["width"] / picture.rect["height"]
+            assert shown == pytest.approx(width / height, rel=0.02)
+        browser.find_element(By.ID, "source").click()
+    assert "no pictures are stored" in browser.find_element(By.ID, "when").text
+
+
 def test_the_table_searches_and_sorts(browser, folder):
     from selenium.webdriver.common.by import By
 

@@ -128,8 +128,9 @@ function draw() {
   for (const view of state.shown) drawView(view, now);
   $("scrub").value = state.at;
   const tail = now.tail ? " - frozen tail: the last frame repeated, not real motion" : "";
+  const blind = state.shown.every((view) => view.images.length) ? "" : "; no pictures are stored";
   $("when").textContent = `frame ${now.frame} of ${state.episode.length}, window from ` +
-    `${state.episode.starts[now.window]}, step ${now.step}${tail}`;
+    `${state.episode.starts[now.window]}, step ${now.step}${blind}${tail}`;
   $("when").classList.toggle("bad", now.tail);
   readout(now);
 }

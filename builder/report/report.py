@@ -221,7 +221,7 @@ def _table(facts: _Facts) -> Iterator[str]:
     )
     yield f"""<section><h2>Episodes</h2><div class="controls">
 <label>Search <input type="search" id="search"></label><span id="found" role="status"></span></div>
-<div class="scroll">
+<div class="scroll" tabindex="0" role="region" aria-label="Table of episodes">
 <table id="episodes"><thead><tr>{heads}</tr></thead><tbody></tbody></table>
 </div>
 </section>"""
