@@ -246,6 +246,7 @@ def test_the_frozen_tail_is_marked_and_keys_work(browser, folder):
 
 def test_views_of_other_shapes_stand_undistorted_side_by_side(browser, tmp_path):
     from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import Select
 
     for name, shape in (("tall", (90, 50)), ("wide", (48, 120))):
         for folder in "ab":
@@ -263,6 +264,11 @@ def test_views_of_other_shapes_stand_undistorted_side_by_side(browser, tmp_path)
             assert shown == pytest.approx(width / height, rel=0.02)
         browser.find_element(By.ID, "source").click()
     assert "no pictures are stored" in browser.find_element(By.ID, "when").text
+    for picture, name in zip(pictures, ("tall", "wide"), strict=True):
+        picture.send_keys("n")  # follows a point of the picture that has the focus
+        assert browser.find_element(By.ID, "readout").text.startswith(f"{name}, point 0,")
+    Select(browser.find_element(By.ID, "view")).select_by_visible_text("tall")
+    assert "No point followed" in browser.find_element(By.ID, "readout").text
 
 
 def test_the_table_searches_and_sorts(browser, folder):
@@ -306,6 +312,21 @@ def test_the_table_sorts_by_value(browser, folder, tmp_path):
     assert cells(4) == ["48 x 64", "128 x 64", "480 x 20"]
     browser.find_element(By.XPATH, "//th/button[text()='px/step']").click()
     assert cells(7) == ["", "0.052", "0.19"]
+
+
+def test_a_printed_page_fits_its_paper_in_dark_ink(browser, folder):
+    dark = {"name": "prefers-color-scheme", "value": "dark"}
+    paper = {"width": 740, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", paper)
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": [dark]})
+    try:
+        browser.get(f"file://{folder / 'report.html'}")
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= 740
+        ink = browser.execute_script("return getComputedStyle(document.body).color")
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
+    assert ink == "rgb(0, 0, 0)"
 
 
 @pytest.mark.parametrize("dark", [False, True])

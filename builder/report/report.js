@@ -89,6 +89,7 @@ function layout() {
     return canvas;
   }));
   state.shown = views;
+  if (state.picked && !views.includes(state.picked.view)) state.picked = null;
   draw();
 }
 
@@ -232,8 +233,9 @@ function play() {
   $("play").textContent = state.timer ? "Pause" : "Play";
 }
 function follow(by) {
-  const view = state.picked ? state.picked.view : state.shown[0];
-  const index = state.picked ? state.picked.index + by : 0;
+  const focused = state.shown.find((each) => each.canvas === document.activeElement);
+  const view = focused || (state.picked ? state.picked.view : state.shown[0]);
+  const index = state.picked && state.picked.view === view ? state.picked.index + by : 0;
   state.picked = { view, index: (index + view.count) % view.count };
   draw();
 }
