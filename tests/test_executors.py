@@ -282,7 +282,12 @@ def test_a_child_leaves_through_its_with_blocks(tmp_path):
 
 def stay(task, report):
     """Refuse to end; the first of two answers SIGTERM with the user's second Ctrl-C."""
-    refuse = (lambda *_: None) if task else (lambda *_: os.kill(os.getppid(), signal.SIGINT))
+
+    def refuse(*_):
+        if task == 0:
+            time.sleep(0.5)  # the parent waits by then
+            os.kill(os.getppid(), signal.SIGINT)
+
     signal.signal(signal.SIGTERM, refuse)
     report(1, 2)
     while True:
@@ -290,7 +295,7 @@ def stay(task, report):
 
 
 def test_a_second_ctrl_c_waits_for_no_child(monkeypatch):
-    monkeypatch.setattr("builder.executors.children.GRACE_SECONDS", 1e5)
+    monkeypatch.setattr("builder.executors.children.GRACE_SECONDS", 100.0)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     events = make(2, 600).run(stay, range(2))
     try:
