@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 # torch is pinned: without the constraints pip would fetch gigabytes of another build.
 CONSTRAINTS := constraints/dev.txt
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS)
+# Tests that share a file share what it built.
+SPREAD := --numprocesses logical --maxprocesses 8 --dist loadfile
 
 .PHONY: help demo test test-ray lint format docs reference bench picture golden clean
 .DEFAULT_GOAL := help
@@ -16,7 +18,7 @@ demo: $(VENV)/installed-build  ## real video to a dataset that validates, and a 
 	$(BIN)/python scripts/demo.py --folder demo
 
 test: lint  ## linter, formatter, type checker and tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SPREAD)
 
 test-ray: $(VENV)/installed-dev  ## tests that start a Ray cluster
 	$(BIN)/python -m pytest -m ray

@@ -89,7 +89,7 @@ class Progress:
         if isinstance(event, Outcome) and event.error is not None:
             name = label(event.task)
             self.failed.add(name)
-            self._view.line(failed(name, str(event.error)))
+            self._view.line(failed(name, str(event.error), getattr(event.error, "stage", "")))
         self._view.update(self._tally)
 
     def note(self, sentence: str) -> None:

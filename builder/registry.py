@@ -111,7 +111,8 @@ def explain(error: ValidationError, prefix: str = "", known: list[str] | None = 
     """Put a validation error into sentences: where, what was got, what was expected."""
     lines = []
     for item in error.errors(include_url=False):
-        where = ".".join(str(part) for part in (*((prefix,) if prefix else ()), *item["loc"]))
+        parts = [str(part) for part in (prefix, *item["loc"]) if part != ""]
+        where = ".".join(part for part in parts if "[" not in part)  # a type tried in a union
         if item["type"] == "extra_forbidden":
             key = str(item["loc"][-1])
             lines.append(f"{where}: unknown key{near(key, known or [])}")

@@ -105,6 +105,15 @@ def test_the_frozen_tail_is_counted_and_left_out_of_the_motion(tmp_path):
     assert view.tail_share == pytest.approx(120 / 256)
     assert view.now.zero_class_share == 0.0
     assert view.visible_share == pytest.approx(15 / 16)
+    assert view.tail_windows_share == 15 / 16
+
+
+def test_episodes_shorter_than_the_horizon_are_told(tmp_path):
+    write_amplify(tmp_path / "a.hdf5", {"front": IMG}, speed_xy=(3.0, 2.0), length=9)
+    report = diagnose_path(tmp_path, IMG)
+    assert only(report).tail_windows_share == 1.0
+    assert "no episode has as many frames as the horizon; build with a smaller one" in report.text()
+    assert "leave them out" not in report.text()
 
 
 def test_bad_files_are_listed_and_hurt(tmp_path):

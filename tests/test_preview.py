@@ -216,10 +216,11 @@ def test_long_videos_are_not_read_to_the_middle(monkeypatch):
 
 
 def test_bad_places_are_named_before_any_work(videos, tmp_path):
-    with pytest.raises(OutputError, match=r"nowhere.*folder that exists"):
-        preview(config_of(videos), tmp_path / "nowhere" / "page.html")
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=r"cannot write .*page\.html: Not a directory"):
+        preview(config_of(videos), tmp_path / "file" / "page.html")
     (tmp_path / "folder.html").mkdir()
-    with pytest.raises(OutputError, match=r"cannot write .*folder\.html"):
+    with pytest.raises(OutputError, match=r"cannot write .*folder\.html: .*; name a file"):
         preview(config_of(videos), tmp_path / "folder.html")
     with pytest.raises(SourceError, match="no such file"):
         preview(config_of(tmp_path / "missing"), tmp_path / "page.html")

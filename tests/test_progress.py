@@ -50,8 +50,8 @@ def test_lines_come_now_and_then_and_for_each_failure():
     stream.seek(0)
     lines = stream.read().splitlines()
     assert lines[:2] == ["a [sentence] with brackets", "3 episodes to build; 2 already there"]
-    assert "FAILED b.mp4: cut [bold]short" in lines
-    assert "FAILED odd-\\udcff.mp4: cut [bold]short" in lines
+    assert "FAILED b.mp4 (worker): cut [bold]short" in lines
+    assert "FAILED odd-\\udcff.mp4 (worker): cut [bold]short" in lines
     # 75 events, one second each, a line every ten.
     regular = [line for line in lines if "frames/s" in line]
     assert len(regular) == 7
@@ -70,7 +70,7 @@ def test_a_terminal_gets_a_bar(monkeypatch):
     os.close(reader)
     assert "3/3 episodes" in shown
     assert "2 failed" in shown
-    assert "FAILED b.mp4: cut [bold]short" in shown
+    assert "FAILED b.mp4 (worker): cut [bold]short" in shown
     assert "a [sentence] with brackets" in shown
 
 

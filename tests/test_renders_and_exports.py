@@ -66,9 +66,9 @@ def test_a_contact_sheet_and_bad_names(folder, tmp_path, capsys):
     assert main([*argv, "--episode", "nobody"]) == 2
     assert "no episode 'nobody' in " in capsys.readouterr().err
     assert main([*argv, "--view", "wrist"]) == 2
-    assert (
-        main(["render", str(folder / "out"), str(tmp_path / "no" / "x.mp4"), "--to", "video"]) == 4
-    )
+    (tmp_path / "file").touch()
+    below = tmp_path / "file" / "x.mp4"
+    assert main(["render", str(folder / "out"), str(below), "--to", "video"]) == 4
 
 
 @pytest.mark.parametrize("to", ["video", "contact-sheet", "rerun"])

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder.cli.common import add_json, say, table
-from builder.errors import OutputError
 from builder.wording import count, duration
 
 if TYPE_CHECKING:
@@ -44,10 +42,9 @@ def run(args: argparse.Namespace) -> int:
     for writer in found:
         for line in worker_lines(writer.running):
             say(f"{writer.writer}: {line.strip()}")
-    with suppress(OutputError):  # of others, who alone may look
-        if left := leftovers(Path(args.dataset) / "tmp"):
-            files = f"{count(len(left), 'file')} of runs that died"
-            say(f"note: tmp/ holds {files}; the next build, or finalize, clears it")
+    if left := leftovers(Path(args.dataset) / "tmp"):
+        files = f"{count(len(left), 'file')} of runs that died"
+        say(f"note: tmp/ holds {files}; the next build, or finalize, clears it")
     states = [writer.state for writer in found]
     say(
         f"{args.dataset}: {count(sum(writer.done for writer in found), 'episode')} done, "

@@ -92,7 +92,7 @@ class _View:
         self.sizes: Counter[tuple[tuple[int, int] | None, Origin]] = Counter()
         self.aspects: Counter[float] = Counter()
         self.episodes = self.points = self.padded = self.seen = self.visible = 0
-        self.steps = self.tail = 0
+        self.steps = self.tail = self.windows = self.tail_windows = 0
 
     def add(self, dataset: Dataset, episode: EpisodeData, view: ViewData, windows: int) -> None:
         """Count one view of one episode."""
@@ -123,6 +123,8 @@ class _View:
         if episode.meta.mode == "reinit":
             real = valid_steps(np.asarray(view.starts), episode.meta.horizon, episode.meta.length)
             self.steps, self.tail = self.steps + real.size, self.tail + int((~real).sum())
+            self.windows += len(real)
+            self.tail_windows += int((~real).any(axis=1).sum())
 
     def report(self, name: str) -> ViewReport:
         """Sum up."""
@@ -145,6 +147,7 @@ class _View:
             by_frame_step={str(step): report for step, report in right.items()},
             padding_share=self.padded / max(1, self.points),
             tail_share=self.tail / max(1, self.steps),
+            tail_windows_share=self.tail_windows / max(1, self.windows),
             visible_share=self.visible / max(1, self.seen),
         )
 

@@ -78,6 +78,7 @@ class ViewReport(Record):
     by_frame_step: dict[str, MotionReport]
     padding_share: float
     tail_share: float
+    tail_windows_share: float = Field(description="windows with a frozen tail, of all windows")
     visible_share: float
 
     @property
@@ -208,7 +209,10 @@ def _motion_findings(view: ViewReport) -> Iterator[tuple[bool, str]]:
         yield False, f"frame step {view.frame_step} would lower the zero class to {better:.1%}"
     if view.padding_share > PADDING_HURTS:
         yield True, f"{view.padding_share:.1%} of the points lie in the bars; use region: content"
-    if view.tail_share > TAIL_NOTE:
+    if view.tail_windows_share == 1.0:
+        lack = "every window ends in frozen tail: no episode has as many frames as the horizon"
+        yield False, f"{lack}; build with a smaller one"
+    elif view.tail_share > TAIL_NOTE:
         yield False, f"{view.tail_share:.1%} of all steps are frozen tail; leave them out"
     if view.visible_share < VISIBLE_NOTE:
         yield False, f"only {view.visible_share:.1%} of the points are visible"

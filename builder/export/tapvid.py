@@ -18,7 +18,7 @@ from builder.dataset import Dataset, EpisodeData
 from builder.errors import ConfigError
 from builder.export.common import view_of
 from builder.export.verified import verified
-from builder.stores.staging import output_errors
+from builder.stores.staging import make_place, output_errors
 
 
 def export_tapvid(
@@ -36,6 +36,7 @@ def export_tapvid(
     without it they are refused with a DatasetError.  Raises ConfigError for a view that is not
     there or has no frames, and OutputError when ``out`` cannot be written.
     """
+    make_place(out)
     clips: dict[str, dict[str, Any]] = {}
     dataset, pairs = verified(dataset, partial(_pairs, views=views), failures)
     for episode_id, name in pairs:

@@ -22,6 +22,7 @@ from builder.report.moments import window_starts
 from builder.report.page import write_output
 from builder.report.preview import stratified
 from builder.spread import spread
+from builder.stores.staging import make_place
 
 MAX_LOOKED_AT = 24  # episodes, and windows of each, to choose from
 
@@ -37,6 +38,7 @@ def dataset_picture(
     """
     if not dataset.ids:
         raise DatasetError(f"{dataset.path}: there are no episodes to draw")
+    make_place(path)
     looked_at = [dataset.ids[k] for k in spread(len(dataset.ids), MAX_LOOKED_AT)]
     shapes = {key: _first_view(dataset[key]).geometry.source_shape for key in looked_at}
     colors = row_colors(dataset.meta.queries)

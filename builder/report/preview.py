@@ -15,13 +15,14 @@ import numpy as np
 
 from builder import wording
 from builder.episode import Job, open_source
-from builder.errors import OutputError, SourceError
+from builder.errors import SourceError
 from builder.executors.base import Outcome
 from builder.registry import configure
 from builder.report.draw import contact_sheet, png
 from builder.report.page import definitions, figure, page, text, write_output
 from builder.report.sketch import Sketch, probe_episode, sketch_episode
 from builder.spread import spread
+from builder.stores.staging import make_place
 from schemas.config import BuildConfig
 
 MAX_PROBED = 48
@@ -37,8 +38,7 @@ def preview(config: BuildConfig, out: Path, count: int = 6) -> list[str]:
     refs = list(open_source(config).refs())
     if not refs:
         raise SourceError(f"{config.source.path}: there are no episodes to preview")
-    if out.is_dir() or not out.absolute().parent.is_dir():
-        raise OutputError(f"cannot write {out}: it must be a file in a folder that exists")
+    make_place(out)
     failures: list[str] = []
     jobs = [Job(config, refs[k]) for k in spread(len(refs), MAX_PROBED)]
     shapes = _run(config, probe_episode, jobs, failures)

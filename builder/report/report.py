@@ -21,6 +21,7 @@ from builder.report.page import definitions, page, text, write_output
 from builder.report.player import player_data, player_section
 from builder.report.regions import region_charts
 from builder.spread import spread
+from builder.stores.staging import make_place
 from builder.wording import count, failed, points
 from schemas.dataset import DatasetMeta, EpisodeMeta, ViewMeta
 from schemas.geometry import Geometry
@@ -55,6 +56,7 @@ def write_report(
     ``episodes`` are put into the player, fewer when their pictures exceed ``budget_mb``.
     Raises OutputError when ``out`` cannot be written.
     """
+    make_place(out)
     ids = [dataset.ids[k] for k in spread(len(dataset), MAX_EPISODES)]
     facts = _facts(dataset, ids)
     diagnosis = diagnose(dataset, dataset.meta.img_shape, DOCTOR_WINDOWS)

@@ -11,6 +11,7 @@ from builder.dataset import Dataset
 from builder.errors import OutputError
 from builder.report.draw import row_colors
 from builder.report.moments import moments
+from builder.stores.staging import make_place
 
 TRAIL = 12
 
@@ -24,6 +25,7 @@ def render_rerun(dataset: Dataset, episode_id: str, out: Path) -> int:
     """
     episode = dataset[episode_id]
     colors = row_colors(dataset.meta.queries)
+    make_place(out)
     recording = rr.RecordingStream("letterset")
     try:
         recording.save(out)

@@ -13,6 +13,7 @@ from builder.dataset import Dataset
 from builder.errors import OutputError
 from builder.report.draw import draw_geometry, draw_tracks, enlarge, row_colors
 from builder.report.moments import moments
+from builder.stores.staging import make_place
 
 SIDE_PX = 512
 DEFAULT_FPS = 10.0
@@ -29,6 +30,7 @@ def render_video(dataset: Dataset, episode_id: str, view_name: str, out: Path) -
     colors = row_colors(dataset.meta.queries)
     zoom = max(1.0, SIDE_PX / max(view.geometry.img_shape))
     rate = Fraction(view.meta.fps or DEFAULT_FPS).limit_denominator(1000)
+    make_place(out)
     count, shown = 0, moments(episode, view)
     try:
         with av.open(f"file:{out}", "w", format="mp4") as container:

@@ -39,6 +39,7 @@ _ADVICE = {
     errno.EACCES: "change its permissions or choose another output folder",
     errno.EPERM: "change its permissions or choose another output folder",
     errno.EMFILE: "allow more open files (ulimit -n) or use fewer workers",
+    errno.EISDIR: "name a file",
     errno.EIO: "check the disk; run the same command again to finish",
 }
 
@@ -76,6 +77,17 @@ def make_folders(folder: Path) -> None:
     make_folders(folder.parent)
     folder.mkdir(exist_ok=True)
     fsync_folder(folder.parent)
+
+
+def make_place(path: Path) -> None:
+    """Create the folder of a file that is going to be written; raises OutputError if none can.
+
+    For work that takes long: to be called before it.
+    """
+    with output_errors(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        make_folders(path.absolute().parent)
 
 
 def try_lock(descriptor: int, *, shared: bool = False) -> bool | None:
@@ -229,14 +241,16 @@ def leftovers(folder: Path, *, remove: bool = False) -> list[Path]:
     """List the staged files of dead runs, sorted; with ``remove`` delete them.
 
     A file whose writer lives is never listed, nor one of another machine that was touched
-    within a day, nor a file that was not staged by us.  What a dead run was about to replace
-    and did not is put back.
+    within a day, nor one that may not be changed, nor a file that was not staged by us.  What a
+    dead run was about to replace and did not is put back.
     """
     found = []
     with output_errors(folder):
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
             match = _STAGED.fullmatch(path.name)
             if match is None or path.is_symlink() or not path.is_file():
+                continue
+            if not os.access(path, os.W_OK):  # another user's, or on a disk that is only read
                 continue
             idle = time.time() - path.stat().st_mtime
             if match["host"] != _HOST and idle < _FOREIGN_PATIENCE_SECONDS:
