@@ -114,13 +114,18 @@ def index_line(meta: EpisodeMeta) -> IndexLine:
 
 def pretty_json(meta: Record) -> str:
     """Return the text of ``dataset.json`` or ``layer.json``; equal metadata give equal bytes."""
-    return json.dumps(record_data(meta), indent=2, sort_keys=True) + "\n"
+    return pretty(record_data(meta))
+
+
+def pretty(data: Any) -> str:
+    """Return JSON data in the form that :func:`pretty_json` writes."""
+    return json.dumps(data, indent=2, sort_keys=True) + "\n"
 
 
 def load_meta(folder: Path | str) -> DatasetMeta:
     """Read and verify ``dataset.json``.
 
-    Raises DatasetError when there is none or it is damaged, OutputError for a newer format.
+    Raises DatasetError when there is none or it is damaged, NewerFormatError for a newer format.
     """
     path = Path(folder) / META_NAME
     if is_url(folder):

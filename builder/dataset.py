@@ -50,8 +50,8 @@ def open_dataset(
     A folder of older AMPLIFY- or ATM-layout files opens too: it needs ``img_shape`` (H, W), the
     training configuration's, and takes the options of ``builder.legacy.dataset.open_legacy``.
 
-    Raises DatasetError when the folder is no dataset or is damaged, OutputError when a newer
-    letterset made it.
+    Raises DatasetError when the folder is no dataset or is damaged, NewerFormatError when
+    a newer letterset made it.
     """
     if isinstance(path, str) and "://" in path:
         if img_shape is not None or legacy:

@@ -69,7 +69,22 @@ class DatasetError(LettersetError):
     """A dataset, or one of its episodes, is not what it should be."""
 
 
+class NewerFormatError(LettersetError):
+    """A later letterset wrote this: nothing is wrong with it, but this one cannot read it."""
+
+    exit_code = 4
+
+    def __init__(self, where: str, what: str) -> None:
+        super().__init__(
+            f"{where} was made by a newer letterset ({what}): upgrade with pip install -U letterset"
+        )
+        self.where, self.what = where, what
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (self.where, self.what)
+
+
 class OutputError(LettersetError):
-    """The output folder cannot be used: read-only, full, locked, newer format."""
+    """The output folder cannot be used: read-only, full or locked."""
 
     exit_code = 4

@@ -7,10 +7,10 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from builder.errors import ConfigError, DatasetError, OutputError
-from schemas.base import Record, canonical_json
+from builder.errors import ConfigError, DatasetError, NewerFormatError
+from schemas.base import Record, Sealed, canonical_json
 from schemas.dataset import FORMAT_VERSION, Name
-from schemas.versions import read_any_version, version_of
+from schemas.versions import is_intact, read_any_version, version_of
 
 R = TypeVar("R", bound=Record)
 
@@ -20,7 +20,9 @@ _NAME: TypeAdapter[str] = TypeAdapter(Name)
 def parse_record(model: type[R], text: str | bytes, where: str) -> R:
     """Parse one record that was stored at ``where``; one of an older version is upgraded.
 
-    Raises DatasetError when it is damaged and OutputError when a newer letterset wrote it.
+    Raises DatasetError when it is damaged and NewerFormatError when a newer letterset wrote it:
+    one of a higher format version, or one with fields that this letterset does not know and, where
+    it has a digest, the digest that they give.
     """
     try:
         data = json.loads(text)
@@ -31,17 +33,19 @@ def parse_record(model: type[R], text: str | bytes, where: str) -> R:
     known = version_of(model) or FORMAT_VERSION
     version = data.get("format_version", known) if isinstance(data, dict) else known
     if isinstance(version, int) and version > known:
-        raise OutputError(
-            f"{where} was made by a newer letterset (format version {version}, this one knows "
-            f"{known}): upgrade with pip install -U letterset"
-        )
+        raise NewerFormatError(where, f"format version {version}, this one knows {known}")
     try:
         return read_any_version(model, text, version)
     except ValidationError as error:
+        found = error.errors(include_url=False, include_input=False)
+        places = [".".join(map(str, item["loc"])) or model.__name__ for item in found]
+        if all(item["type"] == "extra_forbidden" for item in found) and (
+            is_intact(data) or not issubclass(model, Sealed)
+        ):
+            raise NewerFormatError(where, f"with {', '.join(places)}") from None
         reasons = [
-            f"{'.'.join(map(str, item['loc'])) or model.__name__}: "
-            f"{item['msg'].removeprefix('Value error, ')}"
-            for item in error.errors(include_url=False, include_input=False)
+            f"{place}: {item['msg'].removeprefix('Value error, ')}"
+            for place, item in zip(places, found, strict=True)
         ]
         raise DatasetError(f"{where} is damaged: {'; '.join(reasons)}") from None
     except ValueError as error:

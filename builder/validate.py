@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from copy import copy
@@ -11,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from builder.beside import check_beside, foreign
-from builder.catalog import META_NAME, index_line, load_meta, pretty_json, read_failures, read_index
+from builder.catalog import META_NAME, index_line, load_meta, pretty, read_failures, read_index
 from builder.checks import check_digest, check_view, has_windows
 from builder.dataset import store_at
-from builder.errors import DatasetError, OutputError
+from builder.errors import DatasetError, NewerFormatError
 from builder.layers import layer_names, layer_store, load_layer, stale
 from builder.overlay import open_overlay
 from builder.queries import query_points
@@ -27,12 +28,16 @@ from schemas.layers import LayerMeta
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong with a dataset; a ``note`` is only worth knowing."""
+    """Something wrong with a dataset; a ``note`` is only worth knowing.
+
+    With ``unread`` nothing is known to be wrong: a newer letterset made it.
+    """
 
     episode: str | None
     where: str
     message: str
     note: bool = False
+    unread: bool = False
 
     def __str__(self) -> str:
         parts = ("note" if self.note else None, self.episode, self.where, self.message)
@@ -43,8 +48,8 @@ def validate(path: Path | str, deep: bool = False) -> list[Problem]:
     """Check a whole dataset; returns all problems, notes among them, in order of episodes.
 
     Reads every byte of every array.  ``deep`` also decodes every stored frame.  Raises
-    DatasetError when ``path`` holds no dataset at all and OutputError when a newer letterset
-    made it.
+    DatasetError when ``path`` holds no dataset at all and NewerFormatError when a newer
+    letterset made it.
     """
     folder = Path(path)
     if not any((folder / name).exists() for name in (META_NAME, "episodes")):
@@ -110,9 +115,9 @@ def check_episode(
 
     try:
         reader = store.open(episode_id)
-    except (DatasetError, OutputError) as error:
-        add("", str(error))
-        return found
+    except (DatasetError, NewerFormatError) as error:
+        unread = isinstance(error, NewerFormatError)
+        return [Problem(episode_id, "", str(error), unread=unread)]
     with closing(reader):
         meta = reader.meta
         for message in reader.problems():
@@ -134,7 +139,7 @@ def check_layer(
     """Check a layer: its own metadata and files, and whether it still fits the episodes."""
     try:
         meta = load_layer(folder, name)
-    except (DatasetError, OutputError) as error:
+    except (DatasetError, NewerFormatError) as error:
         return [Problem(None, f"layers/{name}", str(error))]
     found, own = [], layer_store(folder, name)
     for episode_id in own.ids():
@@ -149,7 +154,7 @@ def check_layer(
                     Problem(episode_id, f"{where}/{each}" if each else where, message)
                     for each, message in _layer_problems(base, layer, folder, meta, deep)
                 ]
-        except (DatasetError, OutputError) as error:
+        except (DatasetError, NewerFormatError) as error:
             found.append(Problem(episode_id, where, str(error)))
     missing = len(index.keys() - set(own.ids()))
     if missing:
@@ -191,7 +196,7 @@ def _listed(store: Store, episode_id: str, line: IndexLine | None) -> list[Probl
         with closing(store.open(episode_id)) as reader:
             if line == index_line(reader.meta):
                 return []
-    except (DatasetError, OutputError):
+    except (DatasetError, NewerFormatError):
         return []  # check_episode tells
     what = "is not listed in the index" if line is None else "is not what the index lists"
     return [Problem(episode_id, "index", f"the episode {what}; run letterset repair")]
@@ -202,7 +207,8 @@ def _dataset(folder: Path) -> tuple[list[Problem], DatasetMeta | None]:
         meta = load_meta(folder)
     except DatasetError as error:
         return [Problem(None, META_NAME, str(error))], None
-    if (folder / META_NAME).read_text(encoding="utf-8") != pretty_json(meta):
+    text = (folder / META_NAME).read_text(encoding="utf-8")
+    if text != pretty(json.loads(text)):
         message = "it says the right things, but not in the form it was written in: it was edited"
         return [Problem(None, META_NAME, message)], meta
     return [], meta

@@ -5,16 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import operator
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
-    SerializerFunctionWrapHandler,
     ValidationInfo,
-    model_serializer,
     model_validator,
 )
 
@@ -22,6 +21,18 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 SHA256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Later:
+    """See :data:`LATER`."""
+
+
+LATER = _Later()
+"""Marks a field, as ``Annotated[type, LATER]``, that a record got after it was first written down.
+
+Such a field has a default and is left out of the JSON while it holds it, so that records without
+it keep their bytes and digests.
+"""
 
 
 class Record(BaseModel):
@@ -35,22 +46,31 @@ class Record(BaseModel):
         frozen=True, strict=True, extra="forbid", allow_inf_nan=False, ser_json_inf_nan="null"
     )
 
+    def model_dump(self, **options: Any) -> dict[str, Any]:
+        """Return the record as a dict, as pydantic does, without defaults of :data:`LATER` fields.
 
-class Grown(Record):
-    """A record that got fields after it was first written down.
+        ``mode="json"`` gives the JSON data that is stored.
+        """
+        data = super().model_dump(**options)
+        _leave_later_defaults_out(self, data)
+        return data
 
-    Fields in ``_LATER`` are left out of its JSON while they hold their default, so that records
-    without them keep their bytes and digests.
-    """
 
-    _LATER: ClassVar[tuple[str, ...]] = ()
-
-    @model_serializer(mode="wrap")
-    def _leave_defaults_out(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        data: dict[str, Any] = handler(self)
-        fields = type(self).model_fields
-        later = {name for name in self._LATER if getattr(self, name) == fields[name].default}
-        return {name: value for name, value in data.items() if name not in later}
+# Not a serializer of pydantic's: older releases warn of unions of records that have one.
+def _leave_later_defaults_out(value: Any, data: Any) -> None:
+    if isinstance(value, Record):
+        for name in data.keys() & type(value).model_fields.keys():
+            field, inner = type(value).model_fields[name], getattr(value, name)
+            if LATER in field.metadata and inner == field.default:
+                del data[name]
+            else:
+                _leave_later_defaults_out(inner, data[name])
+    elif isinstance(value, tuple | list):
+        for each, part in zip(value, data, strict=True):
+            _leave_later_defaults_out(each, part)
+    elif isinstance(value, Mapping):
+        for key, each in value.items():
+            _leave_later_defaults_out(each, data[key])
 
 
 def _tuple_from_list(value: Any) -> Any:
@@ -94,11 +114,17 @@ def json_sha256(value: Any) -> str:
     return hashlib.sha256(canonical_json(value).encode("ascii")).hexdigest()
 
 
-class Sealed(Grown):
+def content_sha256(data: Mapping[str, Any]) -> str:
+    """Hash what the digest of a sealed record is taken over: its JSON data but ``digest``."""
+    return json_sha256({key: value for key, value in data.items() if key != "digest"})
+
+
+class Sealed(Record):
     """A record that carries the digest of its own other fields.
 
     ``digest`` is the SHA-256 of the record's canonical JSON without ``digest`` itself.
-    Make one with :meth:`seal`; a record whose digest does not fit is rejected.
+    Make one with :meth:`seal`; a record whose digest does not fit is rejected.  What was stored
+    is read by :func:`schemas.versions.read_any_version`, which hashes the JSON as it stands.
     """
 
     digest: SHA256
@@ -109,7 +135,7 @@ class Sealed(Grown):
 
         Raises pydantic.ValidationError (a ValueError) for missing, unknown or wrong fields.
         """
-        draft = cls.model_validate({**fields, "digest": _UNSEALED}, context={"unsealed": True})
+        draft = cls.model_validate({**fields, "digest": _UNSEALED}, context=TRUSTED)
         return draft.model_copy(update={"digest": draft._content_sha256()})
 
     def resealed(self, **changes: Any) -> Self:
@@ -121,11 +147,11 @@ class Sealed(Grown):
         return self.seal(**{**kept, **changes})
 
     def _content_sha256(self) -> str:
-        return json_sha256(self.model_dump(mode="json", exclude={"digest"}))
+        return content_sha256(self.model_dump(mode="json"))
 
     @model_validator(mode="after")
     def _digest_fits(self, info: ValidationInfo) -> Self:
-        if info.context and info.context.get("unsealed"):
+        if info.context == TRUSTED:
             return self
         actual = self._content_sha256()
         if actual != self.digest:
@@ -137,3 +163,5 @@ class Sealed(Grown):
 
 
 _UNSEALED = "0" * 64
+TRUSTED = {"digest": "trusted"}
+"""Validation context of a record whose digest is set afterwards, or was checked before."""

@@ -6,12 +6,12 @@ episode file and the truth about it.  Both are sealed: they carry their own dige
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, JsonValue, model_validator
 
 from schemas.affine import AxisAffine, Orientation, Points, oriented_shape
-from schemas.base import SHA256, Grown, Record, Sealed, Shape, Side
+from schemas.base import LATER, SHA256, Record, Sealed, Shape, Side
 from schemas.geometry import Geometry
 
 FORMAT_VERSION = 1
@@ -84,7 +84,7 @@ class ColorInfo(Record):
     range_tagged: bool
 
 
-class ArrayMeta(Grown):
+class ArrayMeta(Record):
     """One stored array.
 
     ``sha256`` is over the array's bytes in C order, little endian, without any filter; for
@@ -92,13 +92,11 @@ class ArrayMeta(Grown):
     another.
     """
 
-    _LATER: ClassVar = ("per_frame",)
-
     dtype: str = Field(description="of what is read, such as float32, whatever the codec stores")
     shape: tuple[Count, ...] = Field(strict=False, description="of what is read")
     sha256: SHA256
     codec: str = Field(default="raw", description="raw, lz4, jpeg or u16")
-    per_frame: bool | None = Field(
+    per_frame: Annotated[bool | None, LATER] = Field(
         default=None,
         description="of pass-through arrays: one row per frame, or one array for the whole "
         "episode; null where it was not recorded",
@@ -178,8 +176,6 @@ class SourceInfo(Record):
 class EpisodeMeta(Sealed):
     """Everything about one episode; stored inside it."""
 
-    _LATER: ClassVar = ("missing_views",)
-
     format_version: Literal[1] = 1
     id: EpisodeId
     source: SourceInfo
@@ -193,7 +189,7 @@ class EpisodeMeta(Sealed):
     group: str | None = Field(default=None, description="such as a suite, or the folder above")
     text: str | None = Field(default=None, description="the instruction, in words")
     views: tuple[ViewMeta, ...] = Field(strict=False, min_length=1)
-    missing_views: tuple[Name, ...] = Field(
+    missing_views: Annotated[tuple[Name, ...], LATER] = Field(
         default=(), strict=False, description="asked for, but not there (missing_views: mask)"
     )
     arrays: dict[str, ArrayMeta] = Field(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 import sys
 
+import h5py
 import pytest
 
 from builder.catalog import (
@@ -19,14 +21,15 @@ from builder.catalog import (
     read_failures,
     read_index,
 )
-from builder.errors import ConfigError, DatasetError, OutputError
+from builder.cli import main
+from builder.errors import ConfigError, DatasetError, NewerFormatError, OutputError
 from builder.records import record_data
 from builder.stores.hdf5 import Hdf5Store
 from builder.stores.staging import leftovers, stage
 from builder.testing.samples import Sample, sample_dataset, sample_meta
 from builder.upkeep.repair import repair
 from builder.validate import validate
-from schemas.base import json_sha256
+from schemas.base import canonical_json, json_sha256
 from schemas.dataset import FailureLine, IndexLine, QuerySpec
 
 
@@ -174,7 +177,9 @@ def test_a_newer_dataset_says_what_to_do(tmp_path):
     data = {**record_data(sample_meta()), "format_version": 2, "new_field": 1}
     data["digest"] = json_sha256({key: value for key, value in data.items() if key != "digest"})
     (tmp_path / "dataset.json").write_text(json.dumps(data))
-    with pytest.raises(OutputError, match=r"newer letterset \(format version 2.*pip install -U"):
+    with pytest.raises(
+        NewerFormatError, match=r"newer letterset \(format version 2.*pip install -U"
+    ):
         load_meta(tmp_path)
 
 
@@ -284,6 +289,42 @@ def test_repair_lists_what_verifies_and_moves_away_what_does_not(dataset):
     assert read_index(dataset)["new"] == index_line(found)
     assert [path.name for path in (dataset / "index").glob("*.jsonl")] == ["main.jsonl"]
     assert validate(dataset) == []
+
+
+def test_repair_moves_nothing_when_no_episode_verifies(dataset, monkeypatch):
+    """A reader that cannot read any episode is suspect, not the data."""
+    for name in "abc":
+        path = Hdf5Store(dataset).path(name)
+        path.write_bytes(path.read_bytes().replace(b'"format_version":1', b'"format_version":x'))
+    before = sorted(path.name for path in dataset.rglob("*.hdf5"))
+    with pytest.raises(DatasetError, match=r"no episode verifies \(3 of 3 .*--even-all") as caught:
+        repair(dataset)
+    assert platform.python_version() in str(caught.value)
+    assert sorted(path.name for path in dataset.rglob("*.hdf5")) == before
+    assert set(repair(dataset, even_all=True).dropped) == {"a", "b", "c"}
+    assert len(list((dataset / "damaged").glob("*.hdf5"))) == 3
+
+
+def test_repair_leaves_episodes_of_a_later_release_where_they_are(dataset):
+    """Each has one more optional field than is known here; one of them was never listed."""
+    store = Hdf5Store(dataset)
+    for name in "bc":
+        with h5py.File(store.path(name), "r+") as file:
+            data = json.loads(file.attrs["metadata"])
+            data["views"][0]["lens"] = {"focal_px": 320.0}
+            data["digest"] = json_sha256({k: v for k, v in data.items() if k != "digest"})
+            file.attrs["metadata"] = canonical_json(data)
+    problems = {problem.episode: str(problem) for problem in validate(dataset)}
+    assert set(problems) == {"b", "c"}
+    assert "newer letterset (with views.0.lens): upgrade" in problems["b"]
+    lines = (dataset / "index" / "main.jsonl").read_text().splitlines()
+    kept = [line for line in lines if '"id":"c"' not in line]
+    (dataset / "index" / "main.jsonl").write_text("\n".join(kept) + "\n")
+    done = repair(dataset)
+    assert (done.kept, done.dropped, set(done.unread)) == (("a", "b"), {}, {"b", "c"})
+    assert list(read_index(dataset)) == ["a", "b"]
+    assert main(["repair", str(dataset)]) == 1
+    assert not (dataset / "damaged").exists()
 
 
 def test_repair_reads_past_a_damaged_index(dataset):

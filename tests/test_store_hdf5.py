@@ -14,7 +14,13 @@ import numpy as np
 import pytest
 from conftest import mount
 
-from builder.errors import DatasetError, MissingExtraError, OutputError, StoreError
+from builder.errors import (
+    DatasetError,
+    MissingExtraError,
+    NewerFormatError,
+    OutputError,
+    StoreError,
+)
 from builder.stores import codecs
 from builder.stores.base import ArraySpec
 from builder.stores.columns import Column
@@ -433,7 +439,7 @@ def test_a_newer_format_says_what_to_do(episode):
         file.attrs["metadata"] = text
 
     _retouch(episode, change)
-    with pytest.raises(OutputError, match=r"a\.hdf5 was made by a newer letterset .*upgrade"):
+    with pytest.raises(NewerFormatError, match=r"a\.hdf5 was made by a newer letterset .*upgrade"):
         episode.open("a")
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from builder.catalog import Catalog, index_line, read_failures, read_index
 from builder.cli import main
-from builder.errors import DatasetError, OutputError
+from builder.errors import DatasetError, NewerFormatError
 from builder.layers import LayerWriter
 from builder.records import stored_form
 from builder.runs import RunLog
@@ -96,7 +96,7 @@ def test_files_among_the_episodes_that_are_none_are_told(tmp_path, store, capsys
 def test_a_newer_dataset_is_refused(dataset):
     path = dataset / "dataset.json"
     path.write_text(path.read_text().replace('"format_version": 1', '"format_version": 2'))
-    with pytest.raises(OutputError, match="newer"):
+    with pytest.raises(NewerFormatError, match="newer"):
         validate(dataset)
 
 

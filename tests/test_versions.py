@@ -1,14 +1,16 @@
 """Older versions are upgraded step by step, newer ones refused, golden files of all are read."""
 
-from typing import Literal
+import json
+from typing import Annotated, Literal
 
 import pytest
 from golden_examples import FOLDER, MODELS, text_of
+from pydantic import Field
 
-from builder.errors import DatasetError, OutputError
+from builder.errors import DatasetError, NewerFormatError
 from builder.records import parse_record, stored_form
 from schemas import FORMAT_VERSION, DatasetMeta
-from schemas.base import Record, Sealed
+from schemas.base import LATER, Record, Sealed, json_sha256
 from schemas.dataset import IndexLine
 from schemas.versions import OLDER, version_of
 
@@ -92,7 +94,7 @@ def test_a_future_version_is_refused_with_what_to_do(model, known):
         rf"note\.json was made by a newer letterset \(format version {known + 1}, this one knows "
         rf"{known}\): upgrade with pip install -U letterset"
     )
-    with pytest.raises(OutputError, match=message):
+    with pytest.raises(NewerFormatError, match=message):
         parse_record(model, text, "note.json")
 
 
@@ -132,3 +134,73 @@ def test_every_older_version_has_its_step():
         for version, each in older.items():
             assert version_of(each) == version
             assert callable(each.to_next_version)
+
+
+# Compatible additions
+
+
+class Part(Record):
+    size: int
+    unit: Annotated[str, LATER] = "px"
+
+
+class Grown(Sealed):
+    """A record that got two fields after its first files were written."""
+
+    name: str
+    per_frame: Annotated[bool | None, LATER] = None
+    parts: Annotated[tuple[Part, ...], LATER] = Field(default=(), strict=False)
+
+
+class Before(Sealed):
+    """What it was before."""
+
+    name: str
+
+
+def test_a_field_that_came_later_is_left_out_while_it_holds_its_default():
+    assert stored_form(Grown.seal(name="a")) == stored_form(Before.seal(name="a"))
+    full = Grown.seal(name="a", per_frame=True, parts=[Part(size=1), Part(size=2, unit="mm")])
+    data = json.loads(stored_form(full))
+    assert data["parts"] == [{"size": 1}, {"size": 2, "unit": "mm"}]
+    assert parse_record(Grown, stored_form(full), "x") == full
+
+
+def test_a_digest_is_that_of_the_json_as_it_stands():
+    """Another release, or Python, may write a default that this one leaves out."""
+    data = {"name": "a", "per_frame": None}
+    text = json.dumps({**data, "digest": json_sha256(data)})
+    assert parse_record(Grown, text, "x").name == "a"
+    with pytest.raises(DatasetError, match="changed after it was written"):
+        parse_record(Grown, text.replace('"a"', '"b"'), "x")
+
+
+@pytest.mark.parametrize(
+    "more", [{"per_frame": True}, {"parts": [{"size": 1}]}, {"parts": [{"deep": {"er": [1]}}]}]
+)
+def test_a_record_with_a_field_of_a_later_release_is_newer_not_damaged(more):
+    data = {"name": "a", **more}
+    with pytest.raises(NewerFormatError, match=rf"x was made by a newer .*{next(iter(more))}"):
+        parse_record(Before, json.dumps({**data, "digest": json_sha256(data)}), "x")
+    with pytest.raises(DatasetError, match="x is damaged"):  # it was edited
+        parse_record(Before, json.dumps({**data, "digest": "0" * 64}), "x")
+
+
+def test_a_later_field_within_a_record_is_newer_too():
+    data = {"name": "a", "parts": [{"size": 1, "colour": "red"}]}
+    with pytest.raises(NewerFormatError, match=r"with parts\.0\.colour"):
+        parse_record(Grown, json.dumps({**data, "digest": json_sha256(data)}), "x")
+
+
+def test_every_field_that_came_later_has_a_default():
+    def models(model):
+        return {model}.union(*map(models, model.__subclasses__()))
+
+    later = [
+        (model.__name__, name, field)
+        for model in models(Record)
+        for name, field in model.model_fields.items()
+        if LATER in field.metadata
+    ]
+    assert ("ArrayMeta", "per_frame") in [each[:2] for each in later]
+    assert not [each[:2] for each in later if each[2].is_required()]

@@ -22,19 +22,26 @@ EXAMPLE = """\
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
     parser.add_argument("dataset", metavar="DATASET", help="dataset folder")
+    parser.add_argument(
+        "--even-all",
+        action="store_true",
+        help="move damaged episodes away even when no episode verifies",
+    )
     add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Repair; returns 1 when something had to be dropped, each thing listed."""
+    """Repair; returns 1 when something was dropped or could not be read, each thing listed."""
     from builder.upkeep.repair import repair
 
-    done = repair(Path(args.dataset))
+    done = repair(Path(args.dataset), even_all=args.even_all)
     if args.json:
         say(json.dumps(asdict(done), default=str))
     else:
         for name, why in done.dropped.items():
             say(f"DROPPED {name}: {why}")
+        for name, why in done.unread.items():
+            say(f"UNREAD {name}: {why}")
         for name in done.changed:
             say(f"RELISTED {name}: it verifies, but is not what was listed; edited or replaced?")
         for path in done.cleared:
@@ -44,4 +51,4 @@ def run(args: argparse.Namespace) -> int:
             f"{args.dataset}: {kept} listed, {len(done.changed)} of them changed, "
             f"{len(done.dropped)} dropped"
         )
-    return 1 if done.dropped else 0
+    return 1 if done.dropped or done.unread else 0

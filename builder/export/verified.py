@@ -12,7 +12,7 @@ from typing import TypeVar
 from builder.checks import check_digest, check_digests
 from builder.dataset import Dataset, EpisodeData
 from builder.episode_index import EpisodeIndex
-from builder.errors import DatasetError, OutputError, SourceError
+from builder.errors import DatasetError, NewerFormatError, SourceError
 from builder.legacy.reader import UNSEALED
 from builder.stores.base import arrays_by_view
 from builder.wording import count
@@ -74,7 +74,7 @@ def _without(dataset: Dataset, failures: dict[str, str] | None, damage: Damage) 
             sealed = episode.meta.digest != UNSEALED
             if texts := list(damage(episode)) if sealed else []:
                 found[episode_id] = f"{episode.reader.path} is damaged: {'; '.join(texts)}"
-        except (DatasetError, OutputError) as error:  # the second: one of a newer format
+        except (DatasetError, NewerFormatError) as error:
             found[episode_id] = str(error)
     if not found:
         return dataset

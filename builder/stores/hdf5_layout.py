@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Iterator
@@ -11,10 +12,10 @@ from typing import Any
 import h5py
 import numpy as np
 
-from builder.records import stored_form
 from builder.stores.codecs import load_lz4
 from builder.stores.columns import Put
 from builder.stores.layout import METADATA, U16_ATTRS, array_path, stored_dtype, view_attrs
+from schemas.base import canonical_json
 from schemas.dataset import ArrayMeta, EpisodeMeta
 
 LZ4_FILTER, FLETCHER32_FILTER = 32004, 3
@@ -115,7 +116,7 @@ def _link_type(group: Any, name: str) -> int | None:
 
 def disagreements(file: Any, meta: EpisodeMeta, text: str) -> Iterator[str]:
     """Compare what is stored twice, and look for what should not be there."""
-    if text != stored_form(meta):
+    if text != canonical_json(json.loads(text)):
         yield f"attribute {METADATA} is not in its stored form: it was edited or damaged"
     expected = {"root": {view.name for view in meta.views} | set(meta.arrays)}
     expected |= {f"root/{view.name}": set(view.arrays) for view in meta.views}

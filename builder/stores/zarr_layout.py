@@ -148,7 +148,8 @@ def _blosc(itemsize: int) -> dict[str, Any]:
 def pack(row: np.ndarray) -> bytes:
     """Compress one row; raises MissingExtraError."""
     blosc, crc32c = _packers()
-    data = blosc.compress(row.tobytes(), b"lz4", 5, 0, 0, typesize=row.dtype.itemsize)
+    # The array, not its bytes: they would not tell older numcodecs the size of an item.
+    data = blosc.compress(np.ascontiguousarray(row), b"lz4", 5, 0, 0)
     return data + crc32c(data).to_bytes(4, "little")
 
 

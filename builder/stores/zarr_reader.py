@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 
 from builder.errors import DatasetError
-from builder.records import stored_form
 from builder.stores.base import arrays_by_view
 from builder.stores.layout import METADATA, U16_ATTRS, array_path, stored_dtype, view_attrs
 from builder.stores.reading import FileReader, blame_limits, mapped
 from builder.stores.zarr_layout import META_FILE, Grid, group_json, unpack
+from schemas.base import canonical_json
 from schemas.dataset import EpisodeMeta
 
 _SMALL_BYTES = 1 << 16
@@ -131,7 +131,7 @@ class ZarrReader(FileReader):
         return out
 
     def _disagreements(self) -> Iterator[str]:
-        expected = {Path(META_FILE): group_json({METADATA: stored_form(self.meta)})}
+        expected = {Path(META_FILE): group_json({METADATA: canonical_json(json.loads(self._text))})}
         expected[Path("root", META_FILE)] = group_json({})
         for view in self.meta.views:
             expected[Path("root", view.name, META_FILE)] = group_json(view_attrs(view))

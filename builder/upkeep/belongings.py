@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from builder.catalog import Catalog, read_failures, read_index
-from builder.errors import DatasetError, LettersetError, OutputError
+from builder.errors import DatasetError, LettersetError, NewerFormatError
 from builder.layers import LayerWriter, layer_names, layer_store, load_layer
 from builder.records import record_data
 from builder.splits import FOLDER, Splits, read_splits, write_splits
@@ -94,7 +94,7 @@ def _layer(
                 try:
                     with closing(store.open(episode_id)) as reader:
                         record: Any = reader.meta
-                except (DatasetError, OutputError) as error:
+                except (DatasetError, NewerFormatError) as error:
                     failures[f"layers/{name}/{episode_id}"] = str(error)
                     continue
                 if record.base == built[episode_id].digest:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from builder.catalog import Catalog, index_line
 from builder.dataset import Dataset, store_at
-from builder.errors import ConfigError, DatasetError, OutputError, StoreError
+from builder.errors import ConfigError, DatasetError, NewerFormatError, StoreError
 from builder.records import record_data
 from builder.registry import configure, explain
 from builder.stores.base import (
@@ -82,9 +82,9 @@ def convert(
                 result.there += 1
                 continue
             try:
-                with closing(_opened(dataset, episode_id)) as reader:
+                with closing(dataset[episode_id].reader) as reader:
                     done_now = _convert(reader, dataset.store, store, store_part, part, result)
-            except (DatasetError, StoreError) as error:
+            except (DatasetError, NewerFormatError, StoreError) as error:
                 note_failure(catalog, result.failures, episode_id, error)
                 continue
             catalog.add(index_line(done_now))
@@ -116,13 +116,6 @@ def _converted_meta(
     if changed == kept or not part.keys() - {"kind"}:
         return meta, store_part
     return meta.resealed(config={**meta.config, "store": changed}), store_part
-
-
-def _opened(dataset: Dataset, episode_id: str) -> EpisodeReader:
-    try:
-        return dataset[episode_id].reader
-    except OutputError as error:  # one of a newer format: nothing is wrong with the output
-        raise DatasetError(str(error)) from None
 
 
 def _convert(

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from builder.dataset import Dataset
-from builder.errors import ConfigError, DatasetError, OutputError
+from builder.errors import ConfigError, DatasetError, NewerFormatError
 from builder.layers import LayerWriter
 from schemas.dataset import EpisodeMeta
 
@@ -52,7 +52,7 @@ def embed(path: Path | str, encoder: str, name: str = "text_emb") -> Embedded:
             try:
                 meta = dataset[episode_id].meta
                 there = begun and layer.has(meta)
-            except (DatasetError, OutputError) as error:  # the second: one of a newer format
+            except (DatasetError, NewerFormatError) as error:
                 result.failures[episode_id] = str(error)
                 continue
             if there:

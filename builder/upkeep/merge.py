@@ -14,7 +14,7 @@ import numpy as np
 
 from builder.catalog import Catalog, differences, index_line
 from builder.dataset import Dataset
-from builder.errors import ConfigError, DatasetError, OutputError
+from builder.errors import ConfigError, DatasetError, NewerFormatError
 from builder.stores.base import Store
 from builder.upkeep.belongings import carry_along, note_failure
 from builder.where import Where
@@ -104,7 +104,7 @@ def _row(dataset: Dataset, key: str) -> dict[str, object] | None:
     try:
         with closing(dataset.store.open(key)) as reader:
             meta = reader.meta
-    except (DatasetError, OutputError):
+    except (DatasetError, NewerFormatError):
         return None
     return {
         "id": meta.id,
@@ -156,7 +156,7 @@ def _gather(
                 continue
             try:
                 line = index_line(dataset[key].meta)
-            except (DatasetError, OutputError) as error:  # the second: one of a newer format
+            except (DatasetError, NewerFormatError) as error:
                 note_failure(catalog, result.failures, key, error)
                 continue
             _take(dataset.store, type(dataset.store)(out), line)  # type: ignore[call-arg]

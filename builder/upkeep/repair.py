@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+import h5py
+import pydantic
 
 from builder.catalog import all_locks, index_line, load_meta, read_index
 from builder.checks import check_digests
@@ -23,23 +27,28 @@ from schemas.dataset import FailureLine, IndexLine
 class Repair:
     """What a repair did: episodes listed, those dropped and why, temporaries cleared.
 
-    ``changed`` are the ids of those that are kept, and verify, but are not what was listed.
+    ``unread`` are those that a newer letterset made, with its version: they stay where they are,
+    and listed if they were.  ``changed`` are the ids of those that are kept, and verify, but are
+    not what was listed.
     """
 
     kept: tuple[str, ...]
     dropped: dict[str, str]
+    unread: dict[str, str]
     changed: tuple[str, ...]
     cleared: tuple[Path, ...]
 
 
-def repair(path: Path | str) -> Repair:
+def repair(path: Path | str, *, even_all: bool = False) -> Repair:
     """Rebuild the index of a dataset; damaged episodes are moved to ``damaged/``.
 
     Every byte of every episode is verified before one is moved.  What was moved away is
     built again by the next build; what was moved there before stays.  Damaged parts of layers are
-    moved away as well.  Raises
-    DatasetError when the dataset itself cannot be read and OutputError when it is being
-    written or cannot be.
+    moved away as well.
+
+    Raises DatasetError when the dataset itself cannot be read, and when no episode verifies, since
+    then this reader is more suspect than the data; ``even_all`` moves them nevertheless.  Raises
+    OutputError when the dataset is being written or cannot be.
     """
     folder = Path(path)
     meta, store = load_meta(folder), store_at(folder)
@@ -47,16 +56,23 @@ def repair(path: Path | str) -> Repair:
         cleared = store.leftovers(remove=True)
         kept: list[IndexLine] = []
         dropped: dict[str, str] = {}
+        unread: dict[str, str] = {}
         listed = _listed(folder)
         # An episode behind a link to another disk is found by its name, not by looking around.
         stored = sorted({*store.ids(), *filter(store.has, listed)})
         for episode_id in stored:
             problems = check_episode(store, episode_id, meta)
+            if any(problem.unread for problem in problems):
+                unread[episode_id] = problems[0].message
+                kept += [listed[episode_id]] if episode_id in listed else []
+                continue
             if problems:
                 dropped[episode_id] = "; ".join(map(str, problems))
                 continue
             with contextlib.closing(store.open(episode_id)) as reader:
                 kept.append(index_line(reader.meta))
+        if dropped and not kept and not unread and not even_all:
+            raise DatasetError(_all_suspect(path, dropped))
         for episode_id in dropped:
             with contextlib.suppress(DatasetError):  # a name that no episode can have
                 store.set_aside(episode_id)
@@ -67,7 +83,18 @@ def repair(path: Path | str) -> Repair:
             dropped |= _repair_layer(folder, name)
         replace_lines(folder, "index", kept)
     changed = (line.id for line in kept if line.digest != listed.get(line.id, line).digest)
-    return Repair(tuple(line.id for line in kept), dropped, tuple(changed), tuple(cleared))
+    return Repair(tuple(line.id for line in kept), dropped, unread, tuple(changed), tuple(cleared))
+
+
+def _all_suspect(path: Path | str, dropped: Mapping[str, str]) -> str:
+    first, why = next(iter(dropped.items()))
+    python = f"Python {platform.python_version()}, pydantic {pydantic.VERSION}"
+    return (
+        f"{path}: no episode verifies ({len(dropped)} of {len(dropped)} would be moved away), so "
+        f"nothing was moved: more likely this reader ({python}, HDF5 {h5py.version.hdf5_version}) "
+        f"is at fault than every episode. The first is {first}: {why}. Try another installation "
+        "with letterset validate; if they really are damaged, run letterset repair --even-all"
+    )
 
 
 def _drop_failures(folder: Path) -> dict[str, str]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from builder.dataset import Dataset, EpisodeData, ViewData
 from builder.episode import open_executor, open_source_part
-from builder.errors import ConfigError, DatasetError, OutputError, SourceError
+from builder.errors import ConfigError, DatasetError, NewerFormatError, OutputError, SourceError
 from builder.executors.base import Outcome, Progress, Report
 from builder.layers import LayerWriter, check_free, commit_layer, layer_store
 from builder.letterbox import Letterboxer
@@ -103,7 +103,7 @@ def track(
         for episode_id in dataset.ids:
             try:
                 there = layer.has(dataset[episode_id].meta)
-            except (DatasetError, OutputError) as error:  # the second: one of a newer format
+            except (DatasetError, NewerFormatError) as error:
                 result.failures[episode_id] = str(error)
                 continue
             if there:
