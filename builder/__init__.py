@@ -3,23 +3,34 @@
 Names load when used, so that reading a dataset needs the core install alone.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+import sys
+from typing import TYPE_CHECKING
+
+from builder.core.lazy import MovedModules, lazy_names
 
 if TYPE_CHECKING:
-    from builder.dataset import open_dataset
-    from builder.letterbox import letterbox_frame, unletterbox_frame
+    from builder.canvas.letterbox import letterbox_frame as letterbox_frame
+    from builder.canvas.letterbox import unletterbox_frame as unletterbox_frame
+    from builder.dataset.opening import open_dataset as open_dataset
 
 _HOME = {
-    "letterbox_frame": "builder.letterbox",
-    "open_dataset": "builder.dataset",
-    "unletterbox_frame": "builder.letterbox",
+    "letterbox_frame": "builder.canvas.letterbox",
+    "open_dataset": "builder.dataset.opening",
+    "unletterbox_frame": "builder.canvas.letterbox",
+}
+# What the docs of 0.1 imported; these names go with 0.3.
+_MOVED = {
+    "builder.errors": "builder.core.errors",
+    "builder.records": "builder.core.records",
+    "builder.sources.listing": "builder.inputs.listing",
+    "builder.sources.provenance": "builder.inputs.fingerprint",
+    "builder.sources.sidecars": "builder.inputs.sidecars",
+    "builder.sources.streams": "builder.inputs.streams",
+    "builder.splits": "builder.dataset.splits",
+    "builder.video": "builder.inputs.video",
+    "builder.windows": "builder.trackers.windowed",
 }
 
-__all__ = ["letterbox_frame", "open_dataset", "unletterbox_frame"]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+__all__ = sorted(_HOME)
+__getattr__, __dir__ = lazy_names(__name__, _HOME)
+sys.meta_path.append(MovedModules(_MOVED))

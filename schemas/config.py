@@ -1,7 +1,7 @@
 """The build config: what to read, how to place it, what to track, where to write.
 
 Each part is an envelope ``{kind, ...}``: the common keys are checked here, a backend's own
-keys by the model that sits beside the backend (see ``builder.registry``).
+keys by the model that sits beside the backend (see ``builder.core.registry``).
 """
 
 from __future__ import annotations

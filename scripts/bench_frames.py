@@ -28,10 +28,10 @@ import cv2
 import h5py
 import numpy as np
 
-from builder.letterbox import Letterboxer
+from builder.canvas.letterbox import Letterboxer
+from builder.inputs.video import VideoStream
 from builder.stores.base import ArraySpec
-from builder.stores.hdf5 import Hdf5Store
-from builder.video import VideoStream
+from builder.stores.kinds.hdf5.store import Hdf5Store
 from schemas.geometry import Letterbox
 
 SIDE = 256

@@ -23,8 +23,8 @@ from statistics import median
 from bench_common import machine_facts, write_section
 
 from builder import open_dataset
-from builder.catalog import pretty_json
-from builder.records import stored_form
+from builder.core.records import stored_form
+from builder.dataset.folder import pretty_json
 from builder.testing.samples import sample_meta
 from builder.training import WindowDataset
 from schemas.dataset import IndexLine

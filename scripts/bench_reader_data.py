@@ -47,7 +47,7 @@ def make_sized(folder: Path, source: Path) -> None:
 
 def make_ours(folder: Path, source: Path, dtype: str, store: Any) -> None:
     """Write the same episodes through a store (its class)."""
-    from builder.catalog import Catalog, index_line
+    from builder.dataset.folder import Catalog, index_line
     from builder.stores.base import ArraySpec
     from schemas import DatasetMeta, EpisodeMeta, Letterbox, QuerySpec, TrackerInfo, ViewMeta
     from schemas.dataset import SourceInfo, VisibilityRule
@@ -141,8 +141,8 @@ def make_copies(folder: Path) -> None:
 
 def prepare(root: Path) -> None:
     """Write all layouts into a folder."""
-    from builder.stores.hdf5 import Hdf5Store
-    from builder.stores.zarr import ZarrStore
+    from builder.stores.kinds.hdf5.store import Hdf5Store
+    from builder.stores.kinds.zarr.store import ZarrStore
 
     make_amplify(root / "amplify")
     make_sized(root / "sized", root / "amplify" / "tracks")

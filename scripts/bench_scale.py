@@ -33,16 +33,16 @@ import numpy as np
 from bench_common import machine_facts, write_section
 from bench_scale_long import bench_episodes, bench_feeding, bench_length
 
-from builder.catalog import Catalog, read_index
-from builder.episode import Job, build_episode, open_source, open_tracker
-from builder.executors.base import Outcome, Progress
-from builder.pipeline import build, dataset_meta
-from builder.planning.plan import refuse_if_full
-from builder.planning.probe import measure
-from builder.records import stored_form
-from builder.settings import load_config
-from builder.splits import hash_splits
-from builder.upkeep.finalize import replace_lines
+from builder.build.config_file import load_config
+from builder.build.episode import Job, build_episode, open_source, open_tracker
+from builder.build.estimate.plan import refuse_if_full
+from builder.build.estimate.probe import measure
+from builder.build.executors.base import Outcome, Progress
+from builder.build.pipeline import build, dataset_meta
+from builder.core.records import stored_form
+from builder.dataset.folder import Catalog, read_index
+from builder.dataset.splits import hash_splits
+from builder.transform.finalize import replace_lines
 from schemas.config import BuildConfig
 from schemas.dataset import IndexLine
 

@@ -15,15 +15,15 @@ from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
-from builder import episode
-from builder.episode import Job, build_episode, open_source
-from builder.executors.base import Outcome
-from builder.executors.processes import Processes, ProcessesConfig
-from builder.pipeline import build
-from builder.settings import load_config
-from builder.tracker_host import tracker_hosts
+from builder.build import episode
+from builder.build.config_file import load_config
+from builder.build.episode import Job, build_episode, open_source
+from builder.build.executors.base import Outcome
+from builder.build.executors.kinds.processes import Processes, ProcessesConfig
+from builder.build.pipeline import build
+from builder.build.tracker_process.host import tracker_hosts
 from builder.trackers.base import Window
-from builder.trackers.none import NoSession, NoTracker
+from builder.trackers.kinds.none import NoSession, NoTracker
 from schemas.config import BuildConfig
 
 Row = tuple[str, str, str]

@@ -26,9 +26,9 @@ import h5py
 import numpy as np
 from bench_common import machine_facts, write_section
 
-from builder.sources.episode_folders import EpisodeFolders
-from builder.sources.libero import Libero
-from builder.sources.video_span import VideoSpan
+from builder.inputs.video_span import VideoSpan
+from builder.sources.kinds.episode_folders import EpisodeFolders
+from builder.sources.kinds.libero import Libero
 
 FRAMES, SIDE = 300, 128
 SPANS, SPAN_FRAMES, FPS = 24, 60, 30

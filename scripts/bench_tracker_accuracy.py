@@ -25,10 +25,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from bench_common import machine_facts, write_section
 from fetch_clips import fetch
 
-from builder.queries import query_points
+from builder.canvas.query_grid import query_points
 from builder.trackers.base import Tracker
-from builder.trackers.dis import DisConfig, DisTracker
-from builder.trackers.lk import LkTracker
+from builder.trackers.kinds.dis import DisConfig, DisTracker
+from builder.trackers.kinds.lk import LkTracker
 from builder.training.tapvid_metrics import tapvid_scores
 from schemas.dataset import QuerySpec
 from schemas.geometry import Stretch

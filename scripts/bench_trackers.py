@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from bench_common import write_section
 
-from builder.queries import query_points
+from builder.canvas.query_grid import query_points
 from schemas.dataset import QuerySpec
 from schemas.geometry import Letterbox
 
@@ -81,8 +81,8 @@ def child(model: str, way: str, rounds: int, iterations: int = 6) -> dict[str, A
 
 def measure(model: Any, only: str, rounds: int, iterations: int) -> dict[str, Any]:
     """Time windows of all ways in turn; for one way alone only its peak memory counts."""
-    from builder.trackers.cotracker import CoTracker, CoTrackerConfig
-    from builder.trackers.cotracker.loading import build_network
+    from builder.trackers.kinds.cotracker import CoTracker, CoTrackerConfig
+    from builder.trackers.kinds.cotracker.loading import build_network
 
     torch.set_num_threads(1)
     network = build_network(model)
@@ -141,7 +141,7 @@ def plain(
     """Return the usual way: the authors' predictor, one call per start frame."""
     from cotracker.predictor import CoTrackerPredictor
 
-    from builder.trackers.cotracker.loading import random_state_kept
+    from builder.trackers.kinds.cotracker.loading import random_state_kept
 
     with random_state_kept():
         predictor = CoTrackerPredictor(checkpoint=None, v2=model.startswith("cotracker2"))

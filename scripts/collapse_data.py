@@ -11,15 +11,16 @@ import h5py
 import numpy as np
 import torch
 
-from builder.dataset import Dataset, ViewData, open_dataset
-from builder.legacy.dataset import LegacyDataset
-from builder.letterbox import Letterboxer
-from builder.pipeline import build
-from builder.queries import query_points
-from builder.registry import backend
+from builder.build.pipeline import build
+from builder.canvas.letterbox import Letterboxer
+from builder.canvas.query_grid import query_points
+from builder.core.registry import backend
+from builder.dataset.episodes import Dataset, ViewData
+from builder.dataset.legacy.dataset import LegacyDataset
+from builder.dataset.opening import open_dataset
+from builder.inputs.video import VideoStream
 from builder.training import WindowDataset
 from builder.training.normalize import clip_traj
-from builder.video import VideoStream
 from schemas import BuildConfig, Letterbox, QuerySpec, Stretch
 from schemas.config import SourcePart, StorePart
 

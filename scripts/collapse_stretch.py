@@ -13,10 +13,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from builder.queries import query_points
-from builder.registry import backend
+from builder.canvas.query_grid import query_points
+from builder.core.registry import backend
+from builder.inputs.video import VideoStream
 from builder.training.tapvid_metrics import tapvid_scores
-from builder.video import VideoStream
 from schemas import Letterbox, QuerySpec, Stretch
 
 SQUARE = 256

@@ -34,7 +34,7 @@ def main() -> None:
     run("build", "--source", videos, "--out", dataset, "--img-shape", "256", "256")
     run("validate", dataset)
     run("inspect", dataset)
-    from builder.dataset import open_dataset
+    from builder.dataset.opening import open_dataset
     from builder.report.picture import dataset_picture
 
     dataset_picture(open_dataset(dataset), picture)

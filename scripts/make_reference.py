@@ -19,8 +19,8 @@ from reference_tables import fields_table, prose, table
 from builder.cli.common import help_text
 from builder.cli.main import parser
 from builder.cli.schema import records
-from builder.registry import BUILTIN, backend
-from builder.sources.select import Selection
+from builder.core.registry import BUILTIN, backend
+from builder.sources.selection import Selection
 from schemas import config
 
 FOLDER = Path(__file__).parents[1] / "docs" / "reference"

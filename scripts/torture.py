@@ -31,8 +31,8 @@ from typing import Any
 import av
 import numpy as np
 
-from builder.catalog import read_index
-from builder.validate import validate
+from builder.dataset.folder import read_index
+from builder.dataset.proof.validate import validate
 
 ROOT = Path(__file__).parents[1]
 MODES = ("KILL", "TORN", "EIO", "ENOSPC", "EMFILE")

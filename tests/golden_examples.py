@@ -13,7 +13,7 @@ this, and look at the difference before committing it.
 import json
 from pathlib import Path
 
-from builder.splits import Splits
+from builder.dataset.splits import Splits
 from schemas import (
     AxisAffine,
     BuildConfig,

@@ -21,13 +21,13 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from builder.catalog import Catalog, index_line, read_index
-from builder.errors import OutputError
-from builder.registry import backend
-from builder.stores import staging
-from builder.stores.staging import leftovers
+from builder.core.errors import OutputError
+from builder.core.registry import backend
+from builder.dataset.folder import Catalog, index_line, read_index
+from builder.dataset.proof.validate import validate
+from builder.stores import atomic
+from builder.stores.atomic import leftovers
 from builder.testing.samples import Sample, sample_meta
-from builder.validate import validate
 
 CALLS = (
     "open",
@@ -92,7 +92,7 @@ def inject(mode: str, at: int) -> Callable[[], bool]:
 
     for name in CALLS:
         setattr(os, name, wrap(name, getattr(os, name)))
-    staging.exchange = wrap("exchange", staging.exchange)
+    atomic.exchange = wrap("exchange", atomic.exchange)
     return lambda: calls >= at
 
 
@@ -165,7 +165,7 @@ def main(folder: Path, mode: str, first: int, step: int) -> None:
     if JOB != "write":
         write(folder / "before")
     if JOB == "replace-in-steps":
-        staging.exchange = lambda one, other: False
+        atomic.exchange = lambda one, other: False
     place = folder / "faulty"
     prepare(folder, place)
     run(place)

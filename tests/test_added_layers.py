@@ -13,20 +13,20 @@ import pytest
 from source_fixtures import write_video
 from test_resume import Inline
 
-from builder.catalog import Catalog, index_line
 from builder.cli import main
-from builder.dataset import open_dataset
-from builder.errors import ConfigError, DatasetError
-from builder.layers import LayerWriter, layer_names
-from builder.registry import BUILTIN
-from builder.stores.hdf5 import Hdf5Store
-from builder.stores.zarr import ZarrStore
+from builder.core.errors import ConfigError, DatasetError
+from builder.core.registry import BUILTIN
+from builder.dataset.folder import Catalog, index_line
+from builder.dataset.layers import LayerWriter, layer_names
+from builder.dataset.opening import open_dataset
+from builder.dataset.proof.validate import validate
+from builder.dataset.window_table.table import read_columns
+from builder.stores.kinds.hdf5.store import Hdf5Store
+from builder.stores.kinds.zarr.store import ZarrStore
 from builder.testing.samples import Sample, sample_dataset
-from builder.upkeep.convert import convert
-from builder.upkeep.embed import embed
-from builder.upkeep.merge import merge
-from builder.validate import validate
-from builder.window_stats import read_columns
+from builder.transform.convert import convert
+from builder.transform.embed import embed
+from builder.transform.merge import merge
 from schemas.dataset import EpisodeMeta
 
 IDS = ("a/1", "b")
@@ -305,8 +305,8 @@ def test_tracking_refuses_what_it_cannot_do(built, tmp_path, capsys):
 
 
 def main_raising(built, name, *more):
-    from builder.settings import read_parts
-    from builder.upkeep.retrack import track
+    from builder.build.config_file import read_parts
+    from builder.transform.retrack import track
 
     parts = read_parts(built / "out", [more[0]])
     track(built / "out", name, parts.tracker, source=more[2], executor=parts.executor)

@@ -11,7 +11,10 @@ import sys
 import h5py
 import pytest
 
-from builder.catalog import (
+from builder.cli import main
+from builder.core.errors import ConfigError, DatasetError, NewerFormatError, OutputError
+from builder.core.records import record_data
+from builder.dataset.folder import (
     Catalog,
     check_writable,
     differences,
@@ -21,14 +24,11 @@ from builder.catalog import (
     read_failures,
     read_index,
 )
-from builder.cli import main
-from builder.errors import ConfigError, DatasetError, NewerFormatError, OutputError
-from builder.records import record_data
-from builder.stores.hdf5 import Hdf5Store
-from builder.stores.staging import leftovers, stage
+from builder.dataset.proof.validate import validate
+from builder.stores.atomic import leftovers, stage
+from builder.stores.kinds.hdf5.store import Hdf5Store
 from builder.testing.samples import Sample, sample_dataset, sample_meta
-from builder.upkeep.repair import repair
-from builder.validate import validate
+from builder.transform.repair import repair
 from schemas.base import canonical_json, json_sha256
 from schemas.dataset import FailureLine, IndexLine, QuerySpec
 
@@ -197,7 +197,7 @@ def test_unwritable_places_are_refused(tmp_path):
 STAGE = """
 import os, signal, sys
 from pathlib import Path
-from builder.stores.staging import stage
+from builder.stores.atomic import stage
 staged = stage(Path(sys.argv[1]), ".h5")
 print(staged.path, flush=True)
 sys.stdin.read(1)

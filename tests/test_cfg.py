@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.settings import check_backends, load_config
+from builder.build.config_file import check_backends, load_config
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(ROOT.glob("cfg/*.yaml"))

@@ -11,11 +11,11 @@ import sys
 import pytest
 from source_fixtures import write_images, write_libero, write_video
 
-from builder.catalog import Catalog, index_line, read_failures
 from builder.cli import main
 from builder.cli.main import VERBS, parser
-from builder.dataset import open_dataset
-from builder.stores.hdf5 import Hdf5Store
+from builder.dataset.folder import Catalog, index_line, read_failures
+from builder.dataset.opening import open_dataset
+from builder.stores.kinds.hdf5.store import Hdf5Store
 from builder.testing.samples import Sample, sample_dataset, sample_meta
 
 SHAPE = ["--img-shape", "60", "100"]

@@ -12,7 +12,7 @@ import pytest
 from builder import open_dataset
 from builder.cli import main
 from builder.cli.main import VERBS
-from builder.records import stored_form
+from builder.core.records import stored_form
 from schemas import swap_xy
 from schemas.base import json_sha256
 

@@ -8,12 +8,12 @@ from dataclasses import replace
 import pytest
 from source_fixtures import write_video
 
+from builder.build.config_file import load_config
+from builder.build.estimate.costs import Costs
+from builder.build.estimate.plan import plan, refuse_if_full
 from builder.cli import main
-from builder.errors import OutputError
-from builder.planning.costs import Costs
-from builder.planning.plan import plan, refuse_if_full
-from builder.settings import load_config
-from builder.spread import spread
+from builder.core.errors import OutputError
+from builder.core.spacing import spread
 from builder.stores.base import ENVELOPE_BYTES
 from schemas.config import FrameStorage
 
@@ -112,7 +112,7 @@ def test_frames_alone_are_planned_without_tracks(videos, tmp_path, monkeypatch):
     sizes = found.bytes_by_codec
     assert sizes["none"] == 4 * ENVELOPE_BYTES
     assert sizes["raw"] - sizes["none"] == found.frames * 48 * 100 * 3
-    monkeypatch.setattr("builder.planning.plan.free_bytes", lambda path: 4 * ENVELOPE_BYTES)
+    monkeypatch.setattr("builder.build.estimate.plan.free_bytes", lambda path: 4 * ENVELOPE_BYTES)
     frames = config.store.model_copy(update={"frames": FrameStorage(codec="jpeg")})
     refuse_if_full(config.model_copy(update={"store": frames}))
     with pytest.raises(OutputError, match="free some space"):

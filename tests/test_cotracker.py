@@ -28,14 +28,14 @@ from cotracker.models.core.cotracker import cotracker as v2
 from cotracker.models.core.cotracker import cotracker3_offline, cotracker3_online
 from cotracker.predictor import CoTrackerOnlinePredictor, CoTrackerPredictor
 
-from builder.errors import ConfigError, TrackingError
-from builder.registry import configure
-from builder.slots import SLOT
+from builder.core.errors import ConfigError, TrackingError
+from builder.core.registry import configure
+from builder.core.worker_slot import SLOT
 from builder.testing import check_tracker
 from builder.trackers.base import Window
-from builder.trackers.cotracker import CoTracker, CoTrackerConfig, loading
-from builder.trackers.cotracker.correlation import CorrelationRows
-from builder.trackers.cotracker.loading import MODELS
+from builder.trackers.kinds.cotracker import CoTracker, CoTrackerConfig, loading
+from builder.trackers.kinds.cotracker.correlation import CorrelationRows
+from builder.trackers.kinds.cotracker.loading import MODELS
 from schemas.config import TrackerPart
 from schemas.dataset import TrackerInfo
 
@@ -350,7 +350,7 @@ class TestCoordinates:
 
 
 def loading_prediction(tracks: Any, vis: Any) -> Any:
-    from builder.trackers.cotracker.engine import Prediction
+    from builder.trackers.kinds.cotracker.engine import Prediction
 
     return Prediction(tracks, vis, None)
 
@@ -514,7 +514,7 @@ class TestLoading:
 import torch
 torch.manual_seed(7)
 before = torch.random.get_rng_state()
-from builder.trackers.cotracker.loading import build_network
+from builder.trackers.kinds.cotracker.loading import build_network
 build_network("cotracker3_offline")
 raise SystemExit(not torch.equal(before, torch.random.get_rng_state()))
 """

@@ -11,13 +11,13 @@ import sys
 import numpy as np
 import pytest
 
-from builder.catalog import Catalog
-from builder.dataset import open_dataset
-from builder.errors import DatasetError
-from builder.stores.hdf5 import Hdf5Store
-from builder.stores.zarr import ZarrStore
+from builder.core.errors import DatasetError
+from builder.dataset.folder import Catalog
+from builder.dataset.opening import open_dataset
+from builder.stores.kinds.hdf5.store import Hdf5Store
+from builder.stores.kinds.zarr.store import ZarrStore
 from builder.testing.samples import Sample, sample_dataset, sample_meta
-from builder.upkeep.repair import repair
+from builder.transform.repair import repair
 
 IDS = [f"task_{index % 3}/demo_{index}" for index in range(9)]
 
@@ -174,11 +174,11 @@ def test_reading_needs_the_core_alone(folder):
     """No video, image, model or compression package, and no pipeline, is imported."""
     script = """
 import sys
-from builder.catalog import Catalog
-from builder.dataset import open_dataset
+from builder.dataset.folder import Catalog
+from builder.dataset.opening import open_dataset
 episode = next(iter(open_dataset(sys.argv[1])))
 assert episode.views["front"].tracks[0].shape == (4, 6, 2)
-heavy = {"av", "cv2", "torch", "pebble", "rich", "hdf5plugin", "zarr", "builder.pipeline"}
+heavy = {"av", "cv2", "torch", "pebble", "rich", "hdf5plugin", "zarr", "builder.build.pipeline"}
 print(sorted(heavy & set(sys.modules)))
 """
     done = subprocess.run(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.errors import LettersetError
+from builder.core.errors import LettersetError
 
 ROOT = Path(__file__).parents[1]
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from legacy_fixtures import amplify_folder, write_amplify, write_atm
 
-from builder.catalog import Catalog, index_line
-from builder.dataset import open_dataset
-from builder.doctor.diagnose import diagnose, diagnose_path
-from builder.doctor.report import Report
-from builder.errors import ConfigError
-from builder.queries import query_points
-from builder.stores.hdf5 import Hdf5Store
+from builder.canvas.query_grid import query_points
+from builder.core.errors import ConfigError
+from builder.dataset.folder import Catalog, index_line
+from builder.dataset.opening import open_dataset
+from builder.report.diagnosis import diagnose, diagnose_path
+from builder.report.findings import Report
+from builder.stores.kinds.hdf5.store import Hdf5Store
 from builder.testing.samples import QUERIES, Sample, sample_dataset, sample_meta
 from schemas import QuerySpec
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from builder.cli import main
-from builder.dataset import open_dataset
+from builder.dataset.opening import open_dataset
 from schemas import Letterbox, swap_xy
 
 SOURCE_SHAPE = (360, 500)

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builder import episode_index
-from builder.episode_index import Columns, EpisodeIndex
-from builder.errors import DatasetError
-from builder.journal import parse_lines
-from builder.records import stored_form
+from builder.core.errors import DatasetError
+from builder.core.records import stored_form
+from builder.dataset import index as episode_index
+from builder.dataset.index import Columns, EpisodeIndex
+from builder.dataset.journal import parse_lines
 from schemas.dataset import IndexLine
 
 pytestmark = pytest.mark.core

@@ -19,13 +19,13 @@ from types import ModuleType
 
 import pytest
 
-from builder.errors import LettersetError, WorkerError
-from builder.executors import processes
-from builder.executors.base import Outcome, Progress
-from builder.executors.children import available_cores, unpack
-from builder.executors.processes import Processes, Serial
-from builder.executors.ray_host import Host
-from builder.registry import configure
+from builder.build.executors.base import Outcome, Progress
+from builder.build.executors.child import available_cores, unpack
+from builder.build.executors.kinds import processes
+from builder.build.executors.kinds.processes import Processes, Serial
+from builder.build.executors.kinds.ray_host import Host
+from builder.core.errors import LettersetError, WorkerError
+from builder.core.registry import configure
 from builder.testing import executors as conformance
 from schemas.config import ExecutorPart
 
@@ -295,7 +295,7 @@ def stay(task, report):
 
 
 def test_a_second_ctrl_c_waits_for_no_child(monkeypatch):
-    monkeypatch.setattr("builder.executors.children.GRACE_SECONDS", 100.0)
+    monkeypatch.setattr("builder.build.executors.child.GRACE_SECONDS", 100.0)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     events = make(2, 600).run(stay, range(2))
     try:

@@ -10,18 +10,18 @@ import yaml
 from legacy_fixtures import write_amplify, write_atm
 from test_migrate import write_video
 
-from builder.catalog import Catalog, index_line
-from builder.dataset import open_dataset
-from builder.errors import ConfigError, DatasetError
-from builder.export.amplify import export_amplify
-from builder.export.amplify_plan import DEMOS_PER_TASK, plan
-from builder.legacy.dataset import open_legacy
-from builder.legacy.migrate import migrate
-from builder.stores.hdf5 import Hdf5Store
+from builder.core.errors import ConfigError, DatasetError
+from builder.dataset.folder import Catalog, index_line
+from builder.dataset.legacy.dataset import open_legacy
+from builder.dataset.opening import open_dataset
+from builder.stores.kinds.hdf5.store import Hdf5Store
 from builder.testing import samples
 from builder.testing.samples import QUERIES, Sample, sample_dataset, sample_meta
 from builder.training.normalize import clip_traj, normalize_traj
-from builder.upkeep.embed import embed
+from builder.transform.embed import embed
+from builder.transform.export.amplify import export_amplify
+from builder.transform.export.amplify_plan import DEMOS_PER_TASK, plan
+from builder.transform.migrate.migrate import migrate
 from schemas import QuerySpec, swap_xy
 
 IMG = (120, 160)

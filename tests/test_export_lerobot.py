@@ -14,15 +14,12 @@ from hypothesis import strategies as st
 pytest.importorskip("pyarrow")
 import pyarrow.parquet as pq
 
-from builder.catalog import Catalog, index_line
 from builder.cli import main
-from builder.dataset import open_dataset
-from builder.errors import ConfigError, OutputError
-from builder.export import lerobot_plan
-from builder.export.lerobot import export_lerobot
-from builder.export.lerobot_files import merge, summarize
-from builder.sources.lerobot import LeRobot
-from builder.stores.hdf5 import Hdf5Store
+from builder.core.errors import ConfigError, OutputError
+from builder.dataset.folder import Catalog, index_line
+from builder.dataset.opening import open_dataset
+from builder.sources.kinds.lerobot import LeRobot
+from builder.stores.kinds.hdf5.store import Hdf5Store
 from builder.testing.samples import (
     HORIZON,
     IMG_SHAPE,
@@ -32,6 +29,9 @@ from builder.testing.samples import (
     sample_dataset,
     sample_meta,
 )
+from builder.transform.export import lerobot_plan
+from builder.transform.export.lerobot import export_lerobot
+from builder.transform.export.lerobot_files import merge, summarize
 
 FPS, VIEWS = 30, tuple(SOURCE_SHAPES)
 # One is longer than a block of frames.
@@ -355,7 +355,7 @@ def test_unknown_views_and_existing_folders_are_refused(made, tmp_path):
 
 
 def test_what_cannot_be_finished_leaves_nothing(made, tmp_path, monkeypatch):
-    from builder.export import lerobot
+    from builder.transform.export import lerobot
 
     def full(*_):
         raise OSError(28, "No space left on device")

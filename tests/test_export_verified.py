@@ -9,15 +9,15 @@ import h5py
 import pytest
 
 from builder.cli import main
-from builder.dataset import open_dataset
-from builder.errors import DatasetError, SourceError
-from builder.export.card import dataset_card
-from builder.export.inference import inference_meta
-from builder.export.tapvid import export_tapvid
-from builder.stores.hdf5 import Hdf5Store
+from builder.core.errors import DatasetError, SourceError
+from builder.dataset.opening import open_dataset
+from builder.stores.kinds.hdf5.store import Hdf5Store
 from builder.testing import samples
 from builder.testing.samples import Sample, sample_dataset
-from builder.upkeep.embed import embed
+from builder.transform.embed import embed
+from builder.transform.export.card import dataset_card
+from builder.transform.export.inference import inference_meta
+from builder.transform.export.tapvid import export_tapvid
 from schemas import QuerySpec
 
 TARGETS = ("inference", "amplify", "amplify-attrs", "card", "lerobot", "tapvid")

@@ -6,8 +6,8 @@ import pytest
 from source_fixtures import write_video
 
 from builder.cli import main
-from builder.dataset import open_dataset
-from builder.errors import LettersetError
+from builder.core.errors import LettersetError
+from builder.dataset.opening import open_dataset
 
 
 @pytest.fixture(scope="module")

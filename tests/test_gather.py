@@ -12,19 +12,19 @@ import h5py
 import numpy as np
 import pytest
 
-from builder.catalog import Catalog, read_failures
+from builder.build.config_file import read_overrides
 from builder.cli import main
-from builder.dataset import open_dataset
-from builder.errors import ConfigError
-from builder.settings import read_overrides
-from builder.splits import Splits, read_splits, write_splits
-from builder.stores.hdf5 import Hdf5Store
-from builder.stores.zarr import ZarrStore
+from builder.core.errors import ConfigError
+from builder.dataset.folder import Catalog, read_failures
+from builder.dataset.opening import open_dataset
+from builder.dataset.proof.validate import validate
+from builder.dataset.splits import Splits, read_splits, write_splits
+from builder.stores.kinds.hdf5.store import Hdf5Store
+from builder.stores.kinds.zarr.store import ZarrStore
 from builder.testing.samples import Sample, sample_dataset, sample_meta
-from builder.upkeep.belongings import carry_along
-from builder.upkeep.convert import convert
-from builder.upkeep.merge import merge, select, subset
-from builder.validate import validate
+from builder.transform.companions import carry_along
+from builder.transform.convert import convert
+from builder.transform.merge import merge, select, subset
 from schemas.dataset import FailureLine, QuerySpec
 
 IDS = ("a/1", "b")

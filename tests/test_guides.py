@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from builder.errors import MissingExtraError, OutputError
-from builder.registry import BUILTIN
+from builder.core.errors import MissingExtraError, OutputError
+from builder.core.registry import BUILTIN
 from builder.testing.samples import Sample
 from builder.testing.trackers import check_follows_motion
 

@@ -17,15 +17,15 @@ import source_fixtures as fixtures
 from media import encode, moving, remux
 from test_hostile_video import config_of
 
-from builder.dataset import open_dataset
-from builder.episode import open_source
-from builder.errors import SourceError
-from builder.pipeline import build
-from builder.sources.image_folders import ImageFolders
-from builder.sources.libero import Libero
-from builder.sources.video_files import VideoFiles
-from builder.validate import validate
-from builder.video import VideoStream
+from builder.build.episode import open_source
+from builder.build.pipeline import build
+from builder.core.errors import SourceError
+from builder.dataset.opening import open_dataset
+from builder.dataset.proof.validate import validate
+from builder.inputs.video import VideoStream
+from builder.sources.kinds.image_folders import ImageFolders
+from builder.sources.kinds.libero import Libero
+from builder.sources.kinds.video_files import VideoFiles
 from schemas.config import Limits
 
 LIMITS = Limits(max_pixels=1 << 20)

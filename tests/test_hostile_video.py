@@ -12,11 +12,11 @@ import pytest
 import source_fixtures as fixtures
 from test_sources_images import with_exif
 
-from builder.dataset import open_dataset
-from builder.episode import open_source
-from builder.errors import DecodeError
-from builder.pipeline import build
-from builder.video import VideoStream
+from builder.build.episode import open_source
+from builder.build.pipeline import build
+from builder.core.errors import DecodeError
+from builder.dataset.opening import open_dataset
+from builder.inputs.video import VideoStream
 from schemas.config import BuildConfig
 
 

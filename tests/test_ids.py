@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from builder.ids import episode_id, printable_path
+from builder.core.paths import episode_id, printable_path
 from schemas.dataset import EpisodeId
 
 pytestmark = pytest.mark.core

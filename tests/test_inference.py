@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from source_fixtures import write_video
 
 from builder.cli import main
-from builder.dataset import open_dataset
-from builder.errors import ConfigError
-from builder.export.inference import inference_meta
+from builder.core.errors import ConfigError
+from builder.dataset.opening import open_dataset
 from builder.inference import Preprocessor
+from builder.transform.export.inference import inference_meta
 from schemas import Letterbox, QuerySpec, swap_xy
 from schemas.dataset import ViewMeta
 from schemas.inference import Decoder, InferenceMeta, InferenceView
@@ -206,7 +206,7 @@ def test_pixels_that_were_not_square_are_asked_for():
 
 
 def inference_of(box, queries):
-    from builder.queries import query_points
+    from builder.canvas.query_grid import query_points
 
     norm_xy = box.encode(box.to_source(query_points(queries, box).astype(float)))
     view = InferenceView(

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from legacy_fixtures import amplify_folder, grid_queries, write_amplify, write_atm
 
-from builder.dataset import open_dataset
-from builder.errors import ConfigError, DatasetError
-from builder.legacy.dataset import open_legacy
+from builder.core.errors import ConfigError, DatasetError
+from builder.dataset.legacy.dataset import open_legacy
+from builder.dataset.opening import open_dataset
 from builder.training.normalize import clip_traj, normalize_traj
 from schemas import Stretch, swap_xy
 from schemas.legacy import (

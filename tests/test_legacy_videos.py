@@ -10,9 +10,9 @@ import torch
 from legacy_fixtures import write_amplify, write_atm
 from torch.utils.data import DataLoader
 
-from builder.dataset import open_dataset
-from builder.errors import DatasetError
-from builder.legacy import videos as legacy_videos
+from builder.core.errors import DatasetError
+from builder.dataset.legacy import videos as legacy_videos
+from builder.dataset.opening import open_dataset
 from builder.training import WindowDataset
 
 VIDEO, TRACKED, IMG = (96, 160), (480, 800), (118, 142)  # stretched: another aspect on purpose

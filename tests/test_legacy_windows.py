@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from builder.dataset import open_dataset
-from builder.errors import ConfigError, DatasetError
-from builder.stores.hdf5 import Hdf5Store
+from builder.core.errors import ConfigError, DatasetError
+from builder.dataset.opening import open_dataset
+from builder.stores.kinds.hdf5.store import Hdf5Store
 from builder.testing.samples import Sample, sample_dataset
 
 pytest.importorskip("torch")

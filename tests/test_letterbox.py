@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from media import BT709, FULL, as_frame, blob, centroid, encode, moving
 
-from builder.letterbox import Letterboxer, letterbox_frame, orient_frame, unletterbox_frame
-from builder.video import VideoStream
+from builder.canvas.letterbox import Letterboxer, letterbox_frame, orient_frame, unletterbox_frame
+from builder.inputs.video import VideoStream
 from schemas.geometry import AxisAffine, Letterbox
 
 JUDGE = Path(__file__).parents[2] / "shared" / "judges" / "judge_geometry.py"

@@ -15,8 +15,8 @@ from source_fixtures import write_video
 
 CODE = """
 import os, sys
-from builder.episode import Job, build_episode, open_source
-from builder.settings import load_config
+from builder.build.episode import Job, build_episode, open_source
+from builder.build.config_file import load_config
 
 config = load_config(None, sys.argv[1:])
 for number, ref in enumerate(open_source(config).refs(), 1):

@@ -5,19 +5,19 @@ from __future__ import annotations
 import pytest
 from source_fixtures import write_video
 
-from builder.catalog import read_index
+from builder.build.config_file import load_config
+from builder.build.estimate import plan
 from builder.cli import main
-from builder.dataset import open_dataset
-from builder.errors import ConfigError, OutputError
-from builder.layers import LayerWriter
-from builder.planning import plan
-from builder.settings import load_config
-from builder.stores.hdf5 import Hdf5Store
+from builder.core.errors import ConfigError, OutputError
+from builder.core.messages import count
+from builder.dataset.filters import Where
+from builder.dataset.folder import read_index
+from builder.dataset.layers import LayerWriter
+from builder.dataset.opening import open_dataset
+from builder.dataset.proof.validate import validate
+from builder.stores.kinds.hdf5.store import Hdf5Store
 from builder.testing.samples import Sample, sample_dataset
-from builder.upkeep.repair import repair
-from builder.validate import validate
-from builder.where import Where
-from builder.wording import count
+from builder.transform.repair import repair
 
 SHAPE = ["--img-shape", "60", "100"]
 SMALL = ["--quiet", *SHAPE, "queries.grid=[3,4]"]

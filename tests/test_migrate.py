@@ -9,13 +9,13 @@ import pytest
 from legacy_fixtures import amplify_folder, grid_queries, write_amplify, write_atm
 from media import encode
 
-from builder.catalog import read_failures
 from builder.cli import main
-from builder.dataset import open_dataset
-from builder.errors import ConfigError, DatasetError, OutputError
-from builder.legacy.dataset import open_legacy
-from builder.legacy.migrate import migrate
-from builder.validate import validate
+from builder.core.errors import ConfigError, DatasetError, OutputError
+from builder.dataset.folder import read_failures
+from builder.dataset.legacy.dataset import open_legacy
+from builder.dataset.opening import open_dataset
+from builder.dataset.proof.validate import validate
+from builder.transform.migrate.migrate import migrate
 from schemas import Letterbox, Stretch
 from schemas.config import FrameStorage
 

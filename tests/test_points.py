@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from builder.cli import main
-from builder.errors import ConfigError
-from builder.points import read_geometry, read_points
-from builder.stores.hdf5 import Hdf5Store
+from builder.core.errors import ConfigError
+from builder.inference.points_file import read_geometry, read_points
+from builder.stores.kinds.hdf5.store import Hdf5Store
 from builder.testing.samples import Sample, sample_dataset
 from schemas import Letterbox, swap_xy
 

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from source_fixtures import write_tapvid, write_video
 
 from builder.cli import main
-from builder.dataset import open_dataset
-from builder.errors import ConfigError, TrackingError
-from builder.registry import configure
+from builder.core.errors import ConfigError, TrackingError
+from builder.core.registry import configure
+from builder.dataset.opening import open_dataset
 from builder.testing import check_tracker
 from builder.testing.trackers import STEP_XY
 from builder.trackers.base import ViewKey
-from builder.tracking import ViewTracker
+from builder.trackers.view_tracker import ViewTracker
 from schemas.config import TrackerPart
 from schemas.dataset import QuerySpec
 from schemas.geometry import Letterbox, Stretch, swap_xy

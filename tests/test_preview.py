@@ -13,16 +13,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from builder.build.config_file import load_config
+from builder.build.episode import Job
 from builder.cli import main
-from builder.dataset import open_dataset
-from builder.episode import Job
-from builder.errors import DatasetError, OutputError, SourceError
+from builder.core.errors import DatasetError, OutputError, SourceError
+from builder.dataset.opening import open_dataset
+from builder.inputs.streams import Frame, StreamInfo
 from builder.report import sketch
 from builder.report.page import figure, page, text
 from builder.report.picture import dataset_picture
 from builder.report.preview import preview, stratified
-from builder.settings import load_config
-from builder.sources.base import Episode, EpisodeRef, Frame, StreamInfo
+from builder.sources.base import Episode, EpisodeRef
 
 IMG_SHAPE = [64, 112]
 SHAPES = {"wide": (48, 96), "tall": (96, 48), "also-wide": (48, 96), "square": (64, 64)}

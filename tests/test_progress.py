@@ -7,11 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from builder.errors import WorkerError
-from builder.executors.base import Outcome
-from builder.executors.base import Progress as Sign
-from builder.progress import Progress, Tally
-from builder.wording import failed, without_path
+from builder.build.executors.base import Outcome
+from builder.build.executors.base import Progress as Sign
+from builder.build.progress import Progress, Tally
+from builder.core.errors import WorkerError
+from builder.core.messages import failed, without_path
 
 
 def job(name):

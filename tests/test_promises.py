@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from source_fixtures import is_upright, write_video
 
-from builder.catalog import read_index
 from builder.cli import main
-from builder.dataset import open_dataset
+from builder.dataset.folder import read_index
+from builder.dataset.opening import open_dataset
 
 IMG_SHAPE = (48, 100)
 SMALL = ["queries.grid=[3, 4]", "tracker.horizon=4"]
@@ -155,7 +155,7 @@ def test_memory_does_not_grow_with_the_length_of_a_video(tmp_path):
         "import sys, resource; from builder.cli.build import arguments, read_config;"
         "import argparse; parser = argparse.ArgumentParser(); arguments(parser);"
         "config = read_config(parser.parse_args(sys.argv[2:]));"
-        "from builder.episode import Job, build_episode, open_source;"
+        "from builder.build.episode import Job, build_episode, open_source;"
         "[build_episode(Job(config, ref), lambda *_: None) for ref in open_source(config).refs()];"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.errors import TrackingError
-from builder.queries import checked_queries, query_points
+from builder.canvas.query_grid import checked_queries, query_points
+from builder.core.errors import TrackingError
 from schemas.dataset import QuerySpec
 from schemas.geometry import Letterbox, Stretch
 

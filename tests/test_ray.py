@@ -20,13 +20,13 @@ pytest.importorskip("ray", reason="the extra [ray] is not installed")
 import ray
 from source_fixtures import write_video
 
-from builder.catalog import read_failures, read_index
+from builder.build.executors.base import Outcome
+from builder.build.executors.kinds import ray_cluster
+from builder.build.executors.kinds.ray_cluster import RayCluster, RayClusterConfig
 from builder.cli import main
-from builder.errors import ConfigError, WorkerError
-from builder.executors import ray_cluster
-from builder.executors.base import Outcome
-from builder.executors.ray_cluster import RayCluster, RayClusterConfig
-from builder.stores.staging import leftovers
+from builder.core.errors import ConfigError, WorkerError
+from builder.dataset.folder import read_failures, read_index
+from builder.stores.atomic import leftovers
 from builder.testing import executors as conformance
 
 pytestmark = pytest.mark.ray

@@ -11,10 +11,10 @@ from source_fixtures import write_video
 from test_resume import Inline, build
 
 from builder.cli import main
-from builder.dataset import open_dataset
-from builder.registry import BUILTIN
+from builder.core.registry import BUILTIN
+from builder.dataset.opening import open_dataset
 from builder.stores.base import ArraySpec
-from builder.upkeep.redraw import redraw
+from builder.transform.redraw import redraw
 
 
 @pytest.fixture

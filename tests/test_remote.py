@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 
 from builder import open_dataset
-from builder.errors import ConfigError, DatasetError, MissingExtraError, OutputError
-from builder.layers import LayerWriter
-from builder.remote import RemoteDataset
-from builder.remote_folder import RemoteFolder
-from builder.splits import hash_splits, read_splits, write_splits
-from builder.stores.hdf5 import Hdf5Store
-from builder.stores.staging import stage
-from builder.stores.zarr import ZarrStore
+from builder.core.errors import ConfigError, DatasetError, MissingExtraError, OutputError
+from builder.dataset.layers import LayerWriter
+from builder.dataset.remote import RemoteDataset
+from builder.dataset.remote_folder import RemoteFolder
+from builder.dataset.splits import hash_splits, read_splits, write_splits
+from builder.dataset.window_table.table import write_window_stats
+from builder.stores.atomic import stage
+from builder.stores.kinds.hdf5.store import Hdf5Store
+from builder.stores.kinds.zarr.store import ZarrStore
 from builder.testing.samples import Sample, sample_dataset
-from builder.window_stats import write_window_stats
 
 fsspec = pytest.importorskip("fsspec")
 

@@ -13,11 +13,11 @@ import yaml
 from source_fixtures import write_video
 
 from builder.cli import main
-from builder.dataset import open_dataset
-from builder.errors import OutputError
-from builder.export.card import dataset_card
-from builder.export.tapvid import export_tapvid
+from builder.core.errors import OutputError
+from builder.dataset.opening import open_dataset
 from builder.report.moments import moments
+from builder.transform.export.card import dataset_card
+from builder.transform.export.tapvid import export_tapvid
 
 IMG_SHAPE, HORIZON, LENGTH = (48, 100), 8, 19
 

@@ -12,10 +12,10 @@ import pytest
 from source_fixtures import write_video
 
 from builder.cli import main
-from builder.dataset import open_dataset
+from builder.dataset.opening import open_dataset
 from builder.report.charts import bars
 from builder.report.regions import point_regions
-from builder.stores.hdf5 import Hdf5Store
+from builder.stores.kinds.hdf5.store import Hdf5Store
 from builder.testing.samples import Sample, sample_dataset
 from schemas import normalize
 

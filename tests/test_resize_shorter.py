@@ -8,7 +8,7 @@ import pytest
 from source_fixtures import write_video
 
 from builder.cli import main
-from builder.dataset import open_dataset
+from builder.dataset.opening import open_dataset
 from builder.training import normalize_traj
 from schemas import Stretch, swap_xy
 

@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 from source_fixtures import write_video
 
-from builder.catalog import index_line, read_index
+from builder.build.executors.base import Outcome
+from builder.build.resume import replacing, standing
 from builder.cli import main
-from builder.dataset import open_dataset
-from builder.executors.base import Outcome
-from builder.registry import BUILTIN
-from builder.resume import replacing, standing
+from builder.core.registry import BUILTIN
+from builder.dataset.folder import index_line, read_index
+from builder.dataset.opening import open_dataset
+from builder.dataset.proof.validate import validate
 from builder.sources.base import EpisodeRef
-from builder.sources.video_files import VideoFiles
-from builder.stores.hdf5 import Hdf5Store
-from builder.stores.staging import make_folders
-from builder.validate import validate
+from builder.sources.kinds.video_files import VideoFiles
+from builder.stores.atomic import make_folders
+from builder.stores.kinds.hdf5.store import Hdf5Store
 from schemas.base import Record
 
 OPTIONS = ["executor.kind=inline", "queries.grid=[2, 3]", "tracker.horizon=4"]

@@ -17,19 +17,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from source_fixtures import write_video
 
-from builder.catalog import Catalog, load_meta, read_failures, read_index, take_lock
+from builder.build.shards import WEIGH_AT_MOST, Shard, own_refs
 from builder.cli import main
-from builder.dataset import open_dataset
-from builder.errors import ConfigError, OutputError
-from builder.shards import WEIGH_AT_MOST, Shard, own_refs
+from builder.core.errors import ConfigError, OutputError
+from builder.dataset.folder import Catalog, load_meta, read_failures, read_index, take_lock
+from builder.dataset.opening import open_dataset
+from builder.dataset.proof.validate import validate
 from builder.sources.base import EpisodeRef
-from builder.sources.episode_folders import EpisodeFolders
-from builder.sources.select import Selected, Selection
-from builder.sources.video_files import VideoFiles
-from builder.stores import filesystem, staging
+from builder.sources.kinds.episode_folders import EpisodeFolders
+from builder.sources.kinds.video_files import VideoFiles
+from builder.sources.select import Selected
+from builder.sources.selection import Selection
+from builder.stores import atomic, filesystem
 from builder.stores.filesystem import filesystem_type, weaknesses
-from builder.upkeep.finalize import finalize
-from builder.validate import validate
+from builder.transform.finalize import finalize
 
 SETTINGS = ["queries.grid=[3, 4]", "tracker.horizon=4", "executor.kind=serial"]
 SHAPE = ["--img-shape", "48", "100"]
@@ -369,7 +370,7 @@ def test_a_filesystem_without_locks_is_said(tmp_path, monkeypatch):
     def flock(descriptor, how):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr(staging.fcntl, "flock", flock)
+    monkeypatch.setattr(atomic.fcntl, "flock", flock)
     (sentence,) = weaknesses(tmp_path)
     assert "knows no locks" in sentence
     assert list((tmp_path / "tmp").iterdir()) == []

@@ -7,9 +7,9 @@ import signal
 import time
 from functools import partial
 
-from builder.executors.base import Outcome
-from builder.executors.processes import Processes
-from builder.slots import worker_slot
+from builder.build.executors.base import Outcome
+from builder.build.executors.kinds.processes import Processes
+from builder.core.worker_slot import worker_slot
 
 
 def slot_or_death(task, report):

@@ -6,13 +6,13 @@ import pytest
 from conftest import mount
 from source_fixtures import write_video
 
-from builder.catalog import read_index
+from builder.build.config_file import load_config
+from builder.build.pipeline import build
 from builder.cli import main
-from builder.errors import OutputError
-from builder.pipeline import build
-from builder.settings import load_config
-from builder.validate import validate
-from builder.video import VideoStream
+from builder.core.errors import OutputError
+from builder.dataset.folder import read_index
+from builder.dataset.proof.validate import validate
+from builder.inputs.video import VideoStream
 
 EPISODES = 3
 

@@ -6,9 +6,9 @@ import pytest
 import robot_fixtures as robots
 import source_fixtures as fixtures
 
-from builder.errors import SourceError
-from builder.registry import BUILTIN, backend
-from builder.sources.select import Selection
+from builder.core.errors import SourceError
+from builder.core.registry import BUILTIN, backend
+from builder.sources.selection import Selection
 from builder.testing.sources import CHECKS
 from schemas.config import Limits
 

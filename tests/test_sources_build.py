@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 from media import MATRICES
 from test_sources import EXAMPLES, later
 
-from builder.array_stats import array_stats
+from builder.build.episode import Job, _root_layout, build_episode, open_source, open_store
+from builder.build.estimate.plan import plan
+from builder.build.pipeline import build
+from builder.canvas.letterbox import letterbox_labels
 from builder.cli import main as letterset
-from builder.dataset import open_dataset
-from builder.episode import Job, _root_layout, build_episode, open_source, open_store
-from builder.errors import SourceError
-from builder.letterbox import letterbox_labels
-from builder.pipeline import build
-from builder.planning.plan import plan
-from builder.upkeep.convert import convert
+from builder.core.errors import SourceError
+from builder.dataset.array_stats import array_stats
+from builder.dataset.opening import open_dataset
+from builder.transform.convert import convert
 from schemas.config import BuildConfig
 from schemas.geometry import Letterbox
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from source_fixtures import SHAPE, pictures
 
-from builder.sources.base import Episode, EpisodeRef, Frame, StreamInfo
-from builder.sources.streams import BlockStream, even_times
+from builder.inputs.streams import BlockStream, Frame, StreamInfo, even_times
+from builder.sources.base import Episode, EpisodeRef
 from builder.testing.sources import CHECKS, check_source
 from schemas.dataset import Fingerprint
 

@@ -7,12 +7,12 @@ import source_fixtures as fixtures
 from legacy_fixtures import amplify_folder
 from test_sources import EXAMPLES
 
+from builder.build.config_file import check_backends, load_config
 from builder.cli import main
-from builder.errors import ConfigError, SourceError
-from builder.registry import configure
-from builder.settings import check_backends, load_config
-from builder.sources.guess import config_text, guess, write_config
+from builder.core.errors import ConfigError, SourceError
+from builder.core.registry import configure
 from builder.sources.recognize import recognize
+from builder.sources.starter_config import config_text, guess, write_config
 
 
 @pytest.mark.parametrize("kind", EXAMPLES)

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from builder.errors import SourceError
+from builder.core.errors import SourceError
 
 
 @pytest.fixture

@@ -12,12 +12,12 @@ import pytest
 import source_fixtures as fixtures
 from source_fixtures import episodes, is_upright, numbers, rgb
 
-from builder.errors import SourceError
-from builder.letterbox import orient_frame
-from builder.sources.inflate import check_inflated
-from builder.sources.libero import Libero, LiberoConfig
-from builder.sources.robomimic import Robomimic
-from builder.sources.safe_hdf5 import open_hdf5
+from builder.canvas.letterbox import orient_frame
+from builder.core.errors import SourceError
+from builder.inputs.hdf5 import open_hdf5
+from builder.inputs.inflate import check_inflated
+from builder.sources.kinds.libero import Libero, LiberoConfig
+from builder.sources.kinds.robomimic import Robomimic
 from builder.sources.select import select
 from schemas.config import Limits
 

@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from source_fixtures import SHAPE, is_upright, numbers, picture, rgb, write_images, write_video
 
-from builder.errors import DecodeError, SourceError
-from builder.letterbox import orient_frame
-from builder.sources.episode_folders import EpisodeFolders
-from builder.sources.image_files import decode_image, exif_orientation
-from builder.sources.image_folders import ImageFolders
-from builder.sources.listing import UNREADABLE, files, natural_key, walk
-from builder.sources.names import safe_names, safe_text
+from builder.canvas.letterbox import orient_frame
+from builder.core.errors import DecodeError, SourceError
+from builder.core.names import safe_names, safe_text
+from builder.inputs.images import decode_image, exif_orientation
+from builder.inputs.listing import UNREADABLE, files, natural_key, walk
+from builder.sources.kinds.episode_folders import EpisodeFolders
+from builder.sources.kinds.image_folders import ImageFolders
 from schemas.config import Limits
 
 
@@ -149,7 +149,7 @@ def test_folders_are_walked_in_natural_order_without_circles(tmp_path):
 def test_a_folder_that_may_not_be_read_is_reported_not_lost(tmp_path, monkeypatch):
     write_video(tmp_path / "good" / "cam.mp4", 3)
     (tmp_path / "locked").mkdir()
-    from builder.sources import listing
+    from builder.inputs import listing
 
     allowed = listing.os.access
     monkeypatch.setattr(

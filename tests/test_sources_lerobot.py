@@ -14,10 +14,10 @@ pq = pytest.importorskip("pyarrow.parquet")
 
 from lerobot_fixtures import CAMERAS, FPS, LENGTHS, TASKS, table, write_v3, write_v21  # noqa: E402
 
-from builder.errors import DecodeError, SourceError  # noqa: E402
-from builder.sources.lerobot import LeRobot, LeRobotConfig  # noqa: E402
+from builder.core.errors import DecodeError, SourceError  # noqa: E402
+from builder.inputs.video_span import VideoSpan  # noqa: E402
+from builder.sources.kinds.lerobot import LeRobot, LeRobotConfig  # noqa: E402
 from builder.sources.select import select  # noqa: E402
-from builder.sources.video_span import VideoSpan  # noqa: E402
 from schemas.config import Limits  # noqa: E402
 
 TOP, WRIST = CAMERAS
@@ -254,14 +254,14 @@ def test_columns_beyond_the_limit_are_refused(tmp_path):
     ],
 )
 def test_columns_that_are_no_arrays_are_refused(values, match):
-    from builder.sources.safe_parquet import to_array
+    from builder.inputs.parquet import to_array
 
     with pytest.raises(SourceError, match=match):
         to_array(pa.chunked_array([pa.array(values)]), (2,), "x")
 
 
 def test_row_groups_are_skipped_by_their_statistics(tmp_path):
-    from builder.sources.safe_parquet import select_rows
+    from builder.inputs.parquet import select_rows
 
     sink = io.BytesIO()
     with pq.ParquetWriter(sink, table(0).schema) as writer:

@@ -9,12 +9,12 @@ import pytest
 from robot_fixtures import write_atm, write_bridge, write_droid, write_something
 from source_fixtures import SHAPE, numbers, write_images, write_video
 
-from builder.errors import SourceError
-from builder.sources.atm import Atm
-from builder.sources.bridge import Bridge
-from builder.sources.droid import Droid, DroidConfig
+from builder.core.errors import SourceError
+from builder.sources.kinds.atm import Atm
+from builder.sources.kinds.bridge import Bridge
+from builder.sources.kinds.droid import Droid, DroidConfig
+from builder.sources.kinds.something_something import SomethingSomething
 from builder.sources.select import select
-from builder.sources.something_something import SomethingSomething
 
 
 def first(source):
@@ -147,7 +147,7 @@ def test_atm_tracks_come_in_source_pixels(tmp_path):
 
 
 def test_image_and_episode_folders_keep_natural_order_and_extras(tmp_path):
-    from builder.sources.image_folders import ImageFolders
+    from builder.sources.kinds.image_folders import ImageFolders
 
     write_images(tmp_path / "e" / "front", 12)
     np.save(tmp_path / "e" / "actions.npy", np.arange(12))
@@ -163,7 +163,7 @@ def test_image_and_episode_folders_keep_natural_order_and_extras(tmp_path):
 
 
 def test_videos_of_one_stem_stay_two_views(tmp_path):
-    from builder.sources.episode_folders import EpisodeFolders
+    from builder.sources.kinds.episode_folders import EpisodeFolders
 
     write_video(tmp_path / "e" / "cam.mp4", 5)
     write_video(tmp_path / "e" / "cam.mkv", 5)

@@ -8,11 +8,12 @@ from hypothesis import strategies as st
 from source_fixtures import numbers
 
 import builder.sources.select as select_module
-from builder.errors import DecodeError, SourceError
-from builder.sources.base import Episode, EpisodeRef, Frame, StreamInfo
-from builder.sources.clock import PickedStream, nearest
-from builder.sources.select import Selected, Selection, select
-from builder.sources.streams import BlockStream, even_times
+from builder.core.errors import DecodeError, SourceError
+from builder.inputs.streams import BlockStream, Frame, PickedStream, StreamInfo, even_times
+from builder.sources.base import Episode, EpisodeRef
+from builder.sources.clock import nearest
+from builder.sources.select import Selected, select
+from builder.sources.selection import Selection
 
 
 def stream(count, fps=10.0, start=0.0, seconds=None, **info):

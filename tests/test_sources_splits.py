@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.errors import ConfigError, DatasetError, OutputError
-from builder.splits import Splits, hash_splits, read_splits, source_splits, write_splits
+from builder.core.errors import ConfigError, DatasetError, OutputError
+from builder.dataset.splits import Splits, hash_splits, read_splits, source_splits, write_splits
 
 IDS = [f"suite/demo_{k}-0{k:07d}" for k in range(2000)]
 SHARES = {"train": 0.8, "val": 0.15, "test": 0.05}

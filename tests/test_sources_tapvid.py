@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from source_fixtures import SHAPE, numbers, pictures, write_tapvid
 
-from builder.errors import DecodeError, SourceError
-from builder.sources.safe_pickle import load_pickle
-from builder.sources.tapvid import TapVid
+from builder.core.errors import DecodeError, SourceError
+from builder.inputs.pickled import load_pickle
+from builder.sources.kinds.tapvid import TapVid
 from schemas.config import Limits
 
 

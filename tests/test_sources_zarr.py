@@ -11,12 +11,9 @@ from source_fixtures import episodes, numbers, rgb
 pytest.importorskip("zarr")
 from zarr_fixtures import ENDS, write_pusht, write_umi
 
-from builder.errors import SourceError
-from builder.sources.diffusion_policy import (
-    DiffusionPolicy,
-    DiffusionPolicyConfig,
-)
-from builder.sources.safe_zarr import open_zarr
+from builder.core.errors import SourceError
+from builder.inputs.zarr import open_zarr
+from builder.sources.kinds.diffusion_policy import DiffusionPolicy, DiffusionPolicyConfig
 from schemas.config import Limits
 
 STARTS = (0, *ENDS[:-1])

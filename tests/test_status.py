@@ -11,15 +11,16 @@ from types import SimpleNamespace
 import pytest
 from source_fixtures import write_video
 
-from builder.catalog import Catalog
+from builder.build.episode import Built
+from builder.build.executors.base import Outcome, Progress
+from builder.build.run_log import RunLog
+from builder.build.status import status
 from builder.cli import main
-from builder.episode import Built
-from builder.errors import DecodeError, WorkerError
-from builder.executors.base import Outcome, Progress
-from builder.registry import BUILTIN
-from builder.runs import RunLog, Stopwatch
-from builder.status import is_locked, status
-from builder.stores import staging
+from builder.core.errors import DecodeError, WorkerError
+from builder.core.registry import BUILTIN
+from builder.core.stopwatch import Stopwatch
+from builder.dataset.folder import Catalog, is_locked
+from builder.stores import atomic
 from builder.testing.samples import sample_meta
 from schemas.base import Record
 from schemas.dataset import FailureLine, IndexLine
@@ -46,7 +47,7 @@ def catalog(tmp_path):
 
 
 def test_a_running_writer(catalog, tmp_path, monkeypatch):
-    monkeypatch.setattr("builder.runs.ALIVE_SECONDS", 0.0)
+    monkeypatch.setattr("builder.build.run_log.ALIVE_SECONDS", 0.0)
     catalog.add(line("a"))
     catalog.fail(FailureLine(id="b", path="b.mp4", stage="decode", reason="cut"))
     with RunLog(tmp_path, "shard-1-of-2") as log:
@@ -119,7 +120,7 @@ def test_a_damaged_log_is_no_log(catalog, tmp_path, text):
 
 
 def test_where_locks_are_unknown_a_fresh_log_counts(tmp_path, monkeypatch):
-    monkeypatch.setattr(staging, "fcntl", None)
+    monkeypatch.setattr(atomic, "fcntl", None)
     with Catalog.create(tmp_path, sample_meta(), "main"), RunLog(tmp_path, "main") as log:
         log.start(todo=1, there=0)
         assert is_locked(tmp_path, "main") is None
@@ -158,7 +159,7 @@ def test_stopwatch_adds_up():
 
 
 def test_each_worker_is_shown_but_never_a_screenful(catalog, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("builder.runs.ALIVE_SECONDS", 0.0)
+    monkeypatch.setattr("builder.build.run_log.ALIVE_SECONDS", 0.0)
     with RunLog(tmp_path, "shard-1-of-2") as log:
         log.start(todo=30, there=0)
         for number in range(20):
@@ -257,7 +258,7 @@ class Dying:
     def run(self, function, tasks):
         first, second = tasks
         folder = Path(first.config.store.path) / "tmp"
-        mine, live = (staging.stage(folder, ".h5") for _ in range(2))
+        mine, live = (atomic.stage(folder, ".h5") for _ in range(2))
         os.close(mine.descriptor)  # as the kernel does for a process that died
         yield Outcome(first, error=WorkerError("killed"))
         assert (mine.path.exists(), live.path.exists()) == (False, True)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from builder.catalog import Catalog, index_line
-from builder.stores.hdf5 import Hdf5Store
+from builder.dataset.folder import Catalog, index_line
+from builder.stores.kinds.hdf5.store import Hdf5Store
 from builder.testing.samples import Sample, sample_meta
 
 # Every so many calls here; run tests/store_faults.py with a step of 1 for all of them.

@@ -13,15 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from builder.dataset import open_dataset, store_at
-from builder.errors import DatasetError, MissingExtraError, OutputError
+from builder.core.errors import DatasetError, MissingExtraError, OutputError
+from builder.dataset.folder import store_at
+from builder.dataset.opening import open_dataset
+from builder.dataset.proof.validate import check_episode, validate
 from builder.stores.base import ArraySpec
-from builder.stores.hdf5 import Hdf5Store
-from builder.stores.zarr import ZarrStore
-from builder.stores.zarr_layout import Grid
+from builder.stores.kinds.hdf5.store import Hdf5Store
+from builder.stores.kinds.zarr.layout import Grid
+from builder.stores.kinds.zarr.store import ZarrStore
 from builder.testing import stores as conformance
 from builder.testing.samples import Sample, sample_dataset
-from builder.validate import check_episode, validate
 
 IDS = ("some/episode", "second")
 

@@ -17,18 +17,18 @@ import numpy as np
 import pytest
 from source_fixtures import write_video
 
-from builder.catalog import read_failures, read_index
+from builder.build.executors.base import Outcome
+from builder.build.executors.kinds.processes import Processes
+from builder.build.tracker_process.client import SharedTracker, repeated, shared_tracker
+from builder.build.tracker_process.host import tracker_hosts
 from builder.cli import main
-from builder.errors import ConfigError, TrackingError, WorkerError
-from builder.executors.base import Outcome
-from builder.executors.processes import Processes
-from builder.registry import configure
-from builder.shared_tracker import SharedTracker, repeated, shared_tracker
-from builder.slots import worker_slot
+from builder.core.errors import ConfigError, TrackingError, WorkerError
+from builder.core.registry import configure
+from builder.core.worker_slot import worker_slot
+from builder.dataset.folder import read_failures, read_index
 from builder.testing import trackers as suite
-from builder.tracker_host import tracker_hosts
-from builder.trackers.dis import DisTracker
-from builder.trackers.lk import LkTracker
+from builder.trackers.kinds.dis import DisTracker
+from builder.trackers.kinds.lk import LkTracker
 from schemas.config import ExecutorPart
 
 PATIENT = 120.0

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from synthetic import mean_speed, random_scene, random_texture
 
-from builder.errors import TrackingError
-from builder.registry import configure
+from builder.core.errors import TrackingError
+from builder.core.registry import configure
 from builder.testing import check_tracker
 from builder.testing import trackers as suite
 from builder.trackers.base import Window
-from builder.trackers.dis import NOTICE, DisConfig, DisTracker, sample
-from builder.trackers.lk import LkTracker
-from builder.trackers.none import NoTracker
+from builder.trackers.kinds.dis import NOTICE, DisConfig, DisTracker, sample
+from builder.trackers.kinds.lk import LkTracker
+from builder.trackers.kinds.none import NoTracker
 from schemas.config import TrackerPart
 
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from builder.errors import TrackingError
-from builder.letterbox import Letterboxer
-from builder.motion import MotionMeter
-from builder.registry import configure
-from builder.stores.hdf5 import Hdf5Store
+from builder.build.track_writer import TrackWriter
+from builder.canvas.letterbox import Letterboxer
+from builder.core.errors import TrackingError
+from builder.core.registry import configure
+from builder.stores.kinds.hdf5.store import Hdf5Store
 from builder.testing.trackers import moving_frames
-from builder.track_writer import TrackWriter
 from builder.trackers.base import ViewKey, Window
-from builder.tracking import ViewTracker
-from builder.windows import WindowedTracker
+from builder.trackers.motion import MotionMeter
+from builder.trackers.view_tracker import ViewTracker
+from builder.trackers.windowed import WindowedTracker
 from schemas.config import BuildConfig, TrackerPart
 from schemas.dataset import QuerySpec, TrackerInfo, VisibilityRule
 from schemas.geometry import Letterbox

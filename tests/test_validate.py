@@ -15,20 +15,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builder.catalog import Catalog, index_line, read_failures, read_index
+from builder.build.run_log import RunLog
 from builder.cli import main
-from builder.errors import DatasetError, NewerFormatError
-from builder.layers import LayerWriter
-from builder.records import stored_form
-from builder.runs import RunLog
-from builder.splits import Splits, write_splits
-from builder.stores.hdf5 import Hdf5Store
-from builder.stores.staging import stage
-from builder.stores.zarr import ZarrStore
+from builder.core.errors import DatasetError, NewerFormatError
+from builder.core.records import stored_form
+from builder.dataset.folder import Catalog, index_line, read_failures, read_index
+from builder.dataset.layers import LayerWriter
+from builder.dataset.proof.validate import Problem, check_episode, validate
+from builder.dataset.splits import Splits, write_splits
+from builder.stores.atomic import stage
+from builder.stores.kinds.hdf5.store import Hdf5Store
+from builder.stores.kinds.zarr.store import ZarrStore
 from builder.testing.samples import HORIZON, Sample, sample_dataset, sample_meta
-from builder.upkeep.finalize import finalize
-from builder.upkeep.repair import repair
-from builder.validate import Problem, check_episode, validate
+from builder.transform.finalize import finalize
+from builder.transform.repair import repair
 from schemas.dataset import DatasetMeta, EpisodeMeta, FailureLine, QuerySpec
 
 CODECS = [("raw", "raw"), ("raw", "u16"), ("lz4", "raw"), ("jpeg", "u16")]

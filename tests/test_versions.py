@@ -7,8 +7,8 @@ import pytest
 from golden_examples import FOLDER, MODELS, text_of
 from pydantic import Field
 
-from builder.errors import DatasetError, NewerFormatError
-from builder.records import parse_record, stored_form
+from builder.core.errors import DatasetError, NewerFormatError
+from builder.core.records import parse_record, stored_form
 from schemas import FORMAT_VERSION, DatasetMeta
 from schemas.base import LATER, Record, Sealed, json_sha256
 from schemas.dataset import IndexLine

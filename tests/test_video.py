@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from media import MATRICES, blob, centroid, cut, encode, moving, remux
 
-from builder.errors import DecodeError, SourceError
-from builder.letterbox import Letterboxer
-from builder.video import VideoStream, fingerprint
+from builder.canvas.letterbox import Letterboxer
+from builder.core.errors import DecodeError, SourceError
+from builder.inputs.video import VideoStream, fingerprint
 from schemas.config import Limits
 from schemas.geometry import AxisAffine, Letterbox
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from media import encode, moving
 
-from builder.errors import SourceError
-from builder.sources.video_files import VideoFiles, VideoFilesConfig
+from builder.core.errors import SourceError
+from builder.sources.kinds.video_files import VideoFiles, VideoFilesConfig
 from schemas.config import Limits
 
 

@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from builder.dataset import open_dataset
-from builder.errors import ConfigError, DatasetError
-from builder.stores.hdf5 import Hdf5Store
+from builder.core.errors import ConfigError, DatasetError
+from builder.dataset.opening import open_dataset
+from builder.dataset.window_table.table import write_window_stats
+from builder.stores.kinds.hdf5.store import Hdf5Store
 from builder.testing.samples import HORIZON, Sample, sample_dataset
 from builder.training import WindowDataset, WindowSampler, window_weights
-from builder.window_stats import write_window_stats
 
 LENGTHS = {"a/1": 7, "b": 9, "c": 12}
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.errors import ConfigError
-from builder.where import Where
+from builder.core.errors import ConfigError
+from builder.dataset.filters import Where
 
 COLUMNS = {
     "motion": np.array([0.0, 1.5, np.nan, 4.0]),

@@ -15,11 +15,11 @@ from source_fixtures import write_video
 from torch.utils.data import DataLoader
 
 from builder.cli import main
-from builder.dataset import open_dataset
-from builder.errors import ConfigError, DatasetError
-from builder.splits import Splits, write_splits
+from builder.core.errors import ConfigError, DatasetError
+from builder.dataset.opening import open_dataset
+from builder.dataset.splits import Splits, write_splits
 from builder.stores.codecs import decode_u16
-from builder.stores.hdf5 import Hdf5Store
+from builder.stores.kinds.hdf5.store import Hdf5Store
 from builder.testing.samples import Sample, sample_dataset
 from builder.training import (
     MixtureDataset,

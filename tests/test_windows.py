@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.errors import TrackingError
+from builder.canvas.windows import valid_steps, window_counts, window_starts
+from builder.core.errors import TrackingError
 from builder.testing.samples import sample_meta
-from builder.windows import WindowedTracker, valid_steps, window_counts, window_starts
+from builder.trackers.windowed import WindowedTracker
 
 SHAPE = (6, 10)
 QUERIES = np.array([(1.5, 2.5), (9.0, 5.0)], np.float32)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.wording import count, duration, points, size
+from builder.core.messages import count, duration, points, size
 
 pytestmark = pytest.mark.core
 ROOT = Path(__file__).parents[1]

@@ -14,16 +14,16 @@ import sys
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
+from builder.build.config_file import check_backends, load_config
 from builder.cli.common import add_json, check_there, config_and_overrides, say
-from builder.errors import ConfigError
-from builder.settings import check_backends, load_config
-from builder.wording import count, duration, failed, size
+from builder.core.errors import ConfigError
+from builder.core.messages import count, duration, failed, size
 from schemas.config import BuildConfig
 
 if TYPE_CHECKING:
-    from builder.pipeline import Summary
-    from builder.planning.plan import Plan
-    from builder.shards import Shard
+    from builder.build.estimate.plan import Plan
+    from builder.build.pipeline import Summary
+    from builder.build.shards import Shard
 
 HELP = "build a dataset from videos"
 EXAMPLE = """\
@@ -114,7 +114,7 @@ def read_config(args: argparse.Namespace) -> BuildConfig:
 
 def read_shard(text: str | None) -> Shard | None:
     """Read --shard; raises ConfigError."""
-    from builder.shards import Shard
+    from builder.build.shards import Shard
 
     if text is None:
         return None
@@ -132,11 +132,11 @@ def _integer(text: str) -> Any:
 def run(args: argparse.Namespace) -> int:
     """Build, showing progress; returns the exit code."""
     shard = read_shard(args.shard)
-    from builder.output_folder import check_output_folder
-    from builder.pipeline import build
-    from builder.planning.plan import plan, refuse_if_full
-    from builder.progress import Progress
-    from builder.sources.guess import with_kind
+    from builder.build.estimate.plan import plan, refuse_if_full
+    from builder.build.pipeline import build
+    from builder.build.progress import Progress
+    from builder.dataset.output_folder import check_output_folder
+    from builder.sources.starter_config import with_kind
 
     config = read_config(args)
     check_there(config.source.path)

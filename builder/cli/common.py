@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from builder.errors import ConfigError
-from builder.ids import printable_path
-from builder.output_folder import is_url
-from builder.wording import count, failed
+from builder.core.errors import ConfigError
+from builder.core.messages import count, failed
+from builder.core.paths import printable_path
+from builder.dataset.output_folder import is_url
 
 # The options and arguments of all verbs that name what is read, not written.
 INPUTS = ("source", "dataset", "datasets", "legacy", "path", "videos", "geometry", "points")
@@ -105,7 +105,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def say_gathered(done: Any, as_json: bool) -> int:
-    """Tell what a merge or a subset (builder.upkeep.merge.Gathered) brought; returns its code."""
+    """Tell what a merge or a subset brought; returns its code."""
     if as_json:
         say(json.dumps(vars(done), indent=2))
         return int(done.exit_code)

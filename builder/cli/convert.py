@@ -11,7 +11,7 @@ import json
 from dataclasses import asdict
 
 from builder.cli.common import add_json, say
-from builder.wording import count, failed
+from builder.core.messages import count, failed
 
 HELP = "change a dataset's store or codecs"
 EXAMPLE = """\
@@ -35,8 +35,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Convert; returns 1 when an episode could not be, each listed, and 3 when none could."""
-    from builder.settings import read_overrides
-    from builder.upkeep.convert import convert
+    from builder.build.config_file import read_overrides
+    from builder.transform.convert import convert
 
     part = read_overrides([word.removeprefix("store.") for word in args.overrides])
     done = convert(args.dataset, args.out, part)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from builder.cli.common import one_of
-from builder.errors import ConfigError
+from builder.core.errors import ConfigError
 
 HELP = "map predicted points back to source pixels"
 EXAMPLE = """\
@@ -51,7 +51,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Decode the points; returns the exit code."""
-    from builder.points import read_points, write_points
+    from builder.inference.points_file import read_points, write_points
     from schemas.geometry import swap_xy
 
     geometry, to_coded = _geometry(args)
@@ -66,11 +66,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _geometry(args: argparse.Namespace) -> tuple[Any, Any]:
     """Return the geometry, and the map to coded pixels when it was asked for."""
-    from builder.points import read_geometry
+    from builder.inference.points_file import read_geometry
 
     path = Path(args.geometry)
     if path.is_dir():
-        from builder.dataset import open_dataset
+        from builder.dataset.opening import open_dataset
 
         dataset = open_dataset(path)
         first = one_of(dataset.ids, args.episode, "episode", path)

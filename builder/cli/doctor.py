@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 from builder.cli.common import add_json, say
-from builder.errors import ConfigError
+from builder.core.errors import ConfigError
 
 HELP = "tell whether a dataset suits an img_shape"
 EXAMPLE = """\
@@ -43,8 +43,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Diagnose; returns 1 when training on the dataset as it is would hurt."""
-    from builder.catalog import META_NAME, load_meta
-    from builder.doctor.diagnose import diagnose_path
+    from builder.dataset.folder import META_NAME, load_meta
+    from builder.report.diagnosis import diagnose_path
 
     path = Path(args.dataset)
     img_shape = tuple(args.img_shape) if args.img_shape else None

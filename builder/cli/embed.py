@@ -14,7 +14,7 @@ import sys
 from dataclasses import asdict
 
 from builder.cli.common import add_json, say
-from builder.wording import count, failed
+from builder.core.messages import count, failed
 
 HELP = "add text embeddings to a dataset"
 EXAMPLE = """\
@@ -32,7 +32,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Embed; returns 1 when an episode has no text or cannot be opened, each listed."""
-    from builder.upkeep.embed import embed, load_encoder
+    from builder.transform.embed import embed, load_encoder
 
     here = os.getcwd()
     sys.path.insert(0, here)  # as python itself does; the command would not look there

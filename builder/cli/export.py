@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from builder.cli.common import say
-from builder.errors import ConfigError, OutputError
-from builder.wording import count, failed
+from builder.core.errors import ConfigError, OutputError
+from builder.core.messages import count, failed
 
 Failures = dict[str, str]
 
@@ -44,7 +44,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export; returns 1 when episodes are damaged, each listed, and 3 when all are."""
-    from builder.dataset import open_dataset
+    from builder.dataset.opening import open_dataset
 
     out = Path(args.out)
     if out.exists():
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _inference(dataset: Any, out: Path, args: argparse.Namespace, failures: Failures) -> str:
-    from builder.export.inference import inference_meta
+    from builder.transform.export.inference import inference_meta
 
     meta = inference_meta(dataset, args.views, failures=failures)
     views = ", ".join(view.name for view in meta.views)
@@ -69,7 +69,7 @@ def _inference(dataset: Any, out: Path, args: argparse.Namespace, failures: Fail
 
 
 def _amplify(dataset: Any, out: Path, args: argparse.Namespace, failures: Failures) -> str:
-    from builder.export.amplify import export_amplify
+    from builder.transform.export.amplify import export_amplify
 
     target: Any = "attrs" if args.to == "amplify-attrs" else "upstream"
     demos = export_amplify(
@@ -83,7 +83,7 @@ def _amplify(dataset: Any, out: Path, args: argparse.Namespace, failures: Failur
 
 
 def _lerobot(dataset: Any, out: Path, args: argparse.Namespace, failures: Failures) -> str:
-    from builder.export.lerobot import export_lerobot
+    from builder.transform.export.lerobot import export_lerobot
 
     left_out = export_lerobot(dataset, out, args.views, failures=failures)
     rest = f"; arrays left out: {', '.join(left_out)}" if left_out else ""
@@ -91,14 +91,14 @@ def _lerobot(dataset: Any, out: Path, args: argparse.Namespace, failures: Failur
 
 
 def _tapvid(dataset: Any, out: Path, args: argparse.Namespace, failures: Failures) -> str:
-    from builder.export.tapvid import export_tapvid
+    from builder.transform.export.tapvid import export_tapvid
 
     clips = export_tapvid(dataset, out, args.views, failures=failures)
     return f"wrote {out}: {count(len(clips), 'clip')}"
 
 
 def _card(dataset: Any, out: Path, args: argparse.Namespace, failures: Failures) -> str:
-    from builder.export.card import dataset_card
+    from builder.transform.export.card import dataset_card
 
     return _write(out, dataset_card(dataset, failures=failures))
 

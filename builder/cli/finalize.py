@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from builder.cli.common import add_json, say
-from builder.wording import count
+from builder.core.messages import count
 
 HELP = "merge and check what many shards wrote"
 EXAMPLE = """\
@@ -27,7 +27,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Finalize; returns 1 when episodes failed or something is not right, each thing listed."""
-    from builder.upkeep.finalize import finalize
+    from builder.transform.finalize import finalize
 
     done = finalize(Path(args.dataset))
     if args.json:

@@ -7,7 +7,7 @@ from pathlib import Path
 from shlex import quote
 
 from builder.cli.common import say
-from builder.wording import count
+from builder.core.messages import count
 
 HELP = "write a commented config for a folder"
 EXAMPLE = """\
@@ -24,7 +24,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the config; returns 1 when no episode could be opened."""
-    from builder.sources.guess import guess, write_config
+    from builder.sources.starter_config import guess, write_config
 
     found, out = guess(Path(args.source), args.kind), Path(args.out)
     write_config(found, out)

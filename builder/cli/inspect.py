@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from builder.cli.common import add_json, check_positive, say, table
-from builder.errors import ConfigError
-from builder.output_folder import META_NAME
-from builder.wording import count, failed, points
+from builder.core.errors import ConfigError
+from builder.core.messages import count, failed, points
+from builder.dataset.output_folder import META_NAME
 
 if TYPE_CHECKING:
     from builder.sources.base import Episode, EpisodeRef, Source
@@ -76,8 +76,8 @@ Row = dict[str, Any]
 
 
 def _dataset(path: Path, limit: int) -> tuple[Row, list[Row], list[Row]]:
-    from builder.catalog import read_failures
-    from builder.dataset import open_dataset
+    from builder.dataset.folder import read_failures
+    from builder.dataset.opening import open_dataset
 
     dataset = open_dataset(path)
     meta = dataset.meta
@@ -118,10 +118,10 @@ def _dataset_rows(episode: EpisodeMeta) -> Iterator[Row]:
 
 
 def _source(args: argparse.Namespace) -> tuple[Row, list[Row], list[Row]]:
-    from builder.episode import open_source
-    from builder.errors import SourceError
-    from builder.settings import load_config
-    from builder.sources.guess import with_kind
+    from builder.build.config_file import load_config
+    from builder.build.episode import open_source
+    from builder.core.errors import SourceError
+    from builder.sources.starter_config import with_kind
 
     given = {f"source.{key}": getattr(args, key) for key in _SELECTION}
     defaults = {
@@ -147,7 +147,7 @@ def _source(args: argparse.Namespace) -> tuple[Row, list[Row], list[Row]]:
 
 def _unselected_rows(source: Source, ref: EpisodeRef) -> list[Row]:
     """Show an episode that can be opened, but not as a build would: the reason is in its views."""
-    from builder.errors import SourceError
+    from builder.core.errors import SourceError
     from builder.sources.select import Selected
 
     if not isinstance(source, Selected):

@@ -19,8 +19,9 @@ from importlib.metadata import version
 from typing import Any
 
 from builder.cli.common import check_inputs, help_text
-from builder.errors import LettersetError
-from builder.registry import near, raise_missing_extra
+from builder.core.errors import LettersetError
+from builder.core.messages import near
+from builder.core.registry import raise_missing_extra
 
 # One verb is one module in builder.cli with HELP, EXAMPLE, arguments(parser) and run(args).
 VERBS = (

@@ -25,6 +25,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Merge; returns 1 when an episode could not be opened, each listed."""
-    from builder.upkeep.merge import merge
+    from builder.transform.merge import merge
 
     return say_gathered(merge(args.datasets, args.out), args.json)

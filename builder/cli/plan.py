@@ -10,13 +10,13 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
+from builder.build.config_file import check_backends, load_config
 from builder.cli.common import add_json, check_positive, config_and_overrides, say, table
-from builder.output_folder import check_output_folder
-from builder.settings import check_backends, load_config
-from builder.wording import count, size
+from builder.core.messages import count, size
+from builder.dataset.output_folder import check_output_folder
 
 if TYPE_CHECKING:
-    from builder.planning.costs import Costs, Estimate
+    from builder.build.estimate.costs import Costs, Estimate
 
 HELP = "what a build will cost, from a probe of a few episodes"
 EXAMPLE = """\
@@ -46,8 +46,8 @@ def run(args: argparse.Namespace) -> int:
     check_positive(args, "probe", "episodes", "hours")
     config = load_config(*config_and_overrides(args), {"source.path": args.source})
     check_output_folder(config.store.path)
-    from builder.planning.probe import measure
-    from builder.sources.guess import with_kind
+    from builder.build.estimate.probe import measure
+    from builder.sources.starter_config import with_kind
 
     config, _ = with_kind(config)
     check_backends(config)

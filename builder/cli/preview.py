@@ -32,9 +32,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Draw the preview; returns 1 when an episode could not be shown."""
+    from builder.build.config_file import check_backends, load_config
     from builder.report.preview import preview
-    from builder.settings import check_backends, load_config
-    from builder.sources.guess import with_kind
+    from builder.sources.starter_config import with_kind
 
     check_positive(args, "count")
     out = Path(args.out)

@@ -9,8 +9,8 @@ import argparse
 from pathlib import Path
 
 from builder.cli.common import check_suffix, one_of, say
-from builder.errors import ConfigError
-from builder.wording import count
+from builder.core.errors import ConfigError
+from builder.core.messages import count
 
 HELP = "draw tracks as a video, a sheet or a recording"
 EXAMPLE = """\
@@ -34,7 +34,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Draw; returns the exit code."""
-    from builder.dataset import open_dataset
+    from builder.dataset.opening import open_dataset
 
     out = Path(args.out)
     _refuse_unlike(args, out)

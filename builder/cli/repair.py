@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from builder.cli.common import add_json, say
-from builder.wording import count
+from builder.core.messages import count
 
 HELP = "rebuild the index from episodes that verify"
 EXAMPLE = """\
@@ -32,7 +32,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Repair; returns 1 when something was dropped or could not be read, each thing listed."""
-    from builder.upkeep.repair import repair
+    from builder.transform.repair import repair
 
     done = repair(Path(args.dataset), even_all=args.even_all)
     if args.json:

@@ -33,7 +33,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the report; returns 1 when episodes of it cannot be read."""
-    from builder.dataset import open_dataset
+    from builder.dataset.opening import open_dataset
     from builder.report.report import write_report
 
     check_positive(args, "episodes", "budget_mb")

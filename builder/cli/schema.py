@@ -7,8 +7,8 @@ import json
 from typing import TYPE_CHECKING
 
 from builder.cli.common import say
-from builder.errors import ConfigError
-from builder.registry import near
+from builder.core.errors import ConfigError
+from builder.core.messages import near
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -26,7 +26,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def records() -> dict[str, type[BaseModel]]:
     """Return the models of everything that is stored as JSON, and of the config, by name."""
-    from builder.splits import Splits
+    from builder.dataset.splits import Splits
     from schemas import config, dataset, geometry, inference, layers
 
     models = (

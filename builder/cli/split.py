@@ -10,7 +10,7 @@ import argparse
 from typing import Any
 
 from builder.cli.common import say
-from builder.errors import ConfigError
+from builder.core.errors import ConfigError
 
 HELP = "split a dataset into named parts"
 EXAMPLE = """\
@@ -37,8 +37,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the split; returns the exit code."""
-    from builder.dataset import open_dataset
-    from builder.splits import hash_splits, refuse_other, write_splits
+    from builder.dataset.opening import open_dataset
+    from builder.dataset.splits import hash_splits, refuse_other, write_splits
 
     dataset = open_dataset(args.dataset)
     keys = {key: _key(dataset, key, args.by) for key in dataset.ids}

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from builder.cli.common import add_json, one_of, say, table
-from builder.wording import count
+from builder.core.messages import count
 
 if TYPE_CHECKING:
-    from builder.dataset import Dataset
+    from builder.dataset.episodes import Dataset
 
 HELP = "statistics of windows and arrays"
 EXAMPLE = """\
@@ -36,9 +36,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compute and print; returns 0."""
-    from builder.dataset import open_dataset
-    from builder.layers import layer_names
-    from builder.window_stats import COLUMNS, read_columns, write_window_stats
+    from builder.dataset.layers import layer_names
+    from builder.dataset.opening import open_dataset
+    from builder.dataset.window_table.table import COLUMNS, read_columns, write_window_stats
 
     folder = Path(args.dataset)
     if args.tracks is not None:
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     found: dict[str, Any] = {"table": str(path), "windows": len(windows.start)}
     found["columns"] = {name: _summary(values) for name, values in windows.columns.items()}
     if args.where:
-        from builder.where import Where
+        from builder.dataset.filters import Where
 
         found["matching"] = int(Where(args.where, COLUMNS).mask(windows.columns).sum())
     found["arrays"] = dict(_arrays(dataset))
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _arrays(dataset: Dataset) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield name and statistics of every array that has a row per frame."""
-    from builder.array_stats import array_stats, quantiles
+    from builder.dataset.array_stats import array_stats, quantiles
 
     for name in sorted({name for episode in dataset for name in episode.arrays}):
         if (stats := array_stats(dataset, name)) is not None:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder.cli.common import add_json, say, table
-from builder.wording import count, duration
+from builder.core.messages import count, duration
 
 if TYPE_CHECKING:
-    from builder.status import WriterStatus
+    from builder.build.status import WriterStatus
 
 HELP = "show how far a build is, or how it ended"
 EXAMPLE = """\
@@ -29,9 +29,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Show the status of every writer."""
-    from builder.progress import worker_lines
-    from builder.status import status
-    from builder.stores.staging import leftovers
+    from builder.build.progress import worker_lines
+    from builder.build.status import status
+    from builder.stores.atomic import leftovers
 
     found = status(Path(args.dataset))
     if args.json:

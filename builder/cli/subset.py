@@ -32,8 +32,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Take the subset; returns 1 when an episode could not be opened, each listed."""
-    from builder.errors import ConfigError
-    from builder.upkeep.merge import subset
+    from builder.core.errors import ConfigError
+    from builder.transform.merge import subset
 
     if not args.id and args.where is None:
         raise ConfigError("say which episodes: --id GLOB, or --where EXPR")

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from builder.cli.common import add_json, say
-from builder.wording import count, failed
+from builder.core.messages import count, failed
 
 HELP = "add another track set to a dataset"
 EXAMPLE = """\
@@ -35,9 +35,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Track; returns 1 when an episode could not be, each listed."""
-    from builder.progress import Progress
-    from builder.settings import read_parts
-    from builder.upkeep.retrack import track
+    from builder.build.config_file import read_parts
+    from builder.build.progress import Progress
+    from builder.transform.retrack import track
 
     parts = read_parts(Path(args.dataset), args.overrides)
     with Progress(quiet=args.quiet or args.json, task="track") as progress:

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder.cli.common import add_json, say
-from builder.errors import ConfigError, DatasetError
-from builder.output_folder import META_NAME
-from builder.wording import count
+from builder.core.errors import ConfigError, DatasetError
+from builder.core.messages import count
+from builder.dataset.output_folder import META_NAME
 
 if TYPE_CHECKING:
-    from builder.validate import Problem
+    from builder.dataset.proof.validate import Problem
 
 HELP = "prove that a dataset is whole"
 EXAMPLE = """\
@@ -39,8 +39,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Validate; returns 0 when nothing is wrong, else 1."""
-    from builder.dataset import open_dataset
-    from builder.validate import unfinished, validate
+    from builder.build.status import unfinished
+    from builder.dataset.opening import open_dataset
+    from builder.dataset.proof.validate import validate
 
     if args.source is not None and not args.deep:
         raise ConfigError("--source is where --deep draws frames again: give --deep as well")
@@ -66,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
 def _redrawn(path: Path, source: str | None) -> list[Problem]:
     """Compare a sample of frames with the source, where videos can be decoded."""
     try:
-        from builder.upkeep.redraw import redraw
+        from builder.transform.redraw import redraw
 
         return redraw(path, source)
     except (ModuleNotFoundError, DatasetError):

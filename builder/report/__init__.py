@@ -1,1 +1,1 @@
-"""Pictures and pages: drawing over frames, the preview, one look for all of them."""
+"""Pictures and pages: the preview, the report, renders, and the doctor's diagnosis."""

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from builder.dataset import EpisodeData, ViewData
-from builder.errors import DatasetError
+from builder.core.errors import DatasetError
+from builder.dataset.episodes import EpisodeData, ViewData
 
 
 class Moment(NamedTuple):

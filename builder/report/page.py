@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from builder.errors import OutputError
+from builder.core.errors import OutputError
 
 JPEG_QUALITY = 88
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from builder.dataset import Dataset, EpisodeData, ViewData
-from builder.errors import DatasetError
+from builder.core.errors import DatasetError
+from builder.core.spacing import spread
+from builder.dataset.episodes import Dataset, EpisodeData, ViewData
 from builder.report.draw import (
     contact_sheet,
     draw_geometry,
@@ -21,8 +22,7 @@ from builder.report.draw import (
 from builder.report.moments import window_starts
 from builder.report.page import write_output
 from builder.report.preview import stratified
-from builder.spread import spread
-from builder.stores.staging import make_place
+from builder.stores.atomic import make_place
 
 MAX_LOOKED_AT = 24  # episodes, and windows of each, to choose from
 

@@ -9,9 +9,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from builder.checks import has_windows
-from builder.dataset import Dataset, EpisodeData, ViewData
-from builder.errors import DatasetError
+from builder.core.errors import DatasetError
+from builder.dataset.episodes import Dataset, EpisodeData, ViewData
+from builder.dataset.proof.checks import has_windows
 from builder.report.page import text
 
 MAX_FRAMES = 96

@@ -13,16 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from builder import wording
-from builder.episode import Job, open_source
-from builder.errors import SourceError
-from builder.executors.base import Outcome
-from builder.registry import configure
+from builder.build.episode import Job, open_source
+from builder.build.executors.base import Outcome
+from builder.core import messages as wording
+from builder.core.errors import SourceError
+from builder.core.registry import configure
+from builder.core.spacing import spread
 from builder.report.draw import contact_sheet, png
 from builder.report.page import definitions, figure, page, text, write_output
 from builder.report.sketch import Sketch, probe_episode, sketch_episode
-from builder.spread import spread
-from builder.stores.staging import make_place
+from builder.stores.atomic import make_place
 from schemas.config import BuildConfig
 
 MAX_PROBED = 48

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from builder.dataset import Dataset
+from builder.core.spacing import spread
+from builder.dataset.episodes import Dataset
 from builder.report.charts import tiles
-from builder.spread import spread
 
 WINDOWS = 16
 """Of each episode, spread evenly."""

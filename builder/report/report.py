@@ -10,19 +10,19 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from builder.catalog import read_failures
-from builder.dataset import Dataset
-from builder.doctor.diagnose import Report as Diagnosis
-from builder.doctor.diagnose import diagnose
-from builder.errors import DatasetError
+from builder.core.errors import DatasetError
+from builder.core.messages import count, failed, points
+from builder.core.spacing import spread
+from builder.dataset.episodes import Dataset
+from builder.dataset.folder import read_failures
 from builder.report.charts import bars, histogram, letterbox_drawing
+from builder.report.diagnosis import Report as Diagnosis
+from builder.report.diagnosis import diagnose
 from builder.report.draw import row_colors
 from builder.report.page import definitions, page, text, write_output
 from builder.report.player import player_data, player_section
 from builder.report.regions import region_charts
-from builder.spread import spread
-from builder.stores.staging import make_place
-from builder.wording import count, failed, points
+from builder.stores.atomic import make_place
 from schemas.dataset import DatasetMeta, EpisodeMeta, ViewMeta
 from schemas.geometry import Geometry
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import rerun as rr
 
-from builder.dataset import Dataset
-from builder.errors import OutputError
+from builder.core.errors import OutputError
+from builder.dataset.episodes import Dataset
 from builder.report.draw import row_colors
 from builder.report.moments import moments
-from builder.stores.staging import make_place
+from builder.stores.atomic import make_place
 
 TRAIL = 12
 

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from builder.episode import Job, open_source, open_tracker, view_key
-from builder.letterbox import Letterboxer
-from builder.motion import MotionMeter
+from builder.build.episode import Job, open_source, open_tracker, view_key
+from builder.canvas.letterbox import Letterboxer
+from builder.core.messages import count
+from builder.inputs.streams import FrameStream, StreamInfo
 from builder.report.draw import draw_geometry, draw_queries, draw_tracks, enlarge, row_colors
-from builder.sources.base import FrameStream, StreamInfo
 from builder.trackers.base import Window
-from builder.tracking import ViewTracker
-from builder.wording import count
+from builder.trackers.motion import MotionMeter
+from builder.trackers.view_tracker import ViewTracker
 from schemas.geometry import Geometry, Letterbox, Orientation
 
 Report = Callable[[int, int], None]

@@ -9,11 +9,11 @@ from typing import Any
 import av
 import numpy as np
 
-from builder.dataset import Dataset
-from builder.errors import OutputError
+from builder.core.errors import OutputError
+from builder.dataset.episodes import Dataset
 from builder.report.draw import draw_geometry, draw_tracks, enlarge, row_colors
 from builder.report.moments import moments
-from builder.stores.staging import make_place
+from builder.stores.atomic import make_place
 
 SIDE_PX = 512
 DEFAULT_FPS = 10.0

@@ -1,1 +1,14 @@
-"""Backends: base.py is the protocol, every other file one backend."""
+"""Videos and episodes as others keep them: what a source is, and what of it is used."""
+
+from builder.sources.base import BaseSource, Episode, EpisodeRef, Source
+from builder.sources.select import Selected
+from builder.sources.selection import Selection
+
+__all__ = [
+    "BaseSource",
+    "Episode",
+    "EpisodeRef",
+    "Selected",
+    "Selection",
+    "Source",
+]

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
-from builder.ids import episode_id, printable_path
+from builder.core.paths import episode_id, printable_path
+from builder.inputs.streams import FrameStream
 from schemas.base import Record
 from schemas.config import Limits
-from schemas.dataset import ArrayMeta, ColorInfo, Fingerprint, MotionSummary, ViewMeta
-from schemas.geometry import Geometry, Orientation, oriented_shape
+from schemas.dataset import Fingerprint
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,83 +47,6 @@ class EpisodeRef:
     ) -> EpisodeRef:
         """Make the ref of what lies at a path relative to the source's root."""
         return cls(episode_id(path), printable_path(path), locator, task, group, splits)
-
-
-@dataclass(frozen=True)
-class StreamInfo:
-    """What is known of a view before its frames are decoded.
-
-    ``coded_shape`` (H, W) is the stored pixel grid; ``orientation`` turns it upright;
-    ``sample_aspect_ratio`` (width, height of a pixel) applies after orientation.
-    ``num_frames`` is the exact number of frames the stream is going to yield.
-    """
-
-    coded_shape: tuple[int, int]
-    num_frames: int
-    orientation: Orientation = "none"
-    sample_aspect_ratio: tuple[int, int] = (1, 1)
-    fps: float | None = None
-    color: ColorInfo | None = None
-    codec: str | None = None
-    notes: tuple[str, ...] = ()
-
-    @property
-    def source_shape(self) -> tuple[int, int]:
-        """Shape (H, W) after orientation."""
-        return oriented_shape(self.orientation, self.coded_shape)
-
-    def view_meta(
-        self,
-        name: str,
-        geometry: Geometry,
-        arrays: Mapping[str, ArrayMeta],
-        notes: Sequence[str],
-        motion: MotionSummary | None = None,
-    ) -> ViewMeta:
-        """Describe a stored view made of the stream; ``notes`` come after its own."""
-        return ViewMeta(
-            name=name,
-            geometry=geometry,
-            coded_shape=self.coded_shape,
-            orientation=self.orientation,
-            color=self.color,
-            codec=self.codec,
-            fps=self.fps,
-            arrays=dict(arrays),
-            motion=motion,
-            notes=(*self.notes, *notes),
-        )
-
-
-class Frame(NamedTuple):
-    """One frame as it comes: not yet oriented, not yet scaled.
-
-    ``image`` is an ``av.VideoFrame``, or an array (H, W, 3) uint8 RGB of the coded shape.
-    """
-
-    image: Any
-    seconds: float
-
-
-class FrameStream(Protocol):
-    """The frames of one view; iterating again starts again.
-
-    Two optional methods save work when frames are selected: ``times()`` returns the seconds
-    of all frames, (num_frames,) float64, without decoding them; ``take(indices)`` yields the
-    frames of an ascending array of indices (one may repeat) without reading the others.
-    """
-
-    @property
-    def info(self) -> StreamInfo:
-        """What is known before decoding."""
-        ...
-
-    def __iter__(self) -> Iterator[Frame]:
-        """Yield frames in presentation order, exactly ``info.num_frames`` of them.
-
-        Raises DecodeError when the stream turns out damaged, short or of changing size.
-        """
-        ...
 
 
 @dataclass

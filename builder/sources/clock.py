@@ -2,71 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from builder.errors import DecodeError, SourceError
-from builder.sources.base import Episode, Frame, FrameStream, StreamInfo
+from builder.core.errors import SourceError
+from builder.inputs.streams import frame_times, period
+from builder.sources.base import Episode
 
 if TYPE_CHECKING:
-    from builder.sources.select import Selection
-
-
-def frame_times(stream: FrameStream) -> np.ndarray:
-    """Return the seconds of all frames, (num_frames,) float64, decoding only if needed."""
-    times = getattr(stream, "times", None)
-    if times is not None:
-        return np.asarray(times(), np.float64)
-    return np.fromiter((frame.seconds for frame in stream), np.float64)
-
-
-class PickedStream:
-    """Some frames of another stream, in its order; a frame may come more than once.
-
-    ``indices`` (T,) ascending frame numbers; ``seconds`` (T,) replaces their times.
-    """
-
-    def __init__(
-        self,
-        stream: FrameStream,
-        indices: np.ndarray,
-        *,
-        seconds: np.ndarray | None = None,
-        **changes: Any,
-    ) -> None:
-        self._stream, self._indices, self._seconds = stream, indices, seconds
-        self.info: StreamInfo = replace(stream.info, num_frames=len(indices), **changes)
-
-    def __iter__(self) -> Iterator[Frame]:
-        """Yield the picked frames."""
-        for k, frame in enumerate(self._frames()):
-            yield frame if self._seconds is None else Frame(frame.image, float(self._seconds[k]))
-
-    def times(self) -> np.ndarray:
-        """Return the seconds of the picked frames, (T,) float64."""
-        if self._seconds is not None:
-            return self._seconds
-        return frame_times(self._stream)[self._indices]
-
-    def _frames(self) -> Iterator[Frame]:
-        take = getattr(self._stream, "take", None)
-        if take is not None:
-            yield from take(self._indices)
-            return
-        wanted = iter(self._indices.tolist())
-        index = next(wanted, None)
-        for number, frame in enumerate(self._stream):
-            while index == number:
-                yield frame
-                index = next(wanted, None)
-            # After its last frame a stream still checks that it was whole.
-            if index is None and number + 1 < self._stream.info.num_frames:
-                return
-        if index is not None:
-            raise DecodeError(f"the stream ended before its frame {index}")
+    from builder.sources.selection import Selection
 
 
 class Ticks:
@@ -189,11 +134,6 @@ def nearest(have: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     left = right - 1
     right = np.minimum(right, len(have) - 1)
     return np.where(wanted - have[left] <= have[right] - wanted, left, right)
-
-
-def period(times: np.ndarray) -> float:
-    """Return the median seconds from frame to frame; 0 for a single frame."""
-    return float(np.median(np.diff(times))) if len(times) > 1 else 0.0
 
 
 def align(

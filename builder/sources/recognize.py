@@ -12,10 +12,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from builder.errors import ConfigError, SourceError
-from builder.ids import printable_path
-from builder.registry import kinds
-from builder.sources.listing import (
+from builder.core.errors import ConfigError, SourceError
+from builder.core.paths import printable_path
+from builder.core.registry import kinds
+from builder.inputs.hdf5 import open_hdf5
+from builder.inputs.listing import (
     HDF5_SUFFIXES,
     IMAGE_SUFFIXES,
     PICKLE_SUFFIXES,
@@ -23,7 +24,6 @@ from builder.sources.listing import (
     read_small,
     walk,
 )
-from builder.sources.safe_hdf5 import open_hdf5
 from schemas.config import Limits
 
 MAX_FOLDERS = 2000

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from builder.errors import DatasetError, MissingExtraError, StoreError
+from builder.core.errors import DatasetError, MissingExtraError, StoreError
 
 # Fixed point: 1/64 px steps from -192 px reach just below 832 px, exact in float32.
 U16_SCALE = 1.0 / 64.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from builder.stores.staging import stage, try_lock
+from builder.stores.atomic import stage, try_lock
 
 # Object stores shown as folders: a rename is a copy and a deletion there, and may be half done.
 _OBJECT_STORES = ("s3", "gcsfuse", "goofys", "geesefs", "rclone", "blobfuse", "ossfs", "cosfs")

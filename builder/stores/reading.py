@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from builder.errors import DatasetError
-from builder.records import parse_record
+from builder.core.errors import DatasetError
+from builder.core.records import parse_record
 from builder.stores.base import arrays_by_view
 from builder.stores.codecs import FixedPoint, Rows, decode_jpeg
 from schemas.dataset import ArrayMeta, EpisodeMeta

@@ -7,7 +7,7 @@ import shutil
 from itertools import chain, count
 from pathlib import Path
 
-from builder.stores.staging import fsync_folder, make_folders, output_errors
+from builder.stores.atomic import fsync_folder, make_folders, output_errors
 
 
 def fsync_tree(folder: Path) -> None:

@@ -12,16 +12,11 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from builder.errors import DatasetError
+from builder.core.errors import DatasetError
+from builder.stores.atomic import leftovers, output_errors, refuse_existing, stage
 from builder.stores.base import ArraySpec, Encoded, arrays_by_view
 from builder.stores.columns import Column, Place, make_column
 from builder.stores.reading import FileReader
-from builder.stores.staging import (
-    leftovers,
-    output_errors,
-    refuse_existing,
-    stage,
-)
 from builder.stores.trees import link_or_copy, move_aside
 from schemas.base import Record
 from schemas.dataset import ArrayMeta, EpisodeId, EpisodeMeta, Name

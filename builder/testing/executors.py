@@ -15,8 +15,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from builder.errors import WorkerError
-from builder.executors.base import Executor, Outcome, Progress, Report
+from builder.build.executors.base import Executor, Outcome, Progress, Report
+from builder.core.errors import WorkerError
 
 MakeExecutor = Callable[[int, float], Executor]
 """``make_executor(workers, stall_seconds)`` gives a fresh executor."""

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from builder.catalog import Catalog, index_line
-from builder.queries import query_points
+from builder.canvas.query_grid import query_points
+from builder.dataset.folder import Catalog, index_line
 from builder.stores.base import ArraySpec, EpisodeWriter, Store
 from schemas.dataset import (
     ArrayMeta,

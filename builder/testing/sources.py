@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from builder.sources.base import Frame, Source
+from builder.inputs.streams import Frame
+from builder.sources.base import Source
 from schemas.dataset import EpisodeId, Fingerprint, Name
 
 MakeSource = Callable[[], Source]
@@ -37,7 +38,7 @@ def listing_is_stable(make_source: MakeSource) -> None:
     _require(len(set(ids)) == len(ids), f"ids collide (case folded): {sorted(ids)}")
     for ref in refs:
         _valid(EpisodeId, ref.id, "an id")
-        _require(_plain(ref.path), f"{ref.path!r} is not printable; use builder.ids")
+        _require(_plain(ref.path), f"{ref.path!r} is not printable; use builder.core.paths")
         for text in (ref.task, ref.group, *ref.splits):
             _require(text is None or _plain(text), f"{ref.path}: {text!r} is not plain text")
 
@@ -147,7 +148,8 @@ def files_are_fingerprinted(make_source: MakeSource) -> None:
     """Check that an episode names the files it came from, relative to the source."""
     for ref, episode in _episodes(make_source()):
         _require(
-            bool(episode.files), f"{ref.path}: no file is named; see builder.video.fingerprint"
+            bool(episode.files),
+            f"{ref.path}: no file is named; see builder.inputs.fingerprint",
         )
         for path, mark in episode.files.items():
             good = _plain(path) and not path.startswith("/") and isinstance(mark, Fingerprint)

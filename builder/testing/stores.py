@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from builder.errors import DatasetError, OutputError
+from builder.core.errors import DatasetError, OutputError
 from builder.stores.base import Store, arrays_by_view
 from builder.testing.samples import Sample
 

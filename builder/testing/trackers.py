@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from builder.errors import TrackingError
+from builder.core.errors import TrackingError
 from builder.trackers.base import Tracker, Window
 from schemas.dataset import TrackerInfo
 

@@ -1,1 +1,12 @@
-"""Backends: base.py is the protocol, every other file one backend."""
+"""Points followed through windows of frames: what a tracker is, and bases to write one on."""
+
+from builder.trackers.base import Session, Tracker, ViewKey, Window
+from builder.trackers.windowed import WindowedTracker
+
+__all__ = [
+    "Session",
+    "Tracker",
+    "ViewKey",
+    "Window",
+    "WindowedTracker",
+]

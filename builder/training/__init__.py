@@ -1,23 +1,24 @@
-"""For training: windows, AMPLIFY-compatible normalization, metrics.
+"""Samples for training: windows with AMPLIFY's normalization, sampling, metrics.
 
 Names load when used, so that importing this package loads no torch.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from builder.registry import raise_missing_extra
+from builder.core.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from builder.training.augment import RandomAugment
-    from builder.training.batches import collate
-    from builder.training.maps import decode_batch
-    from builder.training.mixture import MixtureDataset
-    from builder.training.normalize import clip_traj, normalize_traj, unnormalize_traj
-    from builder.training.options import WindowOptions
-    from builder.training.sampling import WindowSampler
-    from builder.training.table import window_weights
-    from builder.training.windows import WindowDataset
+    from builder.training.augment import RandomAugment as RandomAugment
+    from builder.training.batches import collate as collate
+    from builder.training.maps import decode_batch as decode_batch
+    from builder.training.mixture import MixtureDataset as MixtureDataset
+    from builder.training.normalize import clip_traj as clip_traj
+    from builder.training.normalize import normalize_traj as normalize_traj
+    from builder.training.normalize import unnormalize_traj as unnormalize_traj
+    from builder.training.options import WindowOptions as WindowOptions
+    from builder.training.sampling import WindowSampler as WindowSampler
+    from builder.training.table import window_weights as window_weights
+    from builder.training.windows import WindowDataset as WindowDataset
 
 _HOME = {
     "MixtureDataset": "builder.training.mixture",
@@ -33,26 +34,5 @@ _HOME = {
     "window_weights": "builder.training.table",
 }
 
-__all__ = [
-    "MixtureDataset",
-    "RandomAugment",
-    "WindowDataset",
-    "WindowOptions",
-    "WindowSampler",
-    "clip_traj",
-    "collate",
-    "decode_batch",
-    "normalize_traj",
-    "unnormalize_traj",
-    "window_weights",
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        return getattr(import_module(_HOME[name]), name)
-    except ModuleNotFoundError as error:
-        raise_missing_extra(error)
-        raise
+__all__ = sorted(_HOME)
+__getattr__, __dir__ = lazy_names(__name__, _HOME)

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from builder.dataset import EpisodeData
-from builder.errors import ConfigError
-from builder.layers import TRACK_ARRAYS
-from builder.overlay import Overlay
-from builder.registry import near
+from builder.core.errors import ConfigError
+from builder.core.messages import near
+from builder.dataset.episodes import EpisodeData
+from builder.dataset.layers import TRACK_ARRAYS
+from builder.dataset.overlay import Overlay
 from builder.training.options import WindowOptions
 
 

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from pydantic import Field, model_validator
 
-from builder.errors import ConfigError
+from builder.core.errors import ConfigError
 from builder.training.maps import matrix
 from schemas.affine import AxisAffine
 from schemas.base import Record

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch.utils.data import default_collate
 
-from builder.errors import DatasetError
+from builder.core.errors import DatasetError
 
 Sample = dict[str, Any]
 

@@ -10,9 +10,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from builder.dataset import ViewData
-from builder.errors import ConfigError
-from builder.legacy.hdf5 import LegacyTracks
+from builder.core.errors import ConfigError
+from builder.dataset.episodes import ViewData
+from builder.dataset.legacy.hdf5 import LegacyTracks
 from builder.stores.codecs import U16_OFFSET, U16_SCALE, FixedPoint
 from builder.training.maps import matrix
 from schemas.affine import AxisAffine, swap_xy

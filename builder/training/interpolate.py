@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from builder.registry import raise_missing_extra
+from builder.core.registry import raise_missing_extra
 
 Method = Literal["linear", "spline"]
 

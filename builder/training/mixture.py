@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from builder.errors import ConfigError
+from builder.core.errors import ConfigError
 from builder.training.shared import Shared
 from builder.training.windows import Sample, WindowDataset
 

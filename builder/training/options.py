@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from builder.errors import ConfigError
-from builder.registry import explain
+from builder.core.errors import ConfigError
+from builder.core.messages import explain
 from schemas.base import Record, Shape, Side
 from schemas.dataset import Name
 

@@ -28,7 +28,7 @@ def write_pictures(view: ViewWindows, start: int, turn: AxisAffine | None, out: 
 
 def _replaced(frame: np.ndarray, view: ViewWindows) -> np.ndarray:
     """Move a stored frame onto the sample's canvas, through the source's own pixels."""
-    from builder.letterbox import letterbox_frame, unletterbox_frame
+    from builder.canvas.letterbox import letterbox_frame, unletterbox_frame
 
     if isinstance(view.stored, Stretch):
         # The older route stretches from canvas to canvas.

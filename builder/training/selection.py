@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from builder.checks import check_digests
-from builder.dataset import Dataset, EpisodeData
-from builder.errors import ConfigError, DatasetError
-from builder.legacy.reader import UNSEALED
-from builder.splits import read_splits
+from builder.core.errors import ConfigError, DatasetError
+from builder.dataset.episodes import Dataset, EpisodeData
+from builder.dataset.legacy.reader import UNSEALED
+from builder.dataset.proof.checks import check_digests
+from builder.dataset.splits import read_splits
 from builder.training.arrays import refuse_unknown
 from builder.training.options import WindowOptions
 

@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 
-from builder.errors import ConfigError, DatasetError
-from builder.where import Where
-from builder.window_stats import COLUMNS, Table, read_columns
-
-if TYPE_CHECKING:
-    from builder.training.windows import WindowDataset
+from builder.core.errors import ConfigError, DatasetError
+from builder.dataset.episodes import Dataset
+from builder.dataset.filters import Where
+from builder.dataset.window_table.table import COLUMNS, Table, read_columns
 
 Weigh = str | Callable[[Mapping[str, np.ndarray]], np.ndarray]
 """An expression such as ``motion``, or a function of all columns by name, (n,) each, to (n,)."""
+
+
+class Samples(Protocol):
+    """Samples that know their rows in a table of windows, such as a WindowDataset."""
+
+    @property
+    def dataset(self) -> Dataset:
+        """The dataset they are cut from."""
+        ...
+
+    @property
+    def views(self) -> Mapping[str, str]:
+        """The stored view of each view."""
+        ...
+
+    def rows(self, table: Table) -> np.ndarray:
+        """Return the row of every sample, (n,) int64, -1 where there is none."""
+        ...
 
 
 def rows_of_samples(table: Table, episodes: np.ndarray, ends: np.ndarray, every: int) -> np.ndarray:
@@ -35,22 +51,22 @@ def rows_of_samples(table: Table, episodes: np.ndarray, ends: np.ndarray, every:
     return np.where(np.append(keys, -1)[at] == wanted, at, -1)
 
 
-def matching_samples(windows: WindowDataset, where: str) -> np.ndarray:
+def matching_samples(samples: Samples, where: str) -> np.ndarray:
     """Return the numbers of the samples that a filter over the table keeps, ascending.
 
     The views of a window count together.  Raises ConfigError for a bad filter, DatasetError when
     nothing is left and when there is no table of this dataset.
     """
     condition = Where(where, COLUMNS)
-    table = _read(windows, condition.names)
+    table = _read(samples, condition.names)
     keeps = np.append(condition.mask(table.columns), False)
-    found = np.flatnonzero(keeps[windows.rows(table)])
+    found = np.flatnonzero(keeps[samples.rows(table)])
     if not found.size:
-        raise DatasetError(f"{windows.dataset.path}: no window matches {where!r}")
+        raise DatasetError(f"{samples.dataset.path}: no window matches {where!r}")
     return found
 
 
-def window_weights(windows: WindowDataset, by: Weigh = "motion") -> np.ndarray:
+def window_weights(windows: Samples, by: Weigh = "motion") -> np.ndarray:
     """Return how often to draw each sample, (len(windows),) float64, by ``letterset stats``.
 
     ``by`` is an expression over the columns, ``motion`` (mean step of visible points, px) or
@@ -70,5 +86,5 @@ def window_weights(windows: WindowDataset, by: Weigh = "motion") -> np.ndarray:
     return np.append(np.nan_to_num(found), 0.0)[windows.rows(table)]
 
 
-def _read(windows: WindowDataset, names: Collection[str]) -> Table:
-    return read_columns(windows.dataset, names or {"vis"}, windows.views.values()).by_window()
+def _read(samples: Samples, names: Collection[str]) -> Table:
+    return read_columns(samples.dataset, names or {"vis"}, samples.views.values()).by_window()

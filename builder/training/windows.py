@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from builder.dataset import Dataset, EpisodeData, open_dataset
-from builder.errors import ConfigError, DatasetError
-from builder.legacy.dataset import LegacyDataset
+from builder.core.errors import ConfigError, DatasetError
+from builder.dataset.episodes import Dataset, EpisodeData
+from builder.dataset.legacy.dataset import LegacyDataset
+from builder.dataset.opening import open_dataset
+from builder.dataset.window_table.table import Table
 from builder.training import selection
 from builder.training.arrays import PassedArrays, passed_arrays, root_arrays, view_arrays
 from builder.training.augment import Augment, check_augment
@@ -29,7 +31,6 @@ from builder.training.options import WindowOptions, given_options
 from builder.training.pictures import write_pictures
 from builder.training.shared import Shared
 from builder.training.table import matching_samples, rows_of_samples
-from builder.window_stats import Table
 from schemas.affine import AxisAffine
 
 Sample = dict[str, Any]

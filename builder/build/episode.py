@@ -1,0 +1,281 @@
+"""The straight line: one episode from its source to the store.
+
+Names no backend; everything comes from the registry by kind.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from builder.build.executors.base import Report
+from builder.build.run_log import worker_name
+from builder.build.tracker_process.client import TrackerAddress, repeated, shared_tracker
+from builder.build.view import ViewBuilder
+from builder.core.errors import DatasetError, OutputError, SourceError, StoreError
+from builder.core.registry import configure
+from builder.core.stopwatch import Stopwatch
+from builder.dataset.folder import index_line
+from builder.dataset.window_table.rows import Rows, episode_rows
+from builder.sources.base import Episode, EpisodeRef, Source
+from builder.sources.select import Selected
+from builder.sources.selection import Selection
+from builder.stores.base import ArraySpec, EpisodeWriter, Store
+from builder.trackers.base import Tracker, ViewKey
+from builder.trackers.view_tracker import check_queries
+from schemas.config import BuildConfig, ExecutorPart, Limits, SourcePart
+from schemas.dataset import EpisodeMeta, IndexLine, SourceInfo
+
+# How many times ``stall_seconds`` putting a finished episode on disk may take.
+COMMIT_PATIENCE = 20
+
+
+@dataclass(frozen=True)
+class Job:
+    """One episode to build, or to build again; picklable, so that a child process can."""
+
+    config: BuildConfig
+    ref: EpisodeRef
+    replace: bool = False
+    tracker: TrackerAddress | None = None
+    """The process that tracks for it; None: the one that builds it does."""
+
+
+def open_source(config: BuildConfig) -> Source:
+    """Construct the configured source; raises ConfigError."""
+    return open_source_part(config.source, config.limits)
+
+
+def open_source_part(part: SourcePart, limits: Limits) -> Source:
+    """Construct a source from its own settings; raises ConfigError."""
+    found, own = configure("sources", part)
+    source: Source = found(Path(part.path), own, limits)
+    return Selected(source, own) if isinstance(own, Selection) else source
+
+
+def open_tracker(config: BuildConfig) -> Tracker:
+    """Construct the configured tracker; raises ConfigError."""
+    found, own = configure("trackers", config.tracker)
+    tracker: Tracker = found(own)
+    check_queries(tracker, config.tracker.kind, config.queries)
+    return tracker
+
+
+def view_key(config: BuildConfig, ref: EpisodeRef, name: str) -> ViewKey:
+    """Tell a tracker which view of which episode it is going to see."""
+    return ViewKey(ref.id, ref.path, name, cut=config.source.settings.get("max_frames") is not None)
+
+
+def open_executor(part: ExecutorPart, limits: Limits) -> tuple[Any, Any]:
+    """Construct an executor; returns its own settings too.  Raises ConfigError."""
+    found, own = configure("executors", part)
+    return found(own, part.workers, limits.stall_seconds), own
+
+
+def open_store(config: BuildConfig) -> Store:
+    """Construct the configured store; raises ConfigError."""
+    found, _ = configure("stores", config.store)
+    return found(Path(config.store.path))
+
+
+# A worker keeps its backends (a tracker may hold weights) between its episodes.
+@lru_cache(maxsize=1)
+def _places(config_json: str) -> tuple[Source, Store]:
+    config = BuildConfig.model_validate(json.loads(config_json))
+    return open_source(config), open_store(config)
+
+
+@lru_cache(maxsize=1)
+def _own_tracker(config_json: str) -> Tracker:
+    return open_tracker(BuildConfig.model_validate(json.loads(config_json)))
+
+
+def _key(config: BuildConfig) -> str:
+    # Not pydantic's own JSON, which refuses the odd bytes that paths may hold.
+    return json.dumps(config.model_dump())
+
+
+@dataclass(frozen=True)
+class Built:
+    """What came of a job: the episode's index line, and what it took to build it.
+
+    Not ``new`` when the episode was there already: committed by a run that was killed before
+    it could list it, by a worker that died just after, or by somebody else in the meantime.
+    ``seconds`` are wall seconds by stage, ``cpu_seconds`` those of the whole process.
+    """
+
+    line: IndexLine
+    new: bool = True
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    cpu_seconds: float = 0.0
+    worker: str = ""
+    rows: Rows | None = None
+    """Of the table of windows, by view; None when the episode could not be read again."""
+
+    @property
+    def frames(self) -> int:
+        """Frames of all views."""
+        return self.line.frames
+
+
+def build_episode(job: Job, report: Report) -> Built:
+    """Build one episode, whole or not at all; runs in a child process.
+
+    Raises SourceError for a bad source and OutputError when the store cannot be written.
+    """
+    return repeated(lambda: _build_once(job, report))
+
+
+def _build_once(job: Job, report: Report) -> Built:
+    report(0, 0)
+    key = _key(job.config)
+    source, store = _places(key)
+    if store.has(job.ref.id) and not job.replace:
+        return _there_already(store, job)
+    clock, begun, cpu_begun = Stopwatch(), time.perf_counter(), time.process_time()
+    tracker = shared_tracker(job.tracker) if job.tracker else _own_tracker(key)
+    try:
+        line = _build(job, source, tracker, store, report, clock)
+    except OutputError:
+        if store.has(job.ref.id) and not job.replace:
+            return _there_already(store, job)
+        raise
+    done = line.frames
+    with clock("stats"), _still_alive(lambda: report(done, done), job.config.limits):
+        rows = _rows(store, job.ref.id)
+    stages = dict(clock.seconds)
+    stages["other"] = time.perf_counter() - begun - sum(stages.values())
+    cpu_seconds = time.process_time() - cpu_begun
+    return Built(line, rows=rows, seconds=stages, cpu_seconds=cpu_seconds, worker=worker_name())
+
+
+def _there_already(store: Store, job: Job) -> Built:
+    try:
+        with closing(store.open(job.ref.id)) as reader:
+            line = index_line(reader.meta)
+    except DatasetError as error:
+        raise StoreError(f"it is there already, but damaged: {error}") from None
+    return Built(line, new=False, rows=_rows(store, job.ref.id))
+
+
+def _rows(store: Store, episode_id: str) -> Rows | None:
+    """Compute an episode's rows of the table of windows; None when it cannot be read."""
+    with suppress(DatasetError, OSError), closing(store.open(episode_id)) as reader:
+        return episode_rows(reader)
+    return None  # whoever makes the table meets it again, and says so
+
+
+def _build(
+    job: Job, source: Source, tracker: Tracker, store: Store, report: Report, clock: Stopwatch
+) -> IndexLine:
+    with source.open(job.ref) as episode:
+        length = _common_length(episode)
+        views = {
+            name: ViewBuilder(
+                job.config,
+                tracker,
+                view_key(job.config, job.ref, name),
+                stream,
+                length,
+                clock,
+                episode.maps.get(name, {}),
+            )
+            for name, stream in episode.views.items()
+        }
+        layout: dict[str | None, Mapping[str, ArraySpec]] = {
+            name: view.layout() for name, view in views.items()
+        }
+        layout[None] = _root_layout(episode, length)
+        with store.begin(job.ref.id, layout, replace=job.replace) as writer:
+            total = length * len(views)
+            for index, view in enumerate(views.values()):
+                for done in view.write(writer):
+                    report(index * length + done, total)
+            # A long video takes minutes to reach a slow disk; that is no stall.
+            with clock("write"), _still_alive(lambda: report(total, total), job.config.limits):
+                for name, array in (*episode.arrays.items(), *episode.constants.items()):
+                    writer.write(None, name, 0, array)
+                meta = _episode_meta(job, episode, views, writer, length)
+                writer.commit(meta)
+    return index_line(meta)
+
+
+@contextmanager
+def _still_alive(report: Callable[[], None], limits: Limits) -> Iterator[None]:
+    """Report in the background while a single long call goes on, but not for ever."""
+    over = threading.Event()
+
+    def beat() -> None:
+        for _ in range(4 * COMMIT_PATIENCE):
+            if over.wait(limits.stall_seconds / 4):
+                return
+            report()
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _common_length(episode: Episode) -> int:
+    lengths = {name: stream.info.num_frames for name, stream in episode.views.items()}
+    if len(set(lengths.values())) != 1:
+        raise SourceError(
+            f"the views of an episode must have one length, got {lengths} frames; "
+            "trim the videos to the same frames first"
+        )
+    return next(iter(lengths.values()))
+
+
+def _root_layout(episode: Episode, length: int) -> dict[str, ArraySpec]:
+    """Lay out the pass-through arrays; raises SourceError for names and lengths that clash."""
+    both = set(episode.arrays) & set(episode.constants)
+    if both:
+        raise SourceError(f"arrays and constants share the names {sorted(both)}")
+    for name, array in episode.arrays.items():
+        if array.shape[:1] != (length,):
+            raise SourceError(
+                f"the array {name} has shape {array.shape}, but the episode has {length} frames; "
+                f"what has no time axis goes into constants"
+            )
+    return {
+        name: ArraySpec(array.shape, array.dtype.str, per_frame=per_frame)
+        for arrays, per_frame in ((episode.arrays, True), (episode.constants, False))
+        for name, array in arrays.items()
+    }
+
+
+def _episode_meta(
+    job: Job, episode: Episode, views: Mapping[str, ViewBuilder], writer: EpisodeWriter, length: int
+) -> EpisodeMeta:
+    arrays = writer.digests()
+    first = next(iter(views.values()))
+    return EpisodeMeta.seal(
+        id=job.ref.id,
+        source=SourceInfo(
+            kind=job.config.source.kind,
+            path=job.ref.path,
+            files=dict(episode.files),
+            licence=episode.licence,
+        ),
+        length=length,
+        mode=job.config.tracker.mode,
+        horizon=first.tracks.horizon,
+        start_every=first.tracks.start_every,
+        task=job.ref.task,
+        group=job.ref.group,
+        text=episode.text,
+        missing_views=episode.missing_views,
+        arrays=arrays.get(None, {}),
+        views=tuple(view.meta(arrays[name]) for name, view in views.items()),
+    )

@@ -1,0 +1,1 @@
+"""Where episodes are built: child processes here, or a Ray cluster."""

@@ -1,0 +1,248 @@
+"""One child process and its pipe: the parent's handle, and what the child does.
+
+A child is spawned, single-threaded, ignores Ctrl-C, leaves through its ``with`` blocks on
+SIGTERM and dies with its parent.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection
+from multiprocessing.pool import RemoteTraceback  # type: ignore[attr-defined]
+from typing import Any
+
+from builder.build.executors.base import Function, Report
+from builder.core.errors import WorkerError
+from builder.core.worker_slot import SLOT
+
+GRACE_SECONDS = 10.0  # to clean up after SIGTERM, before SIGKILL
+START_ATTEMPTS = 5  # in a row, before it is clear that no child can start
+REPORT_SECONDS = 0.1  # progress is sent no more often
+
+_STARTING = threading.Lock()  # for the environment, which all threads share
+
+ONE_THREAD = dict.fromkeys(
+    (
+        "OMP_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+        "MKL_NUM_THREADS",
+        "VECLIB_MAXIMUM_THREADS",
+        "NUMEXPR_NUM_THREADS",
+        "OPENCV_FOR_THREADS_NUM",
+    ),
+    "1",
+)
+
+
+class Child:
+    """The parent's side.  ``ready`` once the child spoke, ``heard`` when it last did.
+
+    ``slot`` is its number among the children that run at a time: see ``builder.core.worker_slot``.
+    """
+
+    def __init__(self, function: Function, slot: int = 0) -> None:
+        self.slot = slot
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_work, args=(theirs, function), daemon=True)
+        with _STARTING, _environment({**ONE_THREAD, SLOT: str(slot)}), _interrupts_blocked():
+            self._process.start()
+        theirs.close()  # the child's alone now: its death shows as the end of the pipe
+        self.ready = False
+        self.heard = time.monotonic()
+
+    def send(self, task: Any) -> None:
+        """Send a task.  Raises whatever pickling it raises; a dead child is found later."""
+        self.send_packed(pickle.dumps(task))
+
+    def send_packed(self, packed_task: bytes) -> None:
+        """Send a pickled task; a dead child is found later."""
+        try:
+            self.pipe.send_bytes(packed_task)
+        except OSError:
+            return  # receive() meets the end of the pipe and has the cause of death
+
+    def receive(self) -> tuple[str, Any]:
+        """Take one message: ready, progress, result or error, with its value.
+
+        Raises EOFError or OSError when the child is dead.
+        """
+        return unpack(self.receive_packed())
+
+    def receive_packed(self) -> bytes:
+        """Take one message as it is, for :func:`unpack`; else like :meth:`receive`."""
+        packed = self.pipe.recv_bytes()
+        self.ready, self.heard = True, time.monotonic()
+        return packed
+
+    def cause_of_death(self) -> str:
+        """Say how a child whose pipe has ended died, as a verb phrase."""
+        self._process.join(GRACE_SECONDS)
+        code = self._process.exitcode
+        if code is None:
+            return "closed its pipe"
+        if code >= 0:
+            return f"ended with exit code {code}"
+        name = next((each.name for each in signal.Signals if each == -code), f"signal {-code}")
+        return f"was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
+
+    def ask_to_end(self) -> None:
+        """Send SIGTERM; the child leaves through its ``with`` blocks."""
+        self._process.terminate()
+
+    def end(self, seconds: float) -> None:
+        """Wait for the child's end, then kill it, and release what it held."""
+        self._process.join(max(0.0, seconds))
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+        self.pipe.close()
+        self._process.close()
+
+    def kill(self) -> None:
+        """Kill the child and wait for nothing."""
+        with suppress(ValueError):  # it ended and is released
+            self._process.kill()
+
+
+def available_cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def unpack(packed: bytes) -> tuple[str, Any]:
+    """Read a child's message: its kind and value; errors bring their traceback as cause."""
+    try:
+        kind, value = pickle.loads(packed)
+    except Exception as error:
+        return "error", WorkerError(f"the result cannot be read: {describe(error)}")
+    return kind, unpacked(value) if kind == "error" else value
+
+
+def unpacked(error: tuple[Exception, str]) -> Exception:
+    """Undo :func:`portable`: the error with its traceback as cause."""
+    error[0].__cause__ = RemoteTraceback(error[1])
+    return error[0]
+
+
+def end_all(children: Iterable[Child]) -> None:
+    """End children, alive or dead, within GRACE_SECONDS altogether; at once if interrupted."""
+    children = list(children)
+    try:
+        until = time.monotonic() + GRACE_SECONDS
+        for child in children:
+            child.ask_to_end()
+        for child in children:
+            child.end(until - time.monotonic())
+    except BaseException:  # a second Ctrl-C
+        for child in children:
+            child.kill()
+        raise
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """Set environment variables for a child about to be started."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Start a child that never sees Ctrl-C, not even before its first line of Python."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _work(pipe: Connection, function: Function) -> None:
+    """Take tasks and send progress and results, until told to end: the child's whole life."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _leave)
+    if hasattr(signal, "SIGUSR1"):  # which a scheduler sends to every process of a job
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    if "cv2" in sys.modules:
+        sys.modules["cv2"].setNumThreads(1)
+    with suppress(EOFError, OSError):  # which mean that the parent is gone
+        pipe.send(("ready", None))
+        while True:
+            pipe.send_bytes(_answer(pipe.recv_bytes(), function, _reporter(pipe)))
+
+
+def _answer(packed_task: bytes, function: Function, report: Report) -> bytes:
+    """Do a task; return the pickled message with its result or error."""
+    try:
+        message: tuple[str, Any] = ("result", function(pickle.loads(packed_task), report))
+    except Exception as error:
+        message = ("error", portable(error))
+    try:
+        return pickle.dumps(message)
+    except Exception as error:
+        reason = f"the result cannot be sent from the worker: {describe(error)}"
+        return pickle.dumps(("error", (WorkerError(reason), "")))
+
+
+def _leave(*_: Any) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise SystemExit(128 + signal.SIGTERM)
+
+
+def _follow_parent() -> None:
+    """Die with the parent, whatever the main thread is doing."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _reporter(pipe: Connection) -> Report:
+    last = 0.0
+
+    def report(frames_done: int, frames_total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= REPORT_SECONDS or frames_done == frames_total:
+            last = now
+            pipe.send(("progress", (int(frames_done), int(frames_total))))
+
+    return report
+
+
+def portable(error: Exception) -> tuple[Exception, str]:
+    """Return the error, or its text where it does not survive pickling, and its traceback."""
+    trace = traceback.format_exc()
+    try:
+        whole = type(pickle.loads(pickle.dumps(error))) is type(error)
+    except Exception:
+        whole = False
+    return (error if whole else WorkerError(describe(error))), trace
+
+
+def describe(error: BaseException) -> str:
+    """Put an error into one line: its type and text."""
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,232 @@
+"""Showing how a build goes: a bar and what each worker is on, or a line now and then."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TextIO
+
+from builder.build.executors.base import Outcome
+from builder.build.executors.base import Progress as Sign
+from builder.core.messages import count, duration, failed
+
+LINE_SECONDS = 10.0
+SHOWN_WORKERS = 8  # by name; the others are counted
+
+
+class Tally:
+    """What has been done so far."""
+
+    def __init__(self, todo: int) -> None:
+        self.todo, self.done, self.failed = todo, 0, 0
+        self._frames = 0
+        self.running: dict[str, tuple[int, int]] = {}
+        """By episode, one per worker: frames done and to do."""
+
+    def count(self, event: Outcome | Sign) -> None:
+        """Take an executor's event into account."""
+        name = label(event.task)
+        if isinstance(event, Sign):
+            # A task that is tried again starts again from 0, and so does its share here.
+            self.running[name] = (event.frames_done, event.frames_total)
+            return
+        frames, _ = self.running.pop(name, (0, 0))
+        self._frames += frames
+        self.done += 1
+        self.failed += event.error is not None
+
+    @property
+    def frames(self) -> int:
+        """Frames finished, those of running episodes included."""
+        return self._frames + sum(done for done, _ in self.running.values())
+
+    @property
+    def episodes(self) -> float:
+        """Episodes finished, running ones by their share."""
+        return self.done + sum(done / max(1, total) for done, total in self.running.values())
+
+
+class Progress:
+    """Shows a build; a context manager.
+
+    Its methods are what ``builder.build.pipeline.build`` calls: ``start``, ``event`` and ``note``.
+    ``stream`` (default: standard error) decides between a bar and lines; quiet shows nothing.
+    """
+
+    def __init__(
+        self,
+        quiet: bool = False,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        task: str = "build",
+    ) -> None:
+        stream = stream or sys.stderr
+        self._task = task
+        self._view: _View = _Nothing()
+        if not quiet:
+            self._view = _Bar(stream) if stream.isatty() else _Lines(stream, clock)
+        self._tally = Tally(0)
+        self.failed: set[str] = set()
+        """Names of the tasks that failed."""
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._view.close()
+
+    def start(self, todo: int, done: int) -> None:
+        """Begin: ``todo`` episodes to build (or what ``task`` says), ``done`` already there."""
+        self._tally = Tally(todo)
+        there = f"; {done} already there" if done else ""
+        self._view.line(f"{count(todo, 'episode')} to {self._task}{there}")
+        self._view.start(self._tally)
+
+    def event(self, event: Outcome | Sign) -> None:
+        """Show an executor's event."""
+        self._tally.count(event)
+        if isinstance(event, Outcome) and event.error is not None:
+            name = label(event.task)
+            self.failed.add(name)
+            self._view.line(failed(name, str(event.error), getattr(event.error, "stage", "")))
+        self._view.update(self._tally)
+
+    def note(self, sentence: str) -> None:
+        """Show a sentence that is worth knowing."""
+        self._view.line(sentence)
+
+
+def label(task: Any) -> str:
+    """Name a task for people: its episode's path, where it has one."""
+    return str(getattr(getattr(task, "ref", None), "path", task))
+
+
+def worker_lines(running: Mapping[str, tuple[int, int]]) -> list[str]:
+    """Say what each worker is on: its stage, with frames, and its episode.
+
+    ``running`` has frames done and to do by episode.  The first ``SHOWN_WORKERS`` are named.
+    """
+    there = list(running.items())
+    lines = [f"{stage(*frames):>20}  {name}" for name, frames in there[:SHOWN_WORKERS]]
+    more = len(there) - SHOWN_WORKERS
+    return [*lines, f"{f'and {more} more':>20}"] if more > 0 else lines
+
+
+def stage(done: int, total: int) -> str:
+    """Name what a worker does to an episode of ``total`` frames, of which ``done`` are done."""
+    if not total:
+        return "opening"
+    return f"{done}/{count(total, 'frame')}" if done < total else "finishing"
+
+
+class _View(Protocol):
+    def line(self, text: str) -> None: ...
+    def start(self, tally: Tally) -> None: ...
+    def update(self, tally: Tally) -> None: ...
+    def close(self) -> None: ...
+
+
+def _done(tally: Tally) -> str:
+    return f"{tally.done}/{count(tally.todo, 'episode')}"
+
+
+class _Nothing:
+    def line(self, text: str) -> None:
+        return
+
+    def start(self, tally: Tally) -> None:
+        return
+
+    def update(self, tally: Tally) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
+
+class _Lines(_Nothing):
+    """For log files: one line at most every LINE_SECONDS, and what is noteworthy."""
+
+    def __init__(self, stream: TextIO, clock: Callable[[], float]) -> None:
+        self._stream, self._clock = stream, clock
+        self._began = self._last = clock()
+
+    def line(self, text: str) -> None:
+        encoding = self._stream.encoding or "utf-8"
+        self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+        self._stream.flush()
+
+    def start(self, tally: Tally) -> None:
+        self._began = self._last = self._clock()
+
+    def update(self, tally: Tally) -> None:
+        now = self._clock()
+        if now - self._last < LINE_SECONDS:
+            return
+        self._last = now
+        elapsed = now - self._began
+        left = elapsed * (tally.todo / tally.episodes - 1) if tally.episodes else 0.0
+        self.line(
+            f"{_done(tally)}, {count(tally.frames, 'frame')}, "
+            f"{tally.frames / elapsed:.0f} frames/s, about {duration(left)} left, "
+            f"{tally.failed} failed"
+        )
+
+
+class _Bar(_Nothing):
+    """For terminals: a bar, and below it a line for each worker."""
+
+    def __init__(self, stream: TextIO) -> None:
+        from rich import progress
+        from rich.console import Console
+        from rich.live import Live
+
+        self._began = time.monotonic()
+        console = Console(file=stream)
+        self._bar = progress.Progress(
+            progress.BarColumn(bar_width=None),
+            progress.TextColumn("{task.fields[done]}"),
+            progress.TextColumn("{task.fields[speed]:.0f} frames/s"),
+            progress.TextColumn("{task.fields[failed]} failed"),
+            progress.TimeRemainingColumn(),
+            progress.TextColumn("left"),
+            console=console,
+            expand=True,
+        )
+        self._running: Mapping[str, tuple[int, int]] = {}
+        self._task: Any = None
+        self._live = Live(console=console, get_renderable=self._picture)
+
+    def line(self, text: str) -> None:
+        self._live.console.print(text, markup=False, highlight=False)
+
+    def start(self, tally: Tally) -> None:
+        self._began = time.monotonic()
+        self._task = self._bar.add_task(
+            "", total=tally.todo, done=_done(tally), speed=0.0, failed=0
+        )
+        self._running = tally.running
+        self._live.start()
+
+    def update(self, tally: Tally) -> None:
+        self._bar.update(
+            self._task,
+            completed=tally.episodes,
+            done=_done(tally),
+            failed=tally.failed,
+            speed=tally.frames / max(1e-3, time.monotonic() - self._began),
+        )
+
+    def close(self) -> None:
+        self._running = {}
+        self._live.stop()
+
+    def _picture(self) -> Any:
+        from rich.console import Group
+        from rich.text import Text
+
+        lines = (
+            Text(line, no_wrap=True, overflow="ellipsis") for line in worker_lines(self._running)
+        )
+        return Group(self._bar.get_renderable(), *lines)

@@ -1,0 +1,1 @@
+"""A tracker in a process of its own that serves all workers."""

@@ -1,0 +1,56 @@
+"""Names that a door hands on, imported when they are first asked for."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+
+def lazy_names(
+    module: str, home: Mapping[str, str]
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """Return ``__getattr__`` and ``__dir__`` of a module for names by the module they come from.
+
+    Raises MissingExtraError where what a name needs is not installed.
+    """
+
+    def __getattr__(name: str) -> Any:
+        if name not in home:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        try:
+            return getattr(import_module(home[name]), name)
+        except ModuleNotFoundError as error:
+            from builder.core.registry import raise_missing_extra
+
+            raise_missing_extra(error)
+            raise
+
+    def __dir__() -> list[str]:
+        return sorted({*vars(sys.modules[module]), *home})
+
+    return __getattr__, __dir__
+
+
+class MovedModules(MetaPathFinder, Loader):
+    """Imports modules under the names they had in an earlier release, with a warning."""
+
+    def __init__(self, moved: Mapping[str, str]) -> None:
+        self._moved = moved
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Find a module that moved; None for any other."""
+        return ModuleSpec(name, self) if name in self._moved else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Put the module that it is now in the place of the one asked for."""
+        old, new = module.__name__, self._moved[module.__name__]
+        warnings.warn(f"{old} is now {new}", DeprecationWarning, stacklevel=2)
+        sys.modules[old] = import_module(new)

@@ -1,0 +1,289 @@
+"""The dataset folder around its episodes: ``dataset.json``, index, failures, runs.
+
+Index and failures are one file per writer, so that several machines can build into one
+folder; each writer is locked for as long as its catalog is open.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from builder.core.errors import ConfigError, DatasetError, OutputError
+from builder.core.records import parse_record, record_data
+from builder.core.registry import backend, kinds
+from builder.dataset.index import EpisodeIndex
+from builder.dataset.journal import append_line, read_lines
+from builder.dataset.output_folder import META_NAME, check_output_folder, is_url, shown_url
+from builder.stores.atomic import (
+    fsync_folder,
+    leftovers,
+    make_folders,
+    output_errors,
+    stage,
+    stage_text,
+    try_lock,
+    write_all,
+)
+from builder.stores.base import Store
+from schemas.base import Record
+from schemas.dataset import DatasetMeta, EpisodeMeta, FailureLine, IndexLine, Name
+
+_WRITER: TypeAdapter[str] = TypeAdapter(Name)
+
+# Whoever looks whether a lock is taken holds it for an instant.
+LOCK_ATTEMPTS = 4
+
+_LOST = "restore it from a copy, or build again into a new folder"
+
+
+class Catalog:
+    """A dataset folder open for writing by one writer; close it or use it as a context."""
+
+    def __init__(self, folder: Path, meta: DatasetMeta, writer: str, lock: int) -> None:
+        self.folder, self.meta, self.writer = folder, meta, writer
+        self._lock = lock
+
+    @classmethod
+    def create(cls, folder: Path | str, meta: DatasetMeta, writer: str = "main") -> Catalog:
+        """Create the dataset, or continue one that was made with the same settings.
+
+        Clears temporaries of dead runs.  Raises ConfigError listing the settings that differ or
+        naming what else is in the folder, OutputError when the folder cannot be written or the
+        writer is at work elsewhere.
+        """
+        folder = Path(folder)
+        _WRITER.validate_python(writer)
+        check_output_folder(folder)
+        check_writable(folder)
+        lock = take_lock(folder, writer)
+        try:
+            if not (folder / META_NAME).exists():
+                _create_meta(folder, meta)
+            found = load_meta(folder)
+            _refuse_different(folder / META_NAME, found, meta)
+            leftovers(folder / "tmp", remove=True)
+        except BaseException:
+            os.close(lock)
+            raise
+        return cls(folder, found, writer, lock)
+
+    def __enter__(self) -> Catalog:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the lock."""
+        if self._lock >= 0:
+            os.close(self._lock)
+        self._lock = -1
+
+    def add(self, line: IndexLine) -> None:
+        """List a finished episode, durably.  Raises OutputError."""
+        append_line(self.folder / "index" / f"{self.writer}.jsonl", line)
+
+    def fail(self, line: FailureLine) -> None:
+        """List a source that could not be built, durably.  Raises OutputError."""
+        # A reason may quote a file name whose bytes are no text; JSON could not be read back.
+        reason = line.reason.encode(errors="backslashreplace").decode()
+        line = line.model_copy(update={"reason": reason})
+        append_line(self.folder / "failures" / f"{self.writer}.jsonl", line)
+
+    def index(self) -> EpisodeIndex:
+        """Return the finished episodes of all writers by id, sorted."""
+        return read_index(self.folder)
+
+    def failures(self) -> dict[str, FailureLine]:
+        """Return the failures of all writers by id, sorted, without those built since."""
+        return read_failures(self.folder)
+
+
+def index_line(meta: EpisodeMeta) -> IndexLine:
+    """Return the line that lists an episode."""
+    names = tuple(view.name for view in meta.views)
+    return IndexLine(id=meta.id, length=meta.length, views=names, digest=meta.digest)
+
+
+def pretty_json(meta: Record) -> str:
+    """Return the text of ``dataset.json`` or ``layer.json``; equal metadata give equal bytes."""
+    return pretty(record_data(meta))
+
+
+def pretty(data: Any) -> str:
+    """Return JSON data in the form that :func:`pretty_json` writes."""
+    return json.dumps(data, indent=2, sort_keys=True) + "\n"
+
+
+def load_meta(folder: Path | str) -> DatasetMeta:
+    """Read and verify ``dataset.json``.
+
+    Raises DatasetError when there is none or it is damaged, NewerFormatError for a newer format.
+    """
+    path = Path(folder) / META_NAME
+    if is_url(folder):
+        raise DatasetError(
+            f"{shown_url(folder)}: this takes local folders only: copy the dataset first"
+        )
+    try:
+        text = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise DatasetError(
+            f"{folder} is no letterset dataset: it has no {META_NAME}; "
+            "expected a folder that letterset build wrote (older AMPLIFY- or ATM-layout files "
+            "open with their img_shape)"
+            + (f"; {_LOST}" if (Path(folder) / "index").is_dir() else "")
+        ) from None
+    except OSError as error:
+        raise DatasetError(f"cannot read {path}: {error.strerror}") from None
+    try:
+        return parse_record(DatasetMeta, text, str(path))
+    except DatasetError as error:
+        raise DatasetError(f"{error}; {_LOST}") from None
+
+
+def read_index(folder: Path | str) -> EpisodeIndex:
+    """Return the finished episodes by id, sorted; empty when there is no dataset yet."""
+    return EpisodeIndex.read(Path(folder) / "index")
+
+
+def read_failures(folder: Path | str) -> dict[str, FailureLine]:
+    """Return what could not be built by id, sorted; what was built since is left out."""
+    built = read_index(folder)
+    failed = read_lines(Path(folder) / "failures", FailureLine)
+    return {key: line for key, line in failed.items() if key not in built}
+
+
+def check_writable(folder: Path) -> None:
+    """Create the folder and write a file in it; raises OutputError saying what to do."""
+    probe = stage(folder / "tmp", ".probe")
+    with output_errors(folder):
+        try:
+            os.write(probe.descriptor, b"letterset")
+            os.fsync(probe.descriptor)
+        finally:
+            probe.discard()
+
+
+def _create_meta(folder: Path, meta: DatasetMeta) -> None:
+    """Write ``dataset.json`` whole; when another writer was first, its file stays."""
+    staged = stage_text(folder / "tmp", pretty_json(meta))
+    path = folder / META_NAME
+    with output_errors(path):
+        try:
+            # Unlike a rename a link never replaces; filesystems without links rename.
+            os.link(staged.path, path)
+        except FileExistsError:
+            pass
+        except OSError:
+            os.rename(staged.path, path)
+        finally:
+            staged.discard()
+        fsync_folder(folder)
+
+
+def take_lock(folder: Path, writer: str) -> int:
+    """Become the one process that writes as ``writer``, until the descriptor is closed.
+
+    Raises OutputError naming who has the lock.
+    """
+    path = folder / "index" / f"{writer}.lock"
+    with output_errors(path):
+        make_folders(path.parent)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        for _ in range(LOCK_ATTEMPTS):
+            if try_lock(descriptor) is not False:
+                os.ftruncate(descriptor, 0)
+                write_all(descriptor, f"process {os.getpid()} on {platform.node()}\n".encode(), 0)
+                return descriptor
+            time.sleep(0.1)
+        holder = os.read(descriptor, 200).decode(errors="replace").strip()
+        os.close(descriptor)
+    raise OutputError(
+        f"{folder} is being written by {holder or 'another run'}: wait for it to finish, stop it, "
+        "or build into another folder"
+    )
+
+
+@contextmanager
+def all_locks(folder: Path) -> Iterator[None]:
+    """Hold the lock of every writer there is.  Raises OutputError while one is at work."""
+    writers = {path.stem for path in (folder / "index").glob("*.*")} | {"main"}
+    with ExitStack() as stack:
+        for writer in sorted(writers):
+            stack.callback(os.close, take_lock(folder, writer))
+        yield
+
+
+def differences(found: DatasetMeta, wanted: DatasetMeta) -> list[str]:
+    """List in words the settings in which a dataset differs from what is wanted."""
+    ignored = {"digest", "created_with"}
+    old, new = (_flat(record_data(meta)) for meta in (found, wanted))
+    different = {key for key in old.keys() | new.keys() if old.get(key, ...) != new.get(key, ...)}
+    return [
+        f"{key} is {_show(old, key)} there and {_show(new, key)} now"
+        for key in sorted(different - ignored)
+        if f"config.{key}" not in different  # once is enough
+    ]
+
+
+def _refuse_different(path: Path, found: DatasetMeta, wanted: DatasetMeta) -> None:
+    if differing := differences(found, wanted):
+        raise ConfigError(
+            f"{path} was made with other settings: {'; '.join(differing)}. Use the same settings "
+            "to continue it, or another output folder. A build may also start anew, with "
+            "--overwrite: it keeps what is there under replaced/"
+        )
+
+
+def _flat(data: Any, prefix: str = "") -> dict[str, Any]:
+    """Flatten nested mappings to dotted keys."""
+    if not isinstance(data, dict) or not data:
+        return {prefix: data}
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        flat |= _flat(value, f"{prefix}.{key}" if prefix else key)
+    return flat
+
+
+def _show(flat: dict[str, Any], key: str) -> str:
+    return json.dumps(flat[key]) if key in flat else "not set"
+
+
+def store_at(path: Path) -> Store:
+    """Return the store that keeps the episodes of the dataset folder ``path``.
+
+    It is known by the folder it keeps them in; without one they will be HDF5 files.  Raises
+    DatasetError when there are several.
+    """
+    found = {kind: backend("stores", kind) for kind in kinds("stores")}
+    there = [kind for kind, stored in found.items() if (path / stored.place).is_dir()]
+    if len(there) > 1:
+        raise DatasetError(
+            f"{path} holds episodes of several stores, {', '.join(there)}: move one of "
+            f"{', '.join(found[kind].place for kind in there)} away and run letterset repair"
+        )
+    store: Store = found[there[0] if there else "hdf5"](path)
+    return store
+
+
+def is_locked(folder: Path, writer: str) -> bool | None:
+    """Tell whether a writer is at work; None where the filesystem knows no locks."""
+    try:
+        descriptor = os.open(folder / "index" / f"{writer}.lock", os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        got = try_lock(descriptor, shared=True)
+        return None if got is None else not got
+    finally:
+        os.close(descriptor)

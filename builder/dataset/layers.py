@@ -1,0 +1,175 @@
+"""Layers: track sets, embeddings or any arrays, added to a dataset without rewriting it.
+
+``layers/<name>/`` has ``layer.json`` and one HDF5 file per episode, each pinned to the digest
+of the episode it was made for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import closing
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from builder.core.errors import ConfigError, DatasetError
+from builder.core.records import check_name, parse_record
+from builder.core.registry import backend
+from builder.dataset.folder import load_meta, pretty_json, take_lock
+from builder.stores.atomic import publish_text
+from builder.stores.base import ArraySpec, EpisodeReader, EpisodeWriter, Store
+from schemas.dataset import EpisodeMeta
+from schemas.layers import LayerEpisode, LayerMeta, LayerView, TrackSet
+
+FOLDER = "layers"
+TRACK_ARRAYS = ("tracks", "vis", "conf", "starts", "queries")
+META_NAME = "layer.json"
+
+Arrays = Mapping[str | None, Mapping[str, Any]]
+"""By view (None: the episode as a whole), then by name."""
+
+
+def layer_names(dataset: Path) -> list[str]:
+    """List the layers of a dataset folder."""
+    return sorted(path.parent.name for path in (dataset / FOLDER).glob(f"*/{META_NAME}"))
+
+
+def load_layer(dataset: Path, name: str) -> LayerMeta:
+    """Read a layer's metadata.  Raises DatasetError naming the layers there are."""
+    if name not in layer_names(dataset):
+        raise DatasetError(f"{dataset} has no layer {name!r}; it has {layer_names(dataset)}")
+    path = dataset / FOLDER / name / META_NAME
+    return parse_record(LayerMeta, path.read_bytes(), str(path))
+
+
+def layer_store(dataset: Path, name: str) -> Store:
+    """Return the store of a layer's files."""
+    store: Store = backend("stores", "hdf5")(dataset / FOLDER / name, place="", record=LayerEpisode)
+    return store
+
+
+def stale(reader: EpisodeReader, base: EpisodeMeta) -> bool:
+    """Tell whether a layer's episode was made for another state of its base."""
+    layer: Any = reader.meta
+    return layer.base != base.digest
+
+
+class LayerWriter:
+    """A layer open for writing by one process; a context manager.
+
+    Created if it is not there; continued if it was made in the same way for the same dataset.
+    """
+
+    def __init__(
+        self,
+        dataset: Path,
+        name: str,
+        made_by: Mapping[str, Any] | None = None,
+        tracks: TrackSet | None = None,
+    ) -> None:
+        """Open it.  Raises ConfigError for a bad name and when it was made otherwise."""
+        check_name(name, "a layer's name")
+        self.dataset, self.name = dataset, name
+        self.folder, self.store = dataset / FOLDER / name, layer_store(dataset, name)
+        self.meta = LayerMeta.seal(
+            name=name,
+            created_with=version("letterset"),
+            base=load_meta(dataset).digest,
+            tracks=tracks,
+            made_by=dict(made_by or {}),
+        )
+
+    def __enter__(self) -> LayerWriter:
+        self._lock = take_lock(self.folder, "main")
+        try:
+            self.store.leftovers(remove=True)
+            if not (self.folder / META_NAME).exists():
+                publish_text(self.folder, self.folder / META_NAME, pretty_json(self.meta))
+            self._refuse_different(load_layer(self.dataset, self.name))
+        except BaseException:
+            os.close(self._lock)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._lock)
+
+    def _refuse_different(self, found: LayerMeta) -> None:
+        kept = {"digest", "created_with"}
+        old, new = (meta.model_dump(exclude=kept) for meta in (found, self.meta))
+        differing = [key for key in old if old[key] != new[key]]
+        if differing:
+            raise ConfigError(
+                f"the layer {self.name!r} was made otherwise: {', '.join(differing)} differ. "
+                f"Choose another name, or delete {self.folder}"
+            )
+
+    def has(self, base: EpisodeMeta) -> bool:
+        """Tell whether an episode is there and made for the base as it is now.
+
+        Raises DatasetError for a damaged one.
+        """
+        if not self.store.has(base.id):
+            return False
+        try:
+            with closing(self.store.open(base.id)) as reader:
+                return not stale(reader, base)
+        except DatasetError as error:
+            raise DatasetError(f"{error}; run letterset repair, then this again") from None
+
+    def write(self, base: EpisodeMeta, arrays: Arrays, per_frame: bool | None = None) -> None:
+        """Add the arrays of one episode, whole or not at all; replaces older ones.
+
+        ``per_frame`` records whether those of the episode (view None) have a row per frame.
+        Raises ConfigError for a view or a name that is not free.
+        """
+        layout = {
+            view: {
+                name: ArraySpec(
+                    np.shape(array),
+                    np.asarray(array).dtype.newbyteorder("<").str,
+                    per_frame=per_frame if view is None else None,
+                )
+                for name, array in named.items()
+            }
+            for view, named in arrays.items()
+        }
+        check_free(base, layout, self.meta.tracks is not None)
+        with self.store.begin(base.id, layout, replace=True) as writer:
+            for view, named in arrays.items():
+                for name, array in named.items():
+                    writer.write(view, name, 0, np.asarray(array))
+            commit_layer(writer, base)
+
+
+def check_free(base: EpisodeMeta, layout: Arrays, tracks: bool) -> None:
+    """Raise ConfigError for views that are not there and names that are taken."""
+    for view, named in layout.items():
+        if view is not None and view not in {each.name for each in base.views}:
+            raise ConfigError(f"{base.id} has no view {view!r}")
+        there = base.arrays if view is None else base.view(view).arrays
+        taken = sorted({*named} & {*there} - ({*TRACK_ARRAYS} if tracks else set()))
+        if taken:
+            raise ConfigError(f"{base.id} has {taken} already; a layer adds, it does not replace")
+
+
+def commit_layer(writer: EpisodeWriter, base: EpisodeMeta) -> None:
+    """Make an episode of a layer exist."""
+    found = writer.digests()
+    commit: Any = writer.commit
+    commit(
+        LayerEpisode.seal(
+            id=base.id,
+            base=base.digest,
+            arrays=found.get(None, {}),
+            views=tuple(
+                LayerView(name=view, arrays=arrays) for view, arrays in found.items() if view
+            ),
+        )
+    )

@@ -1,0 +1,268 @@
+"""Reading datasets made the older way, as they lie: AMPLIFY- and ATM-layout HDF5 files.
+
+They read like any other dataset: tracks come out in (x, y) pixels of ``img_shape``, by exactly
+the older route's arithmetic (``schemas.legacy``).  Nothing in them is sealed, so digests are
+zeros, and what they do not hold (frames, timestamps) is not there.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+
+from builder.canvas.query_grid import query_points
+from builder.core.errors import ConfigError, DatasetError, SourceError
+from builder.core.paths import printable_path
+from builder.core.registry import raise_missing_extra
+from builder.dataset.episodes import MAX_OPEN_EPISODES, Dataset, EpisodeData
+from builder.dataset.index import EpisodeIndex
+from builder.dataset.legacy.files import (
+    Layout,
+    LegacyRef,
+    Mode,
+    checked_choice,
+    checked_shape,
+    inspect_file,
+    mixture_of,
+    track_files,
+)
+from builder.dataset.legacy.reader import UNSEALED, LegacyReader
+from builder.stores.reader_cache import Recall
+from schemas.dataset import DatasetMeta, IndexLine, QuerySpec, TrackerInfo, VisibilityRule
+from schemas.geometry import Stretch
+from schemas.legacy import QUERY_SLACK_PX, PixelOrigin, missing_size_note
+
+if TYPE_CHECKING:
+    from builder.dataset.legacy.videos import Videos
+    from builder.stores.base import EpisodeReader
+
+log = logging.getLogger("letterset.legacy")
+
+EPISODE_HORIZON = 16
+"""Steps of a window cut from whole-episode tracks: AMPLIFY's ``true_horizon``."""
+
+UNKNOWN_TRACKER = TrackerInfo(
+    kind="unknown",
+    name="unknown",
+    version="unknown",
+    licence="unknown",
+    visibility=VisibilityRule(rule="as the older files hold it", sticky=False),
+)
+
+
+class LegacyDataset(Dataset):
+    """A folder of older files; see :class:`builder.dataset.episodes.Dataset`.
+
+    ``refs`` are the files by id, ``problems`` those left out by relative path (with
+    ``on_error="skip"``), ``notes`` what a user should know about the rest.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        refs: Mapping[str, LegacyRef],
+        img_shape: tuple[int, int],
+        pixel_origin: PixelOrigin,
+        problems: Mapping[str, str],
+        max_open: int,
+        videos: Videos | None = None,
+    ) -> None:
+        self.path, self.refs, self.ids = path, refs, tuple(refs)
+        self.img_shape, self.pixel_origin = img_shape, pixel_origin
+        self.problems, self.videos = problems, videos
+        store = LegacyStore(refs, img_shape, pixel_origin, videos)
+        self.store = store  # type: ignore[assignment]
+        self.index = EpisodeIndex.of(
+            IndexLine(id=key, length=ref.length, views=tuple(ref.tracked), digest=UNSEALED)
+            for key, ref in refs.items()
+        )
+        self.max_open = max_open
+        self._open: OrderedDict[str, EpisodeData] = OrderedDict()
+        self._known = Recall()
+        unsized = [
+            f"{printable_path(ref.path.relative_to(path))} ({view})"
+            for ref in refs.values()
+            for view, tracked in ref.tracked.items()
+            if tracked is None and ref.layout == "amplify"
+        ]
+        self.notes = (missing_size_note(unsized, img_shape),) if unsized else ()
+        # Without the videos: a bad one must not hide what its file says.
+        plain = LegacyStore(refs, img_shape, pixel_origin)
+        self.meta = _dataset_meta(refs, img_shape, plain)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self._made_of(self.img_shape)
+
+    def with_layers(self, tracks: str | None = None, layers: Sequence[str] = ()) -> Dataset:
+        """Older files have no layers: raises ConfigError."""
+        raise ConfigError(f"{self.path}: older files have no layers; run letterset migrate")
+
+    def with_img_shape(self, img_shape: tuple[int, int]) -> LegacyDataset:
+        """Return the same files, read for another ``img_shape``."""
+        return LegacyDataset(*self._made_of(img_shape))
+
+    def _reader(self, episode_id: str) -> EpisodeReader:
+        """Open one file; ``letterset repair``, which others advise, is not for older files."""
+        return self._known.reader(self.store.open, episode_id)
+
+    def _made_of(self, img_shape: tuple[int, int]) -> tuple[Any, ...]:
+        given = (self.pixel_origin, self.problems, self.max_open, self.videos)
+        return (self.path, self.refs, img_shape, *given)
+
+
+class LegacyStore:
+    """Opens older files by episode id."""
+
+    def __init__(
+        self,
+        refs: Mapping[str, LegacyRef],
+        img_shape: tuple[int, int],
+        pixel_origin: PixelOrigin,
+        videos: Videos | None = None,
+    ) -> None:
+        self._refs, self._given = refs, (img_shape, pixel_origin, videos)
+
+    def open(self, episode_id: str) -> LegacyReader:
+        """Open one file; raises DatasetError naming file and view for what contradicts itself."""
+        return LegacyReader(self._refs[episode_id], *self._given)
+
+
+def open_legacy(
+    folder: str | Path,
+    img_shape: tuple[int, int],
+    *,
+    pixel_origin: PixelOrigin = "corner",
+    layout: Layout | None = None,
+    mode: Mode | None = None,
+    on_error: Literal["raise", "skip"] = "raise",
+    max_open: int = MAX_OPEN_EPISODES,
+    videos: str | Path | None = None,
+    frame_step: int = 1,
+) -> LegacyDataset:
+    """Open a folder of older HDF5 files (searched recursively); reads headers only.
+
+    ``img_shape`` (H, W) is the training configuration's.  ``pixel_origin="center"`` adds the
+    half pixel by which CoTracker's coordinates fall short of edge coordinates.  ``layout`` and
+    ``mode`` are told by the files unless given: ATM's hold ``video`` or ``task_emb_bert``; a
+    leading axis of 1 is a whole episode, unless the folder's name says reinit.
+
+    ``videos`` is a folder with the files' videos (see ``legacy.videos.Videos``), of which every
+    ``frame_step``-th frame was tracked: views then have ``frames``, stretched to
+    ``img_shape`` as the tracks are and decoded when touched.  ATM files bring their own.
+
+    Raises DatasetError naming file and view for what cannot be trusted (``on_error="skip"``
+    lists such files in ``problems`` instead), and for a folder of files that do not fit together
+    or without any such file; ConfigError for other values of the options.
+    """
+    img_shape = checked_shape(img_shape, "img_shape")
+    checked_choice("pixel_origin", pixel_origin, get_args(PixelOrigin))
+    checked_choice("layout", layout, (None, *get_args(Layout)))
+    checked_choice("mode", mode, (None, *get_args(Mode)))
+    checked_choice("on_error", on_error, ("raise", "skip"))
+    refs, problems = scan(Path(folder), layout, mode, on_error)
+    if mixture := mixture_of(refs.values()):
+        raise DatasetError(f"{folder}: {mixture}; open the folders of each apart")
+    found = None
+    if videos is not None:
+        found = _videos(Path(videos), frame_step)
+        refs = dict(_with_videos(refs, found, problems, on_error))
+    dataset = LegacyDataset(Path(folder), refs, img_shape, pixel_origin, problems, max_open, found)
+    for note in dataset.notes:
+        log.warning(note)
+    return dataset
+
+
+def _videos(folder: Path, frame_step: int) -> Videos:
+    try:
+        from builder.dataset.legacy.videos import Videos
+    except ModuleNotFoundError as error:  # decoding needs more than a core install
+        raise_missing_extra(error)
+    return Videos(folder, frame_step)
+
+
+def _with_videos(
+    refs: Mapping[str, LegacyRef],
+    videos: Videos,
+    problems: dict[str, str],
+    on_error: Literal["raise", "skip"],
+) -> Iterator[tuple[str, LegacyRef]]:
+    """Yield the files whose views have a video, by name alone."""
+    for key, ref in refs.items():
+        try:
+            for view, tracked in ref.tracked.items():
+                if ref.layout == "amplify" or tracked is None:
+                    videos.find(ref, view)
+        except SourceError as error:
+            if on_error == "raise":
+                raise DatasetError(str(error)) from None
+            problems[printable_path(ref.relative)] = str(error)
+        else:
+            yield key, ref
+
+
+def scan(
+    folder: Path, layout: Layout | None, mode: Mode | None, on_error: Literal["raise", "skip"]
+) -> tuple[dict[str, LegacyRef], dict[str, str]]:
+    """Read all headers: files by id, and problems by relative path; see :func:`open_legacy`."""
+    refs: dict[str, LegacyRef] = {}
+    problems: dict[str, str] = {}
+    for path in track_files(folder):
+        try:
+            ref = inspect_file(folder, path, layout, mode)
+        except DatasetError as error:
+            if on_error == "raise":
+                raise
+            problems[printable_path(path.relative_to(folder))] = str(error)
+            continue
+        if ref is not None:
+            refs[ref.id] = ref
+    if not refs and not problems:
+        raise DatasetError(
+            f"{folder} holds no older track files: expected HDF5 files with root/<view>/tracks"
+        )
+    return refs, problems
+
+
+def guess_queries(queries_xy: np.ndarray, img_shape: tuple[int, int]) -> QuerySpec | None:
+    """Recognize AMPLIFY's square grid over the whole picture, to a pixel; else None."""
+    side = math.isqrt(len(queries_xy))
+    spec = QuerySpec(grid=(max(1, side), max(1, side)), region="canvas")
+    expected = query_points(spec, Stretch(source_shape=img_shape, img_shape=img_shape))
+    if expected.shape != queries_xy.shape:
+        return None
+    return spec if np.abs(expected - queries_xy).max() <= QUERY_SLACK_PX else None
+
+
+def _dataset_meta(
+    refs: Mapping[str, LegacyRef], img_shape: tuple[int, int], store: LegacyStore
+) -> DatasetMeta:
+    """Make up what all episodes share, the points from the first of them that can be read."""
+    first = next(iter(refs.values()), None)
+    mode = first.mode if first else "reinit"
+    horizon = first.horizon if first and mode == "reinit" else EPISODE_HORIZON
+    queries = QuerySpec(region="canvas")
+    for ref in refs.values():
+        try:
+            points = store.open(ref.id).array(next(iter(ref.tracked)), "queries")
+        except DatasetError:
+            continue
+        fallback = QuerySpec(grid=(len(points), 1), region="stored")
+        queries = guess_queries(points, img_shape) or fallback
+        break
+    return DatasetMeta.seal(
+        created_with=version("letterset"),
+        img_shape=img_shape,
+        horizon=horizon,
+        start_every=1,
+        mode=mode,
+        queries=queries,
+        tracker=UNKNOWN_TRACKER,
+        config={},
+    )

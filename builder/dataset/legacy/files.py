@@ -1,0 +1,192 @@
+"""What older files say about themselves: layout, mode, length, and the size tracked in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from builder.core.errors import ConfigError, DatasetError
+from builder.core.paths import episode_id, printable_path
+from builder.dataset.legacy.hdf5 import open_older
+from builder.inputs.hdf5 import SafeHdf5
+from builder.inputs.listing import HDF5_SUFFIXES, has_suffix, walk
+from schemas.base import MAX_SIDE, Shape
+from schemas.dataset import Name
+from schemas.legacy import tracked_shape
+
+_NAME: TypeAdapter[str] = TypeAdapter(Name)
+_SHAPE: TypeAdapter[tuple[int, int]] = TypeAdapter(Shape)
+
+# What only a view has.
+_HALF = {"vis", "video"}
+
+Layout = Literal["amplify", "atm"]
+Mode = Literal["reinit", "episode"]
+
+
+@dataclass(frozen=True)
+class LegacyRef:
+    """One older file: what reading its headers tells."""
+
+    id: str
+    path: Path
+    relative: Path
+    task: str | None
+    layout: Layout
+    mode: Mode
+    length: int
+    horizon: int
+    points: int
+    tracked: Mapping[str, tuple[int, int] | None]
+    """By view: the size (H, W) its tracks are pixels of, None where it is not recorded."""
+
+
+def checked_shape(shape: tuple[int, int], what: str) -> tuple[int, int]:
+    """Return ``shape`` (H, W) as it was given; raises ConfigError, calling it ``what``."""
+    try:
+        return _SHAPE.validate_python(shape)
+    except ValidationError:
+        raise ConfigError(
+            f"{what} must be (H, W), whole numbers of pixels from 1 to {MAX_SIDE}, got {shape!r}"
+        ) from None
+
+
+def checked_choice(what: str, given: object, choices: tuple[object, ...]) -> None:
+    """Raise ConfigError, calling the option ``what``, for anything but one of the choices."""
+    if given not in choices:
+        known = ", ".join(map(repr, choices))
+        raise ConfigError(f"{what} must be one of {known}, got {given!r}")
+
+
+def track_files(folder: Path) -> list[Path]:
+    """List HDF5 files below a folder in natural order; raises DatasetError without a folder.
+
+    Broken links, pipes and folders that cannot be read are listed too: they fail by name.
+    """
+    if not folder.is_dir():
+        raise DatasetError(f"{folder} is not a folder; give the one that the older files lie in")
+    return [
+        folder / inner / name
+        for inner, names in walk(folder)
+        for name in names
+        if has_suffix(name, HDF5_SUFFIXES)
+    ]
+
+
+def inspect_file(
+    folder: Path, path: Path, layout: Layout | None, mode: Mode | None
+) -> LegacyRef | None:
+    """Read a file's headers; None when it holds no tracks (text embeddings, raw demos).
+
+    Raises DatasetError naming file and view for what cannot be trusted.
+    """
+    with open_older(path) as file:
+        members = {name: file.keys(f"root/{name}") for name in file.keys("root")}
+        names = [name for name, inner in members.items() if "tracks" in inner]
+        if halves := [
+            name for name, inner in members.items() if _HALF & {*inner} and name not in names
+        ]:
+            raise DatasetError(
+                f"{path}: the views {halves} have no tracks; track the file again, "
+                f"or remove what is left of these views from it"
+            )
+        if not names:
+            return None
+        for name in names:
+            _check_name(path, name)
+        if layout is None:
+            is_atm = "task_emb_bert" in members or any("video" in members[n] for n in names)
+            layout = "atm" if is_atm else "amplify"
+        shapes = {name: track_shape(file, path, name) for name in names}
+        if len(set(shapes.values())) > 1:
+            raise DatasetError(f"{path}: views differ in shape: {shapes}; expected equal ones")
+        first, second, points, _ = shapes[names[0]]
+        mode = mode or _mode(path, first, second)
+        if mode == "episode" and first != 1:
+            raise DatasetError(f"{path}: whole-episode tracks are (1, T, N, 2), got {first} first")
+        return LegacyRef(
+            id=episode_id(path.relative_to(folder)),
+            path=path,
+            relative=path.relative_to(folder),
+            task=_task(path),
+            layout=layout,
+            mode=mode,
+            length=second if mode == "episode" else first,
+            horizon=second,
+            points=points,
+            tracked={name: _tracked(file, layout, path, name) for name in names},
+        )
+
+
+def mixture_of(refs: Iterable[LegacyRef]) -> str | None:
+    """Name files that do not fit into one dataset, and what they hold; None when all do."""
+    kinds: dict[str, LegacyRef] = {}
+    for ref in refs:
+        horizon = f" of {ref.horizon} steps" if ref.mode == "reinit" else ""
+        kinds.setdefault(f"{ref.mode}{horizon}, {ref.points} points", ref)
+    if len(kinds) < 2:
+        return None
+    found = "; ".join(f"{kind} in {printable_path(ref.relative)}" for kind, ref in kinds.items())
+    return f"a dataset has one mode, horizon and number of points, got {found}"
+
+
+def track_shape(file: SafeHdf5, path: Path, view: str) -> tuple[int, ...]:
+    """Check a view's arrays; return the shape of its tracks, (T, horizon, N, 2) or (1, T, N, 2).
+
+    Raises DatasetError naming file and view.
+    """
+    where = f"{path}, view {view}"
+    tracks = file.dataset(f"root/{view}/tracks")
+    if tracks.dtype.kind != "f":
+        raise DatasetError(f"{where}: tracks must be floating-point numbers, got {tracks.dtype}")
+    if len(tracks.shape) != 4 or tracks.shape[-1] != 2 or 0 in tracks.shape:
+        raise DatasetError(
+            f"{where}: tracks must be (T, horizon, N, 2) or (1, T, N, 2), got {tracks.shape}"
+        )
+    if "vis" in file.keys(f"root/{view}"):
+        vis = file.dataset(f"root/{view}/vis")
+        if vis.shape != tracks.shape[:-1]:
+            raise DatasetError(f"{where}: vis {vis.shape} does not fit tracks {tracks.shape}")
+    return tuple(tracks.shape)
+
+
+def _check_name(path: Path, name: str) -> None:
+    try:
+        _NAME.validate_python(name)
+    except ValidationError:
+        raise DatasetError(
+            f"{path}: the view name {name!r} cannot be kept; rename the group, using letters, "
+            f"digits, '_', '-' and '.'"
+        ) from None
+
+
+def _mode(path: Path, first: int, second: int) -> Mode:
+    """Tell windows from a whole episode; (1, 16, N, 2) is one window where the folder says so."""
+    named = any(part.endswith(f"_reinit_{second}") for part in path.parent.parts)
+    return "reinit" if first > 1 or named else "episode"
+
+
+def _task(path: Path) -> str | None:
+    """AMPLIFY keeps the demos of a task in a folder of its name."""
+    name = path.parent.name
+    return name.removesuffix("_demo") if name.endswith("_demo") else None
+
+
+def _tracked(file: SafeHdf5, layout: Layout, path: Path, view: str) -> tuple[int, int] | None:
+    group, where = f"root/{view}", f"{path}, view {view}"
+    if layout == "atm":
+        if "video" not in file.keys(group):
+            return None
+        shape = file.dataset(f"{group}/video").shape
+        if len(shape) != 5 or shape[0] != 1 or shape[2] != 3:
+            raise DatasetError(f"{where}: video must be (1, T, 3, H, W), got {shape}")
+        return (int(shape[3]), int(shape[4]))
+    values = {name: file.attr(group, name) for name in ("height", "width")}
+    try:
+        return tracked_shape({k: v for k, v in values.items() if v is not None}, where)
+    except ValueError as error:
+        raise DatasetError(str(error)) from None

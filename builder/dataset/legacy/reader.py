@@ -1,0 +1,261 @@
+"""One older file as an episode: memory-mapped where it is stored plainly."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import h5py
+import numpy as np
+
+from builder.core.errors import DatasetError, SourceError
+from builder.core.paths import printable_path
+from builder.dataset.legacy.files import LegacyRef, track_shape
+from builder.dataset.legacy.hdf5 import LegacyTracks, LegacyVideo, open_older
+from builder.inputs.hdf5 import SafeHdf5
+from builder.stores.reading import Reopened, mapped
+from schemas.dataset import ArrayMeta, EpisodeMeta, SourceInfo, ViewMeta
+from schemas.geometry import Stretch
+from schemas.legacy import QUERY_SLACK_PX, PixelOrigin, check_queries, implied_geometry
+
+if TYPE_CHECKING:
+    from builder.dataset.legacy.videos import Videos
+
+MAX_DEPTH = 16
+"""Groups in groups, below root."""
+
+UNSEALED = "0" * 64
+"""The digest of what was never sealed."""
+
+
+class _Plan(NamedTuple):
+    """Where an array is stored; ``offset`` None: in chunks."""
+
+    name: str
+    dtype: Any
+    shape: tuple[int, ...]
+    offset: int | None
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What the arrays of a view are made of."""
+
+    where: str
+    tracks: _Plan
+    vis: _Plan | None
+    video: _Plan | None
+    mapping: tuple[tuple[float, float], tuple[float, float]]
+    shape: tuple[int, ...]
+    queries: np.ndarray
+
+
+class LegacyReader(Reopened):
+    """One older file.  See :class:`builder.stores.base.EpisodeReader`.
+
+    ``vis`` is what the file holds, whatever its dtype; all ones where it holds none.
+    """
+
+    def __init__(
+        self,
+        ref: LegacyRef,
+        img_shape: tuple[int, int],
+        pixel_origin: PixelOrigin,
+        videos: Videos | None = None,
+    ) -> None:
+        super().__init__(ref.path)
+        self.ref, self.img_shape, self.pixel_origin = ref, img_shape, pixel_origin
+        self.videos = videos
+        # Of each view: what its arrays are made of, once the file is open.
+        self._facts: dict[str, _Facts] = {}
+        self._open_nothing()
+        with open_older(ref.path) as file:
+            metas = [self._load_view(file, name) for name in ref.tracked]
+            self._root = _pass_through(file, "root", "")
+        self.meta = EpisodeMeta.model_construct(
+            id=ref.id,
+            digest=UNSEALED,
+            source=SourceInfo(kind="legacy", path=printable_path(ref.relative)),
+            length=ref.length,
+            mode=ref.mode,
+            horizon=ref.horizon,
+            start_every=1 if ref.mode == "reinit" else ref.length,
+            task=ref.task,
+            views=tuple(metas),
+            arrays={name: _describe(array) for name, array in self._root.items()},
+        )
+
+    def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
+        return type(self), (self.ref, self.img_shape, self.pixel_origin, self.videos)
+
+    def close(self) -> None:
+        """Let go of the file; the next access opens it again."""
+        if self._handle is not None and self._handle_pid == os.getpid():
+            self._handle.close()
+        self._open_nothing()
+
+    def _open_nothing(self) -> None:
+        self._handle: Any = None
+        self._handle_pid = 0
+        self._map: mmap.mmap | None = None
+        self._views: dict[str, dict[str, Any]] = {}
+
+    def array(self, view: str | None, name: str) -> Any:
+        """Return one array; raises KeyError naming what there is."""
+        arrays = self._root if view is None else self._arrays(view)
+        if name not in arrays:
+            raise KeyError(f"no array {name!r} in {self.path}; it has {sorted(arrays)}")
+        return arrays[name]
+
+    def stored_bytes(self, view: str | None, name: str) -> Iterator[bytes]:
+        """Yield the bytes of an array as it is read, row by row."""
+        array = self.array(view, name)
+        for row in range(len(array)):
+            yield np.ascontiguousarray(array[row]).tobytes()
+
+    def problems(self) -> list[str]:
+        """Nothing is stored twice in an older file."""
+        return []
+
+    def _load_view(self, file: SafeHdf5, name: str) -> ViewMeta:
+        where, group = f"{self.path}, view {name}", f"root/{name}"
+        tracked = self.ref.tracked[name]
+        shape = track_shape(file, self.path, name)
+        geometry = implied_geometry(tracked, self.img_shape)
+        scale_xy, offset_xy = self._mapping(geometry, tracked, where)
+        stored = _plan(file.dataset(f"{group}/tracks"))
+        rows = self._stored(stored)
+        queries = np.asarray(rows[:, 0] if self.ref.mode == "reinit" else rows[0, 0])
+        if self.ref.layout == "atm":
+            _check_shares(queries, tracked or self.img_shape, where)
+        elif tracked is not None:
+            try:
+                check_queries(queries, tracked, where)
+            except ValueError as error:
+                raise DatasetError(str(error)) from None
+        kept = {"vis", "video"} if self.ref.layout == "atm" else {"vis"}
+        there = kept.intersection(file.keys(group))
+        others = {key: _plan(file.dataset(f"{group}/{key}")) for key in there}
+        self._facts[name] = _Facts(
+            where=where,
+            tracks=stored,
+            vis=others.get("vis"),
+            video=others.get("video"),
+            mapping=(scale_xy, offset_xy),
+            shape=shape,
+            queries=LegacyTracks(rows, scale_xy, offset_xy, where)[0, 0],
+        )
+        arrays = self._arrays(name)
+        return ViewMeta(
+            name=name,
+            geometry=geometry,
+            coded_shape=geometry.source_shape,
+            arrays={key: _describe(array) for key, array in arrays.items()},
+        )
+
+    def _arrays(self, name: str) -> dict[str, Any]:
+        """Make the arrays of a view, unless that was done."""
+        if name in self._views:
+            return self._views[name]
+        facts = self._facts[name]
+        arrays: dict[str, Any] = {
+            "tracks": LegacyTracks(self._stored(facts.tracks), *facts.mapping, facts.where),
+            "vis": np.broadcast_to(np.uint8(1), facts.shape[:-1]),
+            "starts": np.arange(facts.shape[0], dtype=np.int64),
+            "queries": facts.queries,
+        }
+        if facts.vis is not None:
+            arrays["vis"] = self._stored(facts.vis)
+        if facts.video is not None:
+            arrays["frames"] = LegacyVideo(self._stored(facts.video), self.img_shape)
+        elif self.videos is not None:
+            try:
+                arrays["frames"] = self.videos.frames(self.ref, name, self.img_shape)
+            except SourceError as error:
+                raise DatasetError(str(error)) from None
+        self._views[name] = arrays
+        return arrays
+
+    def _mapping(
+        self, geometry: Stretch, tracked: tuple[int, int] | None, where: str
+    ) -> tuple[tuple[float, float], tuple[float, float]]:
+        """Return (scale_xy, offset_xy): how stored tracks become img pixels."""
+        half = (0.0, 0.0) if self.pixel_origin == "corner" else (0.5, 0.5)
+        if self.ref.layout == "amplify":
+            return geometry.affine.scale_xy, half
+        height, width = self.img_shape
+        if half != (0.0, 0.0):
+            if tracked is None:
+                raise DatasetError(
+                    f"{where}: pixel_origin 'center' needs the size of the frames, but the file "
+                    f"holds no video; read it with pixel_origin 'corner'"
+                )
+            half = (0.5 / tracked[1], 0.5 / tracked[0])
+        return (float(width), float(height)), half
+
+    def _stored(self, plan: _Plan) -> Any:
+        """Map a contiguous array into memory; others are read through a handle of this process."""
+        if plan.offset is None:
+            return _Chunked(self, plan)
+        if self._map is None:
+            self._map = mapped(self.path)
+        return np.ndarray(plan.shape, plan.dtype, self._map, plan.offset)
+
+    def handle(self) -> h5py.File:
+        """Return this process's own open file: a forked one must not be shared."""
+        if self._handle is None or self._handle_pid != os.getpid():
+            self._handle, self._handle_pid = h5py.File(self.path, "r"), os.getpid()
+        return self._handle
+
+
+class _Chunked:
+    """A chunked or filtered array, read through its reader's handle."""
+
+    def __init__(self, reader: LegacyReader, plan: _Plan) -> None:
+        self._reader, self._name = reader, plan.name
+        self.shape, self.dtype = plan.shape, plan.dtype
+
+    def __len__(self) -> int:
+        return int(self.shape[0])
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        try:
+            return np.asarray(self._reader.handle()[self._name][key])
+        except OSError as error:
+            raise DatasetError(f"{self._reader.path}: {self._name}: {error}") from None
+
+
+def _plan(dataset: Any) -> _Plan:
+    offset = dataset.id.get_offset() if dataset.chunks is None else None
+    return _Plan(dataset.name, dataset.dtype, dataset.shape, offset)
+
+
+def _describe(array: Any) -> ArrayMeta:
+    return ArrayMeta(dtype=np.dtype(array.dtype).name, shape=tuple(array.shape), sha256=UNSEALED)
+
+
+def _check_shares(queries: np.ndarray, shape: tuple[int, int], where: str) -> None:
+    """Refuse ATM's query points (..., 2) more than a pixel outside a picture of ``shape``."""
+    slack = QUERY_SLACK_PX / np.array(shape[::-1])
+    if not ((queries >= -slack) & (queries <= 1 + slack)).all():
+        raise DatasetError(
+            f"{where}: query points (step 0) from {queries.min():g} to {queries.max():g}, but "
+            f"those of ATM files are shares of the picture, 0 to 1; for pixels give layout amplify"
+        )
+
+
+def _pass_through(file: SafeHdf5, group: str, prefix: str) -> dict[str, np.ndarray]:
+    """Read the arrays beside the views (ATM: actions, task_emb_bert, extra_states/*)."""
+    found: dict[str, np.ndarray] = {}
+    if group.count("/") > MAX_DEPTH:
+        raise file.error(group, f"its groups go over {MAX_DEPTH} deep, or round in circles")
+    for name in file.keys(group):
+        path = f"{group}/{name}"
+        if not file.is_group(path):
+            found[prefix + name] = file.array(path)
+        elif "tracks" not in file.keys(path):
+            found |= _pass_through(file, path, f"{prefix}{name}.")
+    return found

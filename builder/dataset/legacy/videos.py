@@ -1,0 +1,196 @@
+"""The videos that older track files were made from: found by name, never guessed."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict, deque
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from builder.canvas.letterbox import Letterboxer
+from builder.core.errors import ConfigError, DatasetError, SourceError
+from builder.dataset.legacy.files import LegacyRef
+from builder.dataset.legacy.hdf5 import full_key
+from builder.inputs.listing import VIDEO_SUFFIXES, walk
+from builder.inputs.streams import Frame, FrameStream, PickedStream, StreamInfo
+from builder.inputs.video import VideoStream
+from builder.inputs.video_span import VideoSpan
+from schemas.geometry import Stretch
+
+LONGEST_SKIP = 32
+"""Frames ahead that are decoded rather than jumped to."""
+
+MAX_DECODERS = 8
+"""Videos open for reading; a decoder may hold tens of megabytes."""
+
+
+class Videos:
+    """A folder of videos, of which every ``frame_step``-th frame was tracked.
+
+    The video of a file ``a/b.hdf5`` is ``a/b/<view>.mp4``; for a file of one view else
+    ``a/b.mp4``, else the only ``b.mp4`` anywhere in the folder; with any video suffix.  Raises
+    ConfigError for a folder that is not there and a step below 1.
+    """
+
+    def __init__(self, folder: Path, frame_step: int = 1) -> None:
+        if frame_step < 1:
+            raise ConfigError(f"frame_step must be at least 1, got {frame_step}")
+        if not folder.is_dir():
+            raise ConfigError(f"{folder} is no folder; videos must be that of the tracked videos")
+        self.folder, self.frame_step = folder, frame_step
+
+    def open(self, ref: LegacyRef, view: str) -> FrameStream:
+        """Open the video of a view.
+
+        Raises SourceError when there is none, or several, or when it is not of the tracks'
+        length or shape; DecodeError when it is damaged.
+        """
+        stream = self._open(ref, view)
+        tracked = ref.tracked[view]
+        if tracked is None:
+            raise SourceError(
+                f"{ref.relative}, view {view}: no height/width attributes, so its tracks cannot be "
+                f"placed in {stream.path}; give the size that was tracked"
+            )
+        _check_aspect(ref, stream, tracked)
+        if self.frame_step == 1:
+            return stream
+        fps = stream.info.fps
+        picks = np.arange(0, stream.info.num_frames, self.frame_step)
+        return PickedStream(stream, picks, fps=fps / self.frame_step if fps else None)
+
+    def frames(self, ref: LegacyRef, view: str, img_shape: tuple[int, int]) -> StretchedVideo:
+        """Return a view's frames on the canvas ``img_shape``, where its tracks are.
+
+        Tracks without a recorded size count as pixels of ``img_shape``, so the video must have
+        that aspect.  Raises what :meth:`open` raises.
+        """
+        stream = self._open(ref, view)
+        if ref.layout == "amplify":  # ATM's tracks are shares of the picture, whatever its size
+            _check_aspect(ref, stream, ref.tracked[view] or img_shape)
+        return StretchedVideo(stream, self.frame_step, ref.length, img_shape)
+
+    def _open(self, ref: LegacyRef, view: str) -> VideoStream:
+        stream = VideoStream(self.find(ref, view))
+        count = -(-stream.info.num_frames // self.frame_step)
+        if count != ref.length:
+            raise SourceError(
+                f"{stream.path} has {count} frames at frame_step {self.frame_step}, the tracks of "
+                f"{ref.relative} have {ref.length}; is it the video they were made from, and the "
+                f"frame step?"
+            )
+        return stream
+
+    def find(self, ref: LegacyRef, view: str) -> Path:
+        """Return the path of a view's video; raises SourceError when it is not exactly one."""
+        base, alone = ref.relative.with_suffix(""), len(ref.tracked) == 1
+        keys: list[Path | str] = [base / view]
+        if alone:
+            keys += [base, base.name]
+        found = next((self._all[key] for key in keys if key in self._all), [])
+        if len(found) != 1:
+            got = "none" if not found else ", ".join(map(str, found[:4]))
+            looked = f"{base / view}.*" + (f" or {base}.*" if alone else "")
+            raise SourceError(
+                f"{ref.relative}, view {view}: expected one video {looked} in {self.folder}, "
+                f"found {got}"
+            )
+        return self.folder / found[0]
+
+    @cached_property
+    def _all(self) -> dict[Path | str, list[Path]]:
+        """The videos by path without suffix, and by name alone, without suffix."""
+        found: dict[Path | str, list[Path]] = defaultdict(list)
+        for inner, names in walk(self.folder):
+            for name in names:
+                if name.lower().endswith(VIDEO_SUFFIXES):
+                    path = Path(inner) / name
+                    found[path.with_suffix("")].append(path)
+                    found[path.stem].append(path)
+        return found
+
+
+def _check_aspect(ref: LegacyRef, stream: VideoStream, tracked: tuple[int, int]) -> None:
+    (height, width), (source_height, source_width) = tracked, stream.info.source_shape
+    # Both sides were rounded, by half a pixel at most.
+    slack = 0.5 * (1 / height + 1 / width) + 1e-9
+    if abs(width * source_height / (height * source_width) - 1) > 2 * slack:
+        raise SourceError(
+            f"{stream.path} is {source_height} x {source_width}, {ref.relative} was tracked at "
+            f"{height} x {width} (H x W): another aspect, so another video"
+        )
+
+
+class StretchedVideo:
+    """A video's frames as an array (T, H, W, 3) uint8, stretched to the canvas as tracks are.
+
+    Decoded when touched: going forward costs what decoding costs, a jump as much as decoding
+    from the keyframe before.  Only ``MAX_DECODERS`` of all videos are open at a time, those
+    last used.  Raises DatasetError for damage.
+    """
+
+    _reading: ClassVar[deque[StretchedVideo]] = deque()
+
+    def __init__(
+        self, stream: VideoStream, step: int, length: int, img_shape: tuple[int, int]
+    ) -> None:
+        self._path, self._step, self._seconds = stream.path, step, stream.times()
+        box = Stretch(source_shape=stream.info.source_shape, img_shape=img_shape)
+        self._boxer = Letterboxer(box, stream.info.orientation)
+        self.shape, self.dtype = (length, *img_shape, 3), np.dtype(np.uint8)
+        self._ahead: Iterator[Frame] = iter(())
+        self._next, self._pid = 0, -1
+
+    def __len__(self) -> int:
+        return int(self.shape[0])
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        first, *rest = full_key(key, 4)
+        numbers = np.arange(len(self))[first]
+        out = np.empty((numbers.size, *self.shape[1:]), np.uint8)
+        for number, image in zip(numbers.flat, out, strict=True):
+            image[:] = self._frame(int(number) * self._step)
+        return out.reshape(*numbers.shape, *self.shape[1:])[(*[slice(None)] * numbers.ndim, *rest)]
+
+    def _frame(self, index: int) -> np.ndarray:
+        try:
+            # A forked process must not go on reading where its parent is.
+            if self._pid != os.getpid() or not 0 <= index - self._next < LONGEST_SKIP:
+                self._jump(index)
+            for frame in self._ahead:
+                self._next += 1
+                if self._next > index:
+                    return self._boxer.content(frame.image)
+        except SourceError as error:
+            self._pid = -1
+            raise DatasetError(str(error)) from None
+        raise DatasetError(f"{self._path}: it has no frame {index}")
+
+    def _jump(self, index: int) -> None:
+        self._ahead = iter(VideoSpan(self._path, 0.0, self._seconds[index:]))
+        self._next, self._pid = index, os.getpid()
+        if self in self._reading:
+            self._reading.remove(self)
+        self._reading.append(self)
+        if len(self._reading) > MAX_DECODERS:
+            oldest = self._reading.popleft()
+            oldest._ahead, oldest._pid = iter(()), -1
+
+
+class ArrayFrames:
+    """An ATM file's video (1, T, 3, H, W) as a frame stream."""
+
+    def __init__(self, stored: Any, fps: float | None) -> None:
+        self._stored, self._fps = stored, fps
+        _, length, _, height, width = stored.shape
+        self.info = StreamInfo((height, width), length, fps=fps, codec="rawvideo")
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Yield the frames; without fps their seconds are their numbers."""
+        for index in range(self.info.num_frames):
+            image = np.ascontiguousarray(np.moveaxis(self._stored[0, index], 0, -1))
+            yield Frame(image, index / (self._fps or 1.0))

@@ -1,0 +1,57 @@
+"""Which folders a dataset may be written to: an empty one, or one that letterset made."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from builder.core.errors import ConfigError, OutputError
+
+META_NAME = "dataset.json"
+
+# What runs that were killed, or that begin at this moment, may have written, and what a disk has.
+_OURS = {META_NAME, "index", "failures", "tmp", "runs", "stats", "splits", "layers"}
+_PASSED = _OURS | {"replaced", "lost+found"}
+
+# A Path makes one slash of two; one letter is a drive.
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+
+
+def is_url(path: Path | str) -> bool:
+    """Tell whether a path is a URL such as ``s3://bucket/dataset``, also as a Path."""
+    return bool(_URL.match(str(path)))
+
+
+def shown_url(url: Path | str) -> str:
+    """Write a URL with both of its slashes."""
+    return re.sub(":/+", "://", str(url), count=1)
+
+
+def check_output_folder(folder: Path | str) -> None:
+    """Refuse a folder that a dataset cannot or should not be written to; changes nothing.
+
+    Raises ConfigError for a URL and for a folder that holds other things than a dataset, and
+    OutputError for a file.
+    """
+    if is_url(folder):
+        raise ConfigError(
+            f"{shown_url(folder)}: writing to object stores is not supported: build into a "
+            "local folder and copy it"
+        )
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder} is a file, not a folder: choose another output folder")
+    if not folder.is_dir() or (folder / META_NAME).exists():
+        return
+    try:
+        names = sorted(path.name for path in folder.iterdir())
+    except OSError:
+        return  # whether it can be written is found out by writing
+    # Stores have places of their own, such as episodes.zarr; a second damaged.2 may be there.
+    begins = (".", "episodes", "damaged")
+    foreign = [name for name in names if not (name in _PASSED or name.startswith(begins))]
+    if foreign:
+        raise ConfigError(
+            f"{folder} is not empty and holds no dataset (there is {foreign[0]}): choose another "
+            "output folder"
+        )

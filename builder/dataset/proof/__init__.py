@@ -1,0 +1,1 @@
+"""Verifying a dataset: what is stored against what is said about it."""

@@ -1,0 +1,214 @@
+"""Proving a dataset: everything that is stored is checked against everything that is said."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from builder.canvas.query_grid import query_points
+from builder.core.errors import DatasetError, NewerFormatError
+from builder.dataset.folder import (
+    META_NAME,
+    index_line,
+    load_meta,
+    pretty,
+    read_failures,
+    read_index,
+    store_at,
+)
+from builder.dataset.layers import layer_names, layer_store, load_layer, stale
+from builder.dataset.overlay import open_overlay
+from builder.dataset.proof.checks import check_digest, check_view, has_windows
+from builder.dataset.proof.companions import check_beside, foreign
+from builder.stores.base import EpisodeReader, Store
+from schemas.dataset import DatasetMeta, EpisodeMeta, IndexLine, ViewMeta
+from schemas.layers import LayerMeta
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong with a dataset; a ``note`` is only worth knowing.
+
+    With ``unread`` nothing is known to be wrong: a newer letterset made it.
+    """
+
+    episode: str | None
+    where: str
+    message: str
+    note: bool = False
+    unread: bool = False
+
+    def __str__(self) -> str:
+        parts = ("note" if self.note else None, self.episode, self.where, self.message)
+        return ": ".join(part for part in parts if part)
+
+
+def validate(path: Path | str, deep: bool = False) -> list[Problem]:
+    """Check a whole dataset; returns all problems, notes among them, in order of episodes.
+
+    Reads every byte of every array.  ``deep`` also decodes every stored frame.  Raises
+    DatasetError when ``path`` holds no dataset at all and NewerFormatError when a newer
+    letterset made it.
+    """
+    folder = Path(path)
+    if not any((folder / name).exists() for name in (META_NAME, "episodes")):
+        load_meta(folder)
+    problems, meta = _dataset(folder)
+    store, index = store_at(folder), None
+    try:
+        index = read_index(folder)
+        read_failures(folder)
+    except DatasetError as error:
+        problems.append(Problem(None, "index", str(error)))
+    for episode_id in sorted({*store.ids(), *(index or ())}):
+        problems += check_episode(store, episode_id, meta, deep)
+        problems += [] if index is None else _listed(store, episode_id, index.get(episode_id))
+    for name in layer_names(folder):
+        problems += check_layer(folder, store, name, index or {}, deep)
+    problems += [Problem(None, *found) for found in check_beside(folder, index)]
+    other = "no episode, and not verified: move it away if it is not wanted"
+    problems += [
+        Problem(None, path.relative_to(folder).as_posix(), other, note=True)
+        for path in foreign(folder, store)
+    ]
+    left = "left over from a run that died; the next build clears it"
+    problems += [Problem(None, f"tmp/{p.name}", left, note=True) for p in store.leftovers()]
+    return problems
+
+
+def check_episode(
+    store: Store, episode_id: str, dataset: DatasetMeta | None = None, deep: bool = False
+) -> list[Problem]:
+    """Check one episode by itself and, if given, against the dataset's settings."""
+    found: list[Problem] = []
+
+    def add(where: str, message: str) -> None:
+        found.append(Problem(episode_id, where, message))
+
+    try:
+        reader = store.open(episode_id)
+    except (DatasetError, NewerFormatError) as error:
+        unread = isinstance(error, NewerFormatError)
+        return [Problem(episode_id, "", str(error), unread=unread)]
+    with closing(reader):
+        meta = reader.meta
+        for message in reader.problems():
+            add("", message)
+        for message in () if dataset is None else _against_dataset(meta, dataset):
+            add("", message)
+        for name, array in meta.arrays.items():
+            for message in check_digest(reader, None, name, array):
+                add(name, message)
+        for view in meta.views:
+            for name, message in check_view(reader, view, _queries(dataset, view), deep):
+                add(f"{view.name}/{name}", message)
+    return found
+
+
+def check_layer(
+    folder: Path, store: Store, name: str, index: Mapping[str, IndexLine], deep: bool = False
+) -> list[Problem]:
+    """Check a layer: its own metadata and files, and whether it still fits the episodes."""
+    try:
+        meta = load_layer(folder, name)
+    except (DatasetError, NewerFormatError) as error:
+        return [Problem(None, f"layers/{name}", str(error))]
+    found, own = [], layer_store(folder, name)
+    for episode_id in own.ids():
+        where = f"layers/{name}"
+        if not store.has(episode_id):
+            text = "there is no such episode: build it again, or delete this part of the layer, "
+            found.append(Problem(episode_id, where, f"{text}{own.path(episode_id)}"))
+            continue
+        try:
+            with closing(own.open(episode_id)) as layer, closing(store.open(episode_id)) as base:
+                found += [
+                    Problem(episode_id, f"{where}/{each}" if each else where, message)
+                    for each, message in _layer_problems(base, layer, folder, meta, deep)
+                ]
+        except (DatasetError, NewerFormatError) as error:
+            found.append(Problem(episode_id, where, str(error)))
+    missing = len(index.keys() - set(own.ids()))
+    if missing:
+        text = f"{missing} of {len(index)} episodes are not in it"
+        found.append(Problem(None, f"layers/{name}", text, note=True))
+    return found
+
+
+def _layer_problems(
+    base: EpisodeReader, layer: EpisodeReader, folder: Path, meta: LayerMeta, deep: bool
+) -> Iterator[tuple[str, str]]:
+    yield from (("", message) for message in layer.problems())
+    if stale(layer, base.meta):
+        yield "", "it is stale: it was made for another state of the episode; make it again"
+        return
+    for name, array in layer.meta.arrays.items():
+        yield from ((name, text) for text in check_digest(layer, None, name, array))
+    both = open_overlay(base, folder, {meta.name: meta})
+    for own in layer.meta.views:
+        view = both.meta.view(own.name).model_copy(update={"arrays": own.arrays})
+        queries = None
+        if meta.tracks is not None and meta.tracks.queries.region != "stored":
+            queries = query_points(meta.tracks.queries, view.geometry)
+        for name, text in check_view(both, view, queries, deep):
+            if name in own.arrays:
+                yield f"{own.name}/{name}", text
+
+
+def _queries(dataset: DatasetMeta | None, view: ViewMeta) -> np.ndarray | None:
+    """Return the query points that the dataset's settings give for a view, if they do."""
+    if dataset is None or dataset.queries.region == "stored":
+        return None
+    return query_points(dataset.queries, view.geometry)
+
+
+def _listed(store: Store, episode_id: str, line: IndexLine | None) -> list[Problem]:
+    """Compare an episode with its line in the index."""
+    try:
+        with closing(store.open(episode_id)) as reader:
+            if line == index_line(reader.meta):
+                return []
+    except (DatasetError, NewerFormatError):
+        return []  # check_episode tells
+    what = "is not listed in the index" if line is None else "is not what the index lists"
+    return [Problem(episode_id, "index", f"the episode {what}; run letterset repair")]
+
+
+def _dataset(folder: Path) -> tuple[list[Problem], DatasetMeta | None]:
+    try:
+        meta = load_meta(folder)
+    except DatasetError as error:
+        return [Problem(None, META_NAME, str(error))], None
+    text = (folder / META_NAME).read_text(encoding="utf-8")
+    if text != pretty(json.loads(text)):
+        message = "it says the right things, but not in the form it was written in: it was edited"
+        return [Problem(None, META_NAME, message)], meta
+    return [], meta
+
+
+def _against_dataset(meta: EpisodeMeta, dataset: DatasetMeta) -> Iterator[str]:
+    whole = meta.mode == "episode"
+    expected = {
+        "mode": dataset.mode,
+        "horizon": meta.length if whole else dataset.horizon,
+        "start_every": meta.length if whole else dataset.start_every,
+    }
+    for key, value in expected.items():
+        if getattr(meta, key) != value:
+            yield f"{key} is {getattr(meta, key)}, the dataset says {value}"
+    for view in meta.views:
+        tracked = has_windows(view)
+        if tracked != dataset.has_tracks:
+            count = "windows" if tracked else "no windows"
+            yield f"view {view.name} has {count}, the dataset's tracker is {dataset.tracker.kind}"
+        one_canvas = dataset.config.get("geometry") != "resize_shorter"
+        if one_canvas and view.geometry.img_shape != dataset.img_shape:
+            yield (
+                f"view {view.name}: img_shape is {view.geometry.img_shape}, the dataset's "
+                f"{dataset.img_shape}"
+            )

@@ -1,0 +1,248 @@
+"""Datasets on object stores: the index is fetched on opening, an episode when it is first used.
+
+What was fetched is a dataset folder like any other, so that everything reads it as one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import weakref
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from builder.core.errors import ConfigError, DatasetError, OutputError
+from builder.core.records import parse_record
+from builder.core.registry import backend, kinds
+from builder.dataset.episodes import MAX_OPEN_EPISODES, Dataset
+from builder.dataset.folder import META_NAME
+from builder.dataset.layers import FOLDER as LAYERS
+from builder.dataset.layers import META_NAME as LAYER_META
+from builder.dataset.layers import layer_store
+from builder.dataset.remote_folder import RemoteFolder
+from builder.stores.atomic import (
+    leftovers,
+    make_folders,
+    output_errors,
+    publish_text,
+    stage,
+    try_lock,
+)
+from builder.stores.base import EpisodeReader
+from schemas.dataset import DatasetMeta
+from schemas.layers import LayerMeta
+
+# Fetched anew on every opening.
+_LISTS = {"index": ".jsonl", "failures": ".jsonl", "splits": ".json"}
+
+
+class RemoteDataset(Dataset):
+    """A dataset at a URL, read through a local cache of whole episodes.
+
+    ``path`` is the folder of this dataset in the cache.  An episode is fetched when it is first
+    opened, under a temporary name, and counts when its size and its digest are those that are
+    listed; one that was replaced at the URL since is fetched again.  With ``cache_bytes``, those
+    used longest ago are deleted, except what any process has open; what is open may exceed it.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        max_open: int = MAX_OPEN_EPISODES,
+        tracks: str | None = None,
+        layers: Sequence[str] = (),
+        cache: Path | str | None = None,
+        cache_bytes: int | None = None,
+        storage_options: Mapping[str, Any] | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        """Open it; ``folder`` is given when its index has just been fetched.
+
+        Raises ConfigError for a bad URL or size, MissingExtraError, DatasetError when the URL
+        cannot be read or holds no dataset, OutputError for the cache and for a newer format.
+        """
+        if cache_bytes is not None and cache_bytes < 1:
+            raise ConfigError(f"cache_bytes must be at least 1, got {cache_bytes}")
+        self.url, self.cache_bytes = url, cache_bytes
+        self._remote = RemoteFolder(url, storage_options)
+        folder = folder or fetch_lists(self._remote, Path(cache) if cache else default_cache())
+        super().__init__(folder, max_open, tracks, layers)
+
+    def _opened_with(self, tracks: str | None, layers: Sequence[str]) -> tuple[Any, ...]:
+        options = (self.cache_bytes, self._remote.options)
+        return self.url, self.max_open, tracks, layers, None, *options, self.path
+
+    def fetched(self, path: Path) -> Path:
+        """Fetch a file of the dataset that is not an episode's, if it is there."""
+        relative = path.relative_to(self.path).as_posix()
+        if sizes := self._remote.sizes(relative):
+            self._fetch(relative, path, sizes)
+        return path
+
+    def _reader(self, episode_id: str) -> EpisodeReader:
+        stores = [self.store, *(layer_store(self.path, name) for name in self.layers)]
+        paths = [store.path(episode_id) for store in stores]
+        known = [store.has(episode_id) for store in stores]
+        for path in (path for path, there in zip(paths, known, strict=True) if not there):
+            self._fetch_episode(path, replace=False)
+        try:
+            reader = self._held(episode_id, paths)
+        except DatasetError:
+            if not any(known):
+                raise
+            # What is in the cache is damaged, or of another time than the index.
+            for path in paths:
+                self._fetch_episode(path, replace=True)
+            reader = self._held(episode_id, paths)
+        if self.cache_bytes is not None:
+            self._make_room(self.cache_bytes)
+        return reader
+
+    def _held(self, episode_id: str, paths: list[Path]) -> EpisodeReader:
+        """Open an episode, and keep everybody from deleting it while it is open."""
+        held = []
+        try:
+            for path in paths:
+                held.append(os.open(path, os.O_RDONLY))
+                if try_lock(held[-1], shared=True) is False:
+                    raise DatasetError(f"{path} is being deleted by another process")
+                os.utime(path)
+            reader = super()._reader(episode_id)
+        except OSError as error:
+            _close(held)
+            raise DatasetError(f"cannot read {error.filename}: {error.strerror}") from None
+        except BaseException:
+            _close(held)
+            raise
+        weakref.finalize(reader, _close, held)
+        return reader
+
+    def _fetch_episode(self, path: Path, replace: bool) -> None:
+        relative = path.relative_to(self.path).as_posix()
+        sizes = self._remote.sizes(relative)
+        if not sizes:
+            raise DatasetError(
+                f"{self.url}/{relative} is missing, though the index lists it; run letterset "
+                "repair on that dataset"
+            )
+        self._fetch(relative, path, sizes, replace)
+
+    def _fetch(
+        self, relative: str, path: Path, sizes: Mapping[str, int], replace: bool = True
+    ) -> None:
+        """Fetch a file or a folder, whole or not at all; what is there already may be kept."""
+        staged = stage(self.path / "tmp", ".fetch")
+        try:
+            # Not to the staged file itself: it is locked, and would be for a moment after.
+            self._remote.fetch(relative, staged.folder, sizes)
+            staged.publish_folder(path, replace=replace)
+        except OutputError:
+            staged.discard()
+            if replace or not path.exists():
+                raise  # else another process was faster, and may read it by now
+        except BaseException:
+            staged.discard()
+            raise
+
+    def _make_room(self, limit: int) -> None:
+        """Delete the episodes that were used longest ago, until the others fit."""
+        stores = [self.store, *(layer_store(self.path, name) for name in self.layers)]
+        found = [(store.path(key), store) for store in stores for key in store.ids()]
+        sizes = {path: _size(path) for path, _ in found}
+        total = sum(size for size, _ in sizes.values())
+        for path, (size, _) in sorted(sizes.items(), key=lambda item: item[1][1]):
+            if total <= limit:
+                return
+            if self._delete(path):
+                total -= size
+
+    def _delete(self, path: Path) -> bool:
+        """Delete a cached episode unless someone has it open; tells whether it is gone."""
+        with output_errors(path):
+            try:
+                descriptor = os.open(path, os.O_RDONLY)
+            except FileNotFoundError:  # another process was faster
+                return True
+            try:
+                if try_lock(descriptor) is not True:
+                    return False
+                staged = stage(self.path / "tmp", ".evict")
+                try:
+                    os.rename(path, staged.folder)
+                finally:
+                    staged.discard()
+            finally:
+                os.close(descriptor)
+        return True
+
+
+def default_cache() -> Path:
+    """Return the folder for what is fetched: ``letterset`` in the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "letterset"
+
+
+def fetch_lists(remote: RemoteFolder, cache: Path) -> Path:
+    """Fetch everything but the episodes; returns the dataset's folder in the cache.
+
+    Another dataset at the same URL gets another folder.  Raises DatasetError, OutputError.
+    """
+    text = remote.read(META_NAME)
+    if text is None:
+        raise DatasetError(
+            f"{remote.url} is no letterset dataset, or there is no such bucket: it has no "
+            f"{META_NAME}; expected a folder that letterset build wrote"
+        )
+    meta = parse_record(DatasetMeta, text, f"{remote.url}/{META_NAME}")
+    key = hashlib.sha256(f"{remote.url}\0{meta.digest}".encode()).hexdigest()[:16]
+    slug = re.sub(r"[^A-Za-z0-9_-]+", "_", remote.url.rpartition("/")[2])[:40]
+    folder = cache / f"{slug}-{key}"
+    leftovers(folder / "tmp", remove=True)
+    publish_text(folder, folder / META_NAME, text.decode(), replace=True)
+    for name, suffix in _LISTS.items():
+        _fetch_list(remote, folder, name, suffix)
+    for name in remote.folders(LAYERS):
+        relative = f"{LAYERS}/{name}/{LAYER_META}"
+        if (layer := remote.read(relative)) is not None:
+            parse_record(LayerMeta, layer, f"{remote.url}/{relative}")
+            publish_text(folder, folder / relative, layer.decode(), replace=True)
+    for kind in kinds("stores"):
+        place = backend("stores", kind).place
+        if remote.has_folder(place):
+            with output_errors(folder):
+                make_folders(folder / place)
+    return folder
+
+
+def _fetch_list(remote: RemoteFolder, folder: Path, name: str, suffix: str) -> None:
+    """Make the files of a flat folder those that there are now, each in one step."""
+    sizes = {key: size for key, size in remote.sizes(name, 1).items() if key.endswith(suffix)}
+    staged = stage(folder / "tmp", ".fetch")
+    try:
+        remote.fetch(name, staged.folder, sizes)
+        with output_errors(folder / name):
+            make_folders(folder / name)
+            for key in sizes:
+                os.replace(staged.folder / key, folder / name / key)
+            for path in (folder / name).glob(f"*{suffix}"):
+                if path.name not in sizes:
+                    path.unlink(missing_ok=True)
+    finally:
+        staged.discard()
+
+
+def _size(path: Path) -> tuple[int, float]:
+    """Return the bytes of a file, or of the files below a folder, and when it was last used."""
+    files = [path, *path.rglob("*")] if path.is_dir() else [path]
+    try:
+        found = [each.stat() for each in files]
+    except FileNotFoundError:  # another process deleted it just now
+        return 0, 0.0
+    return sum(status.st_size for status in found), found[0].st_mtime
+
+
+def _close(descriptors: list[int]) -> None:
+    while descriptors:
+        os.close(descriptors.pop())

@@ -1,0 +1,237 @@
+"""A table with one row per window and view: what filters ask about, computed once.
+
+``stats/windows.hdf5`` (``windows-<layer>.hdf5`` for a layer's tracks) has one dataset per column,
+rows in order of episodes, views and windows.  Every build leaves it up to date.  It is derived:
+safe to delete, and refused when the episodes it was made from are not those that are there now.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from builder.canvas.windows import window_counts
+from builder.core.errors import DatasetError
+from builder.dataset.episodes import Dataset
+from builder.dataset.opening import open_dataset
+from builder.dataset.window_table.columns import COLUMNS, ROW
+from builder.dataset.window_table.rows import KnownRows, episode_rows, keep_rows
+from builder.stores.atomic import output_errors, stage
+
+__all__ = ["COLUMNS", "Table", "read_columns", "update_window_stats", "write_window_stats"]
+
+_TABLE = np.dtype(
+    [*((name, ROW[name]) for name in ROW.names or ()), ("episode", "<i8"), ("view", "<i2")]
+)
+
+_ROWS_AT_ONCE = 100_000
+
+# What h5py raises for damaged files.
+_DAMAGE = (OSError, KeyError, ValueError, TypeError, RuntimeError)
+
+
+def stats_path(dataset: Dataset) -> Path:
+    """Return where the table of a dataset, or of the track layer it was opened with, lies."""
+    name = f"windows-{dataset.track_layer}" if dataset.track_layer else "windows"
+    return dataset.path / "stats" / f"{name}.hdf5"
+
+
+def write_window_stats(dataset: Dataset, known: KnownRows | None = None) -> Path:
+    """Make the table of an open dataset; returns its path.
+
+    Rows that are ``known`` already are taken as they are, the others computed.  Raises
+    DatasetError, OutputError.
+    """
+    path = stats_path(dataset)
+    staged = stage(dataset.path / "tmp", ".h5")
+    try:
+        # The lock on the staged file is ours; HDF5 would ask for another.
+        with output_errors(path), h5py.File(staged.path, "w", locking=False) as file:
+            _fill(file, dataset, known)
+        staged.publish(path, replace=True)
+    except BaseException:
+        staged.discard()
+        raise
+    return path
+
+
+def update_window_stats(folder: Path, on_notice: Callable[[str], None]) -> None:
+    """Make the table of a dataset that was just built, unless it is there and up to date.
+
+    An episode that cannot be read is a notice, not the end of a build.  Raises OutputError.
+    """
+    try:
+        refresh_window_stats(open_dataset(folder))
+    except DatasetError as error:
+        on_notice(f"there is no table of windows: {error}; then letterset stats makes it")
+
+
+def refresh_window_stats(dataset: Dataset) -> None:
+    """Make the table of an open dataset, unless it is there and up to date.
+
+    Raises DatasetError for an episode that cannot be read, OutputError.
+    """
+    if len(dataset) and _stored_key(stats_path(dataset)) != _key(dataset):
+        # Workers keep the rows of a dataset's own tracks, not those of a layer.
+        write_window_stats(dataset, None if dataset.track_layer else KnownRows(dataset.path))
+
+
+def carry_window_stats(sources: Iterable[Path], out: Path) -> None:
+    """Bring the rows of episodes that came to ``out`` from other datasets; computes none.
+
+    The table is made when all of them are known.  Raises DatasetError, OutputError.
+    """
+    there, others = KnownRows(out), [KnownRows(source) for source in sources]
+    dataset, missing = open_dataset(out), 0
+    for line in dataset.index.values():
+        if line.digest in there:
+            continue
+        rows = next((other.get(line.digest) for other in others if line.digest in other), None)
+        missing += rows is None
+        if rows is not None:
+            keep_rows(out, "main", line.digest, rows)
+    if not missing and len(dataset):
+        write_window_stats(dataset, KnownRows(out))
+
+
+def _stored_key(path: Path) -> str | None:
+    try:
+        with h5py.File(path, "r", locking="best-effort") as file:
+            return str(file.attrs["key"])
+    except (OSError, KeyError):
+        return None
+
+
+def _fill(file: Any, dataset: Dataset, known: KnownRows | None) -> None:
+    meta, index = dataset.meta, dataset.index
+    views = index.views
+    numbers = np.array([len(index.view_sets[at]) for at in index.view_set], np.int64)
+    total = int((numbers * window_counts(meta, index.lengths)).sum())
+    file.attrs["key"], file.attrs["views"] = _key(dataset), views
+    columns = {
+        name: file.create_dataset(name, (total,), _TABLE[name]) for name in _TABLE.names or ()
+    }
+    at, digests = 0, {name: hashlib.sha256() for name in columns}
+    for batch in _batches(_parts(dataset, known, views)):
+        for name, column in columns.items():
+            column[at : at + len(batch)] = batch[name]
+            digests[name].update(batch[name].tobytes())
+        at += len(batch)
+    for name, column in columns.items():
+        column.attrs["sha256"] = digests[name].hexdigest()
+
+
+def _parts(dataset: Dataset, known: KnownRows | None, views: list[str]) -> Iterator[np.ndarray]:
+    """Yield the rows of each view of each episode, in order of ids."""
+    for number, episode_id in enumerate(dataset.ids):
+        rows = known.get(dataset.index[episode_id].digest) if known else None
+        if rows is None:
+            rows = episode_rows(dataset[episode_id].reader)
+        for view, own in rows.items():
+            part = np.empty(len(own), _TABLE)
+            for name in ROW.names or ():
+                part[name] = own[name]
+            part["episode"], part["view"] = number, views.index(view)
+            yield part
+
+
+def _batches(parts: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Join parts, as each write to a file has its cost."""
+    waiting: list[np.ndarray] = []
+    rows = 0
+    for part in parts:
+        waiting.append(part)
+        rows += len(part)
+        if rows > _ROWS_AT_ONCE:
+            yield np.concatenate(waiting)
+            waiting, rows = [], 0
+    yield np.concatenate([np.empty(0, _TABLE), *waiting])
+
+
+def read_columns(dataset: Dataset, names: Iterable[str], views: Iterable[str]) -> Table:
+    """Read some columns, for some views.  Raises DatasetError when the table is out of date."""
+    path = dataset.fetched(stats_path(dataset))
+    make = "letterset stats" + (f" --tracks {dataset.track_layer}" if dataset.track_layer else "")
+    if not path.exists():
+        raise DatasetError(f"{dataset.path} has no {path.name}: run {make} first")
+    try:
+        with h5py.File(path, "r", locking="best-effort") as file:
+            if file.attrs["key"] != _key(dataset):
+                raise DatasetError(
+                    f"{path} is out of date: episodes changed since; run {make} again"
+                )
+            stored = [str(name) for name in file.attrs["views"]]
+            chosen = np.isin(_column(file, "view"), [stored.index(view) for view in views])
+            columns = {name: _column(file, name)[chosen] for name in names}
+            return Table(_column(file, "episode")[chosen], _column(file, "start")[chosen], columns)
+    except _DAMAGE as error:
+        raise DatasetError(f"{path} is damaged: {error}; run {make} again") from None
+
+
+def _column(file: Any, name: str) -> np.ndarray:
+    """Read a column; raises ValueError when its bytes changed since it was written."""
+    values: np.ndarray = file[name][()]
+    if hashlib.sha256(values.tobytes()).hexdigest() != file[name].attrs["sha256"]:
+        raise ValueError(f"the column {name} changed after it was written")
+    return values
+
+
+def check_tables(folder: Path) -> Iterator[tuple[str, str, bool]]:
+    """Yield (where, message, whether it is only a note) for tables that are damaged or old."""
+    for path in sorted((folder / "stats").glob("windows*.hdf5")):
+        where, again = f"stats/{path.name}", "run letterset stats again"
+        try:
+            with h5py.File(path, "r", locking="best-effort") as file:
+                names = _TABLE.names or ()
+                if not any("sha256" in file[name].attrs for name in names):
+                    yield where, f"it is out of date, it has no digests: {again}", True
+                    continue
+                for name in names:
+                    _column(file, name)
+        except _DAMAGE as error:
+            yield where, f"it is damaged: {error}; {again}", False
+
+
+class Table:
+    """Rows of some columns: ``episode`` (n,) is the place of its id in ``dataset.ids``."""
+
+    def __init__(
+        self, episode: np.ndarray, start: np.ndarray, columns: dict[str, np.ndarray]
+    ) -> None:
+        self.episode, self.start, self.columns = episode, start, columns
+
+    def by_window(self) -> Table:
+        """Put the views of a window into one row: means, but the largest of largest values.
+
+        A view that has nothing to count (NaN) does not count.
+        """
+        keys = np.stack([self.episode, self.start], axis=1)
+        unique, inverse = np.unique(keys, axis=0, return_inverse=True)
+        inverse = inverse.reshape(-1)
+        columns = {}
+        for name, values in self.columns.items():
+            known = ~np.isnan(values)
+            if name in ("motion_max", "cut"):
+                out = np.full(len(unique), -np.inf)
+                np.maximum.at(out, inverse[known], values[known])
+                columns[name] = np.where(np.isfinite(out), out, np.nan)
+                continue
+            total = np.bincount(inverse[known], values[known].astype(np.float64), len(unique))
+            count = np.bincount(inverse[known], minlength=len(unique))
+            columns[name] = np.where(count, total / np.maximum(count, 1), np.nan)
+        return Table(unique[:, 0], unique[:, 1], columns)
+
+
+def _key(dataset: Dataset) -> str:
+    """Hash of which episodes there are, and of the tracks they were opened with."""
+    digest = hashlib.sha256(b"with digests")  # tables without them are out of date
+    if dataset.track_layer:
+        digest.update(dataset.layers[dataset.track_layer].digest.encode())
+    digest.update("\n".join(dataset.ids).encode())
+    digest.update(dataset.index.digests.tobytes())
+    return digest.hexdigest()

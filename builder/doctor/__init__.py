@@ -1,1 +1,0 @@
-"""Tells whether a dataset suits an img_shape."""

@@ -1,1 +1,0 @@
-"""Backends: base.py is the protocol, every other file one backend."""

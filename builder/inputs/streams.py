@@ -1,0 +1,227 @@
+"""Frame streams over things that are addressed by frame number: arrays, image files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+
+from builder.core.errors import DecodeError
+from schemas.dataset import ArrayMeta, ColorInfo, MotionSummary, ViewMeta
+from schemas.geometry import Geometry, Orientation, oriented_shape
+
+if TYPE_CHECKING:
+    import numpy as np
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    pass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True)
+class StreamInfo:
+    """What is known of a view before its frames are decoded.
+
+    ``coded_shape`` (H, W) is the stored pixel grid; ``orientation`` turns it upright;
+    ``sample_aspect_ratio`` (width, height of a pixel) applies after orientation.
+    ``num_frames`` is the exact number of frames the stream is going to yield.
+    """
+
+    coded_shape: tuple[int, int]
+    num_frames: int
+    orientation: Orientation = "none"
+    sample_aspect_ratio: tuple[int, int] = (1, 1)
+    fps: float | None = None
+    color: ColorInfo | None = None
+    codec: str | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def source_shape(self) -> tuple[int, int]:
+        """Shape (H, W) after orientation."""
+        return oriented_shape(self.orientation, self.coded_shape)
+
+    def view_meta(
+        self,
+        name: str,
+        geometry: Geometry,
+        arrays: Mapping[str, ArrayMeta],
+        notes: Sequence[str],
+        motion: MotionSummary | None = None,
+    ) -> ViewMeta:
+        """Describe a stored view made of the stream; ``notes`` come after its own."""
+        return ViewMeta(
+            name=name,
+            geometry=geometry,
+            coded_shape=self.coded_shape,
+            orientation=self.orientation,
+            color=self.color,
+            codec=self.codec,
+            fps=self.fps,
+            arrays=dict(arrays),
+            motion=motion,
+            notes=(*self.notes, *notes),
+        )
+
+
+class Frame(NamedTuple):
+    """One frame as it comes: not yet oriented, not yet scaled.
+
+    ``image`` is an ``av.VideoFrame``, or an array (H, W, 3) uint8 RGB of the coded shape.
+    """
+
+    image: Any
+    seconds: float
+
+
+class FrameStream(Protocol):
+    """The frames of one view; iterating again starts again.
+
+    Two optional methods save work when frames are selected: ``times()`` returns the seconds
+    of all frames, (num_frames,) float64, without decoding them; ``take(indices)`` yields the
+    frames of an ascending array of indices (one may repeat) without reading the others.
+    """
+
+    @property
+    def info(self) -> StreamInfo:
+        """What is known before decoding."""
+        ...
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Yield frames in presentation order, exactly ``info.num_frames`` of them.
+
+        Raises DecodeError when the stream turns out damaged, short or of changing size.
+        """
+        ...
+
+
+_BLOCK_BYTES = 1 << 20
+
+
+class BlockStream:
+    """Frames read by number, neighbouring ones together; a ``FrameStream``.
+
+    ``read(first, last)`` returns the frames of that range: an array (n, H, W, 3) uint8, or any
+    sequence of what ``Frame.image`` may be.  ``seconds`` (T,) are their times, ``block`` is how
+    many frames are read at once.
+    """
+
+    def __init__(
+        self,
+        info: StreamInfo,
+        seconds: np.ndarray,
+        read: Callable[[int, int], Any],
+        block: int = 1,
+    ) -> None:
+        self.info, self._seconds, self._read, self._block = info, seconds, read, max(1, block)
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Yield all frames in order."""
+        return self.take(np.arange(self.info.num_frames))
+
+    def times(self) -> np.ndarray:
+        """Return the seconds of all frames, (T,) float64."""
+        return self._seconds
+
+    def take(self, indices: np.ndarray) -> Iterator[Frame]:
+        """Yield the frames of ascending indices, (n,); no others are read.
+
+        Raises DecodeError when another number of frames comes than was asked for.
+        """
+        for first, last in _runs(indices, self._block):
+            images = self._read(first, last)
+            if len(images) != last - first:
+                raise DecodeError(f"{last - first} frames were asked for, {len(images)} came")
+            # Small frames come at 100,000 per second: nothing is done for each of them here.
+            yield from map(Frame, images, self._seconds[first:last].tolist())
+
+
+def even_times(count: int, fps: float) -> np.ndarray:
+    """Return the seconds (count,) of frames that come at an even rate, from 0."""
+    return np.arange(count) / fps
+
+
+def frames_at_once(chunk: int, frame_bytes: int) -> int:
+    """Return how many frames to read together: whole chunks of ``chunk`` frames, about a MiB.
+
+    So each chunk is decompressed once.
+    """
+    return chunk * max(1, _BLOCK_BYTES // (chunk * frame_bytes))
+
+
+def _runs(indices: np.ndarray, block: int) -> Iterator[tuple[int, int]]:
+    """Cut ascending indices into ranges (first, last) of neighbours that lie in one block."""
+    if not len(indices):
+        return
+    blocks = indices // block
+    cuts = np.flatnonzero((np.diff(indices) != 1) | (blocks[1:] != blocks[:-1]))
+    firsts, lasts = indices[[0, *(cuts + 1)]], indices[[*cuts, -1]] + 1
+    yield from zip(firsts.tolist(), lasts.tolist(), strict=True)
+
+
+def frame_times(stream: FrameStream) -> np.ndarray:
+    """Return the seconds of all frames, (num_frames,) float64, decoding only if needed."""
+    times = getattr(stream, "times", None)
+    if times is not None:
+        return np.asarray(times(), np.float64)
+    return np.fromiter((frame.seconds for frame in stream), np.float64)
+
+
+class PickedStream:
+    """Some frames of another stream, in its order; a frame may come more than once.
+
+    ``indices`` (T,) ascending frame numbers; ``seconds`` (T,) replaces their times.
+    """
+
+    def __init__(
+        self,
+        stream: FrameStream,
+        indices: np.ndarray,
+        *,
+        seconds: np.ndarray | None = None,
+        **changes: Any,
+    ) -> None:
+        self._stream, self._indices, self._seconds = stream, indices, seconds
+        self.info: StreamInfo = replace(stream.info, num_frames=len(indices), **changes)
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Yield the picked frames."""
+        for k, frame in enumerate(self._frames()):
+            yield frame if self._seconds is None else Frame(frame.image, float(self._seconds[k]))
+
+    def times(self) -> np.ndarray:
+        """Return the seconds of the picked frames, (T,) float64."""
+        if self._seconds is not None:
+            return self._seconds
+        return frame_times(self._stream)[self._indices]
+
+    def _frames(self) -> Iterator[Frame]:
+        take = getattr(self._stream, "take", None)
+        if take is not None:
+            yield from take(self._indices)
+            return
+        wanted = iter(self._indices.tolist())
+        index = next(wanted, None)
+        for number, frame in enumerate(self._stream):
+            while index == number:
+                yield frame
+                index = next(wanted, None)
+            # After its last frame a stream still checks that it was whole.
+            if index is None and number + 1 < self._stream.info.num_frames:
+                return
+        if index is not None:
+            raise DecodeError(f"the stream ended before its frame {index}")
+
+
+def period(times: np.ndarray) -> float:
+    """Return the median seconds from frame to frame; 0 for a single frame."""
+    return float(np.median(np.diff(times))) if len(times) > 1 else 0.0

@@ -1,1 +1,0 @@
-"""Datasets made the older way: read as they lie, or migrated."""

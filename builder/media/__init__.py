@@ -1,1 +1,0 @@
-"""What lies below decoding: containers, counts, how a video wants to be shown."""

@@ -1,0 +1,109 @@
+"""ATM (any-point trajectory modelling): preprocessed demonstrations with tracks, in HDF5."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from builder.core.names import safe_names, safe_text
+from builder.core.paths import printable_path
+from builder.inputs.fingerprint import fingerprints
+from builder.inputs.hdf5 import SafeHdf5, open_hdf5
+from builder.inputs.listing import HDF5_SUFFIXES, files, locate
+from builder.inputs.points import pixels_of_shares
+from builder.inputs.streams import BlockStream, FrameStream, StreamInfo, even_times, frames_at_once
+from builder.sources.base import BaseSource, Episode, EpisodeRef
+from builder.sources.selection import Selection
+
+
+class AtmConfig(Selection):
+    """Settings of the ``atm`` source."""
+
+    recorded_fps: float = Field(default=20.0, gt=0, description="the files say nothing of time")
+
+
+class Atm(BaseSource[AtmConfig]):
+    """One HDF5 file per demonstration, in a folder per task: ``<task>_demo/demo_0.hdf5``.
+
+    Its tracks pass through as ``<view>.points_xy`` (T, N, 2) in source pixels and
+    ``<view>.visible`` (T, N); the embedding of the task as ``task_emb_bert``.
+    """
+
+    Config: ClassVar = AtmConfig
+
+    def refs(self) -> Iterator[EpisodeRef]:
+        """List the files in natural order.  Raises SourceError when there is none."""
+        for relative in files(self.path, HDF5_SUFFIXES, "HDF5 file"):
+            folder = locate(self.path, relative).parent
+            task = printable_path(folder.name.removesuffix("_demo")) or None
+            group = printable_path(folder.parent.name) or None
+            yield EpisodeRef.at(os.fsencode(relative), relative, task, group)
+
+    @contextmanager
+    def open(self, ref: EpisodeRef) -> Iterator[Episode]:
+        """Open one demonstration.  Raises SourceError naming what is wrong with it."""
+        with open_hdf5(locate(self.path, ref.locator), self._limits) as file:
+            inside = file.keys("root")
+            cameras = [key for key in inside if "video" in file.keys(f"root/{key}")]
+            if not cameras:
+                raise file.error("root", f"no view with a video among {inside}")
+            views, arrays = {}, self._states(file, inside)
+            for camera, view in safe_names(cameras).items():
+                views[view] = self._stream(file, f"root/{camera}/video")
+                arrays |= self._tracks(file, f"root/{camera}", view, views[view].info)
+            embedding = "task_emb_bert"
+            yield Episode(
+                views=views,
+                arrays=arrays,
+                constants={embedding: file.array(f"root/{embedding}")}
+                if embedding in inside
+                else {},
+                files=fingerprints(self.path, [ref.locator]),
+                text=safe_text((ref.task or "").replace("_", " ")),
+            )
+
+    def _states(self, file: SafeHdf5, inside: list[str]) -> dict[str, np.ndarray]:
+        paths = [f"extra_states/{key}" for key in file.keys("root/extra_states")]
+        paths += ["actions"] if "actions" in inside else []
+        names = safe_names([path.removeprefix("extra_states/") for path in paths])
+        return {
+            name: file.array(f"root/{path}")
+            for path, name in zip(paths, names.values(), strict=True)
+        }
+
+    def _stream(self, file: SafeHdf5, path: str) -> FrameStream:
+        data = file.dataset(path)
+        if data.ndim != 5 or data.shape[0] != 1 or data.shape[2] != 3 or data.dtype != np.uint8:
+            raise file.error(path, f"expected (1, T, 3, H, W) uint8, got {data.shape} {data.dtype}")
+        _, count, _, height, width = data.shape
+        if not 0 < count <= self._limits.max_frames or not 0 < height * width <= (
+            self._limits.max_pixels
+        ):
+            raise file.error(path, f"{data.shape} is empty, or exceeds max_frames or max_pixels")
+        fps = self._config.recorded_fps
+        info = StreamInfo((height, width), count, fps=fps, codec="raw")
+
+        def read(first: int, last: int) -> Any:
+            return file.part(data, (0, slice(first, last))).transpose(0, 2, 3, 1)
+
+        block = frames_at_once(data.chunks[1] if data.chunks else 1, 3 * height * width)
+        return BlockStream(info, even_times(count, fps), read, block)
+
+    def _tracks(
+        self, file: SafeHdf5, path: str, view: str, info: StreamInfo
+    ) -> dict[str, np.ndarray]:
+        if "tracks" not in file.keys(path):
+            return {}
+        tracks, vis = file.array(f"{path}/tracks"), file.array(f"{path}/vis")
+        expected = (1, info.num_frames, *tracks.shape[2:3])
+        if tracks.shape != (*expected, 2) or vis.shape != expected:
+            raise file.error(path, f"tracks {tracks.shape} and vis {vis.shape} do not fit")
+        visible = vis[0] > 0.5
+        where = str(file.error(path, "its tracks"))
+        pixels = pixels_of_shares(tracks[0], visible, info.coded_shape, where)
+        return {f"{view}.points_xy": pixels, f"{view}.visible": visible.astype(np.uint8)}

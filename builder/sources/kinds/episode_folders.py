@@ -1,0 +1,81 @@
+"""Episode folders: one folder per episode, one video per view."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import ClassVar
+
+from builder.core.errors import SourceError
+from builder.core.names import safe_names
+from builder.core.paths import printable_path
+from builder.inputs.fingerprint import fingerprints
+from builder.inputs.listing import VIDEO_SUFFIXES, has_suffix, names_in, total_bytes, walk
+from builder.inputs.sidecars import read_sidecars
+from builder.inputs.video import VideoStream
+from builder.sources.base import BaseSource, Episode, EpisodeRef
+from builder.sources.selection import Selection
+
+
+class EpisodeFoldersConfig(Selection):
+    """Settings of the ``episodes`` source."""
+
+
+class EpisodeFolders(BaseSource[EpisodeFoldersConfig]):
+    """Every folder below the root that directly holds videos is an episode.
+
+    Each video is a view, named by its stem.  ``<name>.npy`` beside them pass through as arrays
+    with one row per frame, ``text.txt`` is the instruction; the folder above is the group.
+    """
+
+    Config: ClassVar = EpisodeFoldersConfig
+
+    def refs(self) -> Iterator[EpisodeRef]:
+        """List the folders in natural order.  Raises SourceError when none holds a video."""
+        empty = True
+        for folder, names in walk(self.path):
+            if any(has_suffix(name, VIDEO_SUFFIXES) for name in names):
+                empty = False
+                group = printable_path(os.path.dirname(folder)) or None
+                yield EpisodeRef.at(os.fsencode(folder or "."), folder, group=group)
+        if empty:
+            raise SourceError(
+                f"{printable_path(self.path)}: no folder with videos found; one folder per "
+                f"episode with one video per view is expected"
+            )
+
+    @contextmanager
+    def open(self, ref: EpisodeRef) -> Iterator[Episode]:
+        """Open all videos of a folder.  Raises SourceError naming the one that is wrong."""
+        folder = self.path / ref.locator
+        names = names_in(folder, VIDEO_SUFFIXES)
+        if not names:
+            raise SourceError(f"{printable_path(folder)}: there is no video in it")
+        stems = [os.path.splitext(name)[0] for name in names]
+        unique = len(set(stems)) == len(stems)
+        views = safe_names(stems if unique else names)
+        beside = read_sidecars(folder, self._limits)
+        yield Episode(
+            views={
+                view: VideoStream(
+                    folder / name,
+                    limits=self._limits,
+                    orientation=self._config.turned_by_hand(view),
+                )
+                for view, name in zip(views.values(), names, strict=True)
+            },
+            arrays=beside.arrays,
+            files=fingerprints(
+                self.path, (os.path.join(ref.locator, name) for name in (*names, *beside.files))
+            ),
+            text=beside.text,
+        )
+
+    def weight(self, ref: EpisodeRef) -> float:
+        """Return the bytes of the videos: frames could not be told without opening them."""
+        folder = self.path / ref.locator
+        try:
+            return total_bytes(folder / name for name in names_in(folder, VIDEO_SUFFIXES))
+        except SourceError:
+            return 0.0

@@ -1,0 +1,90 @@
+"""Image-sequence folders: one folder of images per episode, or per view of an episode."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from builder.core.errors import SourceError
+from builder.core.names import safe_names
+from builder.core.paths import printable_path
+from builder.inputs.fingerprint import fingerprints
+from builder.inputs.images import image_stream
+from builder.inputs.listing import IMAGE_SUFFIXES, has_suffix, names_in, natural_key, walk
+from builder.inputs.sidecars import read_sidecars
+from builder.inputs.streams import even_times
+from builder.sources.base import BaseSource, Episode, EpisodeRef
+from builder.sources.selection import Selection
+
+
+class ImageFoldersConfig(Selection):
+    """Settings of the ``images`` source."""
+
+    folder: Literal["episode", "view"] = Field(
+        default="episode", description="what one folder of images is"
+    )
+    recorded_fps: float = Field(default=30.0, gt=0, description="images say nothing of time")
+
+
+class ImageFolders(BaseSource[ImageFoldersConfig]):
+    """Folders of images in natural order (``im_2`` before ``im_10``).
+
+    ``<name>.npy`` in the episode's folder pass through as arrays with one row per frame,
+    ``text.txt`` is the instruction.
+    """
+
+    Config: ClassVar = ImageFoldersConfig
+
+    def refs(self) -> Iterator[EpisodeRef]:
+        """List the episodes in natural order.  Raises SourceError when there is no image."""
+        seen: set[str] = set()
+        for folder, names in walk(self.path):
+            if any(has_suffix(name, IMAGE_SUFFIXES) for name in names):
+                episode = os.path.dirname(folder) if self._config.folder == "view" else folder
+                if episode not in seen:
+                    seen.add(episode)
+                    group = printable_path(os.path.dirname(episode)) or None
+                    yield EpisodeRef.at(os.fsencode(episode or "."), episode, group=group)
+        if not seen:
+            raise SourceError(
+                f"{printable_path(self.path)}: no folder with images found; looked for "
+                f"{', '.join(IMAGE_SUFFIXES)}"
+            )
+
+    @contextmanager
+    def open(self, ref: EpisodeRef) -> Iterator[Episode]:
+        """Open one episode; images are read as they are needed.  Raises SourceError."""
+        folder = self.path / ref.locator
+        beside = read_sidecars(folder, self._limits)
+        names = safe_names(self._view_folders(folder))
+        files = list(beside.files)
+        views = {}
+        for inner, name in names.items():
+            images = names_in(folder / inner, IMAGE_SUFFIXES)
+            if not images:
+                raise SourceError(f"{printable_path(folder / inner)}: there is no image in it")
+            fps = self._config.recorded_fps
+            seconds = even_times(len(images), fps)
+            stream = image_stream(folder / inner, images, seconds, fps, self._limits)
+            views[name if inner else "main"] = stream
+            # The ends of a sequence stand for all of it; hashing every image would double the cost.
+            files += [os.path.join(inner, image) for image in (images[0], images[-1])]
+        marks = fingerprints(self.path, (os.path.join(ref.locator, name) for name in files))
+        yield Episode(views=views, arrays=beside.arrays, files=marks, text=beside.text)
+
+    def _view_folders(self, folder: Path) -> list[str]:
+        if self._config.folder == "episode":
+            return [""]
+        try:
+            inner = [entry.name for entry in os.scandir(folder) if entry.is_dir()]
+        except OSError as error:
+            raise SourceError(f"{printable_path(folder)}: {error.strerror}") from None
+        shown = [name for name in inner if not name.startswith(".")]
+        return sorted(
+            filter(lambda name: names_in(folder / name, IMAGE_SUFFIXES), shown), key=natural_key
+        )

@@ -1,0 +1,84 @@
+"""Something-Something v2: ``<id>.webm`` and label files in JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+from builder.core.errors import SourceError
+from builder.core.names import safe_text
+from builder.core.paths import printable_path
+from builder.inputs.fingerprint import fingerprints
+from builder.inputs.listing import UNREADABLE, files, locate, read_small, walk
+from builder.inputs.video import VideoStream
+from builder.sources.base import BaseSource, Episode, EpisodeRef
+from builder.sources.selection import Selection
+
+SUFFIXES = (".webm",)
+_SPLITS = ("train", "validation", "test")
+_LABEL_BYTES = 1 << 30
+
+
+class SomethingSomethingConfig(Selection):
+    """Settings of the ``something_something`` source."""
+
+
+class SomethingSomething(BaseSource[SomethingSomethingConfig]):
+    """Videos of one view; the label is the text, its template the task.
+
+    Labels are all files below the root whose names end in train.json, validation.json or
+    test.json; they also say the split.
+    """
+
+    Config: ClassVar = SomethingSomethingConfig
+
+    def refs(self) -> Iterator[EpisodeRef]:
+        """List the videos in natural order.  Raises SourceError for label files that are none."""
+        labels = self._labels() if self.path.is_dir() else {}
+        for relative in files(self.path, SUFFIXES, "video"):
+            label = labels.get(os.path.basename(relative)[: -len(SUFFIXES[0])], {})
+            split = label.get("split")
+            yield EpisodeRef.at(
+                os.fsencode(relative),
+                (relative, _text(label.get("label"))),
+                task=_plain(label.get("template")),
+                splits=(split,) if split else (),
+            )
+
+    @contextmanager
+    def open(self, ref: EpisodeRef) -> Iterator[Episode]:
+        """Open one video.  Raises DecodeError naming what is wrong with it."""
+        relative, text = ref.locator
+        turn = self._config.turned_by_hand("main")
+        stream = VideoStream(locate(self.path, relative), limits=self._limits, orientation=turn)
+        marks = fingerprints(self.path, [relative])
+        yield Episode(views={"main": stream}, files=marks, text=text)
+
+    def _labels(self) -> dict[str, dict[str, Any]]:
+        found = {}
+        for folder, names in walk(self.path):
+            for name in names:
+                split = next((s for s in _SPLITS if name.endswith(f"{s}.json")), None)
+                if split is None or name == UNREADABLE:
+                    continue
+                path = self.path / folder / name
+                try:
+                    for entry in json.loads(read_small(path, _LABEL_BYTES)):
+                        found[str(entry["id"])] = {**entry, "split": split}
+                except (ValueError, TypeError, KeyError, RecursionError) as error:
+                    raise SourceError(
+                        f"{printable_path(path)}: not a list of labels with ids ({error!r})"
+                    ) from None
+        return found
+
+
+def _text(value: Any) -> str | None:
+    return safe_text(value) if isinstance(value, str) else None
+
+
+def _plain(value: Any) -> str | None:
+    safe = _text(value)
+    return printable_path(safe) if safe else None

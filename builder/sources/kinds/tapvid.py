@@ -1,0 +1,117 @@
+"""TAP-Vid pickles: videos with ground-truth tracks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from builder.core.errors import SourceError
+from builder.core.paths import printable_path
+from builder.inputs.fingerprint import fingerprints
+from builder.inputs.images import encoded_stream
+from builder.inputs.listing import PICKLE_SUFFIXES, files, locate
+from builder.inputs.points import load_videos, pixels_of_shares
+from builder.inputs.streams import BlockStream, FrameStream, StreamInfo, even_times
+from builder.sources.base import BaseSource, Episode, EpisodeRef
+from builder.sources.selection import Selection
+
+
+class TapVidConfig(Selection):
+    """Settings of the ``tapvid`` source."""
+
+    recorded_fps: float = Field(default=25.0, gt=0, description="the pickles say nothing of time")
+
+
+class TapVid(BaseSource[TapVidConfig]):
+    """Videos in TAP-Vid pickles: ``{name: {video, points, occluded}}`` or a list of these.
+
+    Tracks pass through as ``points_xy`` (T, N, 2) float32 in source pixels (continuous, origin
+    at the outer corner) and ``visible`` (T, N) uint8.  A pickle is read whole: one file is held
+    in memory at a time, at most ``limits.max_array_bytes``.
+    """
+
+    Config: ClassVar = TapVidConfig
+
+    _loaded: tuple[str, dict[str, Any]] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the loaded pickle behind when the source goes to another process."""
+        return {**self.__dict__, "_loaded": None}
+
+    def refs(self) -> Iterator[EpisodeRef]:
+        """List the videos file by file.  Raises SourceError when there is no pickle."""
+        for relative in files(self.path, PICKLE_SUFFIXES, "pickle"):
+            try:
+                names: list[str | None] = list(self._videos(relative))
+            except SourceError:
+                # One bad file is one failure: opening it is going to say what is wrong.
+                names = [None]
+            for name in names:
+                raw = os.fsencode(relative)
+                if name is not None:
+                    raw += b"/" + name.encode("utf-8", "surrogatepass")
+                group = printable_path(relative)
+                yield EpisodeRef.at(raw, (relative, name), group=group)
+
+    @contextmanager
+    def open(self, ref: EpisodeRef) -> Iterator[Episode]:
+        """Open one video.  Raises SourceError naming what is wrong with it."""
+        relative, name = ref.locator
+        sample = self._videos(relative)[name]
+        where = f"{printable_path(locate(self.path, relative))}: {printable_path(str(name))}"
+        try:
+            video, points, occluded = sample["video"], sample["points"], sample["occluded"]
+        except (KeyError, TypeError, IndexError):
+            raise SourceError(f"{where}: expected a dict of video, points and occluded") from None
+        stream = self._stream(video, where)
+        yield Episode(
+            views={"main": stream},
+            arrays=_tracks(points, occluded, stream.info, where),
+            files=fingerprints(self.path, [relative]),
+        )
+
+    def _videos(self, relative: str) -> dict[str, Any]:
+        if self._loaded is None or self._loaded[0] != relative:
+            videos = load_videos(locate(self.path, relative), self._limits)
+            self._loaded = (relative, videos)
+        return self._loaded[1]
+
+    def _stream(self, video: Any, where: str) -> FrameStream:
+        fps, limits = self._config.recorded_fps, self._limits
+        if isinstance(video, np.ndarray) and video.dtype == np.uint8:
+            if video.ndim != 4 or video.shape[3] != 3 or 0 in video.shape:
+                raise SourceError(f"{where}: expected video (T, H, W, 3), got {video.shape}")
+            count, height, width, _ = video.shape
+            if count > limits.max_frames or height * width > limits.max_pixels:
+                raise SourceError(f"{where}: {video.shape} exceeds max_frames or max_pixels")
+            info = StreamInfo((height, width), count, fps=fps, codec="raw")
+            seconds = even_times(count, fps)
+            return BlockStream(info, seconds, lambda first, last: video[first:last])
+        encoded = list(video) if isinstance(video, list | tuple | np.ndarray) else []
+        if not encoded or not all(isinstance(each, bytes) for each in encoded):
+            raise SourceError(f"{where}: expected video as uint8 or as a list of JPEG files")
+        times = even_times(len(encoded), fps)
+        return encoded_stream(encoded.__getitem__, Path(where), times, fps, limits)
+
+
+def _tracks(points: Any, occluded: Any, info: StreamInfo, where: str) -> dict[str, np.ndarray]:
+    try:
+        xy, hidden = np.asarray(points, np.float32), np.asarray(occluded, bool)
+    except (TypeError, ValueError) as error:
+        raise SourceError(f"{where}: points or occluded are not arrays ({error})") from None
+    if xy.ndim != 3 or xy.shape[1:] != (info.num_frames, 2) or hidden.shape != xy.shape[:2]:
+        raise SourceError(
+            f"{where}: expected points (N, {info.num_frames}, 2) and occluded (N, "
+            f"{info.num_frames}), got {xy.shape} and {hidden.shape}"
+        )
+    pixels = pixels_of_shares(xy, ~hidden, info.coded_shape, where)
+    return {
+        "points_xy": np.ascontiguousarray(pixels.swapaxes(0, 1)),
+        "visible": np.ascontiguousarray((~hidden).T).astype(np.uint8),
+    }

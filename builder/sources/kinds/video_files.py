@@ -1,0 +1,67 @@
+"""Plain video files: a folder of them, or one; each is an episode with one view."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import Field
+
+from builder.inputs.listing import VIDEO_SUFFIXES, files, has_suffix, locate, matches, total_bytes
+from builder.inputs.video import VideoStream, fingerprint
+from builder.sources.base import BaseSource, Episode, EpisodeRef
+from builder.sources.selection import Selection
+from schemas.dataset import Name
+
+
+class VideoFilesConfig(Selection):
+    """Settings of the ``video`` source."""
+
+    view: Name = Field(default="main", description="what the one view is called")
+
+
+class VideoFiles(BaseSource[VideoFilesConfig]):
+    """Video files below a folder, recursively and in natural order, or one file.
+
+    Files are known by their suffix or, where ``include`` is given, by that alone.  Hidden ones are
+    left out; links are followed.  One that cannot be read fails alone.
+    """
+
+    Config: ClassVar = VideoFilesConfig
+
+    def refs(self) -> Iterator[EpisodeRef]:
+        """List the files folder by folder, in natural order.
+
+        Raises SourceError when there is nothing at the path, or no file that fits.
+        """
+        looked_for = self._config.include or VIDEO_SUFFIXES
+        for relative in files(self.path, looked_for, "video", self._wanted):
+            yield EpisodeRef.at(os.fsencode(relative), relative)
+
+    @contextmanager
+    def open(self, ref: EpisodeRef) -> Iterator[Episode]:
+        """Open one file.  Raises DecodeError naming what is wrong with it."""
+        path = locate(self.path, ref.locator)
+        view = self._config.view
+        turn = self._config.turned_by_hand(view)
+        stream = VideoStream(path, limits=self._limits, orientation=turn)
+        yield Episode(views={view: stream}, files={ref.path: fingerprint(path)})
+
+    def weight(self, ref: EpisodeRef) -> float:
+        """Return the bytes of the file: frames could not be told without opening it."""
+        return total_bytes(self.files(ref))
+
+    def files(self, ref: EpisodeRef) -> list[Path]:
+        """Return the one file."""
+        return [locate(self.path, ref.locator)]
+
+    def _wanted(self, relative: str) -> bool:
+        config = self._config
+        if matches(relative, config.exclude):
+            return False
+        if config.include:
+            return matches(relative, config.include)
+        return has_suffix(os.path.basename(relative), VIDEO_SUFFIXES)

@@ -1,0 +1,1 @@
+"""One folder per format that episodes are stored in."""

@@ -1,0 +1,1 @@
+"""Episodes as HDF5 files."""

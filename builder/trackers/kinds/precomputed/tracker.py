@@ -1,0 +1,194 @@
+"""Tracks that exist already: read from files, one view at a time, and placed by the geometry."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path, PurePosixPath
+from typing import Literal
+from urllib.parse import unquote_to_bytes
+
+import numpy as np
+from pydantic import Field, field_validator
+
+from builder.core.errors import ConfigError, SourceError, TrackingError
+from builder.core.paths import printable_path
+from builder.inputs.fingerprint import fingerprints
+from builder.inputs.listing import HDF5_SUFFIXES
+from builder.trackers.base import ViewKey
+from builder.trackers.kinds.precomputed.replay import Found, Replay, ViewTracks
+from builder.trackers.kinds.precomputed.track_files import (
+    DEFAULT_NAMES,
+    Names,
+    StoredTracks,
+    read_tracks,
+)
+from schemas.base import Record, Shape
+from schemas.dataset import TrackerInfo, VisibilityRule
+from schemas.geometry import Geometry, Stretch, swap_xy, unnormalize
+
+_SUFFIX = re.compile(r"(?<=.)\.[A-Za-z][A-Za-z0-9]{0,4}$")
+_FIELDS = ("id", "path", "parent", "name", "view")
+
+
+class PrecomputedConfig(Record):
+    """Settings of the tracks that exist already."""
+
+    folder: str = Field(description="where the track files are")
+    file: str = Field(
+        default="{path}.npz",
+        description="a view's file in it, .npz, .hdf5, .h5, .pkl or .pickle; {id} of the episode, "
+        "{path} of its source without suffixes, {name}, the last part of that, {parent}, what is "
+        "before it, and {view}",
+    )
+    tracks: str | None = Field(
+        default=None,
+        description="the array in it (of a pickle: the entry), with the same fields; default: "
+        "tracks (npz), root/{view}/tracks (HDF5), {name} (pickle)",
+    )
+    visibility: str | None = Field(
+        default=None,
+        description="default: visibility (npz), root/{view}/vis (HDF5), occluded (pickle); empty "
+        "when there is none and every point counts as visible",
+    )
+    visibility_threshold: float = Field(default=0.5, description="visible is what is above")
+    coordinates: Literal["pixel_edge", "pixel_center", "normalized", "signed"] = Field(
+        description="pixels whose first centre is at 0.5 (edge) or 0 (center: CoTracker, OpenCV), "
+        "or shares of the frame from 0 to 1 (normalized: TAP-Vid, ATM) or from -1 to 1 (signed)",
+    )
+    order: Literal["xy", "rc"] = Field(default="xy", description="(x, y) or (row, column)")
+    size: Shape | None = Field(
+        default=None,
+        description="(H, W) the pixels are of; default: what the file says, else, but for HDF5, "
+        "the source's upright size",
+    )
+    made_by: str = Field(default="unknown", description="what made the tracks; recorded")
+    licence: str = Field(default="unknown", description="of the tracks; recorded")
+
+    @field_validator("file", "tracks", "visibility")
+    @classmethod
+    def _known_fields(cls, value: str | None) -> str | None:
+        try:
+            (value or "").format(**dict.fromkeys(_FIELDS, ""))
+        except (KeyError, IndexError, ValueError, AttributeError):
+            known = ", ".join(f"{{{name}}}" for name in _FIELDS)
+            raise ValueError(f"the fields are {known}") from None
+        return value
+
+    @field_validator("file")
+    @classmethod
+    def _known_suffix(cls, value: str) -> str:
+        if Path(value).suffix.lower() not in DEFAULT_NAMES:
+            raise ValueError(f"expected a name that ends in one of {', '.join(DEFAULT_NAMES)}")
+        return value
+
+
+class Precomputed:
+    """Tracks that exist already, in files: see docs/guides/precomputed-tracks.md."""
+
+    Config = PrecomputedConfig
+    gives_conf = False
+    brings_points = True
+    notice: str | None = None
+
+    def __init__(self, config: PrecomputedConfig) -> None:
+        self.config = config
+
+    @property
+    def info(self) -> TrackerInfo:
+        """What the dataset records.  Raises ConfigError when the folder is not there."""
+        if not Path(self.config.folder).expanduser().is_dir():
+            raise ConfigError(f"tracker.folder: there is no folder {self.config.folder}")
+        settings = self.config.model_dump(mode="json", exclude={"folder", "made_by", "licence"})
+        return TrackerInfo(
+            kind="precomputed",
+            name=self.config.made_by,
+            version="unknown",
+            licence=self.config.licence,
+            settings=settings,
+            visibility=VisibilityRule(
+                rule="the visibility in the files is above the threshold",
+                threshold=self.config.visibility_threshold,
+                sticky=False,
+            ),
+        )
+
+    def for_view(self, key: ViewKey, geometry: Geometry, length: int) -> ViewTracks:
+        """Read the tracks of one view.  Raises TrackingError naming view, episode and file."""
+        relative, names = self._names(key)
+        folder = Path(self.config.folder).expanduser()
+        where = f"view {key.view} of {key.episode}: {printable_path(folder / relative)}"
+        try:
+            stored = read_tracks(folder / relative, names)
+            [mark] = fingerprints(folder, [relative]).values()
+        except SourceError as error:
+            raise TrackingError(f"view {key.view} of {key.episode}: {error}") from None
+        found = self._found(stored, geometry.source_shape, where)
+        note = f"tracks of {printable_path(relative)}: {mark.size} bytes, sha256 {mark.sha256}"
+        return ViewTracks(self.info, found, geometry, length, key.cut, where, (note,))
+
+    def open(
+        self, shape: tuple[int, int], queries_xy: np.ndarray, horizon: int, start_every: int
+    ) -> Replay:
+        """Refuse to guess: raises TrackingError, for tracks belong to a view."""
+        raise TrackingError("precomputed tracks belong to a view: open what for_view returns")
+
+    def _names(self, key: ViewKey) -> tuple[str, Names]:
+        """Fill in the names of a view's file and arrays."""
+        # Odd bytes of a path are percent-encoded in it.
+        source = PurePosixPath(os.fsdecode(unquote_to_bytes(key.path)))
+        path = "/".join(_SUFFIX.sub("", part) for part in source.parts)
+        parent, _, name = path.rpartition("/")
+        values = (key.episode, path, parent, name, key.view)
+        fields = dict(zip(_FIELDS, values, strict=True))
+        relative = self.config.file.format(**fields)
+        if ".." in source.parts or source.is_absolute():
+            raise TrackingError(f"view {key.view} of {key.episode}: {path!r} leaves tracker.folder")
+        default = DEFAULT_NAMES[Path(relative).suffix.lower()]
+        tracks = self.config.tracks or default.tracks
+        vis = default.vis if self.config.visibility is None else self.config.visibility
+        return relative, Names(tracks.format(**fields), vis.format(**fields) if vis else None)
+
+    def _found(self, stored: StoredTracks, source_shape: tuple[int, int], where: str) -> Found:
+        """Convert to source pixels, (x, y); raises TrackingError for what is not finite."""
+        tracks, vis, size = stored
+        finite = np.isfinite(tracks).all(axis=-1)
+        if not finite.all() or (vis is not None and not np.isfinite(vis).all()):
+            bad = np.argwhere(~finite if vis is None else ~(finite & np.isfinite(vis)))[0].tolist()
+            axes = ("frame", "point") if len(bad) == 2 else ("window", "step", "point")
+            at = ", ".join(f"{axis} {number}" for axis, number in zip(axes, bad, strict=True))
+            raise TrackingError(
+                f"{where}: NaN or infinity at {at}; they are never stored. Give hidden points a "
+                "place and visibility 0, or leave the episode out"
+            )
+        config, points = self.config, tracks.astype(np.float64)
+        xy = points if config.order == "xy" else swap_xy(points)
+        if config.coordinates == "normalized":
+            xy = Stretch(source_shape=(1, 1), img_shape=source_shape).to_img(xy)
+        elif config.coordinates == "signed":
+            xy = unnormalize(xy, source_shape)
+        else:
+            xy = xy + (0.5 if config.coordinates == "pixel_center" else 0.0)
+            tracked = self._tracked_size(size, source_shape, where)
+            xy = Stretch(source_shape=tracked, img_shape=source_shape).to_img(xy)
+        seen = np.ones(xy.shape[:-1], bool) if vis is None else vis > config.visibility_threshold
+        if xy.ndim == 3:
+            return Found(xy[None], seen[None], whole=True)
+        return Found(xy, seen, whole=False)
+
+    def _tracked_size(
+        self, size: tuple[int, int] | None, source_shape: tuple[int, int], where: str
+    ) -> tuple[int, int]:
+        """Return (H, W) of the frames whose pixels the tracks count."""
+        given = self.config.size
+        if size is not None and given not in (None, size):
+            raise TrackingError(
+                f"{where}: its height and width say {size}, but tracker.size is {given}"
+            )
+        known = size or given
+        if known is None and Path(self.config.file).suffix.lower() in HDF5_SUFFIXES:
+            raise TrackingError(
+                f"{where}: no height and width of the frames that were tracked are in it; set "
+                f"tracker.size, [{source_shape[0]}, {source_shape[1]}] if it was the source's own"
+            )
+        return known or source_shape

@@ -1,0 +1,185 @@
+"""From content frames to tracks on the canvas: which points, in which coordinates."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from builder.canvas.query_grid import query_points
+from builder.canvas.windows import window_starts
+from builder.core.errors import ConfigError, TrackingError
+from builder.trackers.base import Session, Tracker, ViewKey, Window
+from schemas.config import ShortSide, TrackerPart
+from schemas.dataset import QuerySpec
+from schemas.geometry import AxisAffine, Geometry, Letterbox
+
+
+class TrackingPlan(NamedTuple):
+    """What a tracker is shown and how its points get onto the canvas."""
+
+    input_box: Geometry
+    """Its content is what the tracker sees: never bars, never a stretched picture."""
+    to_img: AxisAffine
+    """From pixels of that content to pixels of the canvas."""
+
+
+def tracking_plan(box: Geometry, tracker: TrackerPart) -> TrackingPlan:
+    """Choose the frames a tracker is shown, from ``tracker.input``."""
+    if tracker.input == "content":
+        return TrackingPlan(box, box.content_to_img)
+    height, width = box.source_shape
+    numerator, denominator = box.sample_aspect_ratio
+    # The displayed size: rows keep their number, columns follow the shape of a pixel.
+    shown = (height, max(1, round(width * numerator / denominator)))
+    if isinstance(tracker.input, ShortSide):
+        short = tracker.input.short_side
+        ratio = short / min(shown)
+        shown = (max(1, round(shown[0] * ratio)), max(1, round(shown[1] * ratio)))
+    input_box = Letterbox.fit(box.source_shape, shown, box.sample_aspect_ratio)
+    to_content = ~input_box.content_to_img @ input_box.affine
+    return TrackingPlan(input_box, box.affine @ ~to_content)
+
+
+def check_queries(tracker: Tracker, kind: str, queries: QuerySpec) -> None:
+    """Raise ConfigError unless ``queries`` place points, or the tracker brings its own."""
+    if getattr(tracker, "brings_points", False) == (queries.region == "stored"):
+        return
+    if queries.region == "stored":
+        raise ConfigError(
+            f"queries.region=stored is for points that came from elsewhere, but tracker {kind!r} "
+            "places new ones: give queries.grid and queries.region=content or canvas"
+        )
+    raise ConfigError(
+        f"tracker {kind!r} brings its own points: set queries.region=stored and "
+        "queries.grid=[N, 1] (or [rows, columns]), N the number of points of every view"
+    )
+
+
+class ViewTracker:
+    """Tracks one view: content frames in, windows in canvas pixels out, in order.
+
+    Points outside the content (region ``canvas``) are not tracked: they stay where they are
+    with visibility 0.
+    """
+
+    def __init__(
+        self,
+        tracker: Tracker,
+        box: Geometry,
+        queries: QuerySpec,
+        part: TrackerPart,
+        length: int,
+        key: ViewKey,
+    ) -> None:
+        """Open a session for a view of ``length`` frames; raises TrackingError."""
+        self._view, self._gives_conf = key.view, tracker.gives_conf
+        if hasattr(tracker, "for_view"):
+            tracker = tracker.for_view(key, box, length)
+        self.notes: tuple[str, ...] = getattr(tracker, "notes", ())
+        self.queries_xy = _points(tracker, queries, box, key)
+        self.horizon = length if part.mode == "episode" else part.horizon
+        self.start_every = length if part.mode == "episode" else part.start_every
+        self.plan = tracking_plan(box, part)
+        self._tracked = box.inside(self.queries_xy)
+        # A tracker may track nothing at all, for a dataset of frames alone.
+        some = getattr(tracker, "gives_tracks", True)
+        self.starts = window_starts(length, self.start_every) if some else np.empty(0, np.int64)
+        self._session: Session | None = None
+        self._length, self._pushed, self._given = length, 0, 0
+        if self._tracked.any():
+            inner_xy = (~self.plan.to_img)(self.queries_xy[self._tracked].astype(np.float64))
+            self._session = tracker.open(
+                self.plan.input_box.content_shape,
+                inner_xy.astype(np.float32),
+                self.horizon,
+                self.start_every,
+            )
+
+    def push(self, frame_rgb: np.ndarray) -> list[Window]:
+        """Take the next frame, ``plan.input_box``'s content; return the windows it finished."""
+        if self._session is None:
+            return []
+        self._pushed += 1
+        return [self._on_canvas(window) for window in self._session.push(frame_rgb)]
+
+    def finish(self) -> list[Window]:
+        """Return the windows that are still open; raises TrackingError when some never came."""
+        if self._session is None:
+            return [self.untracked(int(start)) for start in self.starts]
+        windows = [self._on_canvas(window) for window in self._session.finish()]
+        # A source that ends early is told as such, elsewhere.
+        if self._pushed == self._length and self._given < len(self.starts):
+            raise TrackingError(
+                f"view {self._view}: the tracker gave {self._given} windows of {self._length} "
+                f"frames, expected {len(self.starts)}"
+            )
+        return windows
+
+    def _check(self, window: Window) -> None:
+        """Raise TrackingError unless a window is the next one, and what a window should be."""
+        wanted = [*map(int, self.starts[self._given : self._given + 1])]
+        if [window.start] != wanted:
+            raise TrackingError(
+                f"view {self._view}: the tracker gave a window that starts at frame "
+                f"{window.start}, expected {f'frame {wanted[0]}' if wanted else 'no more'}"
+            )
+        self._given += 1
+        form = (self.horizon, int(self._tracked.sum()))
+        shapes = {"tracks_xy": (*form, 2), "vis": form, "conf": form}
+        for name, shape in shapes.items():
+            array = getattr(window, name)
+            if array is None and name == "conf":
+                continue
+            if np.shape(array) != shape:
+                what = f"{name} {np.shape(array)}, expected {shape}"
+            elif name == "vis" and ((array != 0) & (array != 1)).any():
+                what = "vis other than 0 and 1"
+            elif name == "conf" and not ((array >= 0) & (array <= 1)).all():
+                what = "conf outside 0 to 1"
+            else:
+                continue
+            raise TrackingError(
+                f"view {self._view}: the tracker gave {what}, in the window that starts at frame "
+                f"{window.start}; check_tracker of builder.testing finds such faults"
+            )
+
+    def _on_canvas(self, window: Window) -> Window:
+        self._check(window)
+        out = self.untracked(window.start)
+        out.tracks_xy[:, self._tracked] = self.plan.to_img(window.tracks_xy.astype(np.float64))
+        # Exactly the stored queries, not their round trip through float32.
+        out.tracks_xy[0] = self.queries_xy
+        out.vis[:, self._tracked] = window.vis
+        if out.conf is not None:
+            if window.conf is None:
+                raise TrackingError(
+                    f"view {self._view}: the tracker says it gives conf, but there is no conf in "
+                    f"the window that starts at frame {window.start}"
+                )
+            out.conf[:, self._tracked] = window.conf
+        return out
+
+    def untracked(self, start: int) -> Window:
+        """Return a window whose points stay at the queries and are never visible."""
+        tracks_xy = np.repeat(self.queries_xy[None], self.horizon, axis=0)
+        shape = tracks_xy.shape[:2]
+        conf = np.zeros(shape, np.float32) if self._gives_conf else None
+        return Window(start, tracks_xy, np.zeros(shape, np.uint8), conf)
+
+
+def _points(tracker: Tracker, queries: QuerySpec, box: Geometry, key: ViewKey) -> np.ndarray:
+    """Return the query points (N, 2), img pixels; raises TrackingError for another N."""
+    if queries.region != "stored":
+        return query_points(queries, box)
+    own: np.ndarray | None = getattr(tracker, "queries_xy", None)
+    if own is None:
+        raise TrackingError(f"the tracker brings no points of its own for view {key.view}")
+    if len(own) != queries.num_points:
+        rows, columns = queries.grid
+        raise TrackingError(
+            f"view {key.view} of {key.episode}: its tracks have {len(own)} points, but "
+            f"queries.grid=[{rows}, {columns}] says {queries.num_points}; all views need the same "
+            f"number ({'; '.join(getattr(tracker, 'notes', ()))})"
+        )
+    return own

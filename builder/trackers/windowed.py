@@ -1,0 +1,155 @@
+"""Trackers whose model sees one whole clip per window: buffered frames, cut into clips."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+from typing import Any
+
+import numpy as np
+
+from builder.canvas.query_grid import checked_queries
+from builder.core.errors import TrackingError
+from builder.trackers.base import Session, Window
+from schemas.dataset import TrackerInfo
+
+
+def checked_window(horizon: int, start_every: int) -> None:
+    """Raise TrackingError unless both are at least 1."""
+    if horizon < 1 or start_every < 1:
+        raise TrackingError(
+            f"horizon and start_every must be at least 1, got {horizon} and {start_every}"
+        )
+
+
+def checked_frame(frame_rgb: np.ndarray, shape: tuple[int, int]) -> None:
+    """Raise TrackingError unless the frame is (H, W, 3) uint8 of ``shape`` (H, W)."""
+    if frame_rgb.shape != (*shape, 3) or frame_rgb.dtype != np.uint8:
+        raise TrackingError(
+            f"expected a frame {(*shape, 3)} uint8, got {frame_rgb.shape} {frame_rgb.dtype}"
+        )
+
+
+class WindowedTracker(ABC):
+    """Base of trackers whose model sees one whole clip per window.
+
+    A subclass gives ``info`` and ``track``, and may set ``batch`` (windows per call),
+    ``min_clip`` (shorter clips are padded by their last frame) and ``prepare`` (work done once
+    per frame, whatever the number of windows that see it).
+    """
+
+    batch: int = 1
+    min_clip: int = 1
+
+    @property
+    @abstractmethod
+    def info(self) -> TrackerInfo:
+        """What the dataset records about it."""
+
+    @abstractmethod
+    def track(
+        self, clips: list[list[Any]], queries_xy: np.ndarray
+    ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
+        """Track ``queries_xy`` (N, 2) float32, from the first frame of each clip.
+
+        ``clips`` are 1 to ``batch`` clips of equal length L >= horizon, each a list of what
+        ``prepare`` returned.  Returns, per clip, tracks (L, N, 2) in continuous (x, y) pixels,
+        vis (L, N) bool or 0/1, and conf (L, N) or None.
+        """
+
+    def prepare(self, frame_rgb: np.ndarray) -> Any:
+        """Turn a pushed frame (H, W, 3) uint8 into what ``track`` needs of it; must copy it."""
+        return frame_rgb.copy()
+
+    def open(
+        self, shape: tuple[int, int], queries_xy: np.ndarray, horizon: int, start_every: int
+    ) -> Session:
+        """Start a session; see ``Tracker.open``."""
+        return WindowedSession(self, shape, queries_xy, horizon, start_every)
+
+
+class WindowedSession:
+    """Feeds a WindowedTracker: a rolling buffer of prepared frames, cut into clips.
+
+    Holds at most ``horizon + (batch - 1) * start_every`` prepared frames.  Windows are batched
+    in the order of their starts, so batches do not depend on how frames arrive.
+    """
+
+    def __init__(
+        self,
+        tracker: WindowedTracker,
+        shape: tuple[int, int],
+        queries_xy: np.ndarray,
+        horizon: int,
+        start_every: int,
+    ) -> None:
+        checked_window(horizon, start_every)
+        self._tracker, self._shape = tracker, shape
+        self._queries = checked_queries(shape, queries_xy)
+        self._horizon, self._start_every = horizon, start_every
+        self._frames: deque[Any] = deque()
+        self._first = 0  # number of the oldest buffered frame
+        self._pushed = 0
+        self._next_start = 0
+
+    def push(self, frame_rgb: np.ndarray) -> list[Window]:
+        """Take the next frame (H, W, 3) uint8 RGB; return the windows it finished, in order."""
+        checked_frame(frame_rgb, self._shape)
+        if self._pushed >= self._next_start:  # else it lies between two windows
+            self._frames.append(self._tracker.prepare(frame_rgb))
+        else:
+            self._first += 1
+        self._pushed += 1
+        last_start = self._next_start + (self._tracker.batch - 1) * self._start_every
+        if self._pushed - last_start < self._horizon:
+            return []
+        return self._run(self._tracker.batch)
+
+    def finish(self) -> list[Window]:
+        """Return the windows still open, their tail padded by repeating the last frame."""
+        windows: list[Window] = []
+        while self._next_start < self._pushed:
+            left = -((self._next_start - self._pushed) // self._start_every)
+            windows += self._run(min(left, self._tracker.batch))
+        return windows
+
+    def _run(self, count: int) -> list[Window]:
+        """Track the next ``count`` windows and drop the frames no later window needs."""
+        starts = [self._next_start + i * self._start_every for i in range(count)]
+        clips = [self._clip(start) for start in starts]
+        results = self._tracker.track(clips, self._queries)
+        self._next_start += count * self._start_every
+        while self._frames and self._first < self._next_start:
+            self._frames.popleft()
+            self._first += 1
+        return [self._window(start, *result) for start, result in zip(starts, results, strict=True)]
+
+    def _clip(self, start: int) -> list[Any]:
+        begin = start - self._first
+        clip = [
+            self._frames[i] for i in range(begin, min(begin + self._horizon, len(self._frames)))
+        ]
+        missing = max(self._horizon, self._tracker.min_clip) - len(clip)
+        return clip + [clip[-1]] * missing
+
+    def _window(
+        self, start: int, tracks: np.ndarray, vis: np.ndarray, conf: np.ndarray | None
+    ) -> Window:
+        """Cut a result to the horizon; step 0 and the repeated tail are made exact.
+
+        Raises TrackingError when the model gives numbers that are not finite.
+        """
+        tracks = np.array(tracks[: self._horizon], dtype=np.float32)
+        vis = np.array(vis[: self._horizon], dtype=np.uint8)
+        conf = None if conf is None else np.array(conf[: self._horizon], dtype=np.float32)
+        tracks[0] = self._queries
+        real = self._pushed - start
+        for array in (tracks, vis, conf):
+            if array is not None and real < self._horizon:
+                array[real:] = array[real - 1]
+        if not np.isfinite(tracks).all() or (conf is not None and not np.isfinite(conf).all()):
+            raise TrackingError(
+                f"the tracker {self._tracker.info.name} gave NaN or infinity in the window that "
+                f"starts at frame {start}"
+            )
+        return Window(start, tracks, vis, conf)

@@ -1,0 +1,136 @@
+"""What belongs to a dataset besides its episodes, and goes with them: failures, splits, layers.
+
+So do the rows of its table of windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from builder.core.errors import DatasetError, LettersetError, NewerFormatError
+from builder.core.messages import count
+from builder.core.records import record_data
+from builder.dataset.folder import Catalog, read_failures, read_index
+from builder.dataset.layers import LayerWriter, layer_names, layer_store, load_layer
+from builder.dataset.splits import FOLDER, Splits, read_splits, write_splits
+from builder.dataset.window_table.table import carry_window_stats
+from builder.stores.atomic import make_folders
+from builder.transform.finalize import replace_lines
+from schemas.base import json_sha256
+from schemas.dataset import FailureLine, IndexLine
+
+
+def note_failure(
+    catalog: Catalog, failures: dict[str, str], episode_id: str, error: LettersetError
+) -> None:
+    """List an episode that could not be taken over, in ``failures`` and in those of ``catalog``."""
+    failures[episode_id] = str(error)
+    stage = getattr(error, "stage", "open")
+    catalog.fail(FailureLine(id=episode_id, path=episode_id, stage=stage, reason=str(error)))
+
+
+def carry_along(sources: Iterable[Path], out: Path, failures: dict[str, str]) -> list[str]:
+    """Bring failures, splits and layers of the datasets at ``sources`` to the one made of them.
+
+    What has one name is united; episodes that are not in ``out`` are left out.  What is damaged
+    is added to ``failures``, with the reason; returns a sentence for each thing that does not fit.
+    """
+    sources, built = list(sources), read_index(out)
+    lines: dict[str, FailureLine] = {}
+    notes = []
+    for each in (out, *sources):
+        lines |= read_failures(each)
+    if lines:
+        make_folders(out / "failures")
+        replace_lines(out, "failures", [lines[key] for key in sorted(lines) if key not in built])
+    for name in sorted({path.stem for each in sources for path in (each / FOLDER).glob("*.json")}):
+        try:
+            found = [
+                read_splits(each, name)
+                for each in sources
+                if (each / FOLDER / f"{name}.json").exists()
+            ]
+        except DatasetError as error:
+            failures[f"splits/{name}.json"] = str(error)
+            continue
+        if (key := _disputed(found, built)) is not None:
+            notes.append(f"splits {name} were left behind: they put {key} into different parts")
+            continue
+        write_splits(out, name, _united(found, built))
+    for name in sorted({name for each in sources for name in layer_names(each)}):
+        there = [each for each in sources if name in layer_names(each)]
+        try:
+            notes += _layer(there, out, name, built, failures)
+        except DatasetError as error:
+            failures[f"layers/{name}"] = str(error)
+    carry_window_stats(sources, out)
+    return notes
+
+
+def _layer(
+    sources: list[Path],
+    out: Path,
+    name: str,
+    built: Mapping[str, IndexLine],
+    failures: dict[str, str],
+) -> Iterator[str]:
+    """Link the files of a layer that still fit; yield what had to be left behind."""
+    metas = [load_layer(each, name) for each in sources]
+    if len({json_sha256(record_data(meta)["tracks"]) for meta in metas}) > 1 or any(
+        meta.made_by != metas[0].made_by for meta in metas
+    ):
+        yield f"layer {name} was left behind: the datasets made it in different ways"
+        return
+    left = 0
+    with LayerWriter(out, name, metas[0].made_by, metas[0].tracks) as layer:
+        for source in sources:
+            store = layer_store(source, name)
+            for episode_id in store.ids():
+                if episode_id not in built or layer.store.has(episode_id):
+                    continue
+                try:
+                    with closing(store.open(episode_id)) as reader:
+                        record: Any = reader.meta
+                except (DatasetError, NewerFormatError) as error:
+                    failures[f"layers/{name}/{episode_id}"] = str(error)
+                    continue
+                if record.base == built[episode_id].digest:
+                    layer.store.adopt(store, episode_id)
+                else:
+                    left += 1
+    if left:
+        again = f"letterset {'track' if metas[0].tracks else 'embed'} {out} --name {name} ..."
+        yield (
+            f"layer {name}: {count(left, 'episode')} made for another state left behind; to make "
+            f"them again: {again}"
+        )
+
+
+def _disputed(found: list[Splits], built: Mapping[str, object]) -> str | None:
+    """Return an episode that is, say, in train for one dataset and in val for another."""
+    parts: dict[str, set[str]] = {}
+    for splits in found:
+        own: dict[str, set[str]] = {}
+        for name, ids in splits.splits.items():
+            for key in ids:
+                own.setdefault(key, set()).add(name)
+        for key, names in own.items():
+            if key in built and parts.setdefault(key, names) != names:
+                return key
+    return None
+
+
+def _united(found: list[Splits], built: Mapping[str, object]) -> Splits:
+    united: dict[str, list[str]] = {}
+    for splits in found:
+        for name, ids in splits.splits.items():
+            united[name] = sorted({*united.get(name, ()), *(key for key in ids if key in built)})
+    # What they were made by no longer tells how they came about, unless it is the same.
+    same = all(
+        (s.by, s.shares, s.salt) == (found[0].by, found[0].shares, found[0].salt) for s in found
+    )
+    data = found[0].model_dump() if same else {}
+    return Splits.model_validate({**data, "splits": united})

@@ -1,0 +1,244 @@
+"""One dataset into another kind of store or other codecs; every number is compared after."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from builder.core.errors import ConfigError, DatasetError, NewerFormatError, StoreError
+from builder.core.messages import explain
+from builder.core.records import record_data
+from builder.core.registry import configure
+from builder.dataset.episodes import Dataset
+from builder.dataset.folder import Catalog, index_line, store_at
+from builder.dataset.proof.validate import check_episode
+from builder.stores.base import (
+    ArraySpec,
+    Encoded,
+    EpisodeReader,
+    EpisodeWriter,
+    Store,
+    arrays_by_view,
+)
+from builder.stores.reading import blocks
+from builder.transform.companions import carry_along, note_failure
+from schemas.config import StorePart
+from schemas.dataset import ArrayMeta, DatasetMeta, EpisodeMeta
+
+_TRACK_CODECS = {"f32": "raw", "u16": "u16"}
+_U16_ERROR_PX = 1 / 128
+
+
+@dataclass
+class Conversion:
+    """How a conversion ended: episodes, the largest error of what is not lossless, failures."""
+
+    out: str
+    converted: int = 0
+    there: int = 0
+    errors: dict[str, float] = field(default_factory=dict)
+    """By array name: the largest difference from what was stored before."""
+    failures: dict[str, str] = field(default_factory=dict)
+    """Why an episode, or a part of a layer, could not be converted."""
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def exit_code(self) -> int:
+        """0 all good, 1 some episodes failed, 3 all did."""
+        return 0 if not self.failures else 1 if self.converted or self.there else 3
+
+
+def convert(
+    path: Path | str,
+    out: Path | str,
+    part: Mapping[str, Any],
+    on_episode: Callable[[str], None] = lambda episode_id: None,
+) -> Conversion:
+    """Write the dataset at ``path`` anew at ``out``, stored as ``part`` says.
+
+    ``part`` are keys of ``store``: kind, frames.codec, tracks.dtype; what it leaves out stays as
+    it is.  Each episode is read back: what is lossless must be equal, the error of the rest is
+    reported.  Episodes that fail are listed, in ``failures/`` too; running it again goes on, and
+    tries them again.  Raises ConfigError, DatasetError, OutputError.
+    """
+    dataset, out = Dataset(Path(path), max_open=1), Path(out)
+    if out.resolve() == dataset.path.resolve():
+        raise ConfigError(f"{out} is the dataset itself; convert into another folder")
+    meta, store_part = _converted_meta(dataset.meta, part, str(out))
+    found, _ = configure("stores", store_part)
+    store: Store = found(out)
+    result = Conversion(str(out))
+    with Catalog.create(out, meta) as catalog:
+        if (out / store_at(out).place).is_dir() and store_at(out).place != store.place:
+            raise ConfigError(f"{out} keeps its episodes in {store_at(out).place} already")
+        done = catalog.index()
+        for episode_id in dataset.ids:
+            if episode_id in done:
+                result.there += 1
+                continue
+            try:
+                with closing(dataset[episode_id].reader) as reader:
+                    done_now = _convert(reader, dataset.store, store, store_part, part, result)
+            except (DatasetError, NewerFormatError, StoreError) as error:
+                note_failure(catalog, result.failures, episode_id, error)
+                continue
+            catalog.add(index_line(done_now))
+            result.converted += 1
+            on_episode(episode_id)
+    if result.converted or result.there:  # else the failures tell why there is nothing
+        result.notes += carry_along([dataset.path], out, result.failures)
+    return result
+
+
+def _converted_meta(
+    meta: DatasetMeta, part: Mapping[str, Any], out: str
+) -> tuple[DatasetMeta, StorePart]:
+    """Lay ``part`` over the recorded settings of the store."""
+    known = meta.config.get("store")
+    kept: dict[str, Any] = dict(known) if isinstance(known, dict) else {}
+    merged = {"kind": "hdf5", **kept, "path": out}
+    for key, value in part.items():
+        old = merged.get(key)
+        merged[key] = (
+            {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
+        )
+    try:
+        store_part = StorePart.model_validate(merged)
+    except ValidationError as error:
+        raise ConfigError(explain(error, prefix="store")) from None
+    settings = record_data(store_part)
+    changed = {key: value for key, value in settings.items() if key not in ("kind", "path")}
+    if changed == kept or not part.keys() - {"kind"}:
+        return meta, store_part
+    return meta.resealed(config={**meta.config, "store": changed}), store_part
+
+
+def _convert(
+    reader: EpisodeReader,
+    source: Store,
+    store: Store,
+    part: StorePart,
+    asked: Mapping[str, Any],
+    result: Conversion,
+) -> EpisodeMeta:
+    """Copy one episode and compare it.  Raises StoreError when it cannot be or is not equal."""
+    meta = reader.meta
+    if damage := check_episode(source, meta.id):
+        told = (": ".join(filter(None, (each.where, each.message))) for each in damage)
+        raise DatasetError(f"{reader.path} is damaged: {'; '.join(told)}")
+    layout = {view: _layout(arrays, part, asked) for view, arrays in arrays_by_view(meta).items()}
+    if part.frames.codec != "none" and "frames" in asked:
+        bare = [view.name for view in meta.views if "frames" not in view.arrays]
+        if bare:
+            raise StoreError(f"there are no frames of {bare} to store as {part.frames.codec}")
+    if not store.has(meta.id):
+        with store.begin(meta.id, layout) as writer:
+            for view, specs in layout.items():
+                for name, spec in specs.items():
+                    _copy(reader, writer, view, name, spec, asked)
+            writer.commit(_with_arrays(meta, writer.digests()))
+    problems = [str(problem) for problem in check_episode(store, meta.id)]
+    with closing(store.open(meta.id)) as written:
+        for view, specs in layout.items():
+            for name, spec in specs.items():
+                problems += _compare(reader, written, view, name, spec, result)
+        if not problems:
+            return written.meta
+    # Out of the way of the next attempt: what is wrong is the copy.
+    raise StoreError(f"{'; '.join(problems)}; the copy is now {store.set_aside(meta.id)}")
+
+
+def _layout(
+    arrays: Mapping[str, ArrayMeta], part: StorePart, asked: Mapping[str, Any]
+) -> dict[str, ArraySpec]:
+    found = {}
+    for name, array in arrays.items():
+        codec = array.codec
+        if name == "frames" and "frames" in asked:
+            codec = part.frames.codec
+        if name == "tracks" and "tracks" in asked:
+            codec = _TRACK_CODECS[part.tracks.dtype]
+        # JPEG files bring their offsets along.
+        if codec != "none" and not (name.endswith("_offsets") and name[:-8] in arrays):
+            found[name] = ArraySpec(
+                array.shape, array.dtype, codec, part.frames.quality, array.per_frame
+            )
+    return found
+
+
+def _copy(
+    reader: EpisodeReader,
+    writer: EpisodeWriter,
+    view: str | None,
+    name: str,
+    spec: ArraySpec,
+    asked: Mapping[str, Any],
+) -> None:
+    was_jpeg = arrays_by_view(reader.meta)[view][name].codec == "jpeg"
+    if spec.codec == "jpeg" and was_jpeg and "quality" not in asked.get("frames", {}):
+        # Decoding and encoding again would lose a little each time.
+        ends = np.asarray(reader.array(view, f"{name}_offsets"))
+        for at, data in enumerate(_cut(reader.stored_bytes(view, name), np.diff(ends))):
+            writer.write(view, name, at, Encoded(data))
+        return
+    for at, block in blocks(reader.array(view, name)):
+        if _unpacks_tracks(reader, view, name, spec):
+            block[:, 0] = reader.array(view, "queries")
+        writer.write(view, name, at, block)
+
+
+def _unpacks_tracks(reader: EpisodeReader, view: str | None, name: str, spec: ArraySpec) -> bool:
+    """Tell whether u16 tracks become f32: their step 0 is rounded, f32's is the query points."""
+    was = arrays_by_view(reader.meta)[view][name].codec
+    return name == "tracks" and was == "u16" and spec.codec == "raw"
+
+
+def _cut(pieces: Iterator[bytes], sizes: np.ndarray) -> Iterator[bytes]:
+    rest = b""
+    for size in sizes.tolist():
+        while len(rest) < size:
+            rest += next(pieces)
+        yield rest[:size]
+        rest = rest[size:]
+
+
+def _with_arrays(
+    meta: EpisodeMeta, arrays: Mapping[str | None, Mapping[str, ArrayMeta]]
+) -> EpisodeMeta:
+    views = [view.model_copy(update={"arrays": dict(arrays[view.name])}) for view in meta.views]
+    return meta.resealed(arrays=dict(arrays[None]), views=tuple(views))
+
+
+def _compare(
+    old: EpisodeReader,
+    new: EpisodeReader,
+    view: str | None,
+    name: str,
+    spec: ArraySpec,
+    result: Conversion,
+) -> Iterator[str]:
+    """Compare an array before and after; note the error of what is lossy."""
+    before = arrays_by_view(old.meta)[view][name]
+    after = arrays_by_view(new.meta)[view][name]
+    if before.sha256 == after.sha256:
+        return
+    worst, since = 0.0, 1 if _unpacks_tracks(old, view, name, spec) else 0
+    for (_, was), (_, now) in zip(
+        blocks(old.array(view, name)), blocks(new.array(view, name)), strict=True
+    ):
+        if since:  # step 0 was rounded and is not any more
+            was, now = was[:, since:], now[:, since:]
+        off = np.abs(was.astype(np.float64) - now.astype(np.float64))
+        worst = max(worst, float(off.max(initial=0)))
+    # u16 and JPEG lose a little when they are written, never when they are read.
+    allowed = {"u16": _U16_ERROR_PX, "jpeg": 255.0}.get(spec.codec, 0.0)
+    if worst > allowed:
+        yield f"{view}/{name} is off by {worst:g} after conversion, at most {allowed:g} is right"
+    if worst:
+        result.errors[name] = max(worst, result.errors.get(name, 0.0))

@@ -1,0 +1,108 @@
+"""Text embeddings as a layer: one array per episode, by an encoder of the user's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from builder.core.errors import ConfigError, DatasetError, NewerFormatError
+from builder.dataset.episodes import Dataset
+from builder.dataset.layers import LayerWriter
+from schemas.dataset import EpisodeMeta
+
+Encoder = Callable[[str], Any]
+"""From a text to numbers, (D,) or (words, D)."""
+
+
+@dataclass
+class Embedded:
+    """How embedding ended; ``without_text`` lists the episodes that have none.
+
+    ``failures`` says by id which episodes, or parts of the layer, could not be opened.
+    """
+
+    layer: str
+    embedded: int = 0
+    there: int = 0
+    without_text: list[str] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+def embed(path: Path | str, encoder: str, name: str = "text_emb") -> Embedded:
+    """Encode the text of every episode into the layer ``name``, as the array of that name.
+
+    ``encoder`` is ``module:function``; each different text is encoded once.  AMPLIFY's embedding
+    is the first token of the last hidden state of a T5 encoder.  Raises ConfigError.
+    """
+    encode = load_encoder(encoder)
+    dataset, result = Dataset(Path(path), max_open=1), Embedded(name)
+    layer = LayerWriter(dataset.path, name, {"encoder": encoder})
+    known: dict[str, np.ndarray] = {}
+    with ExitStack() as opened:
+        begun = layer.folder.exists()
+        if begun:
+            opened.enter_context(layer)
+        for episode_id in dataset.ids:
+            try:
+                meta = dataset[episode_id].meta
+                there = begun and layer.has(meta)
+            except (DatasetError, NewerFormatError) as error:
+                result.failures[episode_id] = str(error)
+                continue
+            if there:
+                result.there += 1
+            elif not meta.text:
+                result.without_text.append(meta.id)
+            else:
+                if meta.text not in known:
+                    known[meta.text] = _encoded(encode, meta, encoder)
+                if not begun:  # not before there is something to store
+                    opened.enter_context(layer)
+                    begun = True
+                layer.write(meta, {None: {name: known[meta.text]}}, per_frame=False)
+                result.embedded += 1
+    return result
+
+
+def load_encoder(encoder: str) -> Encoder:
+    """Import ``module:function``; raises ConfigError when there is no such function."""
+    module, colon, name = encoder.partition(":")
+    if not colon:
+        raise ConfigError(f"the encoder is a function: write module:function, got {encoder!r}")
+    try:
+        found: Any = import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except Exception as error:  # a module may raise anything while it is imported
+        raise ConfigError(
+            f"the encoder is module:function, where Python finds it, got {encoder!r}: "
+            f"{type(error).__name__}: {error}"
+        ) from None
+    if not callable(found):
+        raise ConfigError(f"the encoder {encoder!r} cannot be called")
+    return found
+
+
+def _encoded(encode: Encoder, meta: EpisodeMeta, encoder: str) -> np.ndarray:
+    """Encode a text; raises ConfigError for what is no finite array of numbers."""
+    text = str(meta.text)
+    try:
+        result = encode(text)
+        if hasattr(result, "detach"):
+            result = result.detach().cpu()
+        array = np.asarray(result)
+    except Exception as error:
+        raise ConfigError(
+            f"your encoder {encoder} failed for episode {meta.id}: {type(error).__name__}: {error}"
+        ) from error
+    if array.dtype.kind not in "iuf" or not array.size or not np.isfinite(array).all():
+        raise ConfigError(
+            f"{encoder} gave {array.dtype} {array.shape} for {text[:60]!r}; expected finite numbers"
+        )
+    return array

@@ -1,0 +1,108 @@
+"""Putting the files of many writers together once all of them are done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder.core.errors import DatasetError
+from builder.core.messages import without_path
+from builder.core.records import stored_form
+from builder.dataset.folder import (
+    all_locks,
+    index_line,
+    load_meta,
+    read_failures,
+    read_index,
+    store_at,
+)
+from builder.dataset.journal import read_file
+from builder.dataset.window_table.table import update_window_stats
+from builder.stores.atomic import output_errors, publish_text
+from schemas.dataset import FailureLine, IndexLine
+
+
+@dataclass(frozen=True)
+class Finalized:
+    """What is in a finalized dataset: episodes, failures by path, and what is not right."""
+
+    episodes: int
+    frames: int
+    writers: tuple[str, ...]
+    failures: dict[str, str]
+    problems: tuple[str, ...]
+
+
+def finalize(path: Path | str) -> Finalized:
+    """Merge the index and the failures of all writers into one sorted file each, and check them.
+
+    Every listed episode must be there, and writers must not contradict each other; episodes
+    that a killed run did not get to list are listed.  Bytes are not verified: ``validate``
+    does.  Finalizing again changes nothing.  Raises DatasetError when the dataset cannot be
+    read and OutputError while a writer is at work.
+    """
+    folder = Path(path)
+    load_meta(folder)
+    store = store_at(folder)
+    with all_locks(folder):
+        store.leftovers(remove=True)
+        writers = tuple(path.stem for path in sorted((folder / "index").glob("*.jsonl")))
+        problems = list(_contradictions(folder))
+        listed, stored = dict(read_index(folder)), set(store.ids())
+        for episode_id in sorted(stored - listed.keys()):
+            try:
+                with closing(store.open(episode_id)) as reader:
+                    listed[episode_id] = index_line(reader.meta)
+            except DatasetError as error:
+                problems.append(f"{error}; run letterset repair")
+        problems += [
+            f"{episode_id} is listed, but there is no such episode; run letterset repair"
+            for episode_id in sorted(listed.keys() - stored)
+            if not store.has(episode_id)  # one behind a link is found by its name alone
+        ]
+        failures = read_failures(folder)
+        replace_lines(folder, "index", [listed[key] for key in sorted(listed)])
+        replace_lines(folder, "failures", failures.values())
+        if not problems:
+            update_window_stats(folder, problems.append)
+    return Finalized(
+        episodes=len(listed),
+        frames=sum(line.frames for line in listed.values()),
+        writers=writers,
+        failures={
+            line.path: f"({line.stage}): {without_path(line.reason, line.path)}"
+            for line in failures.values()
+        },
+        problems=tuple(problems),
+    )
+
+
+def _contradictions(folder: Path) -> Iterator[str]:
+    """Name the episodes that two writers list with different content."""
+    seen: dict[str, tuple[str, str]] = {}
+    for path in sorted((folder / "index").glob("*.jsonl")):
+        latest = {line.id: line.digest for line in read_file(path, IndexLine)}
+        for episode_id, digest in latest.items():
+            first, writer = seen.setdefault(episode_id, (digest, path.stem))
+            if digest != first:
+                yield (
+                    f"{episode_id}: {writer} and {path.stem} list it with different content; "
+                    "run letterset repair"
+                )
+
+
+def replace_lines(
+    folder: Path, kind: str, lines: Iterable[IndexLine] | Iterable[FailureLine]
+) -> None:
+    """Make ``lines`` all there is in ``index`` or ``failures``; killed halfway loses none."""
+    main = folder / kind / "main.jsonl"
+    if not main.parent.exists():
+        return
+    text = "".join(stored_form(line) + "\n" for line in lines)
+    publish_text(folder, main, text, replace=True)
+    with output_errors(main):
+        for other in main.parent.glob("*.jsonl"):
+            if other != main:
+                other.unlink()

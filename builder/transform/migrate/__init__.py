@@ -1,0 +1,1 @@
+"""Older track files into a dataset of format version 1."""

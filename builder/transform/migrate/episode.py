@@ -1,0 +1,256 @@
+"""One older file, written as an episode of format 1."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import CancelledError
+from dataclasses import dataclass, field
+from threading import Event
+from typing import Any
+
+import numpy as np
+
+from builder.canvas.letterbox import Letterboxer
+from builder.canvas.query_grid import query_points
+from builder.core.errors import DatasetError
+from builder.core.paths import printable_path
+from builder.dataset.episodes import EpisodeData, ViewData
+from builder.dataset.legacy.dataset import LegacyDataset
+from builder.dataset.legacy.files import LegacyRef
+from builder.dataset.legacy.videos import ArrayFrames, Videos
+from builder.inputs.streams import FrameStream, StreamInfo
+from builder.inputs.video import fingerprint
+from builder.stores.base import ArraySpec, EpisodeWriter, Store
+from schemas.affine import AxisAffine
+from schemas.config import FrameStorage
+from schemas.dataset import EpisodeMeta, QuerySpec, SourceInfo, ViewMeta
+from schemas.geometry import Geometry, Letterbox, Stretch
+
+QUERY_TOLERANCE_PX = 1e-3
+"""How exactly query points must agree, between windows and with their grid."""
+
+ROUND_TRIP_PX = 0.02
+"""What a stored point may be off when decoded back to where it was tracked (float32)."""
+
+BLOCK_BYTES = 1 << 22
+
+
+@dataclass(frozen=True)
+class Migration:
+    """What all episodes of a migration have in common."""
+
+    dataset: LegacyDataset
+    store: Store
+    queries: QuerySpec
+    videos: Videos | None
+    frames: FrameStorage
+    notes: tuple[str, ...]
+    fps: float | None = None
+    stopped: Event = field(default_factory=Event)
+
+    def go_on(self) -> None:
+        """Raise CancelledError when nobody waits for the episode any more."""
+        if self.stopped.is_set():
+            raise CancelledError
+
+
+def frames_of(migration: Migration, ref: LegacyRef, view: ViewData) -> FrameStream | None:
+    """Return the frames of a view if they are at hand; raises SourceError if they should be."""
+    if ref.layout == "atm" and view.frames is not None:
+        return ArrayFrames(view.frames.stored, migration.fps)
+    return migration.videos.open(ref, view.name) if migration.videos is not None else None
+
+
+def prepare(migration: Migration, ref: LegacyRef) -> list[OlderView]:
+    """Open a file and check what can be checked before anything is written.
+
+    Raises DatasetError and SourceError for what cannot be migrated.
+    """
+    episode = EpisodeData(migration.dataset.store.open(ref.id))
+    return [OlderView(migration, ref, episode, name) for name in ref.tracked]
+
+
+def migrate_episode(migration: Migration, ref: LegacyRef, views: list[OlderView]) -> EpisodeMeta:
+    """Write one episode from what ``prepare`` gave, whole or not at all.
+
+    Raises DatasetError and DecodeError for damage found on the way, OutputError for ``out``.
+    """
+    episode = views[0].episode
+    layout: dict[str | None, Mapping[str, ArraySpec]] = {v.name: v.layout() for v in views}
+    root = {name: np.asarray(episode.arrays[name]) for name in episode.arrays}
+    layout[None] = {
+        name: ArraySpec(array.shape, array.dtype.str, per_frame=_has_rows(name, array, ref.length))
+        for name, array in root.items()
+    }
+    # An episode that is there but not listed is of a run that was killed in between.
+    with migration.store.begin(ref.id, layout, replace=True) as writer:
+        for name, array in root.items():
+            writer.write(None, name, 0, array)
+        for view in views:
+            view.write(writer)
+        meta = _meta(episode, ref, views, writer)
+        writer.commit(meta)
+    return meta
+
+
+def _has_rows(name: str, array: np.ndarray, length: int) -> bool:
+    """Tell whether an array has a row per frame; ATM's task embedding never has."""
+    return array.shape[:1] == (length,) and not name.startswith("task_emb")
+
+
+class OlderView:
+    """One view of an older file on its way into an episode."""
+
+    def __init__(
+        self, migration: Migration, ref: LegacyRef, episode: EpisodeData, name: str
+    ) -> None:
+        self.migration, self.ref, self.episode, self.name = migration, ref, episode, name
+        self.view = view = episode.views[name]
+        self.where = f"{ref.path}, view {name}"
+        self.stream = frames_of(migration, ref, view)
+        stretch = view.geometry
+        self.geometry: Geometry = stretch
+        self.to_canvas: AxisAffine | None = None
+        if self.stream is not None:
+            info, img_shape = self.stream.info, stretch.img_shape
+            self.geometry = Letterbox.fit(info.source_shape, img_shape, info.sample_aspect_ratio)
+            spread = Stretch(source_shape=info.source_shape, img_shape=img_shape)
+            self.to_canvas = self.geometry.affine @ ~spread.affine
+        self.queries = self._placed(view.queries)
+        self._check_queries()
+        self.soft = _is_soft(view.vis, self.where)
+
+    def _placed(self, points_xy: np.ndarray) -> np.ndarray:
+        if self.to_canvas is not None:
+            points_xy = self.to_canvas(points_xy.astype(np.float64))
+        return points_xy.astype(np.float32, copy=False)
+
+    def _check_queries(self) -> None:
+        if self.migration.queries.region == "stored":
+            return
+        off = np.abs(self.queries - query_points(self.migration.queries, self.geometry)).max()
+        if off > QUERY_TOLERANCE_PX:
+            raise DatasetError(
+                f"{self.where}: its query points are up to {off:g} px from the grid that the first "
+                f"file has; migrate it by itself"
+            )
+
+    def layout(self) -> dict[str, ArraySpec]:
+        """List the arrays."""
+        shape = self.view.tracks.shape
+        arrays = {
+            "tracks": ArraySpec(shape, "<f4"),
+            "vis": ArraySpec(shape[:-1], "|u1"),
+            "starts": ArraySpec((shape[0],), "<i8"),
+            "queries": ArraySpec(self.queries.shape, "<f4"),
+            "timestamps": ArraySpec((self.ref.length,), "<f8"),
+        }
+        if self.soft:
+            arrays["conf"] = ArraySpec(shape[:-1], "<f4")
+        frames = self.migration.frames
+        if self.stream is not None and frames.codec != "none":
+            size = (self.ref.length, *self.geometry.img_shape, 3)
+            arrays["frames"] = ArraySpec(size, "|u1", frames.codec, frames.quality)
+        return arrays
+
+    def write(self, writer: EpisodeWriter) -> None:
+        """Write all arrays."""
+        writer.write(self.name, "queries", 0, self.queries)
+        writer.write(self.name, "starts", 0, np.asarray(self.view.starts, "<i8"))
+        rows = max(1, BLOCK_BYTES // int(8 * np.prod(self.view.tracks.shape[1:-1])))
+        for at in range(0, len(self.view.tracks), rows):
+            self.migration.go_on()
+            block = self._block(at, rows)
+            writer.write(self.name, "tracks", at, block)
+            vis = np.asarray(self.view.vis[at : at + rows])
+            writer.write(self.name, "vis", at, (vis >= 0.5).view(np.uint8))
+            if self.soft:
+                writer.write(self.name, "conf", at, vis.astype("<f4"))
+        self._write_frames(writer)
+
+    def _block(self, at: int, rows: int) -> np.ndarray:
+        read_xy = self.view.tracks[at : at + rows]
+        block = self._placed(read_xy)
+        if not block.flags.writeable:  # the file itself, mapped
+            block = block.copy()
+        off = np.abs(block[:, 0] - self.queries).max()
+        if off > QUERY_TOLERANCE_PX:
+            raise DatasetError(
+                f"{self.where}: windows near {at} start up to {off:g} px from where the first one "
+                f"starts; all windows of a view must start from the same points"
+            )
+        block[:, 0] = self.queries
+        if at == 0:
+            self._check_round_trip(block[0], read_xy[0])
+        return block
+
+    def _check_round_trip(self, window: np.ndarray, read_xy: np.ndarray) -> None:
+        source = self.geometry.source_shape
+        back = self.geometry.to_source(window.astype(np.float64))
+        spread = Stretch(source_shape=source, img_shape=self.geometry.img_shape)
+        off = np.abs(back - spread.to_source(read_xy.astype(np.float64))).max()
+        if off > ROUND_TRIP_PX * max(1.0, max(source) / 1000):
+            raise DatasetError(f"{self.where}: stored points decode {off:g} source px off")
+
+    def _write_frames(self, writer: EpisodeWriter) -> None:
+        if self.stream is None or not isinstance(self.geometry, Letterbox):
+            seconds = np.arange(self.ref.length) / (self.migration.fps or 1.0)
+            writer.write(self.name, "timestamps", 0, seconds.astype("<f8"))
+            return
+        boxer = Letterboxer(self.geometry, self.stream.info.orientation)
+        canvas = np.zeros((1, *self.geometry.img_shape, 3), np.uint8)
+        for index, frame in enumerate(self.stream):
+            self.migration.go_on()
+            writer.write(self.name, "timestamps", index, np.array([frame.seconds], "<f8"))
+            if self.migration.frames.codec != "none":
+                boxer.paste(boxer.content(frame.image), canvas[0])
+                writer.write(self.name, "frames", index, canvas)
+
+    def meta(self, arrays: Any) -> ViewMeta:
+        """Describe the view."""
+        tracked = self.ref.tracked[self.name]
+        size = (
+            f"pixels of {tracked[0]} x {tracked[1]} (H x W)" if tracked else "pixels of img_shape"
+        )
+        notes = [f"migrated: its tracks were {size}", *self.migration.notes]
+        if self.stream is not None:
+            return self.stream.info.view_meta(self.name, self.geometry, arrays, notes)
+        if self.migration.fps is None:
+            notes.append("timestamps are frame numbers: the frame rate is not known")
+        info = StreamInfo(self.geometry.source_shape, self.ref.length, fps=self.migration.fps)
+        return info.view_meta(self.name, self.geometry, arrays, notes)
+
+
+def _meta(
+    episode: EpisodeData, ref: LegacyRef, views: list[OlderView], writer: EpisodeWriter
+) -> EpisodeMeta:
+    arrays = writer.digests()
+    files = {printable_path(ref.relative): fingerprint(ref.path)}
+    for view in views:
+        videos = view.migration.videos
+        if videos is not None and not isinstance(view.stream, ArrayFrames):
+            path = videos.find(ref, view.name)
+            files[printable_path(path.relative_to(videos.folder))] = fingerprint(path)
+    return EpisodeMeta.seal(
+        id=ref.id,
+        source=SourceInfo(kind="legacy", path=printable_path(ref.relative), files=files),
+        length=ref.length,
+        mode=ref.mode,
+        horizon=ref.horizon,
+        start_every=1 if ref.mode == "reinit" else ref.length,
+        task=episode.meta.task,
+        arrays=arrays.get(None, {}),
+        views=tuple(view.meta(arrays[view.name]) for view in views),
+    )
+
+
+def _is_soft(vis: Any, where: str) -> bool:
+    """Tell whether visibility holds more than yes and no; such values are kept as ``conf``."""
+    soft = False
+    for at in range(0, len(vis), 64):
+        block = np.asarray(vis[at : at + 64])
+        if not ((block == 0) | (block == 1)).all():
+            soft = True
+            if not ((block >= 0) & (block <= 1)).all():
+                raise DatasetError(f"{where}: vis must lie in [0, 1], see windows from {at}")
+    return soft

@@ -1,0 +1,286 @@
+"""Older track files into format 1: same tracks, but with a geometry that says what they mean.
+
+With the videos at hand an episode becomes complete: letterbox geometry and frames.  Without
+them it keeps a plain ``Stretch`` from the tracked size.  The originals are only ever read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, get_args
+from urllib.parse import unquote_to_bytes
+
+import numpy as np
+
+from builder.canvas.query_grid import query_points
+from builder.core.errors import ConfigError, DatasetError, SourceError
+from builder.core.paths import episode_id, printable_path
+from builder.core.registry import backend
+from builder.dataset.folder import Catalog, index_line, read_index
+from builder.dataset.legacy.dataset import UNKNOWN_TRACKER, LegacyDataset, guess_queries, scan
+from builder.dataset.legacy.files import (
+    Layout,
+    LegacyRef,
+    Mode,
+    checked_choice,
+    checked_shape,
+    mixture_of,
+)
+from builder.dataset.legacy.videos import Videos
+from builder.transform.migrate.episode import (
+    QUERY_TOLERANCE_PX,
+    Migration,
+    OlderView,
+    migrate_episode,
+    prepare,
+)
+from builder.transform.migrate.report import MigrationReport, Move
+from schemas.config import FrameStorage
+from schemas.dataset import DatasetMeta, EpisodeMeta, FailureLine, QuerySpec, VisibilityRule
+from schemas.geometry import Stretch
+from schemas.legacy import PixelOrigin
+
+Origin = Literal["corner", "center", "unknown"]
+_Done = tuple[Move, EpisodeMeta | None]
+
+# Two compute, in numpy and SHA-256, while a third waits for the disk.
+THREADS = 3
+
+ORIGIN_NOTES = {
+    "corner": "pixel origin: corner, as stored",
+    "center": "pixel origin: was center, half a tracked pixel was added",
+    "unknown": "pixel origin: unknown, taken as corner; points may be half a tracked pixel short",
+}
+
+UNKNOWN_ORIGIN = (
+    "what the tracker meant by a coordinate is recorded as unknown and nothing is changed; for "
+    "CoTracker's tracks give --pixel-origin center, which adds half a tracked pixel"
+)
+
+
+def migrate(
+    legacy: Path | str,
+    out: Path | str,
+    *,
+    img_shape: tuple[int, int] | None = None,
+    videos: Path | str | None = None,
+    frame_step: int = 1,
+    frames: FrameStorage | None = None,
+    fps: float | None = None,
+    pixel_origin: Origin = "unknown",
+    tracked: tuple[int, int] | None = None,
+    layout: Layout | None = None,
+    mode: Mode | None = None,
+    dry_run: bool = False,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> MigrationReport:
+    """Migrate a folder of older files into a new, or half-done, dataset.
+
+    ``img_shape`` (H, W) is the canvas; by default the tracked size, if there is only one.
+    ``videos`` is a folder with the files' videos (see :class:`Videos`), of which every
+    ``frame_step``-th frame was tracked; ATM files bring their own.  ``fps`` gives timestamps
+    where there is no video.  ``pixel_origin`` says what the tracker meant by a coordinate:
+    ``center`` (CoTracker) adds half a pixel, ``unknown`` changes nothing and is recorded.
+    ``tracked`` (H, W) is taken for views that record no size.  ``layout`` and ``mode`` are told by
+    the files unless given.
+
+    Bad files are listed and the others migrated; running again finishes the job.  Raises
+    ConfigError before any work, DatasetError when there is nothing to migrate, OutputError
+    when ``out`` cannot be written.
+    """
+    legacy, out = Path(legacy), Path(out)
+    checked_choice("pixel_origin", pixel_origin, get_args(Origin))
+    checked_choice("layout", layout, (None, *get_args(Layout)))
+    checked_choice("mode", mode, (None, *get_args(Mode)))
+    if fps is not None and not 0 < fps < math.inf:
+        raise ConfigError(f"fps must be a number above 0, got {fps}")
+    img_shape = img_shape and checked_shape(img_shape, "img_shape")
+    tracked = tracked and checked_shape(tracked, "tracked")
+    if out.resolve() == legacy.resolve() or legacy.resolve() in out.resolve().parents:
+        raise ConfigError(f"{out} lies in the older folder {legacy}: choose a place outside it")
+    refs, problems = scan(legacy, layout, mode, "skip")
+    if tracked is not None:
+        refs = {key: _sized(ref, tracked) for key, ref in refs.items()}
+    if mixture := mixture_of(refs.values()):
+        raise ConfigError(f"{mixture}: migrate them separately")
+    shape = img_shape or _common_size(refs.values())
+    origin: PixelOrigin = "center" if pixel_origin == "center" else "corner"
+    dataset = LegacyDataset(legacy, refs, shape, origin, problems, max_open=1)
+    queries = _query_spec(dataset)
+    migration = Migration(
+        dataset=dataset,
+        store=backend("stores", "hdf5")(out),
+        queries=queries or dataset.meta.queries,
+        videos=Videos(Path(videos), frame_step) if videos is not None else None,
+        frames=frames or FrameStorage(),
+        notes=(ORIGIN_NOTES[pixel_origin],),
+        fps=fps,
+    )
+    given: dict[str, Any] = {
+        "tracked": tracked and list(tracked),
+        "fps": fps,
+        "frame_step": frame_step if videos and frame_step > 1 else None,
+    }
+    meta, failures = _dataset_meta(migration, pixel_origin, given), dict(problems)
+    # What a dataset says of itself is for ever: without a file that can be read, there is none.
+    writes = queries is not None and not dry_run
+    moves = _move(migration, out, meta if writes else None, failures, on_progress)
+    return MigrationReport(
+        out=str(out),
+        dry_run=dry_run,
+        img_shape=shape,
+        moves=tuple(moves),
+        failures=failures,
+        notes=dataset.notes + ((UNKNOWN_ORIGIN,) if pixel_origin == "unknown" else ()),
+    )
+
+
+def _move(
+    migration: Migration,
+    out: Path,
+    meta: DatasetMeta | None,
+    failures: dict[str, str],
+    on_progress: Callable[[int, int], None],
+) -> list[Move]:
+    """Migrate what is not there yet; without ``meta`` only tell what would become of it.
+
+    Files that cannot be migrated join ``failures``, reasons by path, which are listed with them.
+    """
+    refs, writes = migration.dataset.refs, meta is not None
+    with ExitStack() as stack:
+        catalog = stack.enter_context(Catalog.create(out, meta)) if meta else None
+        done = {key for key in read_index(out) if migration.store.has(key)}
+        moves = [_was_moved(refs[key]) for key in refs if key in done]
+        todo = [ref for key, ref in refs.items() if key not in done]
+        results = stack.enter_context(closing(_in_order(migration, writes, todo)))
+        for number, (ref, future) in enumerate(results):
+            on_progress(number, len(todo))
+            try:
+                move, episode = future.result()
+                if catalog is not None and episode is not None:
+                    catalog.add(index_line(episode))
+                moves.append(move)
+            except (DatasetError, SourceError) as error:
+                failures[printable_path(ref.relative)] = str(error)
+        on_progress(len(todo), len(todo))
+        if catalog is not None:
+            for path, reason in failures.items():
+                catalog.fail(_failure(path, reason))
+    return moves
+
+
+def _in_order(
+    migration: Migration, writes: bool, refs: list[LegacyRef]
+) -> Generator[tuple[LegacyRef, Future[_Done]]]:
+    """Work on a few files at a time: while one waits for the disk another is hashed."""
+    pool = ThreadPoolExecutor(THREADS)
+    pending: deque[tuple[LegacyRef, Future[_Done]]] = deque()
+    try:
+        for ref in refs:
+            pending.append((ref, pool.submit(_one, migration, writes, ref)))
+            if len(pending) > THREADS:
+                yield pending.popleft()
+        yield from pending
+    finally:  # early when one of them, or the user, ended the run
+        migration.stopped.set()
+        pool.shutdown(cancel_futures=True)
+
+
+def _one(migration: Migration, writes: bool, ref: LegacyRef) -> _Done:
+    views = prepare(migration, ref)
+    move = Move(
+        id=ref.id,
+        path=printable_path(ref.relative),
+        length=ref.length,
+        views={view.name: _basis(view) for view in views},
+        frames=any(view.stream is not None for view in views),
+    )
+    return move, migrate_episode(migration, ref, views) if writes else None
+
+
+def _basis(view: OlderView) -> str:
+    height, width = view.geometry.source_shape
+    what = "no frames" if view.stream is None else "with frames"
+    return f"{view.geometry.kind} of {height} x {width}, {what}"
+
+
+def _was_moved(ref: LegacyRef) -> Move:
+    path = printable_path(ref.relative)
+    return Move(id=ref.id, path=path, length=ref.length, views={}, frames=False, done=True)
+
+
+def _sized(ref: LegacyRef, tracked: tuple[int, int]) -> LegacyRef:
+    return replace(ref, tracked={name: size or tracked for name, size in ref.tracked.items()})
+
+
+def _common_size(refs: Iterable[LegacyRef]) -> tuple[int, int]:
+    sizes = {size for ref in refs for size in ref.tracked.values()}
+    size = sizes.pop() if len(sizes) == 1 else None
+    if size is None:
+        raise ConfigError(
+            "the files do not all record one tracked size: give img_shape (--img-shape "
+            "H W), that of the training configuration"
+        )
+    return size
+
+
+def _query_spec(dataset: LegacyDataset) -> QuerySpec | None:
+    """Recognize the grid; points that are not exactly on it are kept as they are.
+
+    None when no file can be read.
+    """
+    for ref in dataset.refs.values():
+        try:
+            view = dataset[ref.id].views[next(iter(ref.tracked))]
+        except DatasetError:
+            continue
+        queries, img_shape = np.asarray(view.queries), dataset.img_shape
+        guess = guess_queries(queries, img_shape)
+        if guess is None:
+            return QuerySpec(grid=(len(queries), 1), region="stored")
+        flat = Stretch(source_shape=img_shape, img_shape=img_shape)
+        exact = np.abs(query_points(guess, flat) - queries).max() <= QUERY_TOLERANCE_PX
+        return QuerySpec(grid=guess.grid, region="content" if exact else "stored")
+    return None
+
+
+def _dataset_meta(migration: Migration, pixel_origin: Origin, given: dict[str, Any]) -> DatasetMeta:
+    """Say what the episodes share; ``given`` holds options whose values a next run must repeat."""
+    dataset = migration.dataset
+    tracker = UNKNOWN_TRACKER.model_copy(
+        update={
+            "settings": {"pixel_origin": pixel_origin},
+            "visibility": VisibilityRule(
+                rule="vis of the older files", threshold=0.5, unit="vis", sticky=False
+            ),
+        }
+    )
+    return DatasetMeta.seal(
+        created_with=version("letterset"),
+        img_shape=dataset.img_shape,
+        horizon=dataset.meta.horizon,
+        start_every=1,
+        mode=dataset.meta.mode,
+        queries=migration.queries,
+        tracker=tracker,
+        config={
+            "migrated": {
+                "pixel_origin": pixel_origin,
+                "videos": migration.videos is not None,
+                "frames": migration.frames.model_dump(mode="json"),
+                **{key: value for key, value in given.items() if value is not None},
+            }
+        },
+    )
+
+
+def _failure(path: str, reason: str) -> FailureLine:
+    raw = unquote_to_bytes(path)  # what the id of the episode is made of
+    return FailureLine(id=episode_id(raw), path=path, stage="open", reason=reason)

@@ -1,0 +1,90 @@
+"""Stored frames against their source: a sample of them is decoded and letterboxed again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from builder.build.episode import open_source_part
+from builder.build.resume import source_change
+from builder.build.run_log import last_config, last_limits
+from builder.canvas.letterbox import Letterboxer
+from builder.core.errors import LettersetError
+from builder.core.spacing import spread
+from builder.dataset.episodes import Dataset, ViewData
+from builder.dataset.proof.validate import Problem
+from builder.inputs.streams import FrameStream
+from builder.transform.retrack import episode_refs
+
+EPISODES, FRAMES = 8, 3
+"""Episodes and frames of each view that are looked at, spread evenly."""
+
+# Mean difference in levels that JPEG may make; a frame of another moment makes more.
+_JPEG_LEVELS = 6.0
+
+
+def redraw(path: Path | str, source: str | None = None) -> list[Problem]:
+    """Draw a sample of frames from the source again and compare; returns what differs.
+
+    ``source`` is where the videos are, by default where the last build read them; they are read
+    within the limits of that build.  A note says
+    so when they are not there any more; nothing is said when nothing is known about them.
+    Raises DatasetError when there is no dataset.
+    """
+    dataset = Dataset(Path(path), max_open=1)
+    source = source or _last_source(dataset.path)
+    if source is None:
+        return []
+    if not Path(source).exists():
+        text = f"no frame was drawn again: the source {source} is not there; give --source"
+        return [Problem(None, "source", text, note=True)]
+    part: Any  # there is one, as ``source`` says where
+    try:
+        part, refs = episode_refs(dataset, source)
+        videos = open_source_part(part, last_limits(dataset.path))
+    except LettersetError as error:
+        return [Problem(None, "source", f"no frame was drawn again: {error}", note=True)]
+    found: list[Problem] = []
+    for episode_id in (dataset.ids[at] for at in spread(len(dataset), EPISODES)):
+        episode = dataset[episode_id]
+        if episode_id not in refs or source_change(episode.meta, Path(source)):
+            text = "its source is gone or has changed: no frame was drawn again"
+            found.append(Problem(episode_id, "source", text, note=True))
+            continue
+        try:
+            with videos.open(refs[episode_id]) as opened:
+                for name, view in episode.views.items():
+                    for message in _differences(view, opened.views[name]):
+                        found.append(Problem(episode_id, f"{name}/frames", message))
+        except LettersetError as error:
+            found.append(Problem(episode_id, "source", str(error)))
+    return found
+
+
+def _last_source(dataset: Path) -> str | None:
+    """Return the source path that the latest run recorded."""
+    part = last_config(dataset).get("source")
+    return str(part["path"]) if isinstance(part, dict) and "path" in part else None
+
+
+def _differences(view: ViewData, stream: FrameStream) -> Iterator[str]:
+    stored: Any = view.frames
+    if stored is None:
+        return
+    lossy = view.meta.arrays["frames"].codec == "jpeg"
+    boxer = Letterboxer(view.geometry, view.meta.orientation)
+    wanted = {*np.linspace(0, len(stored) - 1, FRAMES).round().astype(int).tolist()}
+    for index, frame in enumerate(stream):
+        if index not in wanted:
+            continue
+        canvas = np.zeros(stored.shape[1:], np.uint8)
+        boxer.paste(boxer.content(frame.image), canvas)
+        off = np.abs(canvas.astype(np.int16) - np.asarray(stored[index]))
+        if off.mean() > (_JPEG_LEVELS if lossy else 0):
+            yield (
+                f"frame {index} differs from its source by {off.mean():.3g} levels on average, "
+                f"at most {off.max()}"
+            )

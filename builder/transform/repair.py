@@ -1,0 +1,139 @@
+"""Rebuilding the index from the episodes themselves: what verifies is listed, nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import pydantic
+
+from builder.core.errors import DatasetError
+from builder.core.records import parse_record
+from builder.dataset.folder import all_locks, index_line, load_meta, read_index, store_at
+from builder.dataset.layers import layer_names, layer_store
+from builder.dataset.proof.checks import check_digests
+from builder.dataset.proof.validate import check_episode
+from builder.stores.trees import move_aside
+from builder.transform.finalize import replace_lines
+from schemas.dataset import FailureLine, IndexLine
+
+
+@dataclass(frozen=True)
+class Repair:
+    """What a repair did: episodes listed, those dropped and why, temporaries cleared.
+
+    ``unread`` are those that a newer letterset made, with its version: they stay where they are,
+    and listed if they were.  ``changed`` are the ids of those that are kept, and verify, but are
+    not what was listed.
+    """
+
+    kept: tuple[str, ...]
+    dropped: dict[str, str]
+    unread: dict[str, str]
+    changed: tuple[str, ...]
+    cleared: tuple[Path, ...]
+
+
+def repair(path: Path | str, *, even_all: bool = False) -> Repair:
+    """Rebuild the index of a dataset; damaged episodes are moved to ``damaged/``.
+
+    Every byte of every episode is verified before one is moved.  What was moved away is
+    built again by the next build; what was moved there before stays.  Damaged parts of layers are
+    moved away as well.
+
+    Raises DatasetError when the dataset itself cannot be read, and when no episode verifies, since
+    then this reader is more suspect than the data; ``even_all`` moves them nevertheless.  Raises
+    OutputError when the dataset is being written or cannot be.
+    """
+    folder = Path(path)
+    meta, store = load_meta(folder), store_at(folder)
+    with all_locks(folder):
+        cleared = store.leftovers(remove=True)
+        kept: list[IndexLine] = []
+        dropped: dict[str, str] = {}
+        unread: dict[str, str] = {}
+        listed = _listed(folder)
+        # An episode behind a link to another disk is found by its name, not by looking around.
+        stored = sorted({*store.ids(), *filter(store.has, listed)})
+        for episode_id in stored:
+            problems = check_episode(store, episode_id, meta)
+            if any(problem.unread for problem in problems):
+                unread[episode_id] = problems[0].message
+                kept += [listed[episode_id]] if episode_id in listed else []
+                continue
+            if problems:
+                dropped[episode_id] = "; ".join(map(str, problems))
+                continue
+            with contextlib.closing(store.open(episode_id)) as reader:
+                kept.append(index_line(reader.meta))
+        if dropped and not kept and not unread and not even_all:
+            raise DatasetError(_all_suspect(path, dropped))
+        for episode_id in dropped:
+            with contextlib.suppress(DatasetError):  # a name that no episode can have
+                store.set_aside(episode_id)
+        for episode_id in sorted({*listed} - {*stored}):
+            dropped[episode_id] = "it was listed, but there is no such episode"
+        dropped |= _drop_failures(folder)
+        for name in layer_names(folder):
+            dropped |= _repair_layer(folder, name)
+        replace_lines(folder, "index", kept)
+    changed = (line.id for line in kept if line.digest != listed.get(line.id, line).digest)
+    return Repair(tuple(line.id for line in kept), dropped, unread, tuple(changed), tuple(cleared))
+
+
+def _all_suspect(path: Path | str, dropped: Mapping[str, str]) -> str:
+    first, why = next(iter(dropped.items()))
+    python = f"Python {platform.python_version()}, pydantic {pydantic.VERSION}"
+    return (
+        f"{path}: no episode verifies ({len(dropped)} of {len(dropped)} would be moved away), so "
+        f"nothing was moved: more likely this reader ({python}, HDF5 {h5py.version.hdf5_version}) "
+        f"is at fault than every episode. The first is {first}: {why}. Try another installation "
+        "with letterset validate; if they really are damaged, run letterset repair --even-all"
+    )
+
+
+def _drop_failures(folder: Path) -> dict[str, str]:
+    """Drop lines of failures that cannot be read; returns them by place, with the reason."""
+    kept: list[FailureLine] = []
+    dropped: dict[str, str] = {}
+    for path in sorted((folder / "failures").glob("*.jsonl")):
+        *lines, _torn = path.read_bytes().split(b"\n")
+        for number, line in enumerate(lines, 1):
+            where = f"failures/{path.name}, line {number}"
+            try:
+                kept.append(parse_record(FailureLine, line, "it"))
+            except DatasetError as error:
+                dropped[where] = f"{error}; its source is tried again by the next build"
+    if dropped:
+        replace_lines(folder, "failures", kept)
+    return dropped
+
+
+def _repair_layer(folder: Path, name: str) -> dict[str, str]:
+    """Move damaged files of a layer to ``damaged/``; returns them by place, with the reason."""
+    store, dropped = layer_store(folder, name), {}
+    for episode_id in list(store.ids()):
+        try:
+            with contextlib.closing(store.open(episode_id)) as reader:
+                problems = reader.problems() or check_digests(reader)
+        except DatasetError as error:
+            problems = [str(error)]
+        if not problems:
+            continue
+        # Not under the name of an episode, which it is not.
+        path = store.path(episode_id)
+        move_aside(path, folder, f"{path.relative_to(folder)}.damaged")
+        where = path.relative_to(folder).as_posix()
+        dropped[where] = f"{'; '.join(problems)}; make this part of the layer again"
+    return dropped
+
+
+def _listed(folder: Path) -> Mapping[str, IndexLine]:
+    try:
+        return read_index(folder)
+    except DatasetError:
+        return {}  # a damaged index is what repair is for

@@ -1,0 +1,256 @@
+"""A further track set of a dataset, as a layer: from its stored frames or from its source."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from builder.build.episode import open_executor, open_source_part
+from builder.build.executors.base import Outcome, Progress, Report
+from builder.build.resume import source_change
+from builder.build.run_log import last_limits
+from builder.build.track_writer import TrackWriter
+from builder.build.tracker_process.client import TrackerAddress, repeated, shared_tracker
+from builder.build.tracker_process.host import tracker_hosts
+from builder.canvas.letterbox import Letterboxer
+from builder.core.errors import (
+    ConfigError,
+    DatasetError,
+    NewerFormatError,
+    OutputError,
+    SourceError,
+)
+from builder.core.registry import configure
+from builder.dataset.episodes import Dataset, EpisodeData, ViewData
+from builder.dataset.layers import LayerWriter, check_free, commit_layer, layer_store
+from builder.dataset.window_table.table import refresh_window_stats
+from builder.sources.base import Episode, EpisodeRef
+from builder.stores.base import ArraySpec
+from builder.trackers.base import Tracker, ViewKey
+from builder.trackers.view_tracker import ViewTracker, check_queries
+from schemas.config import ExecutorPart, SourcePart, TrackerPart
+from schemas.dataset import QuerySpec
+from schemas.geometry import Letterbox
+from schemas.layers import TrackSet
+
+
+@dataclass(frozen=True)
+class TrackJob:
+    """One episode to track; picklable.  ``source`` is None when stored frames are used."""
+
+    dataset: Path
+    layer: str
+    tracker: TrackerPart
+    queries: QuerySpec
+    ref: EpisodeRef
+    source: SourcePart | None = None
+    host: TrackerAddress | None = None
+
+
+@dataclass
+class Tracked:
+    """How tracking ended: episodes, those that were there, and reasons by id of the others."""
+
+    layer: str
+    tracked: int = 0
+    there: int = 0
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+def track(
+    path: Path | str,
+    name: str,
+    tracker: TrackerPart,
+    *,
+    queries: QuerySpec | None = None,
+    source: str | None = None,
+    executor: ExecutorPart | None = None,
+    on_event: Callable[[Outcome | Progress], None] = lambda event: None,
+    on_start: Callable[[int, int], None] = lambda todo, done: None,
+) -> Tracked:
+    """Track every episode of a dataset once more, into the layer ``name``.
+
+    Frames come from the dataset, or, where ``source`` is the path of the videos it was built
+    from, are decoded again.  Running it again goes on.  Raises ConfigError, DatasetError and
+    OutputError.
+    """
+    dataset = Dataset(Path(path), max_open=1)
+    queries = queries or dataset.meta.queries
+    executor = executor or ExecutorPart()
+    if source is None and tracker.input != "content":
+        raise ConfigError("stored frames are content-size: for another tracker.input give --source")
+    found, own = configure("trackers", tracker)
+    opened = found(own)
+    if not getattr(opened, "gives_tracks", True):
+        raise ConfigError(f"tracker {tracker.kind!r} makes no tracks: choose another tracker.kind")
+    check_queries(opened, tracker.kind, queries)
+    tracks = TrackSet(
+        horizon=tracker.horizon,
+        start_every=tracker.start_every,
+        mode=tracker.mode,
+        queries=queries,
+        tracker=opened.info,
+        frames="stored" if source is None else "source",
+    )
+    part, refs = episode_refs(dataset, source)
+    result = Tracked(name)
+    limits = last_limits(dataset.path)
+    runner, settings = open_executor(executor, limits)
+    made_by = {"tracker": tracker.model_dump(mode="json", exclude={"weights"})}
+    with LayerWriter(dataset.path, name, made_by, tracks) as layer:
+        jobs = []
+        for episode_id in dataset.ids:
+            try:
+                there = layer.has(dataset[episode_id].meta)
+            except (DatasetError, NewerFormatError) as error:
+                result.failures[episode_id] = str(error)
+                continue
+            if there:
+                result.there += 1
+            elif episode_id in refs:
+                ref = refs[episode_id]
+                jobs.append(TrackJob(dataset.path, name, tracker, queries, ref, part))
+            else:
+                result.failures[episode_id] = "the source has no such episode any more"
+        on_start(len(jobs), result.there)
+        make = partial(_tracker, tracker.model_dump_json())
+        with tracker_hosts(opened, make, settings, limits.stall_seconds) as addresses:
+            turns = itertools.cycle(addresses or [None])
+            fed = (replace(job, host=next(turns)) for job in jobs)
+            with closing(runner.run(track_episode, fed)) as events:
+                _collect(events, on_event, result)
+    if not result.failures:
+        refresh_window_stats(dataset.with_layers(name))
+    return result
+
+
+def _collect(
+    events: Iterator[Outcome | Progress],
+    on_event: Callable[[Outcome | Progress], None],
+    result: Tracked,
+) -> None:
+    for event in events:
+        on_event(event)
+        if not isinstance(event, Outcome):
+            continue
+        if isinstance(event.error, OutputError | ConfigError):
+            raise event.error
+        if event.error is not None:
+            result.failures[event.task.ref.id] = str(event.error)
+        result.tracked += event.error is None
+
+
+def episode_refs(
+    dataset: Dataset, source: str | None
+) -> tuple[SourcePart | None, dict[str, EpisodeRef]]:
+    """Return a dataset's source, moved to ``source``, and its episodes by id.
+
+    Without ``source`` the episodes are the dataset's own.  Raises ConfigError, SourceError.
+    """
+    if source is None:
+        return None, {key: EpisodeRef(key, key) for key in dataset.ids}
+    recorded: Any = dataset.meta.config.get("source")
+    if not isinstance(recorded, dict) or "kind" not in recorded:
+        raise ConfigError(f"{dataset.path} does not record what kind of source it was built from")
+    part = SourcePart.model_validate({**recorded, "path": source})
+    return part, {ref.id: ref for ref in open_source_part(part, last_limits(dataset.path)).refs()}
+
+
+@lru_cache(maxsize=1)
+def _opened(path: Path) -> Dataset:
+    return Dataset(path, max_open=1)
+
+
+@lru_cache(maxsize=1)
+def _tracker(part_json: str) -> Tracker:
+    found, own = configure("trackers", TrackerPart.model_validate_json(part_json))
+    tracker: Tracker = found(own)
+    return tracker
+
+
+def track_episode(job: TrackJob, report: Report) -> str:
+    """Track one episode, whole or not at all; runs in a child process; returns its id.
+
+    Raises SourceError for what cannot be tracked and OutputError when it cannot be written.
+    """
+    return repeated(lambda: _track_once(job, report))
+
+
+def _track_once(job: TrackJob, report: Report) -> str:
+    host = job.host
+    tracker = shared_tracker(host) if host else _tracker(job.tracker.model_dump_json())
+    base = _opened(job.dataset)[job.ref.id]
+    with ExitStack() as stack:
+        episode = None
+        if job.source is not None:
+            source = open_source_part(job.source, last_limits(job.dataset))
+            episode = stack.enter_context(source.open(job.ref))
+            _check_source(base, episode, job.source)
+        outputs = {name: _output(base, view, job, tracker) for name, view in base.views.items()}
+        layout: dict[str | None, dict[str, ArraySpec]] = {
+            name: output.layout() for name, output in outputs.items()
+        }
+        check_free(base.meta, layout, tracks=True)
+        store, total = layer_store(job.dataset, job.layer), base.meta.length * len(outputs)
+        with store.begin(base.id, layout, replace=True) as writer:
+            done = 0
+            for name, output in outputs.items():
+                output.begin(writer)
+                for content in _contents(base.views[name], output, episode):
+                    output.write(writer, output.tracks.push(content))
+                    done += 1
+                    report(done, total)
+                output.write(writer, output.tracks.finish())
+            commit_layer(writer, base.meta)
+    return base.id
+
+
+def _output(base: EpisodeData, view: ViewData, job: TrackJob, tracker: Tracker) -> TrackWriter:
+    box = view.geometry
+    if not isinstance(box, Letterbox):
+        raise SourceError(f"view {view.name} is stretched, not letterboxed: it cannot be tracked")
+    length = len(view.timestamps)
+    meta = _opened(job.dataset).meta
+    recorded: Any = meta.config.get("source") or {}
+    cut = recorded.get("max_frames") is not None
+    key = ViewKey(job.ref.id, base.meta.source.path, view.name, cut)
+    tracks = ViewTracker(tracker, box, job.queries, job.tracker, length, key)
+    return TrackWriter(view.name, tracks, length, tracker.gives_conf)
+
+
+def _contents(view: ViewData, output: TrackWriter, episode: Episode | None) -> Iterator[np.ndarray]:
+    """Yield what the tracker sees: the picture without its bars."""
+    box = output.tracks.plan.input_box
+    if episode is not None:
+        boxer = Letterboxer(box, view.meta.orientation)
+        for frame in episode.views[view.name]:
+            yield boxer.content(frame.image)
+        return
+    if view.frames is None:
+        raise SourceError(f"view {view.name} has no stored frames: give --source")
+    left, top, right, bottom = box.content_box
+    for index in range(len(view.timestamps)):
+        yield np.ascontiguousarray(np.asarray(view.frames[index])[top:bottom, left:right])
+
+
+def _check_source(base: EpisodeData, episode: Episode, part: SourcePart) -> None:
+    """Refuse a source that is not the one the episode was built from."""
+    change = source_change(base.meta, Path(part.path))
+    if change:
+        raise SourceError(f"it is not what the dataset was built from: {change}")
+    for name, view in base.views.items():
+        if name not in episode.views:
+            raise SourceError(f"the source has no view {name!r} any more")
+        info, box = episode.views[name].info, view.geometry
+        if (info.source_shape, info.num_frames) != (box.source_shape, base.meta.length):
+            raise SourceError(
+                f"view {name}: the source gives {info.num_frames} frames of {info.source_shape}, "
+                f"the dataset has {base.meta.length} of {box.source_shape}"
+            )

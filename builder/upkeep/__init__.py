@@ -1,1 +1,0 @@
-"""Work on datasets that are there: repair, convert, merge, finalize, new layers."""
