@@ -33,7 +33,7 @@ format: $(VENV)/installed-dev  ## format the code, fix what the linter can fix
 	$(BIN)/ruff format .
 
 docs: $(VENV)/installed-dev  ## run every code block of the docs, build their site
-	$(BIN)/python -m pytest tests/test_docs.py tests/test_docs_site.py
+	$(BIN)/python -m pytest tests/product/test_docs.py tests/product/test_docs_site.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 reference: $(VENV)/installed-dev  ## write docs/reference anew from the code
@@ -46,7 +46,7 @@ picture: $(VENV)/installed-build  ## make the README's picture anew
 	$(BIN)/python scripts/readme_picture.py demo/videos docs/images/tracks.png
 
 golden: $(VENV)/installed-dev  ## write golden files that are missing
-	$(BIN)/python tests/golden_examples.py
+	$(BIN)/python tests/fixtures/golden_examples.py
 
 clean:  ## remove what was made here
 	rm -rf $(VENV) demo build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

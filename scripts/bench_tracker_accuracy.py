@@ -32,7 +32,7 @@ from builder.trackers.kinds.lk import LkTracker
 from builder.training.tapvid_metrics import tapvid_scores
 from schemas.dataset import QuerySpec
 from schemas.geometry import Stretch
-from tests.synthetic import Scene, random_scene
+from tests.fixtures.synthetic import Scene, random_scene
 
 SIDE, LENGTH, HORIZON, START_EVERY = 256, 24, 16, 4
 SPEEDS = (2.8, 1.07)

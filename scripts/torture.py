@@ -4,11 +4,11 @@
 
 First a build of small videos is killed (SIGKILL to its whole process group) after a random
 time, checked with validate, resumed and killed again until it is whole; its digests must be
-those of an undisturbed build.  Then tests/store_faults.py kills, tears, and fails every
+those of an undisturbed build.  Then tests/fixtures/store_faults.py kills, tears, and fails every
 ``step``-th system call of a write and of a replacement.  With ``--strace`` the kernel's own record
 of a build must show, for every commit, fsync of all that is in it before the rename, and fsync
 of the folder right after.  All of it for each store.  What needs root (a full or read-only
-disk) is in tests/test_small_disk.py.  Exit code 1 when anything bad was seen.
+disk) is in tests/stores/test_small_disk.py.  Exit code 1 when anything bad was seen.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ def say(line: str) -> None:
 
 
 def inject(folder: Path, mode: str, step: int, store: str, job: str) -> list[str]:
-    script = ROOT / "tests" / "store_faults.py"
+    script = ROOT / "tests" / "fixtures" / "store_faults.py"
     command = [sys.executable, str(script), str(folder), mode, "1", str(step), store, job]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:

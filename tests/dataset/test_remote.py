@@ -1,0 +1,348 @@
+"""Datasets at a URL: whole episodes in a local cache, then read like any other."""
+
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+from places import ROOT
+
+from builder import open_dataset
+from builder.core.errors import ConfigError, DatasetError, MissingExtraError, OutputError
+from builder.dataset.layers import LayerWriter
+from builder.dataset.remote import RemoteDataset
+from builder.dataset.remote_folder import RemoteFolder
+from builder.dataset.splits import hash_splits, read_splits, write_splits
+from builder.dataset.window_table.table import write_window_stats
+from builder.stores.atomic import stage
+from builder.stores.kinds.hdf5.store import Hdf5Store
+from builder.stores.kinds.zarr.store import ZarrStore
+from builder.testing.samples import Sample, sample_dataset
+
+fsspec = pytest.importorskip("fsspec")
+
+IDS = ("a/1", "b", "with space/é")
+
+
+@pytest.fixture(params=[Hdf5Store, ZarrStore])
+def origin(request, tmp_path):
+    folder = tmp_path / "origin"
+    samples = [Sample(key, seed=seed, length=5) for seed, key in enumerate(IDS)]
+    sample_dataset(folder, request.param(folder), samples)
+    return folder
+
+
+@pytest.fixture(params=["memory", "file", "s3"])
+def place(request, origin):
+    """A URL to which ``origin`` was copied, and the options to reach it."""
+    if request.param == "file":
+        yield origin.as_uri(), {}
+        return
+    options = {}
+    if request.param == "s3":
+        options = request.getfixturevalue("server")
+    url = f"{request.param}://bucket/some/dataset"
+    files, root = fsspec.core.url_to_fs(url, **options)
+    files.makedirs("bucket", exist_ok=True)
+    upload(origin, files, root)
+    yield url, options
+    files.rm("bucket", recursive=True)
+
+
+@pytest.fixture(scope="module")
+def server():
+    """An S3 server of our own on a free port of this machine."""
+    moto = pytest.importorskip("moto.server")
+    pytest.importorskip("s3fs")
+    started = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    started.start()
+    host, port = started.get_host_and_port()
+    yield {
+        "key": "dummy",
+        "secret": "dummy",
+        "endpoint_url": f"http://{host}:{port}",
+        "client_kwargs": {"region_name": "eu-west-1"},
+    }
+    started.stop()
+
+
+def upload(folder, files, root):
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.relative_to(folder).parts[0] != "tmp":
+            files.pipe_file(f"{root}/{path.relative_to(folder).as_posix()}", path.read_bytes())
+
+
+def cached(dataset):
+    """Names of the episodes in the cache."""
+    return sorted(dataset.store.ids())
+
+
+def assert_same(remote, local):
+    assert remote.ids == local.ids
+    assert dict(remote.index) == dict(local.index)
+    for key in local.ids:
+        mine, other = remote[key], local[key]
+        assert mine.meta == other.meta
+        for name, view in other.views.items():
+            for array in view.meta.arrays:
+                assert np.array_equal(mine.views[name].array(array), view.array(array))
+        for name, array in other.arrays.items():
+            assert np.array_equal(mine.arrays[name], array)
+
+
+def test_it_reads_like_the_local_one(place, origin, tmp_path):
+    write_splits(origin, "default", hash_splits({"b": "b"}, {"train": 1.0}))
+    url, options = place
+    files, root = fsspec.core.url_to_fs(url, **options)
+    files.pipe_file(f"{root}/splits/default.json", (origin / "splits/default.json").read_bytes())
+    dataset = open_dataset(url, cache=tmp_path / "cache", storage_options=options)
+    assert isinstance(dataset, RemoteDataset)
+    assert dataset.path.parent == tmp_path / "cache"
+    assert cached(dataset) == []
+    dataset["b"]
+    assert cached(dataset) == ["b"]
+    assert_same(dataset, open_dataset(origin))
+    assert read_splits(dataset.path, "default").splits["train"] == ("b",)
+    assert not list((dataset.path / "tmp").iterdir())
+    # What is cached needs no network, and another process starts from it.
+    again = pickle.loads(pickle.dumps(dataset))
+    again._remote = RemoteFolder("memory://gone")
+    assert_same(again, open_dataset(origin))
+
+
+def test_a_missing_bucket_or_dataset_is_named(server, tmp_path):
+    for url in ("s3://no-such-bucket/ds", "memory://nothing/here"):
+        options = server if url.startswith("s3") else {}
+        with pytest.raises(DatasetError, match=rf"{url} is no letterset dataset, or there is no"):
+            open_dataset(url, cache=tmp_path, storage_options=options)
+
+
+def test_a_server_that_does_not_answer_is_named(server, tmp_path):
+    client = {"region_name": "eu-west-1"}
+    down = {**server, "endpoint_url": "http://127.0.0.1:9", "client_kwargs": client}
+    down["config_kwargs"] = {"retries": {"max_attempts": 0}}
+    with pytest.raises(DatasetError, match=r"cannot read s3://bucket/ds/dataset\.json: .*check"):
+        open_dataset("s3://bucket/ds", cache=tmp_path, storage_options=down)
+
+
+@pytest.fixture
+def in_memory(origin):
+    """The dataset in memory; fsspec's own names of it."""
+    files, root = fsspec.core.url_to_fs("memory://bucket/ds")
+    upload(origin, files, root)
+    yield files, root
+    files.rm("/bucket", recursive=True)
+
+
+URL = "memory://bucket/ds"
+
+
+def test_what_changed_there_is_fetched_again(in_memory, origin, tmp_path):
+    files, root = in_memory
+    before = open_dataset(URL, cache=tmp_path / "cache")
+    assert len(before["b"].meta.digest) == 64
+    shutil.rmtree(origin)
+    store = type(before.store)(origin)
+    sample_dataset(origin, store, [Sample(key, seed=9, length=6) for key in ("b", "new")])
+    files.rm(root, recursive=True)
+    upload(origin, files, root)
+    after = open_dataset(URL, cache=tmp_path / "cache")
+    assert after.path == before.path
+    assert after.ids == ("b", "new")
+    assert_same(after, open_dataset(origin))
+
+
+def test_a_damaged_cache_is_mended(in_memory, origin, tmp_path):
+    dataset = open_dataset(URL, cache=tmp_path / "cache")
+    dataset["b"]
+    path = dataset.store.path("b")
+    path = path if path.is_file() else path / "zarr.json"
+    path.write_bytes(path.read_bytes()[:-100])
+    assert_same(open_dataset(URL, cache=tmp_path / "cache"), open_dataset(origin))
+
+
+def test_a_download_that_is_cut_leaves_nothing(in_memory, tmp_path, monkeypatch):
+    files, _ = in_memory
+    whole = type(files).get_file
+
+    def cut(self, rpath, lpath, **options):
+        whole(self, rpath, lpath, **options)
+        os.truncate(lpath, os.stat(lpath).st_size - 1)
+
+    dataset = open_dataset(URL, cache=tmp_path / "cache")
+    monkeypatch.setattr(type(files), "get_file", cut)
+    with pytest.raises(DatasetError, match=r"memory://bucket/ds/\S+ did not come whole: got \d+"):
+        dataset["b"]
+    assert cached(dataset) == []
+    assert not list((dataset.path / "tmp").iterdir())
+    monkeypatch.undo()
+    assert dataset["b"].id == "b"
+
+
+def test_of_two_that_fetch_at_once_the_first_is_kept(in_memory, tmp_path, monkeypatch):
+    first, second = (open_dataset(URL, cache=tmp_path / "cache") for _ in range(2))
+    kept, fetch = [], RemoteFolder.fetch
+
+    def overtaken(self, *words):
+        monkeypatch.undo()
+        kept.append(first["b"])
+        return fetch(self, *words)
+
+    monkeypatch.setattr(RemoteFolder, "fetch", overtaken)
+    expected = np.asarray(second["b"].views["front"].tracks)
+    np.testing.assert_array_equal(kept[0].views["front"].tracks, expected)
+    assert not any((first.path / "tmp").iterdir())
+
+
+def test_what_a_killed_process_left_is_cleared(in_memory, tmp_path):
+    dataset = open_dataset(URL, cache=tmp_path / "cache")
+    left = stage(dataset.path / "tmp", ".fetch")
+    left.folder.write_bytes(b"half")
+    open_dataset(URL, cache=tmp_path / "cache")
+    assert left.folder.exists()  # its writer lives
+    os.close(left.descriptor)
+    open_dataset(URL, cache=tmp_path / "cache")
+    assert not list((dataset.path / "tmp").iterdir())
+
+
+def test_an_episode_that_is_not_there_is_named(in_memory, tmp_path):
+    files, root = in_memory
+    dataset = open_dataset(URL, cache=tmp_path / "cache")
+    path = dataset.store.path("b").relative_to(dataset.path).as_posix()
+    files.rm(f"{root}/{path}", recursive=True)
+    with pytest.raises(DatasetError, match=rf"{URL}/{path} is missing, though the index lists it"):
+        dataset["b"]
+
+
+def test_no_name_leads_out_of_the_cache(in_memory, tmp_path, monkeypatch):
+    files, root = in_memory
+    index = f"{root}/index/main.jsonl"
+    text = files.cat_file(index)
+    files.pipe_file(index, text.replace(b'"id":"b"', b'"id":"../../../b"'))
+    with pytest.raises(DatasetError, match=r"main\.jsonl, line 2 is damaged: id: an episode id"):
+        open_dataset(URL, cache=tmp_path / "cache")
+    files.pipe_file(index, text)
+    honest = type(files).find
+
+    def hostile(self, path, **options):
+        found = honest(self, path, **options)
+        return {**found, f"{path}/../../evil": {"size": 1, "type": "file"}}
+
+    monkeypatch.setattr(type(files), "find", hostile)
+    with pytest.raises(DatasetError, match=r"lists '\.\./\.\./evil', a path that leaves it"):
+        open_dataset(URL, cache=tmp_path / "cache")
+    monkeypatch.undo()
+    up = [{"name": f"{root}/layers/..", "type": "directory", "size": 0}]
+    monkeypatch.setattr(type(files), "ls", lambda self, path, **options: up)
+    with pytest.raises(DatasetError, match=r"ds/layers lists '\.\.', a path that leaves it"):
+        RemoteFolder(URL).folders("layers")
+    assert not list(tmp_path.rglob("*evil*"))
+
+
+def test_layers_come_with_their_episodes(in_memory, origin, tmp_path):
+    local = open_dataset(origin)
+    with LayerWriter(origin, "mass") as layer:
+        for episode in local:
+            layer.write(episode.meta, {None: {"mass": np.arange(3.0) + len(episode.id)}})
+    files, root = in_memory
+    upload(origin / "layers", files, f"{root}/layers")
+    dataset = open_dataset(URL, layers=("mass",), cache=tmp_path / "cache")
+    assert_same(dataset, open_dataset(origin, layers=("mass",)))
+    assert np.array_equal(dataset["b"].arrays["mass"], np.arange(3.0) + 1)
+    # Those added later are fetched as well, into an empty cache.
+    plain = open_dataset(URL, cache=tmp_path / "empty", cache_bytes=10**9)
+    later = pickle.loads(pickle.dumps(plain.with_layers(layers=["mass"])))
+    assert_same(later, dataset)
+    assert (later.url, later.cache_bytes) == (URL, 10**9)
+
+
+def test_the_cache_keeps_its_size_but_nothing_open_is_deleted(in_memory, tmp_path):
+    one = open_dataset(URL, cache=tmp_path / "cache", cache_bytes=1, max_open=1)
+    held = one["a/1"]
+    one["b"]
+    # Deleted only when nobody holds it.
+    assert cached(one) == ["a/1", "b"]
+    assert held.views["front"].tracks.shape[0] == 5
+    del held
+    one["with space/é"]
+    assert cached(one) == ["b", "with space/é"]
+    other = open_dataset(URL, cache=tmp_path / "cache", cache_bytes=10**9)
+    other["a/1"]
+    assert cached(one) == sorted(IDS)
+    one["a/1"], one["b"]
+    assert cached(one) == ["a/1", "b"]
+    with pytest.raises(ConfigError, match="cache_bytes must be at least 1"):
+        open_dataset(URL, cache=tmp_path / "cache", cache_bytes=0)
+
+
+def test_bad_calls_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="cannot read nosuch://x/y: Protocol not known"):
+        open_dataset("nosuch://x/y", cache=tmp_path)
+    with pytest.raises(ConfigError, match="older files are read from a local disk"):
+        open_dataset("memory://x", (48, 64))
+    with pytest.raises(ConfigError, match=r"is no URL: cache and storage_options are for URLs"):
+        open_dataset(tmp_path, cache=tmp_path)
+
+
+def test_a_full_disk_is_the_caches_own_fault(in_memory, tmp_path, monkeypatch):
+    files, _ = in_memory
+
+    def full(self, rpath, lpath, **options):
+        raise OSError(28, os.strerror(28))
+
+    dataset = open_dataset(URL, cache=tmp_path / "cache")
+    monkeypatch.setattr(type(files), "get_file", full)
+    with pytest.raises(OutputError, match=r"cannot write .*: No space left"):
+        dataset["b"]
+
+
+@pytest.mark.parametrize("module", ["fsspec", "s3fs"])
+def test_a_missing_package_is_named(module, tmp_path):
+    code = f"""
+        import sys
+        sys.modules["{module}"] = None
+        from builder import open_dataset
+        open_dataset("s3://bucket/ds", cache={str(tmp_path)!r})
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert MissingExtraError(module, "remote").args[0] in done.stderr
+
+
+# From Python 3.12 on; the file system's own thread does not run while a worker is forked.
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_windows_are_read_by_workers(place, origin, tmp_path):
+    torch = pytest.importorskip("torch")
+    from builder.training import WindowDataset
+
+    url, options = place
+    dataset = open_dataset(url, cache=tmp_path / "cache", storage_options=options)
+    windows = WindowDataset(dataset, tail="mask", arrays=[])
+    expected = WindowDataset(open_dataset(origin), tail="mask", arrays=[])
+    loader = torch.utils.data.DataLoader(windows, batch_size=None, num_workers=2)
+    for sample, other in zip(loader, expected, strict=True):
+        assert torch.equal(sample["traj"], other["traj"])
+        assert sample["episode"] == other["episode"]
+    assert cached(dataset) == sorted(IDS)
+
+
+def test_the_table_of_windows_is_fetched_when_it_is_asked_for(in_memory, origin, tmp_path):
+    pytest.importorskip("torch")
+    from builder.training import WindowDataset
+
+    where, options = "vis > 0.4", {"tail": "mask", "arrays": []}
+    with pytest.raises(DatasetError, match="run letterset stats"):
+        WindowDataset(open_dataset(URL, cache=tmp_path), where=where, **options)
+    write_window_stats(open_dataset(origin))
+    files, root = in_memory
+    upload(origin / "stats", files, f"{root}/stats")
+    found = WindowDataset(open_dataset(URL, cache=tmp_path), where=where, **options)
+    assert len(found) == len(WindowDataset(open_dataset(origin), where=where, **options))

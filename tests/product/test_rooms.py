@@ -1,0 +1,208 @@
+"""The house as CONTRIBUTING maps it: which room imports which, and what each door says."""
+
+import ast
+import re
+import subprocess
+import sys
+from importlib import import_module
+
+import pytest
+from places import ROOT
+
+from builder.core.registry import BUILTIN
+
+pytestmark = pytest.mark.core
+
+MAP = re.search(
+    r"### The map\n.*?```text\n(.*?)```",
+    (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"),
+    re.DOTALL,
+)
+# Rooms of one line of this list stand side by side: neither imports the other.
+FLOORS = [
+    ["schemas"],
+    ["core"],
+    ["inputs", "canvas", "stores"],
+    ["sources", "trackers"],
+    ["dataset"],
+    ["build"],
+    ["training", "inference"],
+    ["transform", "report", "testing"],
+    ["cli"],
+]
+HEAVY = ("av", "cv2", "hdf5plugin", "rich", "scipy", "torch", "zarr", "ray", "rerun")
+
+
+def module_of(path, root=ROOT):
+    parts = path.relative_to(root).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def modules_of(root):
+    files = sorted([*root.glob("schemas/**/*.py"), *root.glob("builder/**/*.py")])
+    return {module_of(path, root): path for path in files}
+
+
+def imports_of(path, modules):
+    """Yield every module a file imports: in functions and for type checkers alone, too."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in modules else node.module
+
+
+def mapped_order(text):
+    """Return the modules of a map in order; a folder named in a line has a line of its own."""
+    lines = {}
+    parents = []
+    for line in re.sub(r"\n {20,}", " ", text).splitlines():
+        indent, folder, names = re.fullmatch(r"( *)([\w/]+)/ *(.*)", line).groups()
+        del parents[len(indent) // 2 :]
+        parents.append(folder.replace("/", "."))
+        lines[".".join(parents)] = names.split()
+
+    def walk(folder):
+        for name in lines[folder]:
+            if name.endswith("/"):
+                yield from walk(f"{folder}.{name[:-1]}")
+            else:
+                yield f"{folder}.{name}"
+        yield folder  # its door, which may hand on what is inside
+
+    rooms = [folder for folder in lines if folder.count(".") == folder.startswith("builder.")]
+    return [module for room in rooms if room != "builder" for module in walk(room)]
+
+
+def wrong_imports(root, order):
+    """List the imports that run against the order of the map, or between rooms side by side."""
+    modules = modules_of(root)
+    place = {module: at for at, module in enumerate(order)}
+    floor = {room: at for at, rooms in enumerate(FLOORS) for room in rooms}
+
+    def room(module):
+        top, _, rest = module.partition(".")
+        return top if top == "schemas" else rest.partition(".")[0]
+
+    found = []
+    for module, path in modules.items():
+        if module == "builder":
+            continue  # the front door hands names on when they are asked for
+        for imported in set(imports_of(path, modules)) & modules.keys() - {module}:
+            up = place[imported] > place[module] and not imported.startswith(f"{module}.")
+            aside = room(imported) != room(module) and floor[room(imported)] >= floor[room(module)]
+            if up or aside:
+                found.append(f"{module} imports {imported}")
+    return found
+
+
+MODULES = modules_of(ROOT)
+ORDER = mapped_order(MAP[1])
+ROOMS = [room for rooms in FLOORS for room in rooms]
+
+
+def test_the_map_names_every_module_once():
+    assert sorted([*ORDER, "builder"]) == sorted(MODULES)
+
+
+def test_the_house_has_at_most_fourteen_rooms():
+    folders = {path.name for path in (ROOT / "builder").iterdir() if path.is_dir()}
+    folders -= {"__pycache__"}
+    assert folders == {*ROOMS} - {"schemas"}
+    assert len(folders) <= 14
+    files = {path.name for path in (ROOT / "builder").iterdir() if path.is_file()}
+    assert files == {"__init__.py", "py.typed"}
+
+
+def test_tests_lie_in_the_rooms_they_test(request):
+    folders = {path.parent.name for path in (ROOT / "tests").rglob("test_*.py")}
+    assert folders <= {*ROOMS, "product"}
+    assert {*ROOMS} - folders <= {"testing"}  # suites that are run against good and bad backends
+    skipped = request.config.getini("norecursedirs")
+    assert not folders & {*skipped}  # pytest passes over folders called build by default
+
+
+def test_imports_run_one_way():
+    assert wrong_imports(ROOT, ORDER) == []
+
+
+@pytest.mark.parametrize(
+    ("planted", "where"),
+    [
+        ("import builder.cli.main", "top"),
+        ("from builder.cli import main", "function"),
+        ("from builder.dataset.opening import open_dataset", "type checker"),
+        ("from builder.canvas import letterbox", "top"),
+    ],
+)
+def test_a_planted_import_is_found(tmp_path, planted, where):
+    for path in MODULES.values():
+        copy = tmp_path / path.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+    victim = tmp_path / "builder" / "inputs" / "listing.py"
+    text = victim.read_text(encoding="utf-8")
+    more = {
+        "top": planted,
+        "function": f"def late():\n    {planted}",
+        "type checker": f"from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    {planted}",
+    }
+    victim.write_text(f"{text}\n\n{more[where]}\n", encoding="utf-8")
+    (found,) = wrong_imports(tmp_path, ORDER)
+    assert found.startswith("builder.inputs.listing imports builder.")
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_door_says_what_contributing_says(room):
+    """And hands on what it lists."""
+    name = room if room == "schemas" else f"builder.{room}"
+    door = import_module(name)
+    said = " ".join(door.__doc__.partition("\n\n")[0].split())
+    table = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert f"| `{room}` | {said} |" in table
+    if room in ("training",):
+        pytest.importorskip("torch")
+    for exported in getattr(door, "__all__", ()):
+        assert getattr(door, exported) is not None
+
+
+def test_schemas_need_pydantic_and_the_standard_library_alone():
+    for module, path in MODULES.items():
+        if module.partition(".")[0] == "schemas":
+            imported = {name.partition(".")[0] for name in imports_of(path, MODULES)}
+            allowed = {"schemas", "pydantic", "typing_extensions"}  # the last to type checkers
+            assert imported - sys.stdlib_module_names <= allowed, module
+
+
+def test_nobody_imports_a_backend_but_its_own_files():
+    # The registry finds backends by name; nothing above or beside them may know one.
+    targets = [target for part in BUILTIN.values() for target in part.values()]
+    backends = {target.partition(":")[0] for target in targets}
+    assert all(".kinds." in name for name in backends)
+    for module, path in MODULES.items():
+        for imported in imports_of(path, MODULES):
+            kinds = imported.partition(".kinds.")[0]
+            assert ".kinds." not in imported or module.startswith(f"{kinds}.kinds"), module
+            if imported in backends and module in backends:
+                raise AssertionError(f"{module} imports {imported}")
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["schemas", "builder", "builder.dataset.opening", "builder.core.registry", "builder.cli"],
+)
+def test_loading_stays_light(module):
+    # The command's start-up, a robot and a reading process must not pay for building.
+    code = f"import sys, {module}; print(*sorted(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert not loaded & set(HEAVY)
+    if module == "schemas":
+        assert not loaded & {"numpy", "h5py", "yaml", "builder"}
