@@ -32,7 +32,7 @@ import av
 import numpy as np
 
 from builder.dataset.folder import read_index
-from builder.dataset.proof.validate import validate
+from builder.dataset.validate import validate
 
 ROOT = Path(__file__).parents[1]
 MODES = ("KILL", "TORN", "EIO", "ENOSPC", "EMFILE")

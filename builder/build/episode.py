@@ -23,7 +23,7 @@ from builder.core.errors import DatasetError, OutputError, SourceError, StoreErr
 from builder.core.registry import configure
 from builder.core.stopwatch import Stopwatch
 from builder.dataset.folder import index_line
-from builder.dataset.window_table.rows import Rows, episode_rows
+from builder.dataset.window_table import Rows, episode_rows
 from builder.sources.base import Episode, EpisodeRef, Source
 from builder.sources.select import Selected
 from builder.sources.selection import Selection

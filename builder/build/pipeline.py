@@ -30,8 +30,7 @@ from builder.core.messages import count
 from builder.dataset.folder import Catalog
 from builder.dataset.journal import keep_failures
 from builder.dataset.splits import source_splits, write_splits
-from builder.dataset.window_table.rows import keep_rows
-from builder.dataset.window_table.table import update_window_stats
+from builder.dataset.window_table import keep_rows, update_window_stats
 from builder.sources.base import EpisodeRef, Source
 from builder.stores.atomic import leftovers
 from builder.stores.filesystem import weaknesses

@@ -19,7 +19,7 @@ from builder.dataset.folder import (
     store_at,
 )
 from builder.dataset.journal import read_file
-from builder.dataset.proof.validate import Problem
+from builder.dataset.validate import Problem
 from schemas.dataset import FailureLine
 
 # Where locks are unknown, a run whose log is younger than this counts as running.

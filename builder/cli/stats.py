@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     """Compute and print; returns 0."""
     from builder.dataset.layers import layer_names
     from builder.dataset.opening import open_dataset
-    from builder.dataset.window_table.table import COLUMNS, read_columns, write_window_stats
+    from builder.dataset.window_table import COLUMNS, read_columns, write_window_stats
 
     folder = Path(args.dataset)
     if args.tracks is not None:

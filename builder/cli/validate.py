@@ -20,7 +20,7 @@ from builder.core.messages import count
 from builder.dataset.output_folder import META_NAME
 
 if TYPE_CHECKING:
-    from builder.dataset.proof.validate import Problem
+    from builder.dataset.validate import Problem
 
 HELP = "prove that a dataset is whole"
 EXAMPLE = """\
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     """Validate; returns 0 when nothing is wrong, else 1."""
     from builder.build.status import unfinished
     from builder.dataset.opening import open_dataset
-    from builder.dataset.proof.validate import validate
+    from builder.dataset.validate import validate
 
     if args.source is not None and not args.deep:
         raise ConfigError("--source is where --deep draws frames again: give --deep as well")

@@ -13,8 +13,7 @@ import numpy as np
 from builder.core.errors import ConfigError, DatasetError
 from builder.dataset.folder import is_locked, load_meta, read_index, store_at
 from builder.dataset.index import EpisodeIndex
-from builder.dataset.layers import load_layer
-from builder.dataset.overlay import open_overlay, with_tracks
+from builder.dataset.layers import load_layer, open_overlay, with_tracks
 from builder.stores.base import EpisodeReader
 from builder.stores.reader_cache import Recall
 from schemas.dataset import DatasetMeta, EpisodeMeta, ViewMeta

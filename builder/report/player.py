@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 
 from builder.core.errors import DatasetError
+from builder.dataset.array_checks import has_windows
 from builder.dataset.episodes import Dataset, EpisodeData, ViewData
-from builder.dataset.proof.checks import has_windows
 from builder.report.page import text
 
 MAX_FRAMES = 96

@@ -11,8 +11,7 @@ import numpy as np
 from builder.core.errors import ConfigError
 from builder.core.messages import near
 from builder.dataset.episodes import EpisodeData
-from builder.dataset.layers import TRACK_ARRAYS
-from builder.dataset.overlay import Overlay
+from builder.dataset.layers import TRACK_ARRAYS, Overlay
 from builder.training.options import WindowOptions
 
 

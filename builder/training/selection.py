@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from builder.core.errors import ConfigError, DatasetError
+from builder.dataset.array_checks import check_digests
 from builder.dataset.episodes import Dataset, EpisodeData
 from builder.dataset.legacy.reader import UNSEALED
-from builder.dataset.proof.checks import check_digests
 from builder.dataset.splits import read_splits
 from builder.training.arrays import refuse_unknown
 from builder.training.options import WindowOptions

@@ -10,7 +10,7 @@ import numpy as np
 from builder.core.errors import ConfigError, DatasetError
 from builder.dataset.episodes import Dataset
 from builder.dataset.filters import Where
-from builder.dataset.window_table.table import COLUMNS, Table, read_columns
+from builder.dataset.window_table import COLUMNS, Table, read_columns
 
 Weigh = str | Callable[[Mapping[str, np.ndarray]], np.ndarray]
 """An expression such as ``motion``, or a function of all columns by name, (n,) each, to (n,)."""

@@ -13,7 +13,7 @@ from builder.core.errors import ConfigError, DatasetError
 from builder.dataset.episodes import Dataset, EpisodeData
 from builder.dataset.legacy.dataset import LegacyDataset
 from builder.dataset.opening import open_dataset
-from builder.dataset.window_table.table import Table
+from builder.dataset.window_table import Table
 from builder.training import selection
 from builder.training.arrays import PassedArrays, passed_arrays, root_arrays, view_arrays
 from builder.training.augment import Augment, check_augment

@@ -16,7 +16,7 @@ from builder.core.records import record_data
 from builder.dataset.folder import Catalog, read_failures, read_index
 from builder.dataset.layers import LayerWriter, layer_names, layer_store, load_layer
 from builder.dataset.splits import FOLDER, Splits, read_splits, write_splits
-from builder.dataset.window_table.table import carry_window_stats
+from builder.dataset.window_table import carry_window_stats
 from builder.stores.atomic import make_folders
 from builder.transform.finalize import replace_lines
 from schemas.base import json_sha256

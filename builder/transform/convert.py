@@ -17,7 +17,7 @@ from builder.core.records import record_data
 from builder.core.registry import configure
 from builder.dataset.episodes import Dataset
 from builder.dataset.folder import Catalog, index_line, store_at
-from builder.dataset.proof.validate import check_episode
+from builder.dataset.validate import check_episode
 from builder.stores.base import (
     ArraySpec,
     Encoded,

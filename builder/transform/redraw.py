@@ -15,7 +15,7 @@ from builder.canvas.letterbox import Letterboxer
 from builder.core.errors import LettersetError
 from builder.core.spacing import spread
 from builder.dataset.episodes import Dataset, ViewData
-from builder.dataset.proof.validate import Problem
+from builder.dataset.validate import Problem
 from builder.inputs.streams import FrameStream
 from builder.transform.retrack import episode_refs
 

@@ -30,7 +30,7 @@ from builder.core.errors import (
 from builder.core.registry import configure
 from builder.dataset.episodes import Dataset, EpisodeData, ViewData
 from builder.dataset.layers import LayerWriter, check_free, commit_layer, layer_store
-from builder.dataset.window_table.table import refresh_window_stats
+from builder.dataset.window_table import refresh_window_stats
 from builder.sources.base import Episode, EpisodeRef
 from builder.stores.base import ArraySpec
 from builder.trackers.base import Tracker, ViewKey

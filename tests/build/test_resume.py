@@ -16,7 +16,7 @@ from builder.cli import main
 from builder.core.registry import BUILTIN
 from builder.dataset.folder import index_line, read_index
 from builder.dataset.opening import open_dataset
-from builder.dataset.proof.validate import validate
+from builder.dataset.validate import validate
 from builder.sources.base import EpisodeRef
 from builder.sources.kinds.video_files import VideoFiles
 from builder.stores.atomic import make_folders

@@ -22,7 +22,7 @@ from builder.cli import main
 from builder.core.errors import ConfigError, OutputError
 from builder.dataset.folder import Catalog, load_meta, read_failures, read_index, take_lock
 from builder.dataset.opening import open_dataset
-from builder.dataset.proof.validate import validate
+from builder.dataset.validate import validate
 from builder.sources.base import EpisodeRef
 from builder.sources.kinds.episode_folders import EpisodeFolders
 from builder.sources.kinds.video_files import VideoFiles

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from source_fixtures import write_video
 
-import builder.dataset.window_table.table
+import builder.dataset.window_table
 from builder.cli import main
+from builder.dataset import window_columns
 from builder.dataset.folder import read_index
 from builder.dataset.opening import open_dataset
-from builder.dataset.window_table import columns as window_columns
-from builder.dataset.window_table.columns import COLUMNS, window_rows
-from builder.dataset.window_table.table import read_columns, write_window_stats
+from builder.dataset.window_columns import COLUMNS, window_rows
+from builder.dataset.window_table import read_columns, write_window_stats
 from builder.stores.kinds.hdf5.store import Hdf5Store
 from builder.testing.samples import Sample, sample_dataset
 
@@ -40,13 +40,13 @@ def videos(tmp_path_factory):
 def unread(monkeypatch):
     """Ids whose rows this process computed; nothing is, when the workers' rows are there."""
     computed = []
-    function = builder.dataset.window_table.table.episode_rows
+    function = builder.dataset.window_table.episode_rows
 
     def count(reader):
         computed.append(reader.meta.id)
         return function(reader)
 
-    monkeypatch.setattr(builder.dataset.window_table.table, "episode_rows", count)
+    monkeypatch.setattr(builder.dataset.window_table, "episode_rows", count)
     return computed
 
 
@@ -160,7 +160,7 @@ def test_a_full_disk_at_the_table_ends_with_4(videos, tmp_path, monkeypatch, cap
 
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
-        patch.setattr(builder.dataset.window_table.table, "_fill", full)
+        patch.setattr(builder.dataset.window_table, "_fill", full)
         assert build(videos, out) == 4
     assert "free some space" in capsys.readouterr().err
     assert len(read_index(out)) == 3

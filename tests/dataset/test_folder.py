@@ -24,7 +24,7 @@ from builder.dataset.folder import (
     read_failures,
     read_index,
 )
-from builder.dataset.proof.validate import validate
+from builder.dataset.validate import validate
 from builder.stores.atomic import leftovers, stage
 from builder.stores.kinds.hdf5.store import Hdf5Store
 from builder.testing.samples import Sample, sample_dataset, sample_meta

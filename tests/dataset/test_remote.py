@@ -17,7 +17,7 @@ from builder.dataset.layers import LayerWriter
 from builder.dataset.remote import RemoteDataset
 from builder.dataset.remote_folder import RemoteFolder
 from builder.dataset.splits import hash_splits, read_splits, write_splits
-from builder.dataset.window_table.table import write_window_stats
+from builder.dataset.window_table import write_window_stats
 from builder.stores.atomic import stage
 from builder.stores.kinds.hdf5.store import Hdf5Store
 from builder.stores.kinds.zarr.store import ZarrStore

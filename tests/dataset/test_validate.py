@@ -21,8 +21,8 @@ from builder.core.errors import DatasetError, NewerFormatError
 from builder.core.records import stored_form
 from builder.dataset.folder import Catalog, index_line, read_failures, read_index
 from builder.dataset.layers import LayerWriter
-from builder.dataset.proof.validate import Problem, check_episode, validate
 from builder.dataset.splits import Splits, write_splits
+from builder.dataset.validate import Problem, check_episode, validate
 from builder.stores.atomic import stage
 from builder.stores.kinds.hdf5.store import Hdf5Store
 from builder.stores.kinds.zarr.store import ZarrStore

@@ -15,9 +15,15 @@ from builder.core.errors import ConfigError, DatasetError
 from builder.dataset.array_stats import QUANTILES, array_stats, quantiles
 from builder.dataset.folder import Catalog, index_line
 from builder.dataset.opening import open_dataset
-from builder.dataset.proof.validate import validate
-from builder.dataset.window_table.rows import KnownRows, episode_rows, keep_rows
-from builder.dataset.window_table.table import COLUMNS, read_columns, write_window_stats
+from builder.dataset.validate import validate
+from builder.dataset.window_table import (
+    COLUMNS,
+    KnownRows,
+    episode_rows,
+    keep_rows,
+    read_columns,
+    write_window_stats,
+)
 from builder.stores.kinds.hdf5.store import Hdf5Store
 from builder.testing.samples import HORIZON, IMG_SHAPE, Sample, sample_dataset
 from builder.training import WindowDataset

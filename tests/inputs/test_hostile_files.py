@@ -21,7 +21,7 @@ from builder.build.episode import open_source
 from builder.build.pipeline import build
 from builder.core.errors import SourceError
 from builder.dataset.opening import open_dataset
-from builder.dataset.proof.validate import validate
+from builder.dataset.validate import validate
 from builder.inputs.video import VideoStream
 from builder.sources.kinds.image_folders import ImageFolders
 from builder.sources.kinds.libero import Libero

@@ -11,7 +11,7 @@ from builder.build.pipeline import build
 from builder.cli import main
 from builder.core.errors import OutputError
 from builder.dataset.folder import read_index
-from builder.dataset.proof.validate import validate
+from builder.dataset.validate import validate
 from builder.inputs.video import VideoStream
 
 EPISODES = 3

@@ -16,7 +16,7 @@ import pytest
 from builder.core.errors import DatasetError, MissingExtraError, OutputError
 from builder.dataset.folder import store_at
 from builder.dataset.opening import open_dataset
-from builder.dataset.proof.validate import check_episode, validate
+from builder.dataset.validate import check_episode, validate
 from builder.stores.base import ArraySpec
 from builder.stores.kinds.hdf5.store import Hdf5Store
 from builder.stores.kinds.zarr.layout import Grid

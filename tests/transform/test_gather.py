@@ -17,8 +17,8 @@ from builder.cli import main
 from builder.core.errors import ConfigError
 from builder.dataset.folder import Catalog, read_failures
 from builder.dataset.opening import open_dataset
-from builder.dataset.proof.validate import validate
 from builder.dataset.splits import Splits, read_splits, write_splits
+from builder.dataset.validate import validate
 from builder.stores.kinds.hdf5.store import Hdf5Store
 from builder.stores.kinds.zarr.store import ZarrStore
 from builder.testing.samples import Sample, sample_dataset, sample_meta

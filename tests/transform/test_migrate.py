@@ -13,7 +13,7 @@ from builder.core.errors import ConfigError, DatasetError, OutputError
 from builder.dataset.folder import read_failures
 from builder.dataset.legacy.dataset import open_legacy
 from builder.dataset.opening import open_dataset
-from builder.dataset.proof.validate import validate
+from builder.dataset.validate import validate
 from builder.transform.migrate.migrate import migrate
 from schemas import Letterbox, Stretch
 from schemas.config import FrameStorage

@@ -11,10 +11,10 @@ from typing import TypeVar
 
 from builder.core.errors import DatasetError, NewerFormatError, SourceError
 from builder.core.messages import count
+from builder.dataset.array_checks import check_digest, check_digests
 from builder.dataset.episodes import Dataset, EpisodeData
 from builder.dataset.index import EpisodeIndex
 from builder.dataset.legacy.reader import UNSEALED
-from builder.dataset.proof.checks import check_digest, check_digests
 from builder.stores.base import arrays_by_view
 
 P = TypeVar("P")

@@ -1,17 +1,19 @@
-"""Proving a dataset: everything that is stored is checked against everything that is said."""
+"""Verifying a dataset: what is stored is checked against everything the metadata say about it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import closing
+import os
+from collections.abc import Container, Iterator, Mapping
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from builder.canvas.query_grid import query_points
-from builder.core.errors import DatasetError, NewerFormatError
+from builder.core.errors import DatasetError, LettersetError, NewerFormatError
+from builder.dataset.array_checks import check_digest, check_view, has_windows
 from builder.dataset.folder import (
     META_NAME,
     index_line,
@@ -21,10 +23,11 @@ from builder.dataset.folder import (
     read_index,
     store_at,
 )
-from builder.dataset.layers import layer_names, layer_store, load_layer, stale
-from builder.dataset.overlay import open_overlay
-from builder.dataset.proof.checks import check_digest, check_view, has_windows
-from builder.dataset.proof.companions import check_beside, foreign
+from builder.dataset.layers import FOLDER as LAYERS
+from builder.dataset.layers import layer_names, layer_store, load_layer, open_overlay, stale
+from builder.dataset.splits import FOLDER as SPLITS
+from builder.dataset.splits import read_splits
+from builder.dataset.window_table import check_tables
 from builder.stores.base import EpisodeReader, Store
 from schemas.dataset import DatasetMeta, EpisodeMeta, IndexLine, ViewMeta
 from schemas.layers import LayerMeta
@@ -70,11 +73,11 @@ def validate(path: Path | str, deep: bool = False) -> list[Problem]:
         problems += [] if index is None else _listed(store, episode_id, index.get(episode_id))
     for name in layer_names(folder):
         problems += check_layer(folder, store, name, index or {}, deep)
-    problems += [Problem(None, *found) for found in check_beside(folder, index)]
+    problems += [Problem(None, *found) for found in _check_companions(folder, index)]
     other = "no episode, and not verified: move it away if it is not wanted"
     problems += [
         Problem(None, path.relative_to(folder).as_posix(), other, note=True)
-        for path in foreign(folder, store)
+        for path in _foreign(folder, store)
     ]
     left = "left over from a run that died; the next build clears it"
     problems += [Problem(None, f"tmp/{p.name}", left, note=True) for p in store.leftovers()]
@@ -212,3 +215,48 @@ def _against_dataset(meta: EpisodeMeta, dataset: DatasetMeta) -> Iterator[str]:
                 f"view {view.name}: img_shape is {view.geometry.img_shape}, the dataset's "
                 f"{dataset.img_shape}"
             )
+
+
+def _check_companions(
+    folder: Path, ids: Container[str] | None = None
+) -> Iterator[tuple[str, str, bool]]:
+    """Yield (where, message, whether it is only a note) for window tables, layers and splits.
+
+    ``ids`` are the dataset's; None when they are not known.
+    """
+    yield from check_tables(folder)
+    for name in _lost_layers(folder):
+        text = "layer.json is missing: restore it, or delete the folder and make it again"
+        yield f"{LAYERS}/{name}", text, False
+    for path in sorted((folder / SPLITS).glob("*.json")):
+        where = f"{SPLITS}/{path.name}"
+        try:
+            parts = read_splits(folder, path.stem).splits
+        except LettersetError as error:
+            yield where, str(error), False
+            continue
+        for part, listed in parts.items():
+            gone = [] if ids is None else [each for each in listed if each not in ids]
+            if gone:
+                text = f"{part} lists {len(gone)} that are not in the dataset, the first {gone[0]}"
+                yield where, text, True  # it may be on purpose
+
+
+def _foreign(folder: Path, store: Store) -> Iterator[Path]:
+    """Yield the files among the episodes of a dataset that are no part of any, sorted."""
+    episodes, found = set[Path](), list[Path]()
+    for each in store.ids():
+        with suppress(DatasetError):  # of a name that no episode can have
+            episodes.add(store.path(each))
+    for place, folders, names in os.walk(folder / store.place):
+        folders[:] = [name for name in folders if Path(place, name) not in episodes]
+        found += [path for name in names if (path := Path(place, name)) not in episodes]
+    yield from sorted(found)
+
+
+def _lost_layers(folder: Path) -> list[str]:
+    """Name the layers whose own metadata are gone, so that nothing else knows of them."""
+    found = {
+        path.parent.relative_to(folder / LAYERS).parts for path in (folder / LAYERS).rglob("*.hdf5")
+    }
+    return sorted({parts[0] for parts in found if parts} - {*layer_names(folder)})

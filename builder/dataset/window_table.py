@@ -1,14 +1,22 @@
-"""A table with one row per window and view: what filters ask about, computed once.
+"""The window table: one row per window and view, with the columns that filters ask about.
 
 ``stats/windows.hdf5`` (``windows-<layer>.hdf5`` for a layer's tracks) has one dataset per column,
-rows in order of episodes, views and windows.  Every build leaves it up to date.  It is derived:
-safe to delete, and refused when the episodes it was made from are not those that are there now.
+rows in order of episodes, views and windows.  Every build leaves it up to date.  Its rows are
+computed by the worker that built an episode, and wait for the end of the build in
+``stats/<writer>.rows``: a JSON line per episode, so that a line torn by a kill costs that episode
+alone.
+
+Both are derived and safe to delete.  The table is refused when the episodes are no longer those
+it was made from; a line that is missing, torn or of another version is computed again.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +25,77 @@ import numpy as np
 
 from builder.canvas.windows import window_counts
 from builder.core.errors import DatasetError
-from builder.dataset.episodes import Dataset
+from builder.dataset.episodes import Dataset, EpisodeData
 from builder.dataset.opening import open_dataset
-from builder.dataset.window_table.columns import COLUMNS, ROW
-from builder.dataset.window_table.rows import KnownRows, episode_rows, keep_rows
-from builder.stores.atomic import output_errors, stage
+from builder.dataset.window_columns import COLUMNS, ROW, window_rows
+from builder.stores.atomic import make_folders, output_errors, stage
+from builder.stores.base import EpisodeReader
+from schemas.base import json_sha256
 
 __all__ = ["COLUMNS", "Table", "read_columns", "update_window_stats", "write_window_stats"]
+
+Rows = Mapping[str, np.ndarray]
+"""The rows of one episode: by view, (S,) of ``ROW``."""
 
 _TABLE = np.dtype(
     [*((name, ROW[name]) for name in ROW.names or ()), ("episode", "<i8"), ("view", "<i2")]
 )
+_COLUMNS = ",".join(ROW.names or ())
 
 _ROWS_AT_ONCE = 100_000
 
 # What h5py raises for damaged files.
 _DAMAGE = (OSError, KeyError, ValueError, TypeError, RuntimeError)
+
+
+def episode_rows(reader: EpisodeReader) -> Rows:
+    """Compute the rows of an episode; raises DatasetError when it cannot be read."""
+    episode = EpisodeData(reader)
+    return {name: window_rows(view, episode.meta.length) for name, view in episode.views.items()}
+
+
+def keep_rows(folder: Path, writer: str, digest: str, rows: Rows) -> None:
+    """Append the rows of the episode of this digest, unsynced.  Raises OutputError."""
+    packed = {view: base64.b64encode(own.tobytes()).decode() for view, own in rows.items()}
+    facts = {"digest": digest, "columns": _COLUMNS, "rows": packed}
+    line = json.dumps({**facts, "sha256": json_sha256(facts)})
+    path = folder / "stats" / f"{writer}.rows"
+    with output_errors(path):
+        make_folders(path.parent)
+        with path.open("ab") as file:
+            # The line before may be one that a killed run left half written.
+            file.write(f"\n{line}\n".encode())
+
+
+class KnownRows:
+    """The rows that workers computed, by episode digest; read when asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self._places: dict[str, tuple[Path, int]] = {}
+        for path in sorted((folder / "stats").glob("*.rows")):
+            at = 0
+            with path.open("rb") as file:
+                for line in file:
+                    with suppress(ValueError, KeyError, TypeError, AttributeError):
+                        found = json.loads(line)
+                        if found.pop("sha256") == json_sha256(found) and (
+                            found["columns"] == _COLUMNS
+                        ):
+                            self._places[found["digest"]] = path, at
+                    at += len(line)
+
+    def __contains__(self, digest: str) -> bool:
+        return digest in self._places
+
+    def get(self, digest: str) -> Rows | None:
+        """Return the rows of the episode of this digest, None when they are not known."""
+        if digest not in self._places:
+            return None
+        path, at = self._places[digest]
+        with path.open("rb") as file:
+            file.seek(at)
+            packed = json.loads(file.readline())["rows"]
+        return {view: np.frombuffer(base64.b64decode(own), ROW) for view, own in packed.items()}
 
 
 def stats_path(dataset: Dataset) -> Path:

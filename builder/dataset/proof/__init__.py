@@ -1,1 +1,0 @@
-"""Verifying a dataset: what is stored against what is said about it."""

@@ -1,1 +1,0 @@
-"""A table with one row per window: what filters and weights ask about."""
