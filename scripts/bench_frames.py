@@ -90,7 +90,7 @@ def ours(clip: Path, out: Path) -> int:
     spec = ArraySpec((count, SIDE, SIDE, 3), "|u1")
     with Hdf5Store(out).begin("clip", {"main": {"frames": spec}}) as writer:
         for index, frame in enumerate(stream):
-            boxer.paste(boxer.content(frame.image), canvas[0])
+            boxer.canvas(frame.image, canvas[0])
             writer.write("main", "frames", index, canvas)
         writer.digests()
     return count

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from builder.build.track_writer import TrackWriter
-from builder.canvas.letterbox import Letterboxer, letterbox_labels, orient_frame
+from builder.canvas.letterbox import letterbox_labels, orient_frame
 from builder.core.errors import SourceError
 from builder.core.stopwatch import Stopwatch
 from builder.inputs.streams import FrameStream
 from builder.stores.base import ArraySpec, EpisodeWriter
 from builder.trackers.base import Tracker, ViewKey, Window
-from builder.trackers.view_tracker import ViewTracker
+from builder.trackers.view_tracker import ViewFrames, ViewTracker
 from schemas.config import BuildConfig
 from schemas.dataset import ArrayMeta, ViewMeta
 
@@ -64,21 +64,18 @@ class ViewBuilder:
     def write(self, writer: EpisodeWriter) -> Iterator[int]:
         """Decode, letterbox, store and track; yields the number of frames done."""
         self.output.begin(writer)
-        boxer = Letterboxer(self.box, self.info.orientation)
-        shown = boxer.into(self.tracks.plan.input_box)
+        frames = ViewFrames(self.tracks, self.info.orientation)
         canvas = np.zeros((1, *self.box.img_shape, 3), np.uint8)
         clock = self.clock
         for index, frame in enumerate(clock.each("decode", self.stream)):
             with clock("letterbox"):
-                content = boxer.content(frame.image)
-                seen = content if shown is boxer else shown.content(frame.image)
-                boxer.paste(content, canvas[0])
+                shown = frames.tracked(frame.image, canvas[0])
             with clock("write"):
                 if self.frames.codec != "none":
                     writer.write(self.name, "frames", index, canvas)
                 writer.write(self.name, "timestamps", index, np.array([frame.seconds], "<f8"))
             with clock("track"):
-                windows = self.tracks.push(seen)
+                windows = self.tracks.push(shown)
             self._store(writer, windows)
             yield index + 1
         with clock("track"):

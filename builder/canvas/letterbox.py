@@ -39,10 +39,6 @@ class Letterboxer:
         self._coded_content = oriented_shape(orientation, box.content_shape)
         self._reformatter = VideoReformatter()
 
-    def into(self, box: Geometry) -> Letterboxer:
-        """Return what fits the same frames into ``box``: this one where that is its own."""
-        return self if box == self.box else Letterboxer(box, self.orientation, self.fill)
-
     def content(self, image: Any) -> np.ndarray:
         """Return the upright picture without bars: (h, w, 3) uint8 RGB of ``content_shape``.
 
@@ -63,6 +59,16 @@ class Letterboxer:
         out[:top] = out[bottom:] = self.fill
         out[top:bottom, :left] = out[top:bottom, right:] = self.fill
         out[top:bottom, left:right] = content
+
+    def canvas(self, image: Any, out: np.ndarray | None = None) -> np.ndarray:
+        """Letterbox a frame as ``content`` takes it; returns the canvas (H, W, 3) uint8.
+
+        It is written into ``out`` where that is given, else into a new array.
+        """
+        if out is None:
+            out = np.empty((*self.box.img_shape, 3), np.uint8)
+        self.paste(self.content(image), out)
+        return out
 
     def _scale(self, frame: av.VideoFrame) -> np.ndarray:
         height, width = self._coded_content

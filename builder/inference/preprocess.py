@@ -41,10 +41,7 @@ class Preprocessor:
         """
         name = self._decoder.view(view).name
         self._decoder.check_frame(_frame_shape(image, name), name)
-        boxer = self._boxers[name]
-        out = np.empty((*boxer.box.img_shape, 3), np.uint8)
-        boxer.paste(boxer.content(image), out)
-        return out
+        return self._boxers[name].canvas(image)
 
     def __call__(self, images: Mapping[str, Any]) -> np.ndarray:
         """Letterbox one frame of every view; returns (V, H, W, 3) uint8 in training order.

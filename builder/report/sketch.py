@@ -16,7 +16,7 @@ from builder.inputs.streams import FrameStream, StreamInfo
 from builder.report.draw import draw_geometry, draw_queries, draw_tracks, enlarge, row_colors
 from builder.trackers.base import Window
 from builder.trackers.motion import MotionMeter
-from builder.trackers.view_tracker import ViewTracker
+from builder.trackers.view_tracker import ViewFrames, ViewTracker
 from schemas.geometry import Geometry, Letterbox, Orientation
 
 Report = Callable[[int, int], None]
@@ -77,8 +77,7 @@ def _sketch(job: Job, view: str, stream: FrameStream, report: Report) -> Sketch:
     part = config.tracker.model_copy(update=once)
     key = view_key(config, job.ref, view)._replace(cut=True)
     tracks = ViewTracker(tracker, box, config.queries, part, steps, key)
-    boxer = Letterboxer(box, info.orientation)
-    shown = boxer.into(tracks.plan.input_box)
+    frames = ViewFrames(tracks, info.orientation)
     windows, canvases, candidates = [], [], {}
     for index, frame in enumerate(islice(stream, start + steps)):
         report(index + 1, start + steps)
@@ -86,10 +85,11 @@ def _sketch(job: Job, view: str, stream: FrameStream, report: Report) -> Sketch:
             continue
         if index == start:
             candidates = _candidates(frame.image, info)
+        canvas = None
         if index in (start, start + steps - 1):
-            canvases.append(np.empty((*box.img_shape, 3), np.uint8))
-            boxer.paste(boxer.content(frame.image), canvases[-1])
-        windows += tracks.push(shown.content(frame.image))
+            canvas = np.empty((*box.img_shape, 3), np.uint8)
+            canvases.append(canvas)
+        windows += tracks.push(frames.tracked(frame.image, canvas))
     window = (windows + tracks.finish() or [tracks.untracked(0)])[0]
 
     zoom, colors = PICTURE_PX / max(config.img_shape), row_colors(config.queries)

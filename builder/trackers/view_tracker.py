@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from builder.canvas.letterbox import Letterboxer
 from builder.canvas.query_grid import query_points
 from builder.canvas.windows import window_starts
 from builder.core.errors import ConfigError, TrackingError
 from builder.trackers.base import Session, Tracker, ViewKey, Window
 from schemas.config import ShortSide, TrackerPart
 from schemas.dataset import QuerySpec
-from schemas.geometry import AxisAffine, Geometry, Letterbox
+from schemas.geometry import AxisAffine, Geometry, Letterbox, Orientation
 
 
 class TrackingPlan(NamedTuple):
@@ -80,7 +81,7 @@ class ViewTracker:
         self.queries_xy = _points(tracker, queries, box, key)
         self.horizon = length if part.mode == "episode" else part.horizon
         self.start_every = length if part.mode == "episode" else part.start_every
-        self.plan = tracking_plan(box, part)
+        self.box, self.plan = box, tracking_plan(box, part)
         self._tracked = box.inside(self.queries_xy)
         # A tracker may track nothing at all, for a dataset of frames alone.
         some = getattr(tracker, "gives_tracks", True)
@@ -166,6 +167,30 @@ class ViewTracker:
         shape = tracks_xy.shape[:2]
         conf = np.zeros(shape, np.float32) if self._gives_conf else None
         return Window(start, tracks_xy, np.zeros(shape, np.uint8), conf)
+
+
+class ViewFrames:
+    """Turns the frames of one view, as they are decoded, into what is stored and what is tracked.
+
+    A frame is scaled once where its tracker is shown the content of the canvas.
+    """
+
+    def __init__(self, tracks: ViewTracker, orientation: Orientation) -> None:
+        shown = tracks.plan.input_box
+        self._stored = self._shown = Letterboxer(tracks.box, orientation)
+        if shown != tracks.box:
+            self._shown = Letterboxer(shown, orientation)
+
+    def tracked(self, image: Any, canvas: np.ndarray | None = None) -> np.ndarray:
+        """Return what ``ViewTracker.push`` takes of a frame; also letterbox it onto ``canvas``.
+
+        ``image`` is a ``Frame.image``; ``canvas`` (img_H, img_W, 3) uint8, None for no canvas.
+        """
+        if canvas is None:
+            return self._shown.content(image)
+        content = self._stored.content(image)
+        self._stored.paste(content, canvas)
+        return content if self._shown is self._stored else self._shown.content(image)
 
 
 def _points(tracker: Tracker, queries: QuerySpec, box: Geometry, key: ViewKey) -> np.ndarray:

@@ -80,9 +80,7 @@ def _differences(view: ViewData, stream: FrameStream) -> Iterator[str]:
     for index, frame in enumerate(stream):
         if index not in wanted:
             continue
-        canvas = np.zeros(stored.shape[1:], np.uint8)
-        boxer.paste(boxer.content(frame.image), canvas)
-        off = np.abs(canvas.astype(np.int16) - np.asarray(stored[index]))
+        off = np.abs(boxer.canvas(frame.image).astype(np.int16) - np.asarray(stored[index]))
         if off.mean() > (_JPEG_LEVELS if lossy else 0):
             yield (
                 f"frame {index} differs from its source by {off.mean():.3g} levels on average, "

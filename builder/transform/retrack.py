@@ -19,7 +19,6 @@ from builder.build.run_log import last_limits
 from builder.build.track_writer import TrackWriter
 from builder.build.tracker_process.client import TrackerAddress, repeated, shared_tracker
 from builder.build.tracker_process.host import tracker_hosts
-from builder.canvas.letterbox import Letterboxer
 from builder.core.errors import (
     ConfigError,
     DatasetError,
@@ -34,7 +33,7 @@ from builder.dataset.window_table import refresh_window_stats
 from builder.sources.base import Episode, EpisodeRef
 from builder.stores.base import ArraySpec
 from builder.trackers.base import Tracker, ViewKey
-from builder.trackers.view_tracker import ViewTracker, check_queries
+from builder.trackers.view_tracker import ViewFrames, ViewTracker, check_queries
 from schemas.config import ExecutorPart, SourcePart, TrackerPart
 from schemas.dataset import QuerySpec
 from schemas.geometry import Letterbox
@@ -227,15 +226,14 @@ def _output(base: EpisodeData, view: ViewData, job: TrackJob, tracker: Tracker) 
 
 def _contents(view: ViewData, output: TrackWriter, episode: Episode | None) -> Iterator[np.ndarray]:
     """Yield what the tracker sees: the picture without its bars."""
-    box = output.tracks.plan.input_box
     if episode is not None:
-        boxer = Letterboxer(box, view.meta.orientation)
+        frames = ViewFrames(output.tracks, view.meta.orientation)
         for frame in episode.views[view.name]:
-            yield boxer.content(frame.image)
+            yield frames.tracked(frame.image)
         return
     if view.frames is None:
         raise SourceError(f"view {view.name} has no stored frames: give --source")
-    left, top, right, bottom = box.content_box
+    left, top, right, bottom = view.geometry.content_box
     for index in range(len(view.timestamps)):
         yield np.ascontiguousarray(np.asarray(view.frames[index])[top:bottom, left:right])
 

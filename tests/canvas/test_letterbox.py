@@ -101,7 +101,8 @@ def test_letterboxer_turns_and_places(orientation, pix_fmt):
     if pix_fmt != "rgb24":
         frame = as_frame(image, pix_fmt)
     canvas = np.full((96, 128, 3), 99, np.uint8)
-    boxer.paste(boxer.content(frame), canvas)
+    assert boxer.canvas(frame, canvas) is canvas
+    np.testing.assert_array_equal(boxer.canvas(frame), canvas)
     left, top, right, bottom = box.content_box
     bars = np.ones((96, 128), bool)
     bars[top:bottom, left:right] = False

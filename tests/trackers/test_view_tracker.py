@@ -13,7 +13,7 @@ from builder.stores.kinds.hdf5.store import Hdf5Store
 from builder.testing.trackers import moving_frames
 from builder.trackers.base import ViewKey, Window
 from builder.trackers.motion import MotionMeter
-from builder.trackers.view_tracker import ViewTracker
+from builder.trackers.view_tracker import ViewFrames, ViewTracker
 from builder.trackers.windowed import WindowedTracker
 from schemas.config import BuildConfig, TrackerPart
 from schemas.dataset import QuerySpec, TrackerInfo, VisibilityRule
@@ -125,8 +125,12 @@ def test_what_a_tracker_is_shown_does_not_move_its_points(shown):
     part = TrackerPart(horizon=6, input=shown)
     backend, config = configure("trackers", part)
     view = ViewTracker(backend(config), box, QuerySpec(grid=(3, 4)), part, 6, KEY)
-    boxer = Letterboxer(view.plan.input_box)
-    seen = [boxer.content(frame) for frame in moving_frames(6, shape, step_xy)]
+    raw, canvas = ViewFrames(view, "none"), np.empty((96, 128, 3), np.uint8)
+    seen = []
+    for frame in moving_frames(6, shape, step_xy):
+        seen.append(raw.tracked(frame, canvas))
+        np.testing.assert_array_equal(canvas, Letterboxer(box).canvas(frame))
+        np.testing.assert_array_equal(raw.tracked(frame), seen[-1])
     height, width = seen[0].shape[:2]
     assert width / height == pytest.approx(2 * 120 / 160, abs=0.02)
     windows = [window for frame in seen for window in view.push(frame)] + view.finish()

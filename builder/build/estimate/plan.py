@@ -15,7 +15,6 @@ import numpy as np
 
 from builder.build.episode import open_source, open_tracker, view_key
 from builder.build.executors.child import available_cores
-from builder.canvas.letterbox import Letterboxer
 from builder.core.errors import OutputError, SourceError
 from builder.core.messages import count, size
 from builder.core.spacing import spread
@@ -24,7 +23,7 @@ from builder.inputs.streams import FrameStream
 from builder.sources.base import EpisodeRef, Source
 from builder.stores.base import ENVELOPE_BYTES
 from builder.trackers.base import ViewKey
-from builder.trackers.view_tracker import ViewTracker
+from builder.trackers.view_tracker import ViewFrames, ViewTracker
 from schemas.config import BuildConfig
 
 PROBED_EPISODES = 3
@@ -167,15 +166,12 @@ def _probe(
     box = config.fit(info.source_shape, info.sample_aspect_ratio)
     length = min(PROBED_FRAMES, info.num_frames)
     tracks = ViewTracker(tracker, box, config.queries, config.tracker, length, key)
-    boxer = Letterboxer(box, info.orientation)
-    shown = boxer.into(tracks.plan.input_box)
+    frames = ViewFrames(tracks, info.orientation)
     canvas = np.zeros((*box.img_shape, 3), np.uint8)
     quality = [cv2.IMWRITE_JPEG_QUALITY, config.store.frames.quality]
     done, jpeg = 0, 0.0
     for frame in islice(stream, length):
-        content = boxer.content(frame.image)
-        boxer.paste(content, canvas)
-        tracks.push(content if shown is boxer else shown.content(frame.image))
+        tracks.push(frames.tracked(frame.image, canvas))
         jpeg += len(cv2.imencode(".jpg", canvas, quality)[1])
         done += 1
     return max(1, done), jpeg

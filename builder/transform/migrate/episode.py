@@ -203,7 +203,7 @@ class OlderView:
             self.migration.go_on()
             writer.write(self.name, "timestamps", index, np.array([frame.seconds], "<f8"))
             if self.migration.frames.codec != "none":
-                boxer.paste(boxer.content(frame.image), canvas[0])
+                boxer.canvas(frame.image, canvas[0])
                 writer.write(self.name, "frames", index, canvas)
 
     def meta(self, arrays: Any) -> ViewMeta:
