@@ -26,7 +26,7 @@ import h5py
 import numpy as np
 from bench_common import machine_facts, write_section
 
-from builder.inputs.video_span import VideoSpan
+from builder.inputs.video import VideoSpan
 from builder.sources.kinds.episode_folders import EpisodeFolders
 from builder.sources.kinds.libero import Libero
 

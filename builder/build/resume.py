@@ -22,8 +22,8 @@ from builder.dataset.folder import (
     load_meta,
     store_at,
 )
+from builder.inputs.fingerprint import fingerprint
 from builder.inputs.listing import locate
-from builder.inputs.video import fingerprint
 from builder.sources.base import EpisodeRef, Source
 from builder.stores.atomic import fsync_folder, make_folders, output_errors
 from builder.stores.base import Store

@@ -5,6 +5,14 @@ Messages name the file, episode or view, what was got, what was expected and wha
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from builder.core.paths import printable_path
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 
 class LettersetError(Exception):
     """Base of all errors that are not our own bugs."""
@@ -18,6 +26,11 @@ class SourceError(LettersetError):
     # Of a whole command: there was nothing that could be built.
     exit_code = 3
     stage = "open"
+
+    @classmethod
+    def at(cls, path: Path, message: str) -> Self:
+        """Return the error of one file or folder, which begins with its printable path."""
+        return cls(f"{printable_path(path)}: {message}")
 
 
 class DecodeError(SourceError):

@@ -1,7 +1,8 @@
-"""Which files an episode came from."""
+"""Fingerprints of files: which files an episode was made of, and whether they have changed."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable
 from functools import lru_cache
@@ -10,8 +11,20 @@ from pathlib import Path
 from builder.core.errors import SourceError
 from builder.core.paths import printable_path
 from builder.inputs.listing import locate
-from builder.inputs.video import fingerprint
 from schemas.dataset import Fingerprint
+
+_MIB = 1 << 20
+
+
+def fingerprint(path: str | os.PathLike[str]) -> Fingerprint:
+    """Size and SHA-256 of the first and the last MiB (of the whole, up to two) of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        digest.update(file.read(_MIB))
+        file.seek(max(_MIB, size - _MIB))
+        digest.update(file.read(_MIB))
+    return Fingerprint(size=size, sha256=digest.hexdigest())
 
 
 def fingerprints(root: Path, relatives: Iterable[str]) -> dict[str, Fingerprint]:
@@ -19,19 +32,18 @@ def fingerprints(root: Path, relatives: Iterable[str]) -> dict[str, Fingerprint]
 
     Raises SourceError for a file that cannot be read.
     """
-    marks = {}
+    prints = {}
     for relative in relatives:
         relative = os.path.normpath(relative)
         path = locate(root, relative)
         try:
             status = os.stat(path)
-            mark = _fingerprint(path, status.st_size, status.st_mtime_ns)
-            marks[printable_path(relative)] = mark
+            prints[printable_path(relative)] = _fingerprint(
+                path, status.st_size, status.st_mtime_ns
+            )
         except OSError as error:
-            raise SourceError(
-                f"{printable_path(path)}: it cannot be read: {error.strerror}"
-            ) from None
-    return marks
+            raise SourceError.at(path, f"it cannot be read: {error.strerror}") from None
+    return prints
 
 
 # Many episodes come from one file.

@@ -221,9 +221,10 @@ class SafeHdf5:
         try:
             yield
         except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-            raise DecodeError(
-                f"{printable_path(self._path)}: {printable_path(path)}: it cannot be read, "
-                f"the file is damaged or of an unknown kind ({error})"
+            raise DecodeError.at(
+                self._path,
+                f"{printable_path(path)}: it cannot be read, "
+                f"the file is damaged or of an unknown kind ({error})",
             ) from None
 
 
@@ -234,8 +235,6 @@ def open_hdf5(path: Path, limits: Limits) -> Iterator[SafeHdf5]:
     try:
         file = h5py.File(os.fsencode(path), "r", rdcc_nbytes=_CACHE_BYTES, rdcc_nslots=10_007)
     except (OSError, RuntimeError) as error:
-        raise DecodeError(
-            f"{printable_path(path)}: not a whole HDF5 file ({error}); get the file again"
-        ) from None
+        raise DecodeError.at(path, f"not a whole HDF5 file ({error}); get the file again") from None
     with file:
         yield SafeHdf5(file, path, limits)

@@ -11,11 +11,10 @@ import av
 import numpy as np
 
 from builder.core.errors import DecodeError
-from builder.core.paths import printable_path
-from builder.inputs.demux import decoder_limit
 from builder.inputs.display import color_info
 from builder.inputs.listing import read_small
 from builder.inputs.streams import BlockStream, StreamInfo
+from builder.inputs.video import decoder_limit
 from schemas.config import Limits
 from schemas.geometry import Orientation
 
@@ -63,9 +62,8 @@ def encoded_stream(
     for errors.  Raises DecodeError.
     """
     if len(seconds) > limits.max_frames:
-        raise DecodeError(
-            f"{printable_path(place)}: it has more than {limits.max_frames} images "
-            f"(limits.max_frames)"
+        raise DecodeError.at(
+            place, f"it has more than {limits.max_frames} images (limits.max_frames)"
         )
 
     def path_of(index: int) -> Path:
@@ -90,9 +88,10 @@ def encoded_stream(
         data = data_of(index)
         frame, turn = decode_image(data, path_of(index), limits), exif_orientation(data)
         if (frame.height, frame.width, turn) != (*shape, orientation):
-            raise DecodeError(
-                f"{printable_path(path_of(index))}: (H, W) = {(frame.height, frame.width)}, "
-                f"{turn}; the first image of the sequence has {shape}, {orientation}; split it"
+            raise DecodeError.at(
+                path_of(index),
+                f"(H, W) = {(frame.height, frame.width)}, "
+                f"{turn}; the first image of the sequence has {shape}, {orientation}; split it",
             )
         return frame
 
@@ -107,10 +106,7 @@ def decode_image(data: bytes, path: Path, limits: Limits) -> Any:
     """
     codec = _codec_of(data)
     if codec is None:
-        raise DecodeError(
-            f"{printable_path(path)}: not an image of a known kind "
-            f"(PNG, JPEG, WebP, BMP, TIFF, PNM)"
-        )
+        raise DecodeError.at(path, "not an image of a known kind (PNG, JPEG, WebP, BMP, TIFF, PNM)")
     context: Any = av.CodecContext.create(codec, "r")
     context.options = {"max_pixels": decoder_limit(limits)}
     if codec != "tiff":
@@ -119,17 +115,19 @@ def decode_image(data: bytes, path: Path, limits: Limits) -> Any:
     try:
         frames = context.decode(av.Packet(data)) or context.decode(None)
     except av.FFmpegError as error:
-        raise DecodeError(
-            f"{printable_path(path)}: the {codec} image is damaged, cut off or larger than "
-            f"{limits.max_pixels} pixels (limits.max_pixels): {error.strerror}"
+        raise DecodeError.at(
+            path,
+            f"the {codec} image is damaged, cut off or larger than "
+            f"{limits.max_pixels} pixels (limits.max_pixels): {error.strerror}",
         ) from None
     if not frames:
-        raise DecodeError(f"{printable_path(path)}: the {codec} file holds no image")
+        raise DecodeError.at(path, f"the {codec} file holds no image")
     frame = frames[0]
     if frame.width * frame.height > limits.max_pixels:
-        raise DecodeError(
-            f"{printable_path(path)}: {frame.width}x{frame.height} pixels exceed the limit of "
-            f"{limits.max_pixels} (limits.max_pixels)"
+        raise DecodeError.at(
+            path,
+            f"{frame.width}x{frame.height} pixels exceed the limit of "
+            f"{limits.max_pixels} (limits.max_pixels)",
         )
     return frame
 
@@ -181,4 +179,4 @@ def _color(frame: Any, path: Path) -> Any:
     try:
         return color_info(frame)
     except ValueError as error:
-        raise DecodeError(f"{printable_path(path)}: {error}") from None
+        raise DecodeError.at(path, f"{error}") from None

@@ -10,7 +10,6 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from builder.core.errors import SourceError
-from builder.core.paths import printable_path
 
 _DIGITS = re.compile(r"(\d{1,18})", re.ASCII)
 
@@ -44,9 +43,10 @@ def walk(root: Path) -> Iterator[tuple[str, list[str]]]:
     try:
         yield from _walk(root, "", ())
     except OSError as error:
-        raise SourceError(
-            f"{printable_path(root)}: the folder cannot be listed ({error.strerror}); "
-            f"source.path must be a readable folder"
+        raise SourceError.at(
+            root,
+            f"the folder cannot be listed ({error.strerror}); "
+            f"source.path must be a readable folder",
         ) from None
 
 
@@ -62,9 +62,9 @@ def files(
     ``root``, or no such file; ``what`` names them.
     """
     if not os.path.lexists(root):
-        raise SourceError(
-            f"{printable_path(root)}: there is no such file or folder; "
-            f"source.path must be one {what}, or a folder of them"
+        raise SourceError.at(
+            root,
+            f"there is no such file or folder; source.path must be one {what}, or a folder of them",
         )
     if not root.is_dir():
         yield root.name
@@ -77,9 +77,8 @@ def files(
                 empty = False
                 yield relative
     if empty:
-        raise SourceError(
-            f"{printable_path(root)}: no {what} found; looked for {', '.join(suffixes)} here and "
-            f"in all folders below"
+        raise SourceError.at(
+            root, f"no {what} found; looked for {', '.join(suffixes)} here and in all folders below"
         )
 
 
@@ -128,9 +127,7 @@ def names_in(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
     try:
         names = [name for name in os.listdir(folder) if name[:1] != "."]
     except OSError as error:
-        raise SourceError(
-            f"{printable_path(folder)}: the folder cannot be listed ({error.strerror})"
-        ) from None
+        raise SourceError.at(folder, f"the folder cannot be listed ({error.strerror})") from None
     return sorted((name for name in names if name.lower().endswith(suffixes)), key=natural_key)
 
 
@@ -143,11 +140,9 @@ def regular_file(path: Path) -> int:
         status = os.stat(path)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise SourceError(f"{printable_path(path)}: it cannot be opened: {reason}") from None
+        raise SourceError.at(path, f"it cannot be opened: {reason}") from None
     if not os.path.isfile(path):
-        raise SourceError(
-            f"{printable_path(path)}: it is not a regular file (a folder, FIFO, socket or device)"
-        )
+        raise SourceError.at(path, "it is not a regular file (a folder, FIFO, socket or device)")
     return status.st_size
 
 
@@ -164,14 +159,13 @@ def read_small(path: Path, limit: int) -> bytes:
     """Read a whole regular file of at most ``limit`` bytes.  Raises SourceError."""
     size = regular_file(path)
     if size > limit:
-        raise SourceError(
-            f"{printable_path(path)}: {size} bytes exceed the limit of {limit} for a file that is "
-            f"read whole"
+        raise SourceError.at(
+            path, f"{size} bytes exceed the limit of {limit} for a file that is read whole"
         )
     try:
         return path.read_bytes()
     except OSError as error:
-        raise SourceError(f"{printable_path(path)}: it cannot be read: {error.strerror}") from None
+        raise SourceError.at(path, f"it cannot be read: {error.strerror}") from None
 
 
 def matches(path: str, globs: tuple[str, ...]) -> bool:

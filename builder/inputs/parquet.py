@@ -44,7 +44,7 @@ def select_rows(path: Path, columns: list[str], key: str, value: int, limits: Li
         names = file.schema_arrow.names
         missing = [name for name in (key, *columns) if name not in names]
         if missing:
-            raise SourceError(f"{printable_path(path)}: no columns {missing} among {names}")
+            raise SourceError.at(path, f"no columns {missing} among {names}")
         found = []
         for group in range(file.num_row_groups):
             if _excluded(file, group, key, value):
@@ -97,10 +97,11 @@ def _check(path: Path, file: Any, group: int, columns: list[str], limits: Limits
         name = column.path_in_schema
         wanted = any(name == each or name.startswith(f"{each}.") for each in columns)
         if wanted and column.total_uncompressed_size > limits.max_chunk_bytes:
-            raise SourceError(
-                f"{printable_path(path)}: column {printable_path(name)} of row group {group} has "
+            raise SourceError.at(
+                path,
+                f"column {printable_path(name)} of row group {group} has "
                 f"{column.total_uncompressed_size} bytes, beyond the limit of "
-                f"{limits.max_chunk_bytes} (limits.max_chunk_bytes)"
+                f"{limits.max_chunk_bytes} (limits.max_chunk_bytes)",
             )
 
 
@@ -111,6 +112,6 @@ def _opened(path: Path) -> Iterator[Any]:
         with pq.ParquetFile(path) as file:
             yield file
     except (pa.ArrowException, OSError, TypeError) as error:
-        raise DecodeError(
-            f"{printable_path(path)}: not a whole Parquet file ({error}); get the file again"
+        raise DecodeError.at(
+            path, f"not a whole Parquet file ({error}); get the file again"
         ) from None

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from builder.core.errors import DecodeError, SourceError
-from builder.core.paths import printable_path
 from builder.inputs.listing import read_small
 from schemas.config import Limits
 
@@ -26,14 +25,15 @@ def load_pickle(path: Path, limits: Limits) -> Any:
     try:
         return _plain(_Restricted(_Bounded(data)).load(), {})
     except _RefusedError as error:
-        raise SourceError(
-            f"{printable_path(path)}: the pickle asks for {error}, which is refused; pickles may "
-            f"hold numbers, texts, containers and NumPy arrays"
+        raise SourceError.at(
+            path,
+            f"the pickle asks for {error}, which is refused; pickles may "
+            f"hold numbers, texts, containers and NumPy arrays",
         ) from None
     except Exception as error:
         # Damaged pickles raise whatever their broken opcodes lead to.
-        raise DecodeError(
-            f"{printable_path(path)}: not a whole pickle ({type(error).__name__}: {error})"
+        raise DecodeError.at(
+            path, f"not a whole pickle ({type(error).__name__}: {error})"
         ) from None
 
 

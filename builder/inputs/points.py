@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from builder.core.errors import SourceError
-from builder.core.paths import printable_path
 from builder.inputs.pickled import load_pickle
 from schemas.config import Limits
 
@@ -23,12 +22,13 @@ def load_videos(path: Path, limits: Limits) -> dict[str, Any]:
         data = {f"video_{index}": sample for index, sample in enumerate(data)}
     if not isinstance(data, dict) or not data:
         what = type(data).__name__ if data else "an empty one"
-        raise SourceError(f"{printable_path(path)}: expected a dict or list of videos, got {what}")
+        raise SourceError.at(path, f"expected a dict or list of videos, got {what}")
     videos = {str(key): value for key, value in data.items()}
     if len(videos) != len(data):
-        raise SourceError(
-            f"{printable_path(path)}: {len(data)} videos have {len(videos)} names, since "
-            f"a number and a text may read alike; give each a name of its own"
+        raise SourceError.at(
+            path,
+            f"{len(data)} videos have {len(videos)} names, since "
+            f"a number and a text may read alike; give each a name of its own",
         )
     return videos
 

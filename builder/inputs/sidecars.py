@@ -9,7 +9,6 @@ import numpy as np
 
 from builder.core.errors import SourceError
 from builder.core.names import safe_names, safe_text
-from builder.core.paths import printable_path
 from builder.inputs.listing import names_in, read_small, regular_file
 from schemas.config import Limits
 
@@ -52,14 +51,13 @@ def read_npy(path: Path, limits: Limits) -> np.ndarray:
     try:
         mapped = np.lib.format.open_memmap(path, mode="r")
     except (ValueError, OSError, EOFError) as error:
-        raise SourceError(
-            f"{printable_path(path)}: not a whole .npy of numbers ({error})"
-        ) from None
+        raise SourceError.at(path, f"not a whole .npy of numbers ({error})") from None
     if mapped.dtype.kind not in "biuf":
-        raise SourceError(f"{printable_path(path)}: its type {mapped.dtype} is not plain numbers")
+        raise SourceError.at(path, f"its type {mapped.dtype} is not plain numbers")
     if mapped.nbytes > limits.max_array_bytes:
-        raise SourceError(
-            f"{printable_path(path)}: {mapped.nbytes} bytes exceed the limit of "
-            f"{limits.max_array_bytes} (limits.max_array_bytes)"
+        raise SourceError.at(
+            path,
+            f"{mapped.nbytes} bytes exceed the limit of "
+            f"{limits.max_array_bytes} (limits.max_array_bytes)",
         )
     return np.array(mapped, mapped.dtype.newbyteorder("<"))

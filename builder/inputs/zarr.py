@@ -208,8 +208,6 @@ def open_zarr(path: Path, limits: Limits) -> Iterator[SafeZarr]:
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError, ValueError) as error:
-        raise DecodeError(
-            f"{printable_path(path)}: not a whole zip file ({error}); get the file again"
-        ) from None
+        raise DecodeError.at(path, f"not a whole zip file ({error}); get the file again") from None
     with archive:
         yield SafeZarr(path, archive, limits)

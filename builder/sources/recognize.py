@@ -64,18 +64,20 @@ def recognize(path: Path) -> Found:
     ConfigError listing the kinds when it could be several.
     """
     if not os.path.lexists(path):
-        raise SourceError(f"{printable_path(path)}: there is no such file or folder")
+        raise SourceError.at(path, "there is no such file or folder")
     found = list(_opinions(path))
     if not found and _older(path):
-        raise SourceError(
-            f"{printable_path(path)}: older track files, not a source: `letterset doctor` tells "
-            f"what is in them, `letterset migrate` makes a dataset of them"
+        raise SourceError.at(
+            path,
+            "older track files, not a source: `letterset doctor` tells "
+            "what is in them, `letterset migrate` makes a dataset of them",
         )
     if not found:
-        raise SourceError(
-            f"{printable_path(path)}: nothing here looks like a source (no videos, images, HDF5 "
+        raise SourceError.at(
+            path,
+            f"nothing here looks like a source (no videos, images, HDF5 "
             f"demonstrations, Zarr groups, LeRobot metadata or pickles); if it is one, set "
-            f"source.kind to one of {', '.join(kinds('sources'))}"
+            f"source.kind to one of {', '.join(kinds('sources'))}",
         )
     if len({each.kind for each in found}) > 1:
         seen = "; ".join(f"{each.kind} ({each.why})" for each in found)

@@ -14,7 +14,8 @@ from places import SHARED
 
 from builder.canvas.letterbox import Letterboxer
 from builder.core.errors import DecodeError, SourceError
-from builder.inputs.video import VideoStream, fingerprint
+from builder.inputs.fingerprint import fingerprint
+from builder.inputs.video import VideoStream
 from schemas.config import Limits
 from schemas.geometry import AxisAffine, Letterbox
 

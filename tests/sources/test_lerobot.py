@@ -15,7 +15,7 @@ pq = pytest.importorskip("pyarrow.parquet")
 from lerobot_fixtures import CAMERAS, FPS, LENGTHS, TASKS, table, write_v3, write_v21  # noqa: E402
 
 from builder.core.errors import DecodeError, SourceError  # noqa: E402
-from builder.inputs.video_span import VideoSpan  # noqa: E402
+from builder.inputs.video import VideoSpan  # noqa: E402
 from builder.sources.kinds.lerobot import LeRobot, LeRobotConfig  # noqa: E402
 from builder.sources.select import select  # noqa: E402
 from schemas.config import Limits  # noqa: E402

@@ -17,8 +17,7 @@ from builder.dataset.legacy.files import LegacyRef
 from builder.dataset.legacy.hdf5 import full_key
 from builder.inputs.listing import VIDEO_SUFFIXES, walk
 from builder.inputs.streams import Frame, FrameStream, PickedStream, StreamInfo
-from builder.inputs.video import VideoStream
-from builder.inputs.video_span import VideoSpan
+from builder.inputs.video import VideoSpan, VideoStream
 from schemas.geometry import Stretch
 
 LONGEST_SKIP = 32

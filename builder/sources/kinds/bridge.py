@@ -60,7 +60,7 @@ class Bridge(BaseSource[BridgeConfig]):
                 group = printable_path(os.path.dirname(trajectory)) or None
                 yield EpisodeRef.at(os.fsencode(trajectory or "."), trajectory, group=group)
         if not seen:
-            raise SourceError(f"{printable_path(self.path)}: no folder named images0 found")
+            raise SourceError.at(self.path, "no folder named images0 found")
 
     @contextmanager
     def open(self, ref: EpisodeRef) -> Iterator[Episode]:
@@ -69,20 +69,20 @@ class Bridge(BaseSource[BridgeConfig]):
         try:
             inside = os.listdir(folder)
         except OSError as error:
-            raise SourceError(f"{printable_path(folder)}: {error.strerror}") from None
+            raise SourceError.at(folder, f"{error.strerror}") from None
         cameras = sorted(filter(_CAMERA.fullmatch, inside), key=natural_key)
         used = [name for name in _FILES if name in inside]
         views = {}
         for camera, view in safe_names(cameras).items():
             images = names_in(folder / camera, IMAGE_SUFFIXES)
             if not images:
-                raise SourceError(f"{printable_path(folder / camera)}: there is no image in it")
+                raise SourceError.at(folder / camera, "there is no image in it")
             fps = self._config.recorded_fps
             seconds = even_times(len(images), fps)
             views[view] = image_stream(folder / camera, images, seconds, fps, self._limits)
             used += [os.path.join(camera, image) for image in (images[0], images[-1])]
         if not views:
-            raise SourceError(f"{printable_path(folder)}: no folder named images0 in it")
+            raise SourceError.at(folder, "no folder named images0 in it")
         length = next(iter(views.values())).info.num_frames
         arrays, constants = self._arrays(folder, inside, length)
         yield Episode(
@@ -103,7 +103,7 @@ class Bridge(BaseSource[BridgeConfig]):
             path = folder / "obs_dict.pkl"
             states = load_pickle(path, self._limits)
             if not isinstance(states, dict):
-                raise SourceError(f"{printable_path(path)}: expected a dict of arrays")
+                raise SourceError.at(path, "expected a dict of arrays")
             names = safe_names(map(str, states))
             for key, value in states.items():
                 array = _numbers(value)
@@ -121,11 +121,9 @@ def _actions(path: Path, steps: Any, length: int) -> np.ndarray:
         rows = [step["actions"] if isinstance(step, dict) else step for step in steps]
         actions = np.array(rows, np.float64)
     except (TypeError, KeyError, ValueError) as error:
-        raise SourceError(f"{printable_path(path)}: it holds no actions ({error!r})") from None
+        raise SourceError.at(path, f"it holds no actions ({error!r})") from None
     if actions.ndim != 2 or len(actions) not in (length - 1, length):
-        raise SourceError(
-            f"{printable_path(path)}: actions {actions.shape} do not fit {length} images"
-        )
+        raise SourceError.at(path, f"actions {actions.shape} do not fit {length} images")
     missing = np.full((length - len(actions), actions.shape[1]), np.nan)
     return np.concatenate([actions, missing])
 

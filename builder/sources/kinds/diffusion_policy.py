@@ -97,15 +97,14 @@ class DiffusionPolicy(BaseSource[DiffusionPolicyConfig]):
 
     def _groups(self) -> list[str]:
         if not os.path.lexists(self.path):
-            raise SourceError(f"{printable_path(self.path)}: there is no such file or folder")
+            raise SourceError.at(self.path, "there is no such file or folder")
         if not self.path.is_dir() or (self.path / ".zgroup").exists():
             return [self.path.name]
         names = sorted(os.listdir(self.path), key=natural_key)
         found = [name for name in names if name.lower().endswith(SUFFIXES)]
         if not found:
-            raise SourceError(
-                f"{printable_path(self.path)}: it is no Zarr group (.zgroup) and holds no "
-                f"{', '.join(SUFFIXES)}"
+            raise SourceError.at(
+                self.path, f"it is no Zarr group (.zgroup) and holds no {', '.join(SUFFIXES)}"
             )
         return found
 

@@ -58,7 +58,7 @@ class Droid(BaseSource[DroidConfig]):
                 group = printable_path(os.path.dirname(folder)) or None
                 yield EpisodeRef.at(os.fsencode(folder or "."), folder, group=group)
         if empty:
-            raise SourceError(f"{printable_path(self.path)}: no folder with a {TRAJECTORY} found")
+            raise SourceError.at(self.path, f"no folder with a {TRAJECTORY} found")
 
     @contextmanager
     def open(self, ref: EpisodeRef) -> Iterator[Episode]:
@@ -73,7 +73,7 @@ class Droid(BaseSource[DroidConfig]):
             name for name in names_in(folder / _RECORDINGS, (".mp4",)) if "stereo" not in name
         ]
         if not recordings:
-            raise SourceError(f"{printable_path(folder / _RECORDINGS)}: there is no recording")
+            raise SourceError.at(folder / _RECORDINGS, "there is no recording")
         roles = {str(described.get(f"{role}_cam_serial")): role for role in _CAMERAS}
         serials = [os.path.splitext(name)[0] for name in recordings]
         names = safe_names([roles.get(serial, serial) for serial in serials])
@@ -93,7 +93,7 @@ class Droid(BaseSource[DroidConfig]):
         try:
             found = json.loads(read_small(path, _JSON_BYTES))
         except (ValueError, RecursionError) as error:
-            raise SourceError(f"{printable_path(path)}: not JSON ({error})") from None
+            raise SourceError.at(path, f"not JSON ({error})") from None
         return found if isinstance(found, dict) else {}
 
     def _arrays(self, file: SafeHdf5) -> dict[str, np.ndarray]:
@@ -119,8 +119,6 @@ class Droid(BaseSource[DroidConfig]):
         stream = VideoStream(path, limits=self._limits, orientation=turn)
         count = stream.info.num_frames
         if count > len(clock):
-            raise SourceError(
-                f"{printable_path(path)}: {count} frames for {len(clock)} steps of the trajectory"
-            )
+            raise SourceError.at(path, f"{count} frames for {len(clock)} steps of the trajectory")
         rate = (len(clock) - 1) / clock[-1] if clock[-1] > 0 else None
         return PickedStream(stream, np.arange(count), seconds=clock[:count], fps=rate)

@@ -40,9 +40,10 @@ class EpisodeFolders(BaseSource[EpisodeFoldersConfig]):
                 group = printable_path(os.path.dirname(folder)) or None
                 yield EpisodeRef.at(os.fsencode(folder or "."), folder, group=group)
         if empty:
-            raise SourceError(
-                f"{printable_path(self.path)}: no folder with videos found; one folder per "
-                f"episode with one video per view is expected"
+            raise SourceError.at(
+                self.path,
+                "no folder with videos found; one folder per "
+                "episode with one video per view is expected",
             )
 
     @contextmanager
@@ -51,7 +52,7 @@ class EpisodeFolders(BaseSource[EpisodeFoldersConfig]):
         folder = self.path / ref.locator
         names = names_in(folder, VIDEO_SUFFIXES)
         if not names:
-            raise SourceError(f"{printable_path(folder)}: there is no video in it")
+            raise SourceError.at(folder, "there is no video in it")
         stems = [os.path.splitext(name)[0] for name in names]
         unique = len(set(stems)) == len(stems)
         views = safe_names(stems if unique else names)

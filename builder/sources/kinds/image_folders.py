@@ -51,9 +51,8 @@ class ImageFolders(BaseSource[ImageFoldersConfig]):
                     group = printable_path(os.path.dirname(episode)) or None
                     yield EpisodeRef.at(os.fsencode(episode or "."), episode, group=group)
         if not seen:
-            raise SourceError(
-                f"{printable_path(self.path)}: no folder with images found; looked for "
-                f"{', '.join(IMAGE_SUFFIXES)}"
+            raise SourceError.at(
+                self.path, f"no folder with images found; looked for {', '.join(IMAGE_SUFFIXES)}"
             )
 
     @contextmanager
@@ -67,7 +66,7 @@ class ImageFolders(BaseSource[ImageFoldersConfig]):
         for inner, name in names.items():
             images = names_in(folder / inner, IMAGE_SUFFIXES)
             if not images:
-                raise SourceError(f"{printable_path(folder / inner)}: there is no image in it")
+                raise SourceError.at(folder / inner, "there is no image in it")
             fps = self._config.recorded_fps
             seconds = even_times(len(images), fps)
             stream = image_stream(folder / inner, images, seconds, fps, self._limits)
@@ -83,7 +82,7 @@ class ImageFolders(BaseSource[ImageFoldersConfig]):
         try:
             inner = [entry.name for entry in os.scandir(folder) if entry.is_dir()]
         except OSError as error:
-            raise SourceError(f"{printable_path(folder)}: {error.strerror}") from None
+            raise SourceError.at(folder, f"{error.strerror}") from None
         shown = [name for name in inner if not name.startswith(".")]
         return sorted(
             filter(lambda name: names_in(folder / name, IMAGE_SUFFIXES), shown), key=natural_key

@@ -69,8 +69,8 @@ class SomethingSomething(BaseSource[SomethingSomethingConfig]):
                     for entry in json.loads(read_small(path, _LABEL_BYTES)):
                         found[str(entry["id"])] = {**entry, "split": split}
                 except (ValueError, TypeError, KeyError, RecursionError) as error:
-                    raise SourceError(
-                        f"{printable_path(path)}: not a list of labels with ids ({error!r})"
+                    raise SourceError.at(
+                        path, f"not a list of labels with ids ({error!r})"
                     ) from None
         return found
 

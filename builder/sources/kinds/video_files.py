@@ -10,8 +10,9 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from builder.inputs.fingerprint import fingerprint
 from builder.inputs.listing import VIDEO_SUFFIXES, files, has_suffix, locate, matches, total_bytes
-from builder.inputs.video import VideoStream, fingerprint
+from builder.inputs.video import VideoStream
 from builder.sources.base import BaseSource, Episode, EpisodeRef
 from builder.sources.selection import Selection
 from schemas.dataset import Name

@@ -18,8 +18,8 @@ from builder.dataset.episodes import EpisodeData, ViewData
 from builder.dataset.legacy.dataset import LegacyDataset
 from builder.dataset.legacy.files import LegacyRef
 from builder.dataset.legacy.videos import ArrayFrames, Videos
+from builder.inputs.fingerprint import fingerprint
 from builder.inputs.streams import FrameStream, StreamInfo
-from builder.inputs.video import fingerprint
 from builder.stores.base import ArraySpec, EpisodeWriter, Store
 from schemas.affine import AxisAffine
 from schemas.config import FrameStorage
