@@ -35,9 +35,9 @@ def main() -> None:
     run("validate", dataset)
     run("inspect", dataset)
     from builder.dataset.opening import open_dataset
-    from builder.report.picture import dataset_picture
+    from builder.report.render import render_contact_sheet
 
-    dataset_picture(open_dataset(dataset), picture)
+    render_contact_sheet(open_dataset(dataset), picture)
     print(f"""
 Done in {time.monotonic() - begun:.0f} s.
   videos    {videos}

@@ -10,7 +10,7 @@ from fetch_clips import fetch
 
 from builder import open_dataset
 from builder.cli import main as letterset
-from builder.report.picture import dataset_picture
+from builder.report.render import render_contact_sheet
 
 
 def main() -> None:
@@ -28,7 +28,7 @@ def main() -> None:
         if code != 0:
             raise SystemExit(code)
         args.picture.parent.mkdir(parents=True, exist_ok=True)
-        dataset_picture(open_dataset(folder), args.picture, episodes=1, tile_px=256)
+        render_contact_sheet(open_dataset(folder), args.picture, episodes=1, tile_px=256)
 
 
 if __name__ == "__main__":

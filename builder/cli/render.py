@@ -35,25 +35,20 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Draw; returns the exit code."""
     from builder.dataset.opening import open_dataset
+    from builder.report.render import render_contact_sheet, render_rerun, render_video
 
     out = Path(args.out)
     _refuse_unlike(args, out)
     dataset = open_dataset(args.dataset)
     if args.to == "contact-sheet":
-        from builder.report.picture import dataset_picture
-
-        dataset_picture(dataset, out)
+        render_contact_sheet(dataset, out)
         say(f"wrote {out}")
         return 0
     episode_id = one_of(dataset.ids, args.episode, "episode", dataset.path)
     if args.to == "video":
-        from builder.report.video import render_video
-
         view = one_of(list(dataset[episode_id].views), args.view, "view", episode_id)
         frames = render_video(dataset, episode_id, view, out)
     else:
-        from builder.report.rerun import render_rerun
-
         frames = render_rerun(dataset, episode_id, out)
     say(f"wrote {out}: {count(frames, 'frame')} of {episode_id}")
     return 0

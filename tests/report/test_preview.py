@@ -17,12 +17,13 @@ from builder.build.config_file import load_config
 from builder.build.episode import Job
 from builder.cli import main
 from builder.core.errors import DatasetError, OutputError, SourceError
+from builder.core.spacing import stratified
 from builder.dataset.opening import open_dataset
 from builder.inputs.streams import Frame, StreamInfo
-from builder.report import sketch
+from builder.report import preview as preview_module
 from builder.report.page import figure, page, text
-from builder.report.picture import dataset_picture
-from builder.report.preview import preview, stratified
+from builder.report.preview import preview
+from builder.report.render import render_contact_sheet
 from builder.sources.base import Episode, EpisodeRef
 
 IMG_SHAPE = [64, 112]
@@ -130,20 +131,20 @@ def test_png(videos, tmp_path):
     out = tmp_path / "preview.PNG"
     assert preview(config_of(videos, "source.exclude=[broken*]"), out, count=1) == []
     image = cv2.imread(str(out))
-    assert image.shape[1] > 3 * sketch.PICTURE_PX
-    assert image.shape[0] < 2 * sketch.PICTURE_PX
+    assert image.shape[1] > 3 * preview_module.PICTURE_PX
+    assert image.shape[0] < 2 * preview_module.PICTURE_PX
 
 
-def sketch_of(videos, name, *overrides):
+def preview_of(videos, name, *overrides):
     config = config_of(videos, *overrides)
     ref = EpisodeRef(id=name, path=f"{name}.mp4", locator=f"{name}.mp4")
     signs = []
-    [made] = sketch.sketch_episode(Job(config, ref), lambda *sign: signs.append(sign))
+    [made] = preview_module.preview_windows(Job(config, ref), lambda *sign: signs.append(sign))
     return made, signs
 
 
 def test_candidates_are_the_stored_frame_turned(videos):
-    made, _ = sketch_of(videos, "wide")
+    made, _ = preview_of(videos, "wide")
     assert made.orientation == "none"
     assert list(made.candidates) == ["none", "hflip", "vflip", "rot180"]
     for turn, image in made.candidates.items():
@@ -156,7 +157,7 @@ def test_candidates_are_the_stored_frame_turned(videos):
 
 
 def test_a_quarter_turn_is_compared_with_its_like(videos):
-    made, _ = sketch_of(videos, "wide", "source.orientation=rot90")
+    made, _ = preview_of(videos, "wide", "source.orientation=rot90")
     assert made.orientation == "rot90"
     assert list(made.candidates) == ["rot90", "rot270", "transpose", "antitranspose"]
     assert all(image.shape[0] == 2 * image.shape[1] for image in made.candidates.values())
@@ -167,12 +168,12 @@ def test_a_quarter_turn_is_compared_with_its_like(videos):
 
 
 def test_facts_and_pictures_have_the_builds_numbers(videos):
-    made, signs = sketch_of(videos, "wide", "queries.grid=[4, 6]")
+    made, signs = preview_of(videos, "wide", "queries.grid=[4, 6]")
     assert made.facts["Picture"].startswith("56 x 112 px of 64 x 112; bars: 4 px above, 4 below")
     assert made.facts["Scale"] == "1.1667 in x, 1.1667 in y"
     assert (made.start, made.steps) == (0, 6)
     assert signs[-1] == (6, 6)
-    zoom = sketch.PICTURE_PX / 112
+    zoom = preview_module.PICTURE_PX / 112
     assert made.grid.shape == made.tracks.shape == (round(64 * zoom), 512, 3)
     # A query point in the middle of the first cell, in the colour of its row.
     x, y = np.array([112 / 12, 4 + 56 / 8]) * zoom
@@ -200,20 +201,22 @@ class Counting:
 @pytest.mark.parametrize(("length", "start", "steps"), [(1, 0, 1), (20, 4, 16), (90, 30, 16)])
 def test_no_more_is_decoded_than_one_window_needs(monkeypatch, length, start, steps):
     source = Counting(length)
-    monkeypatch.setattr(sketch, "open_source", lambda config: source)
+    monkeypatch.setattr(preview_module, "open_source", lambda config: source)
     job = Job(config_of("-"), EpisodeRef(id="x", path="x"))
-    first, second = sketch.sketch_episode(job, lambda *sign: None)
+    first, second = preview_module.preview_windows(job, lambda *sign: None)
     assert (first.view, second.view) == ("a", "b")
     assert (first.start, first.steps) == (start, steps)
     assert source.asked == 2 * (start + steps)
-    assert sketch.probe_episode(job, lambda *sign: None) == ((40, 60), (40, 60))
+    assert preview_module.probe_episode(job, lambda *sign: None) == ((40, 60), (40, 60))
 
 
 def test_long_videos_are_not_read_to_the_middle(monkeypatch):
     source = Counting(100_000)
-    monkeypatch.setattr(sketch, "open_source", lambda config: source)
-    sketch.sketch_episode(Job(config_of("-"), EpisodeRef(id="x", path="x")), lambda *sign: None)
-    assert source.asked == 2 * (sketch.MAX_SKIPPED + sketch.MAX_STEPS)
+    monkeypatch.setattr(preview_module, "open_source", lambda config: source)
+    preview_module.preview_windows(
+        Job(config_of("-"), EpisodeRef(id="x", path="x")), lambda *sign: None
+    )
+    assert source.asked == 2 * (preview_module.MAX_SKIPPED + preview_module.MAX_STEPS)
 
 
 def test_bad_places_are_named_before_any_work(videos, tmp_path):
@@ -253,12 +256,12 @@ def test_page_escapes():
     assert 'alt="&quot;x&quot;"' in figure(np.zeros((2, 3, 3), np.uint8), '"x"', "")
 
 
-def test_dataset_picture(videos, tmp_path):
+def test_contact_sheet(videos, tmp_path):
     argv = ["build", "--source", str(videos), "--out", str(tmp_path / "out"), "--quiet"]
     assert main([*argv, "--img-shape", "64", "112", "source.exclude=[broken*]"]) == 0
     dataset = open_dataset(tmp_path / "out")
     out = tmp_path / "picture.png"
-    dataset_picture(dataset, out, episodes=2, columns=3, tile_px=224)
+    render_contact_sheet(dataset, out, episodes=2, columns=3, tile_px=224)
     image = cv2.imread(str(out))
     assert image.shape[1] == 12 + 3 * (224 + 12)
     # Two rows of bars, and the first tile begins with the first episode's first row.
@@ -266,4 +269,4 @@ def test_dataset_picture(videos, tmp_path):
     assert (image[13:40, 13:40].reshape(-1, 3) == (0, 0, 0)).all(axis=1).any()
     dataset.ids = ()
     with pytest.raises(DatasetError, match="no episodes"):
-        dataset_picture(dataset, out)
+        render_contact_sheet(dataset, out)

@@ -15,7 +15,7 @@ from source_fixtures import write_video
 from builder.cli import main
 from builder.core.errors import OutputError
 from builder.dataset.opening import open_dataset
-from builder.report.moments import moments
+from builder.report.render import tracked_frames
 from builder.transform.export.card import dataset_card
 from builder.transform.export.tapvid import export_tapvid
 
@@ -37,10 +37,10 @@ def dataset(folder):
     return open_dataset(folder / "out")
 
 
-def test_moments_pass_every_frame_once_with_its_own_window(dataset):
+def test_tracked_frames_pass_every_frame_once_with_its_own_window(dataset):
     episode = dataset[dataset.ids[0]]
     view = episode.views["main"]
-    seen = list(moments(episode, view))
+    seen = list(tracked_frames(episode, view))
     assert [moment.frame for moment in seen] == list(range(LENGTH))
     assert [len(moment.tracks_xy) for moment in seen[:9]] == [1, 2, 3, 4, 5, 6, 7, 8, 1]
     for moment in seen:
