@@ -16,7 +16,6 @@ from builder.canvas.letterbox import Letterboxer
 from builder.canvas.query_grid import query_points
 from builder.core.registry import backend
 from builder.dataset.episodes import Dataset, ViewData
-from builder.dataset.legacy.dataset import LegacyDataset
 from builder.dataset.opening import open_dataset
 from builder.inputs.video import VideoStream
 from builder.training import WindowDataset
@@ -126,7 +125,7 @@ def letterboxed(videos: Path, folder: Path, queries: QuerySpec) -> Dataset:
 def _condition(key: str, label: str, dataset: Dataset) -> Condition:
     samples = WindowDataset(dataset, images="none", tail="exclude")
     windows = torch.stack([samples[index]["traj"][0] for index in range(len(samples))])
-    raw = _unclipped(dataset) if isinstance(dataset, LegacyDataset) else windows
+    raw = windows if next(iter(dataset)).sealed else _unclipped(dataset)
     return Condition(key, label, clip_traj(windows), _true_scale(samples), raw)
 
 

@@ -10,6 +10,9 @@ import numpy as np
 
 from schemas.dataset import DatasetMeta
 
+EPISODE_HORIZON = 16
+"""Steps of a window that is cut from whole-episode tracks: AMPLIFY's ``true_horizon``."""
+
 
 def window_starts(length: int, start_every: int) -> np.ndarray:
     """Return the start frame of every window of a clip of ``length`` frames, (S,) int64."""

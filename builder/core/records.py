@@ -8,13 +8,14 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from builder.core.errors import ConfigError, DatasetError, NewerFormatError
-from schemas.base import Record, Sealed, canonical_json
+from schemas.base import MAX_SIDE, Record, Sealed, Shape, canonical_json
 from schemas.dataset import FORMAT_VERSION, Name
 from schemas.versions import is_intact, read_any_version, version_of
 
 R = TypeVar("R", bound=Record)
 
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
+_SHAPE: TypeAdapter[tuple[int, int]] = TypeAdapter(Shape)
 
 
 def parse_record(model: type[R], text: str | bytes, where: str) -> R:
@@ -58,6 +59,16 @@ def check_name(name: str, what: str) -> None:
         _NAME.validate_python(name)
     except ValidationError:
         raise ConfigError(f"{what} has letters, digits, _ . - only, got {name!r}") from None
+
+
+def checked_shape(shape: tuple[int, int], what: str) -> tuple[int, int]:
+    """Return ``shape`` (H, W) as it was given; raises ConfigError, calling it ``what``."""
+    try:
+        return _SHAPE.validate_python(shape)
+    except ValidationError:
+        raise ConfigError(
+            f"{what} must be (H, W), whole numbers of pixels from 1 to {MAX_SIDE}, got {shape!r}"
+        ) from None
 
 
 def stored_form(record: Record) -> str:

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
@@ -21,6 +21,27 @@ from schemas.geometry import Geometry
 from schemas.layers import LayerMeta
 
 MAX_OPEN_EPISODES = 64
+
+
+SizeOrigin = Literal["recorded", "estimated", "unknown", "relative", "letterbox", "stretch"]
+"""How a tracked size is known: ``relative`` tracks (ATM) need none."""
+
+
+class OlderTracks(Protocol):
+    """Tracks of the older route: nobody checked them, and they are clipped when normalized."""
+
+    stored: Any
+    """As stored, (S, horizon, N, 2) (x, y)."""
+    scale_xy: tuple[float, float]
+
+    @property
+    def only_scaled(self) -> bool:
+        """Tell whether ``stored`` times ``scale_xy``, in float32, is what the tracks are."""
+        ...
+
+    def check_finite(self, numbers: np.ndarray, name: str = "tracks") -> None:
+        """Raise DatasetError, naming the file, for NaN and infinity in what was read of it."""
+        ...
 
 
 class ViewData:
@@ -42,6 +63,15 @@ class ViewData:
     def array(self, name: str) -> Any:
         """Return a stored array by name; raises KeyError naming what there is."""
         return self._reader.array(self.meta.name, name)
+
+    @property
+    def older_tracks(self) -> OlderTracks | None:
+        """The tracks, when they are of the older route."""
+        return None
+
+    def tracked_size(self) -> tuple[tuple[int, int] | None, SizeOrigin]:
+        """Return the size (H, W) the tracks are pixels of, and how it is known."""
+        return self.geometry.img_shape, self.geometry.kind
 
     @property
     def frames(self) -> Any:
@@ -82,11 +112,15 @@ class ViewData:
 class EpisodeData:
     """One episode: ``meta``, ``views`` by name and pass-through ``arrays`` by name."""
 
+    sealed: ClassVar = True
+    """Whether its arrays have digests; those of older files have none."""
+    view_type: ClassVar[type[ViewData]] = ViewData
+
     def __init__(self, reader: EpisodeReader) -> None:
         self.reader = reader
         self.meta: EpisodeMeta = reader.meta
         self.views: Mapping[str, ViewData] = {
-            view.name: ViewData(view, reader) for view in self.meta.views
+            view.name: self.view_type(view, reader) for view in self.meta.views
         }
         self.arrays: Mapping[str, Any] = _Arrays(reader)
 
@@ -119,8 +153,11 @@ class Dataset:
     again.  Recently used episode files stay open, at most ``max_open``.
     """
 
+    episode_type: ClassVar[type[EpisodeData]] = EpisodeData
     layers: Mapping[str, LayerMeta] = MappingProxyType({})
     track_layer: str | None = None
+    problems: Mapping[str, str] = MappingProxyType({})
+    """Older files that were left out, by relative path."""
 
     def __init__(
         self,
@@ -165,6 +202,13 @@ class Dataset:
         every = tuple(dict.fromkeys([*self._given[1], *layers]))
         return type(self)(*self._opened_with(tracks or self.track_layer, every))
 
+    def with_img_shape(self, img_shape: tuple[int, int]) -> Dataset:
+        """Return the dataset as it is read for training with ``img_shape`` (H, W).
+
+        That is the dataset itself: its geometry maps its tracks to any canvas.
+        """
+        return self
+
     def _refuse_unlisted(self) -> None:
         """Refuse a lost index; a build at work stores its first episodes before it lists them."""
         writers = [path.stem for path in (self.path / "index").glob("*.lock")]
@@ -202,7 +246,7 @@ class Dataset:
                 f"no episode {episode_id!r} in {self.path}; it has {len(self)}, "
                 f"the first is {self.ids[0] if self.ids else 'missing'}"
             )
-        self._open[episode_id] = EpisodeData(self._reader(episode_id))
+        self._open[episode_id] = self.episode_type(self._reader(episode_id))
         if len(self._open) > self.max_open:
             # Arrays in use keep their memory map; only this object lets go.
             self._open.popitem(last=False)

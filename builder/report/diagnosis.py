@@ -12,15 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from builder.canvas.windows import valid_steps
+from builder.canvas.windows import EPISODE_HORIZON, valid_steps
 from builder.core.errors import ConfigError, DatasetError
+from builder.core.records import checked_shape
 from builder.core.spacing import spread
-from builder.dataset.episodes import Dataset, EpisodeData, ViewData
+from builder.dataset.episodes import Dataset, EpisodeData, SizeOrigin, ViewData
 from builder.dataset.folder import META_NAME
-from builder.dataset.legacy.dataset import EPISODE_HORIZON, LegacyDataset, guess_queries
-from builder.dataset.legacy.files import checked_shape
 from builder.dataset.opening import open_dataset
-from builder.report.findings import MotionReport, Origin, Report, SizeReport, ViewReport, findings
+from builder.report.findings import MotionReport, Report, SizeReport, ViewReport, findings
 from builder.training.metrics import MotionStats
 from builder.training.normalize import normalize_traj
 from schemas.geometry import Geometry, Letterbox, Stretch, swap_xy
@@ -61,7 +60,7 @@ def diagnose(
     if windows < 1:
         raise ConfigError(f"windows must be at least 1, got {windows}")
     views: dict[str, _View] = {}
-    problems = dict(dataset.problems) if isinstance(dataset, LegacyDataset) else {}
+    problems = dict(dataset.problems)
     for episode_id in dataset.ids:
         try:
             episode = dataset[episode_id]
@@ -69,7 +68,7 @@ def diagnose(
                 if not len(view.starts):  # frames alone, no tracks
                     continue
                 found = views.setdefault(name, _View(img_shape))
-                found.add(dataset, episode, view, windows)
+                found.add(episode, view, windows)
         except DatasetError as error:
             problems[episode_id] = str(error)
     reports = tuple(views[name].report(name) for name in sorted(views))
@@ -90,16 +89,16 @@ class _View:
         self.img_shape = img_shape
         self.now = MotionStats(img_shape)
         self.remapped = {step: MotionStats(img_shape) for step in FRAME_STEPS}
-        self.sizes: Counter[tuple[tuple[int, int] | None, Origin]] = Counter()
+        self.sizes: Counter[tuple[tuple[int, int] | None, SizeOrigin]] = Counter()
         self.aspects: Counter[float] = Counter()
         self.episodes = self.points = self.padded = self.seen = self.visible = 0
         self.steps = self.tail = self.windows = self.tail_windows = 0
 
-    def add(self, dataset: Dataset, episode: EpisodeData, view: ViewData, windows: int) -> None:
+    def add(self, episode: EpisodeData, view: ViewData, windows: int) -> None:
         """Count one view of one episode."""
         tracks_xy, vis, valid = _sample(episode, view, windows)
         queries = np.asarray(view.queries)
-        shape, origin = _tracked_size(dataset, episode, view, queries)
+        shape, origin = view.tracked_size()
         geometry = view.geometry
         now_xy = tracks_xy
         if geometry.img_shape != self.img_shape:
@@ -178,24 +177,6 @@ def _sample(
                 f"training would take in; {cure}"
             )
     return tracks_xy, vis, valid_steps(starts, horizon, length)[:, :, None]
-
-
-def _tracked_size(
-    dataset: Dataset, episode: EpisodeData, view: ViewData, queries: np.ndarray
-) -> tuple[tuple[int, int] | None, Origin]:
-    """Return the size tracks are pixels of, and how it is known."""
-    if not isinstance(dataset, LegacyDataset):
-        return view.geometry.img_shape, view.geometry.kind
-    ref = dataset.refs[episode.meta.id]
-    if ref.layout == "atm":
-        return ref.tracked[view.name], "relative"
-    if (tracked := ref.tracked[view.name]) is not None:
-        return tracked, "recorded"
-    # A full grid of cell centres begins and ends half a cell from the frame's edges.
-    width, height = (int(side) for side in (queries.min(axis=0) + queries.max(axis=0)).round())
-    if min(height, width) < 1 or guess_queries(queries, (height, width)) is None:
-        return None, "unknown"
-    return (height, width), "estimated"
 
 
 def _aspect(geometry: Geometry | None, shape: tuple[int, int] | None) -> float:

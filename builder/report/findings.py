@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
 
 from pydantic import Field
 
 from builder.core.messages import count
+from builder.dataset.episodes import SizeOrigin
 from schemas.base import Record, Shape
 
 SCALE_TOLERANCE = 0.05
@@ -51,15 +51,11 @@ class MotionReport(Record):
     col_max: float
 
 
-Origin = Literal["recorded", "estimated", "unknown", "relative", "letterbox", "stretch"]
-"""How a tracked size is known: ``relative`` tracks (ATM) need none."""
-
-
 class SizeReport(Record):
     """A size that tracks of some episodes are pixels of."""
 
     shape: Shape | None
-    origin: Origin
+    origin: SizeOrigin
     episodes: int
     scale_rc: tuple[float, float] | None = Field(
         description="amplitude (row, col) when divided by img_shape without a remap; right is 1"

@@ -11,8 +11,7 @@ import cv2
 import numpy as np
 
 from builder.core.errors import ConfigError
-from builder.dataset.episodes import ViewData
-from builder.dataset.legacy.hdf5 import LegacyTracks
+from builder.dataset.episodes import OlderTracks, ViewData
 from builder.stores.codecs import U16_OFFSET, U16_SCALE, FixedPoint
 from builder.training.maps import matrix
 from schemas.affine import AxisAffine, swap_xy
@@ -44,7 +43,7 @@ class ViewWindows:
     """The same as a (2, 3) float64 matrix."""
     in_content: np.ndarray
     """(N,) bool: points that start on the picture."""
-    older: LegacyTracks | None = None
+    older: OlderTracks | None = None
     """Of an older file: its tracks are checked, and clipped, as that route clips them."""
 
 
@@ -73,7 +72,7 @@ def view_windows(view: ViewData, img_shape: tuple[int, int], cut_every: int | No
     norm = AxisAffine.normalization(img_shape)
     encode = norm @ box.affine
     tracks, vis = view.tracks, view.vis
-    older = tracks if isinstance(tracks, LegacyTracks) else None
+    older = view.older_tracks
     if older is not None:
         scale_xy = (1.0, 1.0)
         if older.only_scaled:

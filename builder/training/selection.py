@@ -13,7 +13,6 @@ import numpy as np
 from builder.core.errors import ConfigError, DatasetError
 from builder.dataset.array_checks import check_digests
 from builder.dataset.episodes import Dataset, EpisodeData
-from builder.dataset.legacy.reader import UNSEALED
 from builder.dataset.splits import read_splits
 from builder.training.arrays import refuse_unknown
 from builder.training.options import WindowOptions
@@ -119,7 +118,7 @@ def verify(episode: EpisodeData, path: Path) -> None:
     Raises DatasetError naming the first that is wrong, ConfigError for older files.
     """
     meta = episode.meta
-    if meta.digest == UNSEALED:
+    if not episode.sealed:
         raise ConfigError(
             f"{path}: older files have no digests to verify; leave verify out, or run letterset "
             "migrate"

@@ -11,7 +11,6 @@ import torch
 
 from builder.core.errors import ConfigError, DatasetError
 from builder.dataset.episodes import Dataset, EpisodeData
-from builder.dataset.legacy.dataset import LegacyDataset
 from builder.dataset.opening import open_dataset
 from builder.dataset.window_table import Table
 from builder.training import selection
@@ -79,7 +78,7 @@ class WindowDataset(Shared):
             dataset = open_dataset(dataset)
         if options.tracks or options.layers:
             dataset = dataset.with_layers(options.tracks, options.layers)
-        if isinstance(dataset, LegacyDataset) and options.img_shape:
+        if options.img_shape:
             dataset = dataset.with_img_shape(options.img_shape)
         super().__init__()
         self.dataset, self.augment = dataset, augment

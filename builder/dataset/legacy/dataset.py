@@ -18,17 +18,25 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from builder.canvas.query_grid import query_points
+from builder.canvas.windows import EPISODE_HORIZON
 from builder.core.errors import ConfigError, DatasetError, SourceError
 from builder.core.paths import printable_path
+from builder.core.records import checked_shape
 from builder.core.registry import raise_missing_extra
-from builder.dataset.episodes import MAX_OPEN_EPISODES, Dataset, EpisodeData
+from builder.dataset.episodes import (
+    MAX_OPEN_EPISODES,
+    Dataset,
+    EpisodeData,
+    OlderTracks,
+    SizeOrigin,
+    ViewData,
+)
 from builder.dataset.index import EpisodeIndex
 from builder.dataset.legacy.files import (
     Layout,
     LegacyRef,
     Mode,
     checked_choice,
-    checked_shape,
     inspect_file,
     mixture_of,
     track_files,
@@ -45,9 +53,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("letterset.legacy")
 
-EPISODE_HORIZON = 16
-"""Steps of a window cut from whole-episode tracks: AMPLIFY's ``true_horizon``."""
-
 UNKNOWN_TRACKER = TrackerInfo(
     kind="unknown",
     name="unknown",
@@ -57,12 +62,44 @@ UNKNOWN_TRACKER = TrackerInfo(
 )
 
 
+class LegacyView(ViewData):
+    """One view of an older file."""
+
+    @property
+    def older_tracks(self) -> OlderTracks | None:
+        """The tracks, which know how they are stored."""
+        return self.tracks
+
+    def tracked_size(self) -> tuple[tuple[int, int] | None, SizeOrigin]:
+        """Return the recorded size, else the one that the query points give away."""
+        ref: LegacyRef = self._reader.ref  # type: ignore[attr-defined]
+        if ref.layout == "atm":
+            return ref.tracked[self.name], "relative"
+        if (tracked := ref.tracked[self.name]) is not None:
+            return tracked, "recorded"
+        # A full grid of cell centres begins and ends half a cell from the frame's edges.
+        queries = np.asarray(self.queries)
+        width, height = (int(side) for side in (queries.min(axis=0) + queries.max(axis=0)).round())
+        if min(height, width) < 1 or guess_queries(queries, (height, width)) is None:
+            return None, "unknown"
+        return (height, width), "estimated"
+
+
+class LegacyEpisode(EpisodeData):
+    """One older file as an episode."""
+
+    sealed = False
+    view_type = LegacyView
+
+
 class LegacyDataset(Dataset):
     """A folder of older files; see :class:`builder.dataset.episodes.Dataset`.
 
     ``refs`` are the files by id, ``problems`` those left out by relative path (with
     ``on_error="skip"``), ``notes`` what a user should know about the rest.
     """
+
+    episode_type = LegacyEpisode
 
     def __init__(
         self,

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from builder.core.errors import ConfigError, DatasetError
+from builder.core.errors import ConfigError, DatasetError, SourceError
 from builder.core.paths import episode_id, printable_path
-from builder.dataset.legacy.hdf5 import open_older
-from builder.inputs.hdf5 import SafeHdf5
+from builder.inputs.hdf5 import SafeHdf5, open_hdf5
 from builder.inputs.listing import HDF5_SUFFIXES, has_suffix, walk
-from schemas.base import MAX_SIDE, Shape
+from schemas.config import Limits
 from schemas.dataset import Name
 from schemas.legacy import tracked_shape
 
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
-_SHAPE: TypeAdapter[tuple[int, int]] = TypeAdapter(Shape)
 
 # What only a view has.
 _HALF = {"vis", "video"}
@@ -45,14 +44,14 @@ class LegacyRef:
     """By view: the size (H, W) its tracks are pixels of, None where it is not recorded."""
 
 
-def checked_shape(shape: tuple[int, int], what: str) -> tuple[int, int]:
-    """Return ``shape`` (H, W) as it was given; raises ConfigError, calling it ``what``."""
+@contextmanager
+def open_older(path: Path) -> Iterator[SafeHdf5]:
+    """Open a file for reading; whatever is refused in it is a DatasetError that names it."""
     try:
-        return _SHAPE.validate_python(shape)
-    except ValidationError:
-        raise ConfigError(
-            f"{what} must be (H, W), whole numbers of pixels from 1 to {MAX_SIDE}, got {shape!r}"
-        ) from None
+        with open_hdf5(path, Limits()) as file:
+            yield file
+    except SourceError as error:
+        raise DatasetError(str(error)) from None
 
 
 def checked_choice(what: str, given: object, choices: tuple[object, ...]) -> None:

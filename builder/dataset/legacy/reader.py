@@ -13,8 +13,8 @@ import numpy as np
 
 from builder.core.errors import DatasetError, SourceError
 from builder.core.paths import printable_path
-from builder.dataset.legacy.files import LegacyRef, track_shape
-from builder.dataset.legacy.hdf5 import LegacyTracks, LegacyVideo, open_older
+from builder.dataset.legacy.arrays import LegacyTracks, LegacyVideo
+from builder.dataset.legacy.files import LegacyRef, open_older, track_shape
 from builder.inputs.hdf5 import SafeHdf5
 from builder.stores.reading import Reopened, mapped
 from schemas.dataset import ArrayMeta, EpisodeMeta, SourceInfo, ViewMeta

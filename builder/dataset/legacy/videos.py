@@ -13,8 +13,8 @@ import numpy as np
 
 from builder.canvas.letterbox import Letterboxer
 from builder.core.errors import ConfigError, DatasetError, SourceError
+from builder.dataset.legacy.arrays import full_key
 from builder.dataset.legacy.files import LegacyRef
-from builder.dataset.legacy.hdf5 import full_key
 from builder.inputs.listing import VIDEO_SUFFIXES, walk
 from builder.inputs.streams import Frame, FrameStream, PickedStream, StreamInfo
 from builder.inputs.video import VideoSpan, VideoStream

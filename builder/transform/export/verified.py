@@ -14,7 +14,6 @@ from builder.core.messages import count
 from builder.dataset.array_checks import check_digest, check_digests
 from builder.dataset.episodes import Dataset, EpisodeData
 from builder.dataset.index import EpisodeIndex
-from builder.dataset.legacy.reader import UNSEALED
 from builder.stores.base import arrays_by_view
 
 P = TypeVar("P")
@@ -71,8 +70,7 @@ def _without(dataset: Dataset, failures: dict[str, str] | None, damage: Damage) 
     for episode_id in dataset.ids:
         try:
             episode = dataset[episode_id]
-            sealed = episode.meta.digest != UNSEALED
-            if texts := list(damage(episode)) if sealed else []:
+            if texts := list(damage(episode)) if episode.sealed else []:
                 found[episode_id] = f"{episode.reader.path} is damaged: {'; '.join(texts)}"
         except (DatasetError, NewerFormatError) as error:
             found[episode_id] = str(error)

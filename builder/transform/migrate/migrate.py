@@ -22,6 +22,7 @@ import numpy as np
 from builder.canvas.query_grid import query_points
 from builder.core.errors import ConfigError, DatasetError, SourceError
 from builder.core.paths import episode_id, printable_path
+from builder.core.records import checked_shape
 from builder.core.registry import backend
 from builder.dataset.folder import Catalog, index_line, read_index
 from builder.dataset.legacy.dataset import UNKNOWN_TRACKER, LegacyDataset, guess_queries, scan
@@ -30,7 +31,6 @@ from builder.dataset.legacy.files import (
     LegacyRef,
     Mode,
     checked_choice,
-    checked_shape,
     mixture_of,
 )
 from builder.dataset.legacy.videos import Videos

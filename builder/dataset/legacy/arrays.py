@@ -1,28 +1,13 @@
-"""Access to older HDF5 files: refused as any foreign file is, and their tracks as they are read."""
+"""The arrays of older files, read lazily: tracks and ATM's video, in pixels of ``img_shape``."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from builder.core.errors import DatasetError, SourceError
-from builder.inputs.hdf5 import SafeHdf5, open_hdf5
-from schemas.config import Limits
-
-
-@contextmanager
-def open_older(path: Path) -> Iterator[SafeHdf5]:
-    """Open a file for reading; whatever is refused in it is a DatasetError that names it."""
-    try:
-        with open_hdf5(path, Limits()) as file:
-            yield file
-    except SourceError as error:
-        raise DatasetError(str(error)) from None
+from builder.core.errors import DatasetError
 
 
 class LegacyTracks:
