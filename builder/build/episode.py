@@ -29,7 +29,7 @@ from builder.sources.select import Selected
 from builder.sources.selection import Selection
 from builder.stores.base import ArraySpec, EpisodeWriter, Store
 from builder.trackers.base import Tracker, ViewKey
-from builder.trackers.view_tracker import check_queries
+from builder.trackers.view_tracker import check_query_region
 from schemas.config import BuildConfig, ExecutorPart, Limits, SourcePart
 from schemas.dataset import EpisodeMeta, IndexLine, SourceInfo
 
@@ -64,7 +64,7 @@ def open_tracker(config: BuildConfig) -> Tracker:
     """Construct the configured tracker; raises ConfigError."""
     found, own = configure("trackers", config.tracker)
     tracker: Tracker = found(own)
-    check_queries(tracker, config.tracker.kind, config.queries)
+    check_query_region(tracker, config.tracker.kind, config.queries)
     return tracker
 
 

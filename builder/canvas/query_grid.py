@@ -39,7 +39,7 @@ def query_points(spec: QuerySpec, geometry: Geometry) -> np.ndarray:
     return np.stack([grid_x.ravel(), grid_y.ravel()], axis=-1).astype(np.float32)
 
 
-def checked_queries(shape: tuple[int, int], queries_xy: np.ndarray) -> np.ndarray:
+def queries_in_frame(shape: tuple[int, int], queries_xy: np.ndarray) -> np.ndarray:
     """Return ``queries_xy`` as a float32 copy (N, 2) if all lie in a frame of ``shape`` (H, W).
 
     The frame's edges count as inside, and so does rounding within EDGE_PX of them.  Raises

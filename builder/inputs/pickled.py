@@ -37,6 +37,27 @@ def load_pickle(path: Path, limits: Limits) -> Any:
         ) from None
 
 
+def load_tapvid_videos(path: Path, limits: Limits) -> dict[str, Any]:
+    """Load a TAP-Vid pickle: its videos by name; those of a list are video_0, video_1, ...
+
+    Raises SourceError for anything else, and for names that read alike.
+    """
+    data = load_pickle(path, limits)
+    if isinstance(data, list):
+        data = {f"video_{index}": sample for index, sample in enumerate(data)}
+    if not isinstance(data, dict) or not data:
+        what = type(data).__name__ if data else "an empty one"
+        raise SourceError.at(path, f"expected a dict or list of videos, got {what}")
+    videos = {str(key): value for key, value in data.items()}
+    if len(videos) != len(data):
+        raise SourceError.at(
+            path,
+            f"{len(data)} videos have {len(videos)} names, since "
+            f"a number and a text may read alike; give each a name of its own",
+        )
+    return videos
+
+
 class _RefusedError(Exception):
     pass
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from builder.canvas.query_grid import checked_queries
+from builder.canvas.query_grid import queries_in_frame
 from builder.trackers.base import Window
 from builder.trackers.windowed import checked_frame, checked_window
 
@@ -76,7 +76,7 @@ class CarriedSession:
     ) -> None:
         checked_window(horizon, start_every)
         self._observe, self._shape = observe, shape
-        self._queries = checked_queries(shape, queries_xy)
+        self._queries = queries_in_frame(shape, queries_xy)
         self._horizon, self._start_every = horizon, start_every
         self._max_error, self._max_colour = max_error, max_colour
         self._open: deque[_Chain] = deque()

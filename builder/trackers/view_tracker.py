@@ -42,7 +42,7 @@ def tracking_plan(box: Geometry, tracker: TrackerPart) -> TrackingPlan:
     return TrackingPlan(input_box, box.affine @ ~to_content)
 
 
-def check_queries(tracker: Tracker, kind: str, queries: QuerySpec) -> None:
+def check_query_region(tracker: Tracker, kind: str, queries: QuerySpec) -> None:
     """Raise ConfigError unless ``queries`` place points, or the tracker brings its own."""
     if getattr(tracker, "brings_points", False) == (queries.region == "stored"):
         return

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from builder.canvas.query_grid import checked_queries
+from builder.canvas.query_grid import queries_in_frame
 from builder.core.errors import TrackingError
 from builder.trackers.base import Session, Window
 from schemas.dataset import TrackerInfo
@@ -85,7 +85,7 @@ class WindowedSession:
     ) -> None:
         checked_window(horizon, start_every)
         self._tracker, self._shape = tracker, shape
-        self._queries = checked_queries(shape, queries_xy)
+        self._queries = queries_in_frame(shape, queries_xy)
         self._horizon, self._start_every = horizon, start_every
         self._frames: deque[Any] = deque()
         self._first = 0  # number of the oldest buffered frame

@@ -33,7 +33,7 @@ from builder.dataset.window_table import refresh_window_stats
 from builder.sources.base import Episode, EpisodeRef
 from builder.stores.base import ArraySpec
 from builder.trackers.base import Tracker, ViewKey
-from builder.trackers.view_tracker import ViewFrames, ViewTracker, check_queries
+from builder.trackers.view_tracker import ViewFrames, ViewTracker, check_query_region
 from schemas.config import ExecutorPart, SourcePart, TrackerPart
 from schemas.dataset import QuerySpec
 from schemas.geometry import Letterbox
@@ -89,7 +89,7 @@ def track(
     opened = found(own)
     if not getattr(opened, "gives_tracks", True):
         raise ConfigError(f"tracker {tracker.kind!r} makes no tracks: choose another tracker.kind")
-    check_queries(opened, tracker.kind, queries)
+    check_query_region(opened, tracker.kind, queries)
     tracks = TrackSet(
         horizon=tracker.horizon,
         start_every=tracker.start_every,

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.canvas.query_grid import checked_queries, query_points
+from builder.canvas.query_grid import queries_in_frame, query_points
 from builder.core.errors import TrackingError
 from schemas.dataset import QuerySpec
 from schemas.geometry import Letterbox, Stretch
@@ -77,7 +77,7 @@ def test_content_points_all_lie_inside(source_shape, img_shape, grid):
 
 def test_checked_queries_copies_and_accepts_edges():
     queries = np.array([(0, 0), (40, 30)], np.float64)
-    checked = checked_queries((30, 40), queries)
+    checked = queries_in_frame((30, 40), queries)
     assert checked.dtype == np.float32
     checked[:] = 7
     assert queries.max() == 40
@@ -86,10 +86,10 @@ def test_checked_queries_copies_and_accepts_edges():
 @pytest.mark.parametrize("bad", [(41, 10), (10, 31), (-0.1, 5), (5, -0.1), (np.nan, 5)])
 def test_checked_queries_names_the_point(bad):
     with pytest.raises(TrackingError, match=r"query point 1 .* outside its frame of 30 x 40"):
-        checked_queries((30, 40), np.array([(5, 5), bad]))
+        queries_in_frame((30, 40), np.array([(5, 5), bad]))
 
 
 @pytest.mark.parametrize("shape", [(2,), (3, 3), (1, 4, 2)])
 def test_checked_queries_refuses_other_shapes(shape):
     with pytest.raises(TrackingError, match=r"\(N, 2\)"):
-        checked_queries((30, 40), np.zeros(shape))
+        queries_in_frame((30, 40), np.zeros(shape))

@@ -168,7 +168,10 @@ def test_a_damaged_pickle_is_one_failure(tmp_path):
 @pytest.mark.parametrize(
     ("value", "match"),
     [
-        ({"a": {**GOOD, "points": np.full((5, 4, 2), 20.0)}}, "x.pkl: a: points must be shares"),
+        (
+            {"a": {**GOOD, "points": np.full((5, 4, 2), 20.0)}},
+            "x.pkl: a: points must be normalized",
+        ),
         ({5: GOOD, "5": GOOD}, "2 videos have 1 names"),
         ({}, "got an empty one"),
     ],

@@ -15,9 +15,9 @@ from builder.core.paths import printable_path
 from builder.inputs.fingerprint import fingerprints
 from builder.inputs.hdf5 import SafeHdf5, open_hdf5
 from builder.inputs.listing import HDF5_SUFFIXES, files, locate
-from builder.inputs.points import pixels_of_shares
 from builder.inputs.streams import BlockStream, FrameStream, StreamInfo, even_times, frames_at_once
 from builder.sources.base import BaseSource, Episode, EpisodeRef
+from builder.sources.normalized_points import normalized_to_pixels
 from builder.sources.selection import Selection
 
 
@@ -105,5 +105,5 @@ class Atm(BaseSource[AtmConfig]):
             raise file.error(path, f"tracks {tracks.shape} and vis {vis.shape} do not fit")
         visible = vis[0] > 0.5
         where = str(file.error(path, "its tracks"))
-        pixels = pixels_of_shares(tracks[0], visible, info.coded_shape, where)
+        pixels = normalized_to_pixels(tracks[0], visible, info.coded_shape, where)
         return {f"{view}.points_xy": pixels, f"{view}.visible": visible.astype(np.uint8)}

@@ -16,9 +16,10 @@ from builder.core.paths import printable_path
 from builder.inputs.fingerprint import fingerprints
 from builder.inputs.images import encoded_stream
 from builder.inputs.listing import PICKLE_SUFFIXES, files, locate
-from builder.inputs.points import load_videos, pixels_of_shares
+from builder.inputs.pickled import load_tapvid_videos
 from builder.inputs.streams import BlockStream, FrameStream, StreamInfo, even_times
 from builder.sources.base import BaseSource, Episode, EpisodeRef
+from builder.sources.normalized_points import normalized_to_pixels
 from builder.sources.selection import Selection
 
 
@@ -78,7 +79,7 @@ class TapVid(BaseSource[TapVidConfig]):
 
     def _videos(self, relative: str) -> dict[str, Any]:
         if self._loaded is None or self._loaded[0] != relative:
-            videos = load_videos(locate(self.path, relative), self._limits)
+            videos = load_tapvid_videos(locate(self.path, relative), self._limits)
             self._loaded = (relative, videos)
         return self._loaded[1]
 
@@ -110,7 +111,7 @@ def _tracks(points: Any, occluded: Any, info: StreamInfo, where: str) -> dict[st
             f"{where}: expected points (N, {info.num_frames}, 2) and occluded (N, "
             f"{info.num_frames}), got {xy.shape} and {hidden.shape}"
         )
-    pixels = pixels_of_shares(xy, ~hidden, info.coded_shape, where)
+    pixels = normalized_to_pixels(xy, ~hidden, info.coded_shape, where)
     return {
         "points_xy": np.ascontiguousarray(pixels.swapaxes(0, 1)),
         "visible": np.ascontiguousarray((~hidden).T).astype(np.uint8),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from builder.canvas.query_grid import checked_queries
+from builder.canvas.query_grid import queries_in_frame
 from builder.trackers.base import Window
 from builder.trackers.windowed import checked_frame, checked_window
 from schemas.base import Record
@@ -43,7 +43,7 @@ class NoTracker:
         self, shape: tuple[int, int], queries_xy: np.ndarray, horizon: int, start_every: int
     ) -> NoSession:
         """Check the arguments as every tracker does; see ``Tracker.open``."""
-        checked_queries(shape, queries_xy)
+        queries_in_frame(shape, queries_xy)
         checked_window(horizon, start_every)
         return NoSession(shape)
 

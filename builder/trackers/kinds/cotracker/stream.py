@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import torch
 
-from builder.canvas.query_grid import checked_queries
+from builder.canvas.query_grid import queries_in_frame
 from builder.trackers.base import Window
 from builder.trackers.kinds.cotracker.engine import Engine, Prediction, Prepared, Result
 from builder.trackers.windowed import checked_frame, checked_window
@@ -106,7 +106,7 @@ class StreamSession:
     ) -> None:
         checked_window(horizon, start_every)
         self._tracker, self._shape = tracker, shape
-        self._queries_xy = checked_queries(shape, queries_xy)
+        self._queries_xy = queries_in_frame(shape, queries_xy)
         self._horizon, self._start_every = horizon, start_every
         self._pushed = 0
         self._online: OnlineTrack | None = None

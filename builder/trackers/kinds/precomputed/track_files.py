@@ -14,7 +14,7 @@ from builder.core.errors import SourceError
 from builder.core.paths import printable_path
 from builder.inputs.hdf5 import open_hdf5
 from builder.inputs.listing import HDF5_SUFFIXES, PICKLE_SUFFIXES, regular_file
-from builder.inputs.points import load_videos
+from builder.inputs.pickled import load_tapvid_videos
 from schemas.config import Limits
 from schemas.legacy import tracked_shape
 
@@ -132,7 +132,7 @@ def _pickle(path: Path, names: Names) -> StoredTracks:
 @lru_cache(maxsize=1)
 def _loaded(path: Path, _: int) -> dict[str, Any]:
     """Keep the last pickle: it holds many videos."""
-    return load_videos(path, LIMITS)
+    return load_tapvid_videos(path, LIMITS)
 
 
 def _error(path: Path, message: str) -> SourceError:

@@ -1,0 +1,25 @@
+"""Points given in normalized coordinates, from 0 to 1 over the whole picture, as pixels."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from builder.core.errors import SourceError
+
+
+def normalized_to_pixels(
+    xy: np.ndarray, visible: np.ndarray, shape: tuple[int, int], where: str
+) -> np.ndarray:
+    """Turn points (..., 2) from 0 to 1 over the whole picture into its pixels, float32.
+
+    Both count from the outer corner.  ``visible`` (...) bool, ``shape`` (H, W).  Single points
+    may leave the picture; raises SourceError, naming ``where``, when most that are visible do.
+    """
+    seen_xy = xy[visible]
+    outside = ((seen_xy < -0.5) | (seen_xy > 1.5)).any(axis=-1)
+    if outside.size and outside.mean() > 0.5:
+        raise SourceError(
+            f"{where}: points must be normalized, from 0 to 1 over the picture, but they go up to "
+            f"{np.nanmax(xy):g}; if they are pixels, divide them by its width and height"
+        )
+    return xy.astype(np.float32) * np.array(shape[::-1], np.float32)
