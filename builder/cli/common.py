@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from builder.core.errors import ConfigError
-from builder.core.messages import count, failed
 from builder.core.paths import printable_path
+from builder.core.result import Result
 from builder.dataset.output_folder import is_url
 
 # The options and arguments of all verbs that name what is read, not written.
@@ -104,17 +104,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     )
 
 
-def say_gathered(done: Any, as_json: bool) -> int:
-    """Tell what a merge or a subset brought; returns its code."""
-    if as_json:
-        say(json.dumps(vars(done), indent=2))
-        return int(done.exit_code)
-    for name, reason in done.failures.items():
-        say(failed(name, reason))
-    for line in done.notes:
-        say(f"note: {line}")
-    say(
-        f"{done.out}: {count(done.episodes, 'episode')} taken, {done.there} already there, "
-        f"{len(done.failures)} failed"
-    )
-    return int(done.exit_code)
+def say_result(result: Result, as_json: bool, place: str = "") -> int:
+    """Print how a verb ended, as text or as JSON; returns its exit code."""
+    say(json.dumps(result.as_json(), indent=2) if as_json else result.text(place))
+    return result.exit_code

@@ -7,11 +7,8 @@ listed and the others converted. Running the same command again goes on.
 from __future__ import annotations
 
 import argparse
-import json
-from dataclasses import asdict
 
-from builder.cli.common import add_json, say
-from builder.core.messages import count, failed
+from builder.cli.common import add_json, say_result
 
 HELP = "change a dataset's store or codecs"
 EXAMPLE = """\
@@ -40,18 +37,4 @@ def run(args: argparse.Namespace) -> int:
 
     part = read_overrides([word.removeprefix("store.") for word in args.overrides])
     done = convert(args.dataset, args.out, part)
-    if args.json:
-        say(json.dumps(asdict(done), indent=2))
-        return done.exit_code
-    for name, error in sorted(done.errors.items()):
-        unit = "levels" if name == "frames" else "px"
-        say(f"LOSSY {name}: off by at most {error:.4g} {unit}")
-    for name, reason in done.failures.items():
-        say(failed(name, reason))
-    for line in done.notes:
-        say(f"note: {line}")
-    say(
-        f"{done.out}: {count(done.converted, 'episode')} converted, {done.there} already there, "
-        f"{len(done.failures)} failed"
-    )
-    return done.exit_code
+    return say_result(done, args.json, done.out)

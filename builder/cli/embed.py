@@ -8,13 +8,10 @@ last hidden state of T5: lambda text: model(**tokens(text)).last_hidden_state[0,
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
-from dataclasses import asdict
 
-from builder.cli.common import add_json, say
-from builder.core.messages import count, failed
+from builder.cli.common import add_json, say_result
 
 HELP = "add text embeddings to a dataset"
 EXAMPLE = """\
@@ -40,18 +37,4 @@ def run(args: argparse.Namespace) -> int:
         load_encoder(args.encoder)
     finally:
         sys.path.remove(here)
-    done = embed(args.dataset, args.encoder, args.name)
-    code = 1 if done.without_text or done.failures else 0
-    if args.json:
-        say(json.dumps(asdict(done), indent=2))
-        return code
-    for episode_id, reason in done.failures.items():
-        say(failed(episode_id, reason))
-    for episode_id in done.without_text:
-        say(f"NO TEXT {episode_id}")
-    say(
-        f"{args.dataset}: layer {done.layer}: {count(done.embedded, 'episode')} embedded, "
-        f"{done.there} already there, {len(done.without_text)} without text, "
-        f"{len(done.failures)} failed"
-    )
-    return code
+    return say_result(embed(args.dataset, args.encoder, args.name), args.json, args.dataset)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 
-from builder.cli.common import add_json, say_gathered
+from builder.cli.common import add_json, say_result
 
 HELP = "put datasets together"
 EXAMPLE = """\
@@ -27,4 +27,5 @@ def run(args: argparse.Namespace) -> int:
     """Merge; returns 1 when an episode could not be opened, each listed."""
     from builder.transform.merge import merge
 
-    return say_gathered(merge(args.datasets, args.out), args.json)
+    done = merge(args.datasets, args.out)
+    return say_result(done, args.json, done.out)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 
-from builder.cli.common import add_json, check_positive, say, show_count
+from builder.cli.common import add_json, check_positive, say_result, show_count
 
 HELP = "turn older track files into a dataset"
 EXAMPLE = """\
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     from builder.transform.migrate.migrate import migrate
 
     check_positive(args, "frame_step")
-    report = migrate(
+    done = migrate(
         args.legacy,
         args.out,
         img_shape=tuple(args.img_shape) if args.img_shape else None,
@@ -80,5 +80,4 @@ def run(args: argparse.Namespace) -> int:
         dry_run=args.dry_run,
         on_progress=show_count,
     )
-    say(report.model_dump_json(indent=2) if args.json else report.text())
-    return report.exit_code
+    return say_result(done, args.json)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 
-from builder.cli.common import add_json, say_gathered
+from builder.cli.common import add_json, say_result
 
 HELP = "take some episodes of a dataset"
 EXAMPLE = """\
@@ -37,4 +37,5 @@ def run(args: argparse.Namespace) -> int:
 
     if not args.id and args.where is None:
         raise ConfigError("say which episodes: --id GLOB, or --where EXPR")
-    return say_gathered(subset(args.dataset, args.out, args.id, args.where), args.json)
+    done = subset(args.dataset, args.out, args.id, args.where)
+    return say_result(done, args.json, done.out)

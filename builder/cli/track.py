@@ -7,12 +7,9 @@ same command again goes on.
 from __future__ import annotations
 
 import argparse
-import json
-from dataclasses import asdict
 from pathlib import Path
 
-from builder.cli.common import add_json, say
-from builder.core.messages import count, failed
+from builder.cli.common import add_json, say_result
 
 HELP = "add another track set to a dataset"
 EXAMPLE = """\
@@ -51,13 +48,4 @@ def run(args: argparse.Namespace) -> int:
             on_start=progress.start,
             on_event=progress.event,
         )
-    if args.json:
-        say(json.dumps(asdict(done), indent=2))
-        return 1 if done.failures else 0
-    for episode_id, reason in done.failures.items():
-        say(failed(episode_id, reason))
-    say(
-        f"{args.dataset}: layer {done.layer}: {count(done.tracked, 'episode')} tracked, "
-        f"{done.there} already there, {len(done.failures)} failed"
-    )
-    return 1 if done.failures else 0
+    return say_result(done, args.json, args.dataset)

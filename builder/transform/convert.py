@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import ValidationError
 
-from builder.core.errors import ConfigError, DatasetError, NewerFormatError, StoreError
+from builder.core.errors import ConfigError, DatasetError, StoreError
 from builder.core.messages import explain
 from builder.core.records import record_data
 from builder.core.registry import configure
@@ -27,39 +27,44 @@ from builder.stores.base import (
     arrays_by_view,
 )
 from builder.stores.reading import blocks
-from builder.transform.companions import carry_along, note_failure
+from builder.transform.gather import Gathered, carry_along, gather
 from schemas.config import StorePart
-from schemas.dataset import ArrayMeta, DatasetMeta, EpisodeMeta
+from schemas.dataset import ArrayMeta, DatasetMeta, EpisodeMeta, IndexLine
 
 _TRACK_CODECS = {"f32": "raw", "u16": "u16"}
 _U16_ERROR_PX = 1 / 128
 
 
 @dataclass
-class Conversion:
-    """How a conversion ended: episodes, the largest error of what is not lossless, failures."""
+class Conversion(Gathered):
+    """How a conversion ended; ``episodes`` is how many were converted."""
 
-    out: str
-    converted: int = 0
-    there: int = 0
+    done_word: ClassVar[str] = "converted"
+
     errors: dict[str, float] = field(default_factory=dict)
     """By array name: the largest difference from what was stored before."""
-    failures: dict[str, str] = field(default_factory=dict)
-    """Why an episode, or a part of a layer, could not be converted."""
-    notes: list[str] = field(default_factory=list)
 
-    @property
-    def exit_code(self) -> int:
-        """0 all good, 1 some episodes failed, 3 all did."""
-        return 0 if not self.failures else 1 if self.converted or self.there else 3
+    def lines(self) -> list[str]:
+        """Name the arrays that lost something, then list failures and notes."""
+        lossy = [
+            f"LOSSY {name}: off by at most {error:.4g} {'levels' if name == 'frames' else 'px'}"
+            for name, error in sorted(self.errors.items())
+        ]
+        return [*lossy, *super().lines()]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return all fields as JSON data."""
+        return {
+            "out": self.out,
+            "converted": self.episodes,
+            "there": self.there,
+            "errors": self.errors,
+            "failures": self.failures,
+            "notes": self.notes,
+        }
 
 
-def convert(
-    path: Path | str,
-    out: Path | str,
-    part: Mapping[str, Any],
-    on_episode: Callable[[str], None] = lambda episode_id: None,
-) -> Conversion:
+def convert(path: Path | str, out: Path | str, part: Mapping[str, Any]) -> Conversion:
     """Write the dataset at ``path`` anew at ``out``, stored as ``part`` says.
 
     ``part`` are keys of ``store``: kind, frames.codec, tracks.dtype; what it leaves out stays as
@@ -74,24 +79,16 @@ def convert(
     found, _ = configure("stores", store_part)
     store: Store = found(out)
     result = Conversion(str(out))
+
+    def convert_one(episode_id: str) -> IndexLine:
+        with closing(dataset[episode_id].reader) as reader:
+            return index_line(_convert(reader, dataset.store, store, store_part, part, result))
+
     with Catalog.create(out, meta) as catalog:
         if (out / store_at(out).place).is_dir() and store_at(out).place != store.place:
             raise ConfigError(f"{out} keeps its episodes in {store_at(out).place} already")
-        done = catalog.index()
-        for episode_id in dataset.ids:
-            if episode_id in done:
-                result.there += 1
-                continue
-            try:
-                with closing(dataset[episode_id].reader) as reader:
-                    done_now = _convert(reader, dataset.store, store, store_part, part, result)
-            except (DatasetError, NewerFormatError, StoreError) as error:
-                note_failure(catalog, result.failures, episode_id, error)
-                continue
-            catalog.add(index_line(done_now))
-            result.converted += 1
-            on_episode(episode_id)
-    if result.converted or result.there:  # else the failures tell why there is nothing
+        gather(catalog, dataset.ids, convert_one, result)
+    if result.any_done:  # else the failures tell why there is nothing
         result.notes += carry_along([dataset.path], out, result.failures)
     return result
 

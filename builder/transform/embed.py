@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from builder.core.errors import ConfigError, DatasetError, NewerFormatError
+from builder.core.messages import count
+from builder.core.result import Result
 from builder.dataset.episodes import Dataset
 from builder.dataset.layers import LayerWriter
 from schemas.dataset import EpisodeMeta
@@ -21,7 +23,7 @@ Encoder = Callable[[str], Any]
 
 
 @dataclass
-class Embedded:
+class Embedded(Result):
     """How embedding ended; ``without_text`` lists the episodes that have none.
 
     ``failures`` says by id which episodes, or parts of the layer, could not be opened.
@@ -32,6 +34,22 @@ class Embedded:
     there: int = 0
     without_text: list[str] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def wrong(self) -> bool:
+        """Whether an episode has no text or cannot be opened."""
+        return bool(self.failures or self.without_text)
+
+    def lines(self) -> list[str]:
+        """Name the episodes that cannot be opened, and those without text."""
+        return [*super().lines(), *(f"NO TEXT {key}" for key in self.without_text)]
+
+    def summary(self) -> str:
+        """Count the episodes."""
+        return (
+            f"layer {self.layer}: {count(self.embedded, 'episode')} embedded, {self.there} already "
+            f"there, {len(self.without_text)} without text, {len(self.failures)} failed"
+        )
 
 
 def embed(path: Path | str, encoder: str, name: str = "text_emb") -> Embedded:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.core.errors import DatasetError
-from builder.core.messages import without_path
+from builder.core.messages import count, without_path
 from builder.core.records import stored_form
+from builder.core.result import Result
 from builder.dataset.folder import (
     all_locks,
     index_line,
@@ -25,7 +26,7 @@ from schemas.dataset import FailureLine, IndexLine
 
 
 @dataclass(frozen=True)
-class Finalized:
+class Finalized(Result):
     """What is in a finalized dataset: episodes, failures by path, and what is not right."""
 
     episodes: int
@@ -33,6 +34,24 @@ class Finalized:
     writers: tuple[str, ...]
     failures: dict[str, str]
     problems: tuple[str, ...]
+
+    @property
+    def wrong(self) -> bool:
+        """Whether a source failed or something is not right."""
+        return bool(self.failures or self.problems)
+
+    def lines(self) -> list[str]:
+        """List what is not right, then the sources that failed; reasons begin with the stage."""
+        failed = [f"FAILED {path} {reason}" for path, reason in self.failures.items()]
+        return [*(f"PROBLEM {problem}" for problem in self.problems), *failed]
+
+    def summary(self) -> str:
+        """Count what is in the dataset."""
+        return (
+            f"{count(self.episodes, 'episode')}, {count(self.frames, 'frame')} of "
+            f"{count(len(self.writers), 'writer')}; {len(self.failures)} failed, "
+            f"{count(len(self.problems), 'problem')}"
+        )
 
 
 def finalize(path: Path | str) -> Finalized:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from importlib.metadata import version
 from pathlib import Path
@@ -18,27 +17,10 @@ from builder.dataset.episodes import Dataset
 from builder.dataset.filters import Where
 from builder.dataset.folder import Catalog, differences, index_line
 from builder.stores.base import Store
-from builder.transform.companions import carry_along, note_failure
+from builder.transform.gather import Gathered, carry_along, gather
 from schemas.dataset import DatasetMeta, IndexLine
 
 QUERY_NAMES = ("id", "length", "views", "task", "group", "text", "source")
-
-
-@dataclass
-class Gathered:
-    """What a merge or a subset brought together."""
-
-    out: str
-    episodes: int = 0
-    there: int = 0
-    failures: dict[str, str] = field(default_factory=dict)
-    """Why an episode, or a part of a layer, could not be taken."""
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def exit_code(self) -> int:
-        """0 all good, 1 some episodes failed, 3 all did."""
-        return 0 if not self.failures else 1 if self.episodes or self.there else 3
 
 
 def merge(paths: Sequence[Path | str], out: Path | str) -> Gathered:
@@ -141,28 +123,22 @@ def _gather(
 ) -> Gathered:
     if out.resolve() in [source.resolve() for source in sources]:
         raise ConfigError(f"{out} is one of the datasets; choose another folder")
-    result = Gathered(str(out))
-    wanted = dict(episodes)
+    result, wanted = Gathered(str(out)), dict(episodes)
+
+    def take(key: str) -> IndexLine:
+        dataset = wanted[key]
+        line = index_line(dataset[key].meta)
+        _take(dataset.store, type(dataset.store)(out), line)  # type: ignore[call-arg]
+        return line
+
     with Catalog.create(out, meta) as catalog:
-        done = catalog.index()
-        if other := next((key for key in done if key not in wanted), None):
+        if other := next((key for key in catalog.index() if key not in wanted), None):
             raise ConfigError(
                 f"{out} holds episodes that are not chosen now, such as {other}: choose another "
                 "output folder"
             )
-        for key, dataset in sorted(wanted.items(), key=lambda pair: pair[0]):
-            if key in done:
-                result.there += 1
-                continue
-            try:
-                line = index_line(dataset[key].meta)
-            except (DatasetError, NewerFormatError) as error:
-                note_failure(catalog, result.failures, key, error)
-                continue
-            _take(dataset.store, type(dataset.store)(out), line)  # type: ignore[call-arg]
-            catalog.add(line)
-            result.episodes += 1
-    if result.episodes or result.there:  # else the failures tell why there is nothing
+        gather(catalog, sorted(wanted), take, result)
+    if result.any_done:  # else the failures tell why there is nothing
         result.notes += carry_along(sources, out, result.failures)
     return result
 

@@ -7,12 +7,15 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import pydantic
 
 from builder.core.errors import DatasetError
+from builder.core.messages import count
 from builder.core.records import parse_record
+from builder.core.result import Result
 from builder.dataset.array_checks import check_digests
 from builder.dataset.folder import all_locks, index_line, load_meta, read_index, store_at
 from builder.dataset.layers import layer_names, layer_store
@@ -23,7 +26,7 @@ from schemas.dataset import FailureLine, IndexLine
 
 
 @dataclass(frozen=True)
-class Repair:
+class Repair(Result):
     """What a repair did: episodes listed, those dropped and why, temporaries cleared.
 
     ``unread`` are those that a newer letterset made, with its version: they stay where they are,
@@ -36,6 +39,32 @@ class Repair:
     unread: dict[str, str]
     changed: tuple[str, ...]
     cleared: tuple[Path, ...]
+
+    @property
+    def wrong(self) -> bool:
+        """Whether something was dropped or could not be read."""
+        return bool(self.dropped or self.unread)
+
+    def lines(self) -> list[str]:
+        """List everything that was not simply kept."""
+        edited = "it verifies, but is not what was listed; edited or replaced?"
+        return [
+            *(f"DROPPED {name}: {why}" for name, why in self.dropped.items()),
+            *(f"UNREAD {name}: {why}" for name, why in self.unread.items()),
+            *(f"RELISTED {name}: {edited}" for name in self.changed),
+            *(f"CLEARED {path}" for path in self.cleared),
+        ]
+
+    def summary(self) -> str:
+        """Count the episodes."""
+        return (
+            f"{count(len(self.kept), 'episode')} listed, {len(self.changed)} of them changed, "
+            f"{len(self.dropped)} dropped"
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Return all fields as JSON data."""
+        return {**super().as_json(), "cleared": [str(path) for path in self.cleared]}
 
 
 def repair(path: Path | str, *, even_all: bool = False) -> Repair:

@@ -26,7 +26,9 @@ from builder.core.errors import (
     OutputError,
     SourceError,
 )
+from builder.core.messages import count
 from builder.core.registry import configure
+from builder.core.result import Result
 from builder.dataset.episodes import Dataset, EpisodeData, ViewData
 from builder.dataset.layers import LayerWriter, check_free, commit_layer, layer_store
 from builder.dataset.window_table import refresh_window_stats
@@ -54,13 +56,20 @@ class TrackJob:
 
 
 @dataclass
-class Tracked:
+class Tracked(Result):
     """How tracking ended: episodes, those that were there, and reasons by id of the others."""
 
     layer: str
     tracked: int = 0
     there: int = 0
     failures: dict[str, str] = field(default_factory=dict)
+
+    def summary(self) -> str:
+        """Count the episodes."""
+        return (
+            f"layer {self.layer}: {count(self.tracked, 'episode')} tracked, {self.there} already "
+            f"there, {len(self.failures)} failed"
+        )
 
 
 def track(

@@ -22,8 +22,8 @@ from builder.dataset.validate import validate
 from builder.stores.kinds.hdf5.store import Hdf5Store
 from builder.stores.kinds.zarr.store import ZarrStore
 from builder.testing.samples import Sample, sample_dataset, sample_meta
-from builder.transform.companions import carry_along
 from builder.transform.convert import convert
+from builder.transform.gather import carry_along
 from builder.transform.merge import merge, select, subset
 from schemas.dataset import FailureLine, QuerySpec
 
@@ -74,7 +74,7 @@ def test_lossless_codecs_keep_every_number(tmp_path):
     pytest.importorskip("hdf5plugin")
     start = make(tmp_path / "raw")
     done = convert(start, tmp_path / "lz4", {"frames": {"codec": "lz4"}})
-    assert (done.converted, done.errors, done.failures) == (2, {}, {})
+    assert (done.episodes, done.errors, done.failures) == (2, {}, {})
     same_arrays(start, tmp_path / "lz4")
     meta = open_dataset(tmp_path / "lz4").meta
     assert meta.config["store"]["frames"]["codec"] == "lz4"
@@ -102,7 +102,7 @@ def test_lossy_codecs_tell_their_error(tmp_path, capsys):
 def test_fixed_point_tracks_can_be_unpacked(tmp_path, kind):
     start = make(tmp_path / "u16", track_codec="u16")
     done = convert(start, tmp_path / "f32", {"kind": kind, "tracks": {"dtype": "f32"}})
-    assert (done.converted, done.errors, done.failures) == (2, {}, {})
+    assert (done.episodes, done.errors, done.failures) == (2, {}, {})
     assert validate(tmp_path / "f32", deep=True) == []
     for (key, old), (_, new) in zip(arrays(start), arrays(tmp_path / "f32"), strict=True):
         steps = np.s_[:, 1:] if key[-1] == "tracks" else np.s_[...]
@@ -119,7 +119,7 @@ def test_damage_is_not_given_a_new_digest(tmp_path):
         data[file["root/front/vis"].id.get_offset()] ^= 1
     path.write_bytes(data)
     done = convert(start, tmp_path / "out", {"kind": "zarr"})
-    assert done.converted == 0
+    assert done.episodes == 0
     assert done.failures["a"].startswith(f"{path} is damaged: front/vis: its bytes changed")
     assert not ZarrStore(tmp_path / "out").has("a")
 
@@ -127,11 +127,11 @@ def test_damage_is_not_given_a_new_digest(tmp_path):
 def test_frames_can_be_left_out_but_not_made_up(tmp_path):
     start = make(tmp_path / "raw")
     done = convert(start, tmp_path / "bare", {"frames": {"codec": "none"}})
-    assert done.converted == 2
+    assert done.episodes == 2
     assert open_dataset(tmp_path / "bare")["b"].views["front"].frames is None
     assert validate(tmp_path / "bare") == []
     done = convert(tmp_path / "bare", tmp_path / "full", {"frames": {"codec": "raw"}})
-    assert done.converted == 0
+    assert done.episodes == 0
     assert "no frames of ['front', 'wrist']" in done.failures["b"]
 
 
@@ -159,7 +159,7 @@ def test_conversion_goes_on_where_it_was_killed(tmp_path):
     listed = tmp_path / "out" / "index" / "main.jsonl"
     listed.write_text("".join(listed.read_text().splitlines(keepends=True)[:1]))
     done = convert(start, tmp_path / "out", {"kind": "zarr"})
-    assert (done.converted, done.there) == (1, 1)
+    assert (done.episodes, done.there) == (1, 1)
     assert validate(tmp_path / "out") == []
 
 
@@ -353,7 +353,7 @@ def test_an_episode_of_a_newer_format_stops_no_other(tmp_path):
         data = json.loads(file.attrs["metadata"])
         file.attrs["metadata"] = json.dumps({**data, "format_version": 99})
     done = convert(start, tmp_path / "out", {"kind": "zarr"})
-    assert (done.converted, done.exit_code) == (1, 1)
+    assert (done.episodes, done.exit_code) == (1, 1)
     assert "newer letterset" in done.failures["b"]
 
 
@@ -365,7 +365,7 @@ def test_a_copy_that_went_wrong_is_put_aside_and_made_again(tmp_path):
     largest = max(files, key=lambda path: path.stat().st_size)
     largest.write_bytes(bytes(largest.stat().st_size))
     done = convert(start, out, {"kind": "zarr"})
-    assert (done.converted, [*done.failures]) == (1, ["b"])
+    assert (done.episodes, [*done.failures]) == (1, ["b"])
     assert f"the copy is now {out / 'damaged'}" in done.failures["b"]
     assert convert(start, out, {"kind": "zarr"}).exit_code == 0
     assert validate(out) == []

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -21,9 +21,11 @@ import numpy as np
 
 from builder.canvas.query_grid import query_points
 from builder.core.errors import ConfigError, DatasetError, SourceError
+from builder.core.messages import count
 from builder.core.paths import episode_id, printable_path
 from builder.core.records import checked_shape
 from builder.core.registry import backend
+from builder.core.result import Result
 from builder.dataset.folder import Catalog, index_line, read_index
 from builder.dataset.legacy.dataset import UNKNOWN_TRACKER, LegacyDataset, guess_queries, scan
 from builder.dataset.legacy.files import (
@@ -41,14 +43,12 @@ from builder.transform.migrate.episode import (
     migrate_episode,
     prepare,
 )
-from builder.transform.migrate.report import MigrationReport, Move
 from schemas.config import FrameStorage
 from schemas.dataset import DatasetMeta, EpisodeMeta, FailureLine, QuerySpec, VisibilityRule
 from schemas.geometry import Stretch
 from schemas.legacy import PixelOrigin
 
 Origin = Literal["corner", "center", "unknown"]
-_Done = tuple[Move, EpisodeMeta | None]
 
 # Two compute, in numpy and SHA-256, while a third waits for the disk.
 THREADS = 3
@@ -63,6 +63,60 @@ UNKNOWN_ORIGIN = (
     "what the tracker meant by a coordinate is recorded as unknown and nothing is changed; for "
     "CoTracker's tracks give --pixel-origin center, which adds half a tracked pixel"
 )
+
+
+@dataclass(frozen=True)
+class Move:
+    """What becomes of one older file; ``path`` is relative to the older folder."""
+
+    id: str
+    path: str
+    length: int
+    views: dict[str, str]
+    """What each view's geometry rests on, in words."""
+    frames: bool
+    """Whether its frames are at hand."""
+    done: bool = False
+    """Whether an earlier run migrated it."""
+
+
+@dataclass(frozen=True)
+class Migrated(Result):
+    """How a migration ended, or with ``dry_run`` what it would do; ``failures`` are by path."""
+
+    out: str
+    dry_run: bool
+    img_shape: tuple[int, int]
+    moves: tuple[Move, ...]
+    failures: dict[str, str]
+    notes: tuple[str, ...]
+
+    @property
+    def any_done(self) -> bool:
+        """Whether any file is, or could be, migrated."""
+        return bool(self.moves)
+
+    def lines(self) -> list[str]:
+        """Say what would become of each file; list failures and notes."""
+        moves = [
+            f"{move.path} -> {move.id} ({count(move.length, 'frame')}; "
+            f"{'; '.join(f'{name}: {basis}' for name, basis in move.views.items())})"
+            for move in self.moves
+            if self.dry_run and not move.done
+        ]
+        return [*moves, *super().lines(), *(f"note: {note}" for note in self.notes)]
+
+    def summary(self) -> str:
+        """Count the episodes."""
+        new = [move for move in self.moves if not move.done]
+        return (
+            f"{'would migrate' if self.dry_run else 'migrated'} {count(len(new), 'episode')} to "
+            f"{self.out} ({sum(move.frames for move in new)} with frames), "
+            f"{len(self.moves) - len(new)} were there, {len(self.failures)} failed"
+        )
+
+
+_Done = tuple[Move, EpisodeMeta | None]
 
 
 def migrate(
@@ -80,7 +134,7 @@ def migrate(
     mode: Mode | None = None,
     dry_run: bool = False,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> MigrationReport:
+) -> Migrated:
     """Migrate a folder of older files into a new, or half-done, dataset.
 
     ``img_shape`` (H, W) is the canvas; by default the tracked size, if there is only one.
@@ -132,7 +186,7 @@ def migrate(
     # What a dataset says of itself is for ever: without a file that can be read, there is none.
     writes = queries is not None and not dry_run
     moves = _move(migration, out, meta if writes else None, failures, on_progress)
-    return MigrationReport(
+    return Migrated(
         out=str(out),
         dry_run=dry_run,
         img_shape=shape,

@@ -1,18 +1,21 @@
-"""What belongs to a dataset besides its episodes, and goes with them: failures, splits, layers.
+"""What convert, merge and subset share: they make a dataset of the episodes of others.
 
-So do the rows of its table of windows.
+Episodes are taken one by one; then the failures, splits, layers and rows of the window table that
+belong to them follow.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from builder.core.errors import DatasetError, LettersetError, NewerFormatError
+from builder.core.errors import DatasetError, NewerFormatError, StoreError
 from builder.core.messages import count
 from builder.core.records import record_data
+from builder.core.result import Result
 from builder.dataset.folder import Catalog, read_failures, read_index
 from builder.dataset.layers import LayerWriter, layer_names, layer_store, load_layer
 from builder.dataset.splits import FOLDER, Splits, read_splits, write_splits
@@ -23,13 +26,57 @@ from schemas.base import json_sha256
 from schemas.dataset import FailureLine, IndexLine
 
 
-def note_failure(
-    catalog: Catalog, failures: dict[str, str], episode_id: str, error: LettersetError
+@dataclass
+class Gathered(Result):
+    """What a merge or a subset brought together."""
+
+    done_word: ClassVar[str] = "taken"
+
+    out: str
+    episodes: int = 0
+    there: int = 0
+    failures: dict[str, str] = field(default_factory=dict)
+    """Why an episode, or a part of a layer, could not be taken."""
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def any_done(self) -> bool:
+        """Whether any episode is there in the end."""
+        return bool(self.episodes or self.there)
+
+    def lines(self) -> list[str]:
+        """List failures and notes."""
+        return [*super().lines(), *(f"note: {note}" for note in self.notes)]
+
+    def summary(self) -> str:
+        """Count the episodes."""
+        return (
+            f"{count(self.episodes, 'episode')} {self.done_word}, {self.there} already there, "
+            f"{len(self.failures)} failed"
+        )
+
+
+def gather(
+    catalog: Catalog, ids: Iterable[str], take: Callable[[str], IndexLine], result: Gathered
 ) -> None:
-    """List an episode that could not be taken over, in ``failures`` and in those of ``catalog``."""
-    failures[episode_id] = str(error)
-    stage = getattr(error, "stage", "open")
-    catalog.fail(FailureLine(id=episode_id, path=episode_id, stage=stage, reason=str(error)))
+    """Take the episodes that are not in ``catalog`` yet, and list them there.
+
+    Those for which ``take`` raises are listed as failures, in ``result`` and in ``catalog``.
+    """
+    done = catalog.index()
+    for episode_id in ids:
+        if episode_id in done:
+            result.there += 1
+            continue
+        try:
+            line = take(episode_id)
+        except (DatasetError, NewerFormatError, StoreError) as error:
+            result.failures[episode_id] = reason = str(error)
+            stage = getattr(error, "stage", "open")
+            catalog.fail(FailureLine(id=episode_id, path=episode_id, stage=stage, reason=reason))
+            continue
+        catalog.add(line)
+        result.episodes += 1
 
 
 def carry_along(sources: Iterable[Path], out: Path, failures: dict[str, str]) -> list[str]:
