@@ -114,8 +114,6 @@ class LegacyDataset(Dataset):
         self.path, self.refs, self.ids = path, refs, tuple(refs)
         self.img_shape, self.pixel_origin = img_shape, pixel_origin
         self.problems, self.videos = problems, videos
-        store = LegacyStore(refs, img_shape, pixel_origin, videos)
-        self.store = store  # type: ignore[assignment]
         self.index = EpisodeIndex.of(
             IndexLine(id=key, length=ref.length, views=tuple(ref.tracked), digest=UNSEALED)
             for key, ref in refs.items()
@@ -130,9 +128,7 @@ class LegacyDataset(Dataset):
             if tracked is None and ref.layout == "amplify"
         ]
         self.notes = (missing_size_note(unsized, img_shape),) if unsized else ()
-        # Without the videos: a bad one must not hide what its file says.
-        plain = LegacyStore(refs, img_shape, pixel_origin)
-        self.meta = _dataset_meta(refs, img_shape, plain)
+        self.meta = _dataset_meta(refs, img_shape, pixel_origin)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), self._made_of(self.img_shape)
@@ -147,28 +143,15 @@ class LegacyDataset(Dataset):
 
     def _reader(self, episode_id: str) -> EpisodeReader:
         """Open one file; ``letterset repair``, which others advise, is not for older files."""
-        return self._known.reader(self.store.open, episode_id)
+        return self._known.reader(self._open_new, episode_id)
+
+    def _open_new(self, episode_id: str) -> LegacyReader:
+        ref = self.refs[episode_id]
+        return LegacyReader(ref, self.img_shape, self.pixel_origin, self.videos)
 
     def _made_of(self, img_shape: tuple[int, int]) -> tuple[Any, ...]:
         given = (self.pixel_origin, self.problems, self.max_open, self.videos)
         return (self.path, self.refs, img_shape, *given)
-
-
-class LegacyStore:
-    """Opens older files by episode id."""
-
-    def __init__(
-        self,
-        refs: Mapping[str, LegacyRef],
-        img_shape: tuple[int, int],
-        pixel_origin: PixelOrigin,
-        videos: Videos | None = None,
-    ) -> None:
-        self._refs, self._given = refs, (img_shape, pixel_origin, videos)
-
-    def open(self, episode_id: str) -> LegacyReader:
-        """Open one file; raises DatasetError naming file and view for what contradicts itself."""
-        return LegacyReader(self._refs[episode_id], *self._given)
 
 
 def open_legacy(
@@ -278,7 +261,7 @@ def guess_queries(queries_xy: np.ndarray, img_shape: tuple[int, int]) -> QuerySp
 
 
 def _dataset_meta(
-    refs: Mapping[str, LegacyRef], img_shape: tuple[int, int], store: LegacyStore
+    refs: Mapping[str, LegacyRef], img_shape: tuple[int, int], pixel_origin: PixelOrigin
 ) -> DatasetMeta:
     """Make up what all episodes share, the points from the first of them that can be read."""
     first = next(iter(refs.values()), None)
@@ -287,7 +270,9 @@ def _dataset_meta(
     queries = QuerySpec(region="canvas")
     for ref in refs.values():
         try:
-            points = store.open(ref.id).array(next(iter(ref.tracked)), "queries")
+            # Without the videos: a bad one must not hide what its file says.
+            reader = LegacyReader(ref, img_shape, pixel_origin)
+            points = reader.array(next(iter(ref.tracked)), "queries")
         except DatasetError:
             continue
         fallback = QuerySpec(grid=(len(points), 1), region="stored")

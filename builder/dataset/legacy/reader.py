@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import h5py
@@ -40,17 +39,7 @@ class _Plan(NamedTuple):
     offset: int | None
 
 
-@dataclass(frozen=True)
-class _Facts:
-    """What the arrays of a view are made of."""
-
-    where: str
-    tracks: _Plan
-    vis: _Plan | None
-    video: _Plan | None
-    mapping: tuple[tuple[float, float], tuple[float, float]]
-    shape: tuple[int, ...]
-    queries: np.ndarray
+_Make = Callable[["LegacyReader"], Any]
 
 
 class LegacyReader(Reopened):
@@ -69,8 +58,8 @@ class LegacyReader(Reopened):
         super().__init__(ref.path)
         self.ref, self.img_shape, self.pixel_origin = ref, img_shape, pixel_origin
         self.videos = videos
-        # Of each view: what its arrays are made of, once the file is open.
-        self._facts: dict[str, _Facts] = {}
+        # By view and name: how a reader of this file makes the array.
+        self._makers: dict[str, dict[str, _Make]] = {}
         self._open_nothing()
         with open_older(ref.path) as file:
             metas = [self._load_view(file, name) for name in ref.tracked]
@@ -101,14 +90,18 @@ class LegacyReader(Reopened):
         self._handle: Any = None
         self._handle_pid = 0
         self._map: mmap.mmap | None = None
-        self._views: dict[str, dict[str, Any]] = {}
+        self._made: dict[tuple[str, str], Any] = {}
 
     def array(self, view: str | None, name: str) -> Any:
         """Return one array; raises KeyError naming what there is."""
-        arrays = self._root if view is None else self._arrays(view)
-        if name not in arrays:
-            raise KeyError(f"no array {name!r} in {self.path}; it has {sorted(arrays)}")
-        return arrays[name]
+        there: Mapping[str, Any] = self._root if view is None else self._makers[view]
+        if name not in there:
+            raise KeyError(f"no array {name!r} in {self.path}; it has {sorted(there)}")
+        if view is None:
+            return there[name]
+        if (view, name) not in self._made:
+            self._made[view, name] = there[name](self)
+        return self._made[view, name]
 
     def stored_bytes(self, view: str | None, name: str) -> Iterator[bytes]:
         """Yield the bytes of an array as it is read, row by row."""
@@ -125,59 +118,47 @@ class LegacyReader(Reopened):
         tracked = self.ref.tracked[name]
         shape = track_shape(file, self.path, name)
         geometry = implied_geometry(tracked, self.img_shape)
-        scale_xy, offset_xy = self._mapping(geometry, tracked, where)
-        stored = _plan(file.dataset(f"{group}/tracks"))
-        rows = self._stored(stored)
-        queries = np.asarray(rows[:, 0] if self.ref.mode == "reinit" else rows[0, 0])
+        mapping = self._mapping(geometry, tracked, where)
+        kept = {"tracks", "vis", *(["video"] if self.ref.layout == "atm" else [])}
+        plans = {
+            key: _plan(file.dataset(f"{group}/{key}"))
+            for key in kept.intersection(file.keys(group))
+        }
+        rows = self._stored(plans["tracks"])
+        stored_queries = np.asarray(rows[:, 0] if self.ref.mode == "reinit" else rows[0, 0])
         if self.ref.layout == "atm":
-            _check_shares(queries, tracked or self.img_shape, where)
+            _check_shares(stored_queries, tracked or self.img_shape, where)
         elif tracked is not None:
             try:
-                check_queries(queries, tracked, where)
+                check_queries(stored_queries, tracked, where)
             except ValueError as error:
                 raise DatasetError(str(error)) from None
-        kept = {"vis", "video"} if self.ref.layout == "atm" else {"vis"}
-        there = kept.intersection(file.keys(group))
-        others = {key: _plan(file.dataset(f"{group}/{key}")) for key in there}
-        self._facts[name] = _Facts(
-            where=where,
-            tracks=stored,
-            vis=others.get("vis"),
-            video=others.get("video"),
-            mapping=(scale_xy, offset_xy),
-            shape=shape,
-            queries=LegacyTracks(rows, scale_xy, offset_xy, where)[0, 0],
-        )
-        arrays = self._arrays(name)
+        queries = LegacyTracks(rows, *mapping, where)[0, 0]
+        makers: dict[str, _Make] = {
+            "tracks": lambda own: LegacyTracks(own._stored(plans["tracks"]), *mapping, where),
+            "vis": lambda own: np.broadcast_to(np.uint8(1), shape[:-1]),
+            "starts": lambda own: np.arange(shape[0], dtype=np.int64),
+            "queries": lambda own: queries,
+        }
+        if "vis" in plans:
+            makers["vis"] = lambda own: own._stored(plans["vis"])
+        if "video" in plans:
+            makers["frames"] = lambda own: LegacyVideo(own._stored(plans["video"]), own.img_shape)
+        elif (videos := self.videos) is not None:
+            makers["frames"] = lambda own: own._video_frames(videos, name)
+        self._makers[name] = makers
         return ViewMeta(
             name=name,
             geometry=geometry,
             coded_shape=geometry.source_shape,
-            arrays={key: _describe(array) for key, array in arrays.items()},
+            arrays={key: _describe(self.array(name, key)) for key in makers},
         )
 
-    def _arrays(self, name: str) -> dict[str, Any]:
-        """Make the arrays of a view, unless that was done."""
-        if name in self._views:
-            return self._views[name]
-        facts = self._facts[name]
-        arrays: dict[str, Any] = {
-            "tracks": LegacyTracks(self._stored(facts.tracks), *facts.mapping, facts.where),
-            "vis": np.broadcast_to(np.uint8(1), facts.shape[:-1]),
-            "starts": np.arange(facts.shape[0], dtype=np.int64),
-            "queries": facts.queries,
-        }
-        if facts.vis is not None:
-            arrays["vis"] = self._stored(facts.vis)
-        if facts.video is not None:
-            arrays["frames"] = LegacyVideo(self._stored(facts.video), self.img_shape)
-        elif self.videos is not None:
-            try:
-                arrays["frames"] = self.videos.frames(self.ref, name, self.img_shape)
-            except SourceError as error:
-                raise DatasetError(str(error)) from None
-        self._views[name] = arrays
-        return arrays
+    def _video_frames(self, videos: Videos, view: str) -> Any:
+        try:
+            return videos.frames(self.ref, view, self.img_shape)
+        except SourceError as error:
+            raise DatasetError(str(error)) from None
 
     def _mapping(
         self, geometry: Stretch, tracked: tuple[int, int] | None, where: str
