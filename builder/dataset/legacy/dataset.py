@@ -143,9 +143,10 @@ class LegacyDataset(Dataset):
 
     def _reader(self, episode_id: str) -> EpisodeReader:
         """Open one file; ``letterset repair``, which others advise, is not for older files."""
-        return self._known.reader(self._open_new, episode_id)
+        return self._known.reader(self.open_file, episode_id)
 
-    def _open_new(self, episode_id: str) -> LegacyReader:
+    def open_file(self, episode_id: str) -> LegacyReader:
+        """Open a file anew; raises DatasetError naming file and view for contradictions."""
         ref = self.refs[episode_id]
         return LegacyReader(ref, self.img_shape, self.pixel_origin, self.videos)
 

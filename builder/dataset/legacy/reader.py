@@ -120,10 +120,8 @@ class LegacyReader(Reopened):
         geometry = implied_geometry(tracked, self.img_shape)
         mapping = self._mapping(geometry, tracked, where)
         kept = {"tracks", "vis", *(["video"] if self.ref.layout == "atm" else [])}
-        plans = {
-            key: _plan(file.dataset(f"{group}/{key}"))
-            for key in kept.intersection(file.keys(group))
-        }
+        there = kept.intersection(file.keys(group))
+        plans = {key: _plan(file.dataset(f"{group}/{key}")) for key in there}
         rows = self._stored(plans["tracks"])
         stored_queries = np.asarray(rows[:, 0] if self.ref.mode == "reinit" else rows[0, 0])
         if self.ref.layout == "atm":

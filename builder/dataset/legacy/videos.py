@@ -16,7 +16,14 @@ from builder.core.errors import ConfigError, DatasetError, SourceError
 from builder.dataset.legacy.arrays import full_key
 from builder.dataset.legacy.files import LegacyRef
 from builder.inputs.listing import VIDEO_SUFFIXES, walk
-from builder.inputs.streams import Frame, FrameStream, PickedStream, StreamInfo
+from builder.inputs.streams import (
+    BlockStream,
+    Frame,
+    FrameStream,
+    PickedStream,
+    StreamInfo,
+    even_times,
+)
 from builder.inputs.video import VideoSpan, VideoStream
 from schemas.geometry import Stretch
 
@@ -180,16 +187,13 @@ class StretchedVideo:
             oldest._ahead, oldest._pid = iter(()), -1
 
 
-class ArrayFrames:
-    """An ATM file's video (1, T, 3, H, W) as a frame stream."""
+def array_frames(stored: Any, fps: float | None) -> BlockStream:
+    """Return an ATM file's video (1, T, 3, H, W) as frames; without fps one comes every second."""
+    _, length, _, height, width = stored.shape
+    info = StreamInfo((height, width), length, fps=fps, codec="rawvideo")
 
-    def __init__(self, stored: Any, fps: float | None) -> None:
-        self._stored, self._fps = stored, fps
-        _, length, _, height, width = stored.shape
-        self.info = StreamInfo((height, width), length, fps=fps, codec="rawvideo")
+    def read(first: int, last: int) -> list[np.ndarray]:
+        frames = np.moveaxis(stored[0, first:last], 1, -1)
+        return [np.ascontiguousarray(frame) for frame in frames]
 
-    def __iter__(self) -> Iterator[Frame]:
-        """Yield the frames; without fps their seconds are their numbers."""
-        for index in range(self.info.num_frames):
-            image = np.ascontiguousarray(np.moveaxis(self._stored[0, index], 0, -1))
-            yield Frame(image, index / (self._fps or 1.0))
+    return BlockStream(info, even_times(length, fps or 1.0), read)

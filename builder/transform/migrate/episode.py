@@ -17,9 +17,9 @@ from builder.core.paths import printable_path
 from builder.dataset.episodes import EpisodeData, ViewData
 from builder.dataset.legacy.dataset import LegacyDataset
 from builder.dataset.legacy.files import LegacyRef
-from builder.dataset.legacy.videos import ArrayFrames, Videos
+from builder.dataset.legacy.videos import Videos, array_frames
 from builder.inputs.fingerprint import fingerprint
-from builder.inputs.streams import FrameStream, StreamInfo
+from builder.inputs.streams import BlockStream, FrameStream, StreamInfo
 from builder.stores.base import ArraySpec, EpisodeWriter, Store
 from schemas.affine import AxisAffine
 from schemas.config import FrameStorage
@@ -57,7 +57,7 @@ class Migration:
 def frames_of(migration: Migration, ref: LegacyRef, view: ViewData) -> FrameStream | None:
     """Return the frames of a view if they are at hand; raises SourceError if they should be."""
     if ref.layout == "atm" and view.frames is not None:
-        return ArrayFrames(view.frames.stored, migration.fps)
+        return array_frames(view.frames.stored, migration.fps)
     return migration.videos.open(ref, view.name) if migration.videos is not None else None
 
 
@@ -66,7 +66,7 @@ def prepare(migration: Migration, ref: LegacyRef) -> list[OlderView]:
 
     Raises DatasetError and SourceError for what cannot be migrated.
     """
-    episode = EpisodeData(migration.dataset.store.open(ref.id))
+    episode = EpisodeData(migration.dataset.open_file(ref.id))
     return [OlderView(migration, ref, episode, name) for name in ref.tracked]
 
 
@@ -228,7 +228,7 @@ def _meta(
     files = {printable_path(ref.relative): fingerprint(ref.path)}
     for view in views:
         videos = view.migration.videos
-        if videos is not None and not isinstance(view.stream, ArrayFrames):
+        if videos is not None and not isinstance(view.stream, BlockStream):
             path = videos.find(ref, view.name)
             files[printable_path(path.relative_to(videos.folder))] = fingerprint(path)
     return EpisodeMeta.seal(
