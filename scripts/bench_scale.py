@@ -37,7 +37,7 @@ from builder.build.config_file import load_config
 from builder.build.episode import Job, build_episode, open_source, open_tracker
 from builder.build.estimate.plan import refuse_if_full
 from builder.build.estimate.probe import measure
-from builder.build.executors.base import Outcome, Progress
+from builder.build.executors.base import Outcome, ProgressEvent
 from builder.build.pipeline import build, dataset_meta
 from builder.core.records import stored_form
 from builder.dataset.folder import Catalog, read_index
@@ -158,7 +158,7 @@ def resume(source: str, out: str) -> None:
     """Go on with a build until its first frame."""
     made = config(Path(source), Path(out), *RESUMED)
 
-    def begun(event: Outcome | Progress) -> None:
+    def begun(event: Outcome | ProgressEvent) -> None:
         if isinstance(event, Outcome) or event.frames_done:
             raise _Begun
 

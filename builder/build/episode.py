@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from builder.build.executors.base import Report
+from builder.build.executors.base import ReportProgress
 from builder.build.run_log import worker_name
 from builder.build.tracker_process.client import TrackerAddress, repeated, shared_tracker
 from builder.build.view import ViewBuilder
@@ -125,7 +125,7 @@ class Built:
         return self.line.frames
 
 
-def build_episode(job: Job, report: Report) -> Built:
+def build_episode(job: Job, report: ReportProgress) -> Built:
     """Build one episode, whole or not at all; runs in a child process.
 
     Raises SourceError for a bad source and OutputError when the store cannot be written.
@@ -133,7 +133,7 @@ def build_episode(job: Job, report: Report) -> Built:
     return repeated(lambda: _build_once(job, report))
 
 
-def _build_once(job: Job, report: Report) -> Built:
+def _build_once(job: Job, report: ReportProgress) -> Built:
     report(0, 0)
     key = _key(job.config)
     source, store = _places(key)
@@ -173,7 +173,12 @@ def _rows(store: Store, episode_id: str) -> Rows | None:
 
 
 def _build(
-    job: Job, source: Source, tracker: Tracker, store: Store, report: Report, clock: Stopwatch
+    job: Job,
+    source: Source,
+    tracker: Tracker,
+    store: Store,
+    report: ReportProgress,
+    clock: Stopwatch,
 ) -> IndexLine:
     with source.open(job.ref) as episode:
         length = _common_length(episode)
@@ -209,7 +214,7 @@ def _build(
 
 @contextmanager
 def _still_alive(report: Callable[[], None], limits: Limits) -> Iterator[None]:
-    """Report in the background while a single long call goes on, but not for ever."""
+    """ReportProgress in the background while a single long call goes on, but not for ever."""
     over = threading.Event()
 
     def beat() -> None:

@@ -20,7 +20,7 @@ from builder.build.episode import (
     open_store,
     open_tracker,
 )
-from builder.build.executors.base import Outcome, Progress
+from builder.build.executors.base import Outcome, ProgressEvent
 from builder.build.resume import Changed, replace_dataset, replacing, settle
 from builder.build.run_log import RunLog
 from builder.build.shards import Shard, own_refs
@@ -81,7 +81,7 @@ def build(
     config: BuildConfig,
     *,
     shard: Shard | None = None,
-    on_event: Callable[[Outcome | Progress], None] = lambda event: None,
+    on_event: Callable[[Outcome | ProgressEvent], None] = lambda event: None,
     on_start: Callable[[int, int], None] = lambda todo, done: None,
     on_notice: Callable[[str], None] = lambda sentence: None,
     retry_failed: bool = False,

@@ -7,8 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TextIO
 
-from builder.build.executors.base import Outcome
-from builder.build.executors.base import Progress as Sign
+from builder.build.executors.base import Outcome, ProgressEvent
 from builder.core.messages import count, duration, failed
 
 LINE_SECONDS = 10.0
@@ -24,10 +23,10 @@ class Tally:
         self.running: dict[str, tuple[int, int]] = {}
         """By episode, one per worker: frames done and to do."""
 
-    def count(self, event: Outcome | Sign) -> None:
+    def count(self, event: Outcome | ProgressEvent) -> None:
         """Take an executor's event into account."""
         name = label(event.task)
-        if isinstance(event, Sign):
+        if isinstance(event, ProgressEvent):
             # A task that is tried again starts again from 0, and so does its share here.
             self.running[name] = (event.frames_done, event.frames_total)
             return
@@ -47,7 +46,7 @@ class Tally:
         return self.done + sum(done / max(1, total) for done, total in self.running.values())
 
 
-class Progress:
+class ProgressDisplay:
     """Shows a build; a context manager.
 
     Its methods are what ``builder.build.pipeline.build`` calls: ``start``, ``event`` and ``note``.
@@ -70,7 +69,7 @@ class Progress:
         self.failed: set[str] = set()
         """Names of the tasks that failed."""
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> ProgressDisplay:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -83,7 +82,7 @@ class Progress:
         self._view.line(f"{count(todo, 'episode')} to {self._task}{there}")
         self._view.start(self._tally)
 
-    def event(self, event: Outcome | Sign) -> None:
+    def event(self, event: Outcome | ProgressEvent) -> None:
         """Show an executor's event."""
         self._tally.count(event)
         if isinstance(event, Outcome) and event.error is not None:

@@ -20,7 +20,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from builder.build.executors.base import Outcome, Progress
+from builder.build.executors.base import Outcome, ProgressEvent
 from builder.core.errors import OutputError
 from builder.stores.atomic import make_folders, output_errors, publish_text, write_all
 from schemas.config import Limits
@@ -121,10 +121,10 @@ class RunLog:
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         self.write("start", writer=self._writer, when=now, pid=os.getpid(), **run_facts(), **facts)
 
-    def event(self, event: Outcome | Progress) -> None:
+    def event(self, event: Outcome | ProgressEvent) -> None:
         """Take an executor's event down."""
         ref = event.task.ref
-        if isinstance(event, Progress):
+        if isinstance(event, ProgressEvent):
             self._running[ref.path] = (event.frames_done, event.frames_total)
         else:
             self._running.pop(ref.path, None)

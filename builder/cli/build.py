@@ -134,7 +134,7 @@ def run(args: argparse.Namespace) -> int:
     shard = read_shard(args.shard)
     from builder.build.estimate.plan import plan, refuse_if_full
     from builder.build.pipeline import build
-    from builder.build.progress import Progress
+    from builder.build.progress import ProgressDisplay
     from builder.dataset.output_folder import check_output_folder
     from builder.sources.starter_config import with_kind
 
@@ -149,7 +149,7 @@ def run(args: argparse.Namespace) -> int:
         say(json.dumps(found.as_json(), indent=2) if args.json else said + _plan_text(found))
         return 0
     refuse_if_full(config)
-    with Progress(quiet=args.quiet or args.json) as progress:
+    with ProgressDisplay(quiet=args.quiet or args.json) as progress:
         if why:
             progress.note(why)
         summary = build(

@@ -33,11 +33,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Track; returns 1 when an episode could not be, each listed."""
     from builder.build.config_file import read_parts
-    from builder.build.progress import Progress
+    from builder.build.progress import ProgressDisplay
     from builder.transform.retrack import track
 
     parts = read_parts(Path(args.dataset), args.overrides)
-    with Progress(quiet=args.quiet or args.json, task="track") as progress:
+    with ProgressDisplay(quiet=args.quiet or args.json, task="track") as progress:
         done = track(
             args.dataset,
             args.name,

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from builder.build.episode import Job, open_source, open_tracker, view_key
-from builder.build.executors.base import Outcome, Report
+from builder.build.executors.base import Outcome, ReportProgress
 from builder.canvas.letterbox import Letterboxer
 from builder.core import messages
 from builder.core.errors import SourceError
@@ -181,13 +181,13 @@ def _picture(windows: list[WindowPreview], failures: list[str]) -> np.ndarray:
     return draw.contact_sheet(images, labels, 3, footer=failures)
 
 
-def probe_episode(job: Job, report: Report) -> tuple[tuple[int, int], ...]:
+def probe_episode(job: Job, report: ReportProgress) -> tuple[tuple[int, int], ...]:
     """Return the upright shape (H, W) of every view, without decoding; for a child process."""
     with open_source(job.config).open(job.ref) as episode:
         return tuple(stream.info.source_shape for stream in episode.views.values())
 
 
-def preview_windows(job: Job, report: Report) -> list[WindowPreview]:
+def preview_windows(job: Job, report: ReportProgress) -> list[WindowPreview]:
     """Draw one window of an episode's first views; for a child process.  Raises SourceError."""
     with open_source(job.config).open(job.ref) as episode:
         return [
@@ -196,7 +196,7 @@ def preview_windows(job: Job, report: Report) -> list[WindowPreview]:
         ]
 
 
-def _window_preview(job: Job, view: str, stream: FrameStream, report: Report) -> WindowPreview:
+def _window_preview(job: Job, view: str, stream: FrameStream, report: ReportProgress) -> WindowPreview:
     config, info = job.config, stream.info
     box = config.fit(info.source_shape, info.sample_aspect_ratio)
     steps = min(config.tracker.horizon, MAX_STEPS, info.num_frames)

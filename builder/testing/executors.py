@@ -15,7 +15,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from builder.build.executors.base import Executor, Outcome, Progress, Report
+from builder.build.executors.base import Executor, Outcome, ProgressEvent, ReportProgress
 from builder.core.errors import WorkerError
 
 MakeExecutor = Callable[[int, float], Executor]
@@ -52,8 +52,8 @@ def progress_names_its_task(make_executor: MakeExecutor) -> None:
     for task in (10, 20):
         mine = [event for event in events if event.task == task]
         _require(isinstance(mine[-1], Outcome), f"task {task} ends with {mine[-1]}")
-        last = [event for event in mine if isinstance(event, Progress)][-1:]
-        _require(last == [Progress(task, 3, 3)], f"task {task}'s last progress is {last}")
+        last = [event for event in mine if isinstance(event, ProgressEvent)][-1:]
+        _require(last == [ProgressEvent(task, 3, 3)], f"task {task}'s last progress is {last}")
 
 
 def errors_come_back(make_executor: MakeExecutor) -> None:
@@ -139,11 +139,11 @@ CHECKS = (
 # The tasks: run in the executor's children.
 
 
-def _square(task: int, report: Report) -> tuple[int, int]:
+def _square(task: int, report: ReportProgress) -> tuple[int, int]:
     return task * task, os.getpid()
 
 
-def _report_three(task: int, report: Report) -> None:
+def _report_three(task: int, report: ReportProgress) -> None:
     for done in (1, 2, 3):
         report(done, 3)
 
@@ -157,7 +157,7 @@ def _local_function() -> Callable[[], None]:
     return lambda: None
 
 
-def _fail(task: tuple[str, str], report: Report) -> Any:
+def _fail(task: tuple[str, str], report: ReportProgress) -> Any:
     folder, kind = task
     _leave_trace(folder, kind)
     if kind == "plain":
@@ -167,7 +167,7 @@ def _fail(task: tuple[str, str], report: Report) -> Any:
     return _local_function() if kind == "result" else None
 
 
-def _die(task: tuple[str, str], report: Report) -> None:
+def _die(task: tuple[str, str], report: ReportProgress) -> None:
     folder, kind = task
     _leave_trace(folder, kind)
     if kind == "exit":
@@ -176,7 +176,7 @@ def _die(task: tuple[str, str], report: Report) -> None:
         os.kill(os.getpid(), signal.SIGSEGV)
 
 
-def _hang(task: tuple[str, str], report: Report) -> None:
+def _hang(task: tuple[str, str], report: ReportProgress) -> None:
     folder, kind = task
     _leave_trace(folder, kind)
     report(0, 8)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from builder.build.episode import open_executor, open_source_part
-from builder.build.executors.base import Outcome, Progress, Report
+from builder.build.executors.base import Outcome, ProgressEvent, ReportProgress
 from builder.build.resume import source_change
 from builder.build.run_log import last_limits
 from builder.build.track_writer import TrackWriter
@@ -80,7 +80,7 @@ def track(
     queries: QuerySpec | None = None,
     source: str | None = None,
     executor: ExecutorPart | None = None,
-    on_event: Callable[[Outcome | Progress], None] = lambda event: None,
+    on_event: Callable[[Outcome | ProgressEvent], None] = lambda event: None,
     on_start: Callable[[int, int], None] = lambda todo, done: None,
 ) -> Tracked:
     """Track every episode of a dataset once more, into the layer ``name``.
@@ -140,8 +140,8 @@ def track(
 
 
 def _collect(
-    events: Iterator[Outcome | Progress],
-    on_event: Callable[[Outcome | Progress], None],
+    events: Iterator[Outcome | ProgressEvent],
+    on_event: Callable[[Outcome | ProgressEvent], None],
     result: Tracked,
 ) -> None:
     for event in events:
@@ -183,7 +183,7 @@ def _tracker(part_json: str) -> Tracker:
     return tracker
 
 
-def track_episode(job: TrackJob, report: Report) -> str:
+def track_episode(job: TrackJob, report: ReportProgress) -> str:
     """Track one episode, whole or not at all; runs in a child process; returns its id.
 
     Raises SourceError for what cannot be tracked and OutputError when it cannot be written.
@@ -191,7 +191,7 @@ def track_episode(job: TrackJob, report: Report) -> str:
     return repeated(lambda: _track_once(job, report))
 
 
-def _track_once(job: TrackJob, report: Report) -> str:
+def _track_once(job: TrackJob, report: ReportProgress) -> str:
     host = job.host
     tracker = shared_tracker(host) if host else _tracker(job.tracker.model_dump_json())
     base = _opened(job.dataset)[job.ref.id]

@@ -19,9 +19,9 @@ from types import ModuleType
 
 import pytest
 
-from builder.build.executors.base import Outcome, Progress
+from builder.build.executors import supervisor
+from builder.build.executors.base import Outcome, ProgressEvent
 from builder.build.executors.child import available_cores, unpack
-from builder.build.executors.kinds import processes
 from builder.build.executors.kinds.processes import Processes, Serial
 from builder.build.executors.kinds.ray_host import Host
 from builder.core.errors import LettersetError, WorkerError
@@ -54,7 +54,9 @@ class InProcess:
         for task in tasks:
             events = []
             try:
-                result = function(task, lambda *at, t=task, e=events: e.append(Progress(t, *at)))
+                result = function(
+                    task, lambda *at, t=task, e=events: e.append(ProgressEvent(t, *at))
+                )
                 yield from events
                 yield Outcome(task, result)
             except Exception as error:
@@ -229,7 +231,7 @@ def test_children_are_single_threaded_and_the_parent_is_left_alone(monkeypatch):
 
 
 def test_workers_are_reused_and_then_replaced(monkeypatch):
-    monkeypatch.setattr(processes, "TASKS_PER_WORKER", 10)
+    monkeypatch.setattr(supervisor, "TASKS_PER_WORKER", 10)
     outcomes = [e for e in make(2, 60).run(work_a_little, range(40)) if isinstance(e, Outcome)]
     pids = [outcome.result[1] for outcome in outcomes]
     assert len(pids) == 40
@@ -247,7 +249,7 @@ def test_serial_has_one_child():
 
 def test_killing_workers_at_random_moments_loses_no_task(monkeypatch):
     """SIGKILL wherever a child happens to be: booting, idle, working, in the middle of a send."""
-    monkeypatch.setattr(processes, "START_ATTEMPTS", 100)
+    monkeypatch.setattr(supervisor, "START_ATTEMPTS", 100)
     rng, killed, stop = random.Random(7), [], threading.Event()
 
     def kill_now_and_then():

@@ -7,9 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from builder.build.executors.base import Outcome
-from builder.build.executors.base import Progress as Sign
-from builder.build.progress import Progress, Tally
+from builder.build.executors.base import Outcome, ProgressEvent
+from builder.build.progress import ProgressDisplay, Tally
 from builder.core.errors import WorkerError
 from builder.core.messages import failed, without_path
 
@@ -20,12 +19,12 @@ def job(name):
 
 def test_tally_counts_shares_and_frames():
     tally = Tally(4)
-    tally.count(Sign(job("a"), 5, 20))
-    tally.count(Sign(job("b"), 9, 10))
+    tally.count(ProgressEvent(job("a"), 5, 20))
+    tally.count(ProgressEvent(job("b"), 9, 10))
     assert (tally.done, tally.frames, tally.episodes) == (0, 14, 0.25 + 0.9)
-    tally.count(Sign(job("b"), 1, 10))  # its worker died and it is tried again
+    tally.count(ProgressEvent(job("b"), 1, 10))  # its worker died and it is tried again
     assert tally.frames == 6
-    tally.count(Sign(job("a"), 20, 20))
+    tally.count(ProgressEvent(job("a"), 20, 20))
     tally.count(Outcome(job("a")))
     tally.count(Outcome(job("b"), error=WorkerError("no")))
     tally.count(Outcome(job("never reported")))
@@ -38,7 +37,7 @@ def run(progress):
         progress.start(3, 2)
         for name in ("a.mp4", "b.mp4", "odd-\udcff.mp4"):
             for done in range(1, 25):
-                progress.event(Sign(job(name), done, 24))
+                progress.event(ProgressEvent(job(name), done, 24))
             error = None if name == "a.mp4" else WorkerError("cut [bold]short")
             progress.event(Outcome(job(name), error=error))
 
@@ -46,7 +45,7 @@ def run(progress):
 def test_lines_come_now_and_then_and_for_each_failure():
     seconds = iter(range(10_000))
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    run(Progress(stream=stream, clock=lambda: next(seconds)))
+    run(ProgressDisplay(stream=stream, clock=lambda: next(seconds)))
     stream.seek(0)
     lines = stream.read().splitlines()
     assert lines[:2] == ["a [sentence] with brackets", "3 episodes to build; 2 already there"]
@@ -63,7 +62,7 @@ def test_a_terminal_gets_a_bar(monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     reader, writer = pty.openpty()
     with os.fdopen(writer, "w", encoding="utf-8", errors="backslashreplace") as terminal:
-        run(Progress(stream=terminal))
+        run(ProgressDisplay(stream=terminal))
         shown = ""
         while "2 failed" not in shown:  # what was written arrives piece by piece
             shown += os.read(reader, 1 << 16).decode()
@@ -91,12 +90,12 @@ def test_a_path_is_told_once(reason, text):
 
 
 def test_quiet_writes_nothing(capfd):
-    run(Progress(quiet=True))
+    run(ProgressDisplay(quiet=True))
     assert capfd.readouterr() == ("", "")
 
 
 def test_the_task_is_named(capfd):
-    with Progress(task="track") as progress:
+    with ProgressDisplay(task="track") as progress:
         progress.start(2, 0)
     assert "2 episodes to track\n" in capfd.readouterr().err
 
@@ -104,7 +103,7 @@ def test_the_task_is_named(capfd):
 @pytest.mark.parametrize(("todo", "text"), [(1, "1 episode to build\n"), (0, "0 episodes")])
 def test_first_line(todo, text):
     stream = io.StringIO()
-    with Progress(stream=stream) as progress:
+    with ProgressDisplay(stream=stream) as progress:
         progress.start(todo, 0)
     assert stream.getvalue().startswith(text)
 
@@ -114,13 +113,13 @@ def test_a_terminal_shows_what_each_worker_is_on(monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
     reader, writer = pty.openpty()
     with os.fdopen(writer, "w", encoding="utf-8", errors="backslashreplace") as terminal:
-        with Progress(stream=terminal) as progress:
+        with ProgressDisplay(stream=terminal) as progress:
             progress.start(30, 0)
-            progress.event(Sign(job("a [long] name " * 9), 0, 0))
-            progress.event(Sign(job("b.mp4"), 7, 20))
-            progress.event(Sign(job("c.mp4"), 20, 20))
+            progress.event(ProgressEvent(job("a [long] name " * 9), 0, 0))
+            progress.event(ProgressEvent(job("b.mp4"), 7, 20))
+            progress.event(ProgressEvent(job("c.mp4"), 20, 20))
             for number in range(10):
-                progress.event(Sign(job(f"more {number}"), 1, 2))
+                progress.event(ProgressEvent(job(f"more {number}"), 1, 2))
             shown = read_until(reader, "and 5 more")
         rest = read_until(reader, "\x1b[?25h")  # the cursor is shown again: it is over
     os.close(reader)

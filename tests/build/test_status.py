@@ -12,7 +12,7 @@ import pytest
 from source_fixtures import write_video
 
 from builder.build.episode import Built
-from builder.build.executors.base import Outcome, Progress
+from builder.build.executors.base import Outcome, ProgressEvent
 from builder.build.run_log import RunLog
 from builder.build.status import status
 from builder.cli import main
@@ -54,7 +54,7 @@ def test_a_running_writer(catalog, tmp_path, monkeypatch):
         log.start(todo=5, there=3)
         log.event(built("a"))
         log.event(Outcome(job("b"), error=DecodeError("cut")))
-        log.event(Progress(job("odd \udcff"), 5, 20))
+        log.event(ProgressEvent(job("odd \udcff"), 5, 20))
         time.sleep(0.01)
         before = snapshot(tmp_path)
         (found,) = status(tmp_path)
@@ -86,7 +86,7 @@ def test_writers_that_ended(tmp_path):
     with Catalog.create(tmp_path, sample_meta(), "c"):
         log = RunLog(tmp_path, "c")
         log.start(todo=1, there=0)
-        log.event(Progress(job("x"), 1, 2))
+        log.event(ProgressEvent(job("x"), 1, 2))
         os.close(log._file)  # as a kill does
     states = {writer.writer: (writer.state, writer.why) for writer in status(tmp_path)}
     assert states == {
@@ -164,7 +164,7 @@ def test_each_worker_is_shown_but_never_a_screenful(catalog, tmp_path, monkeypat
         log.start(todo=30, there=0)
         for number in range(20):
             log.event(
-                Progress(job(f"clip {number:02d}"), (0, 5, 20)[number % 3], 20 * (number > 0))
+                ProgressEvent(job(f"clip {number:02d}"), (0, 5, 20)[number % 3], 20 * (number > 0))
             )
         assert main(["status", str(tmp_path)]) == 0
     lines = [x for x in capsys.readouterr().out.splitlines() if x.startswith("shard-1-of-2: ")]

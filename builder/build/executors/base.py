@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-Report = Callable[[int, int], None]
-"""``report(frames_done, frames_total)``: a task's sign of life."""
+ReportProgress = Callable[[int, int], None]
+"""``report(frames_done, frames_total)``: what a task calls to show that it goes on."""
 
-Function = Callable[[Any, Report], Any]
+Function = Callable[[Any, ReportProgress], Any]
 """What is done to each task, in a child process: picklable; a task in, its result out."""
 
 
@@ -23,8 +23,8 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Progress:
-    """A worker's sign of life."""
+class ProgressEvent:
+    """What a task reported of how far it is."""
 
     task: Any
     frames_done: int
@@ -38,7 +38,7 @@ class Executor(Protocol):
     children work at a time (None: one per core it may use) and the patience with a silent one.
     """
 
-    def run(self, function: Function, tasks: Iterable[Any]) -> Iterator[Outcome | Progress]:
+    def run(self, function: Function, tasks: Iterable[Any]) -> Iterator[Outcome | ProgressEvent]:
         """Yield progress as it is reported and one Outcome per task, in any order.
 
         ``function`` is picklable and is called as ``function(task, report)`` in a child

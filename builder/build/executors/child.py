@@ -20,12 +20,11 @@ from multiprocessing.connection import Connection
 from multiprocessing.pool import RemoteTraceback  # type: ignore[attr-defined]
 from typing import Any
 
-from builder.build.executors.base import Function, Report
+from builder.build.executors.base import Function, ReportProgress
 from builder.core.errors import WorkerError
 from builder.core.worker_slot import SLOT
 
 GRACE_SECONDS = 10.0  # to clean up after SIGTERM, before SIGKILL
-START_ATTEMPTS = 5  # in a row, before it is clear that no child can start
 REPORT_SECONDS = 0.1  # progress is sent no more often
 
 _STARTING = threading.Lock()  # for the environment, which all threads share
@@ -60,26 +59,16 @@ class Child:
         self.ready = False
         self.heard = time.monotonic()
 
-    def send(self, task: Any) -> None:
-        """Send a task.  Raises whatever pickling it raises; a dead child is found later."""
-        self.send_packed(pickle.dumps(task))
-
     def send_packed(self, packed_task: bytes) -> None:
-        """Send a pickled task; a dead child is found later."""
-        try:
+        """Send a pickled task; a dead child is found when its answer is received."""
+        with suppress(OSError):
             self.pipe.send_bytes(packed_task)
-        except OSError:
-            return  # receive() meets the end of the pipe and has the cause of death
 
-    def receive(self) -> tuple[str, Any]:
-        """Take one message: ready, progress, result or error, with its value.
+    def receive_packed(self) -> bytes:
+        """Take one message as it is, for :func:`unpack`: ready, progress, result or error.
 
         Raises EOFError or OSError when the child is dead.
         """
-        return unpack(self.receive_packed())
-
-    def receive_packed(self) -> bytes:
-        """Take one message as it is, for :func:`unpack`; else like :meth:`receive`."""
         packed = self.pipe.recv_bytes()
         self.ready, self.heard = True, time.monotonic()
         return packed
@@ -194,7 +183,7 @@ def _work(pipe: Connection, function: Function) -> None:
             pipe.send_bytes(_answer(pipe.recv_bytes(), function, _reporter(pipe)))
 
 
-def _answer(packed_task: bytes, function: Function, report: Report) -> bytes:
+def _answer(packed_task: bytes, function: Function, report: ReportProgress) -> bytes:
     """Do a task; return the pickled message with its result or error."""
     try:
         message: tuple[str, Any] = ("result", function(pickle.loads(packed_task), report))
@@ -220,7 +209,7 @@ def _follow_parent() -> None:
         os._exit(1)
 
 
-def _reporter(pipe: Connection) -> Report:
+def _reporter(pipe: Connection) -> ReportProgress:
     last = 0.0
 
     def report(frames_done: int, frames_total: int) -> None:

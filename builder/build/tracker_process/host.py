@@ -9,6 +9,8 @@ is at most ``ahead`` frames ahead of its tracker.
 from __future__ import annotations
 
 import faulthandler
+import math
+import pickle
 import queue
 import secrets
 import sys
@@ -22,12 +24,18 @@ from multiprocessing.connection import (  # type: ignore[attr-defined]
     Connection,
     Listener,
     arbitrary_address,
-    wait,
 )
 from typing import Any
 
-from builder.build.executors.base import Report
-from builder.build.executors.child import START_ATTEMPTS, Child, describe, end_all, portable
+from builder.build.executors.base import ReportProgress
+from builder.build.executors.child import describe, portable
+from builder.build.executors.supervisor import (
+    START_ATTEMPTS,
+    FailedStarts,
+    Worker,
+    stop_all,
+    watch,
+)
 from builder.build.tracker_process.client import TrackerAddress
 from builder.core.errors import ConfigError
 from builder.trackers.base import Session, Tracker
@@ -64,18 +72,23 @@ def tracker_hosts(
         yield []
         return
     addresses = [TrackerAddress(_new_socket(), own.ahead) for _ in range(count)]
-    tasks = [(make_tracker, address.socket, stall_seconds / 2) for address in addresses]
-    crew = [_hire(task, slot) for slot, task in enumerate(tasks)]
-    bell, rope = Pipe()
-    watch = threading.Thread(target=_watch, args=(crew, tasks, bell, on_notice), daemon=True)
-    watch.start()
+    failed_starts = FailedStarts()
+    processes = [
+        _TrackerProcess(
+            slot, (make_tracker, at.socket, stall_seconds / 2), failed_starts, on_notice
+        )
+        for slot, at in enumerate(addresses)
+    ]
+    stopped, stop = Pipe()
+    thread = threading.Thread(target=_keep_running, args=(processes, stopped), daemon=True)
+    thread.start()
     try:
         yield addresses
     finally:
-        rope.close()
-        watch.join()
-        bell.close()
-        end_all(crew)
+        stop.close()
+        thread.join()
+        stopped.close()
+        stop_all(processes)
 
 
 def _new_socket() -> str:
@@ -85,58 +98,64 @@ def _new_socket() -> str:
     return str(arbitrary_address("AF_UNIX"))
 
 
-def _hire(task: tuple[MakeTracker, str, float], slot: int) -> Child:
-    child = Child(_serve, slot)
-    child.send(task)
-    return child
+class _TrackerProcess(Worker):
+    """A child that serves a tracker for ever: started again whenever it ends or falls silent."""
 
+    def __init__(
+        self,
+        slot: int,
+        task: tuple[MakeTracker, str, float],
+        failed_starts: FailedStarts,
+        on_notice: Callable[[str], None],
+    ) -> None:
+        self.beat_seconds = task[-1] / _BEATS
+        super().__init__(_serve, _SILENT_BEATS * self.beat_seconds, slot, failed_starts)
+        self._number, self._task, self._on_notice = slot, task, on_notice
+        self._listening = False
+        self.assign(pickle.dumps(task))
 
-def _watch(
-    crew: list[Child],
-    tasks: list[tuple[MakeTracker, str, float]],
-    bell: Connection,
-    on_notice: Callable[[str], None],
-) -> None:
-    """Replace children that end, or fall silent, until the bell rings."""
-    failed_starts, listening, beat = 0, set[Child](), tasks[0][-1] / _BEATS
-    while True:
-        begun = time.monotonic()
-        spoke = wait([bell, *(child.pipe for child in crew)], beat)
-        if bell in spoke:
+    @property
+    def deadline(self) -> float:
+        """Until it listens, making its tracker may take any time."""
+        return super().deadline if self._listening else math.inf
+
+    def receive(self) -> None:
+        """Take one message: that it listens, or why it ended."""
+        message = super().receive()
+        if message is None:
             return
-        now = time.monotonic()
-        asleep = now - begun > 2 * beat  # this process, so that the others may have been as well
-        for number, child in enumerate(crew):
-            child.heard = now if asleep else child.heard
-            if child.pipe in spoke:
-                kind, how = _news_of(child)
-            elif child in listening and now - child.heard > _SILENT_BEATS * beat:
-                child.kill()
-                kind, how = "end", "fell silent and was ended"
-            else:
-                continue
-            if kind == "progress":
-                failed_starts = 0
-                listening.add(child)
-            if kind != "end":
-                continue
-            end_all([child])
-            failed_starts += 1
-            if failed_starts >= START_ATTEMPTS:
-                # A process that says so to whoever asks, instead of one that dies.
-                tasks[number] = (partial(_refuse, how), *tasks[number][1:])
-            else:
-                on_notice(f"tracker process {number} {how}; it is started again")
-            crew[number] = _hire(tasks[number], number)
+        if message.kind == "progress":
+            self._listening, self.failed_starts.count = True, 0
+        else:
+            self.stop()
+            self.on_death(f"failed: {describe(message.value)}")
+
+    def on_ready(self) -> None:
+        """Count a start as failed until it listens."""
+
+    def on_silence(self) -> None:
+        """Kill it: it may be suspended."""
+        self._running.kill()
+        self.stop()
+        self.on_death("fell silent and was ended")
+
+    def on_death(self, how: str) -> None:
+        """Start it again; where that fails time and again, as one that says so to its clients."""
+        self._listening = False
+        self.failed_starts.count += 1
+        if self.failed_starts.count >= START_ATTEMPTS:
+            self._task = (partial(_refuse, how), *self._task[1:])
+        else:
+            self._on_notice(f"tracker process {self._number} {how}; it is started again")
+        self.assign(pickle.dumps(self._task))
+
+    on_failed_start = on_death
 
 
-def _news_of(child: Child) -> tuple[str, str]:
-    """Take a child's message: ready, progress (it listens), or end, and how it ended."""
-    try:
-        kind, value = child.receive()
-    except (EOFError, OSError):
-        return "end", child.cause_of_death()
-    return ("end", f"failed: {describe(value)}") if kind == "error" else (kind, "")
+def _keep_running(processes: list[_TrackerProcess], stopped: Connection) -> None:
+    """Start processes again that end or fall silent, until the other end of ``stopped`` closes."""
+    while not stopped.poll():
+        list(watch(processes, processes[0].beat_seconds, wake=[stopped]))
 
 
 def _refuse(how: str) -> Tracker:
@@ -149,7 +168,7 @@ def _refuse(how: str) -> Tracker:
 # In the process that holds the tracker
 
 
-class _Guest:
+class _Client:
     """One view of one worker: its pipe and its session."""
 
     def __init__(self, pipe: Connection) -> None:
@@ -166,10 +185,10 @@ class _Guest:
         return getattr(self.session, what)(*args)
 
 
-Requests = queue.SimpleQueue[tuple[_Guest, tuple[Any, ...]]]
+Requests = queue.SimpleQueue[tuple[_Client, tuple[Any, ...]]]
 
 
-def _serve(task: tuple[MakeTracker, str, float], report: Report) -> None:
+def _serve(task: tuple[MakeTracker, str, float], report: ReportProgress) -> None:
     """Make a tracker and answer what comes, in the order it comes, for ever."""
     make_tracker, socket, patience = task
     tracker: Tracker | Exception
@@ -182,12 +201,12 @@ def _serve(task: tuple[MakeTracker, str, float], report: Report) -> None:
         threading.Thread(target=_receive, args=(listener, requests), daemon=True).start()
         threading.Thread(target=_beat, args=(report, patience / _BEATS), daemon=True).start()
         while True:
-            guest, request = requests.get()
-            with suppress(OSError):  # the guest is gone; so is its pipe, once its thread ends
-                _answer(guest, tracker, request, patience)
+            client, request = requests.get()
+            with suppress(OSError):  # the client is gone; so is its pipe, once its thread ends
+                _answer(client, tracker, request, patience)
 
 
-def _beat(report: Report, seconds: float) -> None:
+def _beat(report: ReportProgress, seconds: float) -> None:
     """Say again and again that this process listens."""
     with suppress(OSError):  # the parent is gone
         while True:
@@ -196,32 +215,32 @@ def _beat(report: Report, seconds: float) -> None:
 
 
 def _answer(
-    guest: _Guest, tracker: Tracker | Exception, request: tuple[Any, ...], patience: float
+    client: _Client, tracker: Tracker | Exception, request: tuple[Any, ...], patience: float
 ) -> None:
-    """Do what a guest asks.  Should it end this process, the guest knows that it was its own."""
-    guest.pipe.send(("begun", None))
+    """Do what a client asks.  Should it end this process, the client knows that it was its own."""
+    client.pipe.send(("begun", None))
     # A thread of C, which ends the process also when Python hangs.
     faulthandler.dump_traceback_later(patience, exit=True)
     try:
         if isinstance(tracker, Exception):
             raise tracker
-        message = ("result", guest.do(tracker, *request))
+        message = ("result", client.do(tracker, *request))
     except Exception as error:
         message = ("error", portable(error))
     finally:
         faulthandler.cancel_dump_traceback_later()
-    guest.pipe.send(message)
+    client.pipe.send(message)
 
 
 def _receive(listener: Listener, requests: Requests) -> None:
-    """Let guests in; a thread for each reads what it sends, which is never much at a time."""
+    """Accept clients; a thread for each reads what it sends, which is never much at a time."""
     while True:
         with suppress(Exception):  # one that leaves in the middle of saying who it is
             pipe = listener.accept()
-            threading.Thread(target=_listen, args=(_Guest(pipe), requests), daemon=True).start()
+            threading.Thread(target=_listen, args=(_Client(pipe), requests), daemon=True).start()
 
 
-def _listen(guest: _Guest, requests: Requests) -> None:
+def _listen(client: _Client, requests: Requests) -> None:
     with suppress(EOFError, OSError):
         while True:
-            requests.put((guest, guest.pipe.recv()))
+            requests.put((client, client.pipe.recv()))

@@ -24,9 +24,10 @@ import ray
 from pydantic import Field
 from ray.exceptions import RayError
 
-from builder.build.executors.base import Function, Outcome, Progress
-from builder.build.executors.child import available_cores, describe, unpack
+from builder.build.executors.base import Function, Outcome, ProgressEvent
+from builder.build.executors.child import available_cores, unpack
 from builder.build.executors.kinds.ray_host import Host
+from builder.build.executors.supervisor import event_of, next_sendable
 from builder.core.errors import ConfigError, LettersetError, WorkerError
 from schemas.base import Record
 
@@ -59,22 +60,22 @@ class RayCluster:
         if not ray.is_initialized():
             _check_reachable(config.address)
 
-    def run(self, function: Function, tasks: Iterable[Any]) -> Iterator[Outcome | Progress]:
+    def run(self, function: Function, tasks: Iterable[Any]) -> Iterator[Outcome | ProgressEvent]:
         """Yield progress and one Outcome per task; see ``builder.build.executors.base``.
 
         Raises ConfigError when the cluster cannot be used or has no room for a worker, and
         LettersetError when workers cannot start on it.
         """
-        jobs = (_Job(number, task) for number, task in enumerate(tasks))
-        first = next(jobs, None)
-        if first is None:
+        tasks = iter(tasks)
+        first = list(itertools.islice(tasks, 1))
+        if not first:
             return
         with self._connected():
-            crew = _Crew(function, self.config, self.stall_seconds)
+            pool = _Pool(function, self.config, self.stall_seconds)
             try:
-                yield from crew.work(itertools.chain([first], jobs), self._size())
+                yield from pool.run(itertools.chain(first, tasks), self._size())
             finally:
-                crew.end()
+                pool.end()
 
     @contextmanager
     def _connected(self) -> Iterator[None]:
@@ -119,23 +120,18 @@ class RayCluster:
 
 
 @dataclass
-class _Job:
-    number: int
-    task: Any
-    packed: bytes = b""
-    deaths: int = 0  # of actors that had it
-
-
-@dataclass
-class _Seat:
-    """An actor and the job it has; ``life`` tells one incarnation of the actor from the next."""
+class _Worker:
+    """An actor and the task it has; ``life`` tells one incarnation of the actor from the next."""
 
     actor: Any
-    job: _Job
     life: str | None = None
+    number: int = -1
+    task: Any = None
+    packed: bytes = b""
+    deaths: int = 0  # of the actor, with this task
 
 
-class _Crew:
+class _Pool:
     """The actors; each has one call under way, which is all that is ever queued."""
 
     def __init__(self, function: Function, config: RayClusterConfig, stall_seconds: float) -> None:
@@ -145,31 +141,46 @@ class _Crew:
             max_restarts=-1,
             max_task_retries=-1,
         )
-        self._hire = lambda: host.remote(pickle.dumps(function), stall_seconds)
-        self._calls: dict[Any, _Seat] = {}
+        self._start = lambda: host.remote(pickle.dumps(function), stall_seconds)
+        self._calls: dict[Any, _Worker] = {}
 
-    def work(self, jobs: Iterator[_Job], workers: int) -> Iterator[Outcome | Progress]:
-        """Give each job to an actor that is free; yield what is heard of them."""
+    def run(self, tasks: Iterator[Any], workers: int) -> Iterator[Outcome | ProgressEvent]:
+        """Give each task to an actor that is idle; yield what is heard of them."""
+        numbers, idle = itertools.count(), list[_Worker]()
+        events: list[Outcome | ProgressEvent] = []
         while True:
             while len(self._calls) < workers:
-                job, unsent = _next_job(jobs)
-                yield from unsent
-                if job is None:
+                task, packed, unsendable = next_sendable(tasks)
+                events += unsendable
+                if packed is None:
                     break
-                self._call(_Seat(self._hire(), job))
+                worker = idle.pop() if idle else _Worker(self._start())
+                worker.number, worker.task, worker.packed = next(numbers), task, packed
+                worker.deaths = 0
+                self._call(worker)
+            _end_actors(idle)
+            idle.clear()
+            # Only now, with every actor at work again: the consumer may take its time.
+            yield from events
             if not self._calls:
                 return
+            events = []
             with _signals_pass():
-                heard, _ = ray.wait(list(self._calls), num_returns=1)
-            for call in heard:
-                yield from self._hear(call, jobs)
+                answered, _ = ray.wait(list(self._calls), num_returns=1)
+            for call in answered:
+                worker = self._calls[call]
+                heard = self._receive(call)
+                events += heard
+                if heard and isinstance(heard[-1], Outcome):
+                    idle.append(worker)
+                else:
+                    self._call(worker)
 
-    def _call(self, seat: _Seat) -> None:
-        self._calls[seat.actor.advance.remote(seat.job.number, seat.job.packed)] = seat
+    def _call(self, worker: _Worker) -> None:
+        self._calls[worker.actor.advance.remote(worker.number, worker.packed)] = worker
 
-    def _hear(self, call: Any, jobs: Iterator[_Job]) -> list[Outcome | Progress]:
-        """Take an actor's answer and call it again, with the next job where it has none."""
-        seat = self._calls[call]
+    def _receive(self, call: Any) -> list[Outcome | ProgressEvent]:
+        """Take the answer to a call: what was heard of the task that the actor has."""
         try:
             with _signals_pass():
                 life, messages = ray.get(call)
@@ -180,57 +191,29 @@ class _Crew:
                 f"and the source and the output must be at the same path; run the same command "
                 f"again to go on"
             ) from None
-        del self._calls[call]
-        job, done = seat.job, False
-        events: list[Outcome | Progress] = []
-        if seat.life not in (None, life):
-            job.deaths += 1
-        seat.life = life
-        for kind, value in map(unpack, messages):
-            done = kind in ("result", "error")
-            events.append(
-                Outcome(job.task, **{kind: value}) if done else Progress(job.task, *value)
-            )
-        if not done and job.deaths >= DEATHS:
-            done = True
+        worker = self._calls.pop(call)
+        worker.deaths += worker.life not in (None, life)
+        worker.life = life
+        events = [event_of(worker.task, *unpack(message)) for message in messages]
+        ended = any(isinstance(event, Outcome) for event in events)
+        if not ended and worker.deaths >= DEATHS:
             reason = f"its worker on the Ray cluster was lost {DEATHS} times (out of memory?)"
-            events.append(Outcome(job.task, error=WorkerError(reason)))
-        if not done:
-            self._call(seat)
-            return events
-        following, unsent = _next_job(jobs)
-        if following is None:
-            _dismiss([seat.actor])
-        else:
-            seat.job = following
-            self._call(seat)
-        return [*events, *unsent]
+            events.append(Outcome(worker.task, error=WorkerError(reason)))
+        return events
 
     def end(self) -> None:
         """End all actors and their children within seconds."""
-        _dismiss([seat.actor for seat in self._calls.values()])
+        _end_actors(self._calls.values())
         self._calls.clear()
 
 
-def _next_job(jobs: Iterator[_Job]) -> tuple[_Job | None, list[Outcome]]:
-    """Take the next job that can be sent; those that cannot are outcomes."""
-    unsent: list[Outcome] = []
-    for job in jobs:
-        try:
-            job.packed = pickle.dumps(job.task)
-            return job, unsent
-        except Exception as error:
-            reason = f"the task cannot be sent to a worker: {describe(error)}"
-            unsent.append(Outcome(job.task, error=WorkerError(reason)))
-    return None, unsent
-
-
-def _dismiss(actors: list[Any]) -> None:
+def _end_actors(workers: Iterable[_Worker]) -> None:
     """Let actors end their children, which clean up, then end the actors."""
+    actors = [worker.actor for worker in workers]
     with suppress(RayError):
-        goodbyes = [actor.close.remote() for actor in actors]
-        if goodbyes:
-            ray.wait(goodbyes, num_returns=len(goodbyes), timeout=END_SECONDS)
+        closing = [actor.close.remote() for actor in actors]
+        if closing:
+            ray.wait(closing, num_returns=len(closing), timeout=END_SECONDS)
     for actor in actors:
         with suppress(RayError):
             ray.kill(actor)

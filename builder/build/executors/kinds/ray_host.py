@@ -7,9 +7,7 @@ import secrets
 import sys
 import time
 
-from builder.build.executors.child import START_ATTEMPTS, Child, end_all, unpack
-from builder.build.executors.kinds.processes import START_SECONDS, TASKS_PER_WORKER, stalled
-from builder.core.errors import WorkerError
+from builder.build.executors.supervisor import CannotStart, Message, Worker, watch
 
 POLL_SECONDS = 1.0  # an actor answers at least so often; progress comes no more often
 
@@ -22,15 +20,10 @@ class Host:
         main = sys.modules["__main__"]
         main.__spec__ = None
         main.__dict__.pop("__file__", None)
-        self._function = pickle.loads(packed_function)
-        self._stall_seconds = stall_seconds
+        self._worker = Worker(pickle.loads(packed_function), stall_seconds)
         self._life = secrets.token_hex(8)
-        self._child: Child | None = None
         self._number = -1
-        self._died = False
         self._answer: list[bytes] = []
-        self._failed_starts = 0
-        self._finished = 0
 
     def advance(self, number: int, packed_task: bytes) -> tuple[str, list[bytes]]:
         """Begin a job, or return what is heard of it within a second once it is begun.
@@ -44,67 +37,30 @@ class Host:
         if number > self._number:
             if not self._answer:  # the child may still be at a job that a late call began
                 self.close()
-            self._number, self._died, self._answer = number, False, []
-            self._begin(packed_task)
+            self._number, self._answer = number, []
+            self._worker.assign(packed_task)
             return self._life, []
-        return self._life, self._answer or self._listen(packed_task)
+        if not self._answer and self._worker.child is None:  # it was closed meanwhile
+            self._worker.assign(packed_task)
+        return self._life, self._answer or self._listen()
 
     def close(self) -> None:
         """End the child."""
-        if self._child is not None:
-            end_all([self._child])
-            self._child = None
+        self._worker.stop()
 
-    def _begin(self, packed_task: bytes) -> Child:
-        if self._child is None:
-            self._child, self._finished = Child(self._function), 0
-        self._child.heard = time.monotonic()
-        self._child.send_packed(packed_task)
-        return self._child
-
-    def _listen(self, packed_task: bytes) -> list[bytes]:
-        child = self._child or self._begin(packed_task)
+    def _listen(self) -> list[bytes]:
         until = time.monotonic() + POLL_SECONDS
         latest: list[bytes] = []
-        while (left := until - time.monotonic()) > 0 and child.pipe.poll(left):
-            try:
-                packed = child.receive_packed()
-            except (EOFError, OSError):
-                return self._mourn(child)
-            kind, _ = unpack(packed)
-            if kind == "progress":
-                latest = [packed]
-            elif kind != "ready":
-                self._finished, self._failed_starts = self._finished + 1, 0
-                if self._finished == TASKS_PER_WORKER:
-                    self.close()
-                return self._over([*latest, packed])
-        patience = self._stall_seconds if child.ready else START_SECONDS
-        if time.monotonic() - child.heard < patience:
-            return latest
-        self.close()
-        return self._over([_error(stalled(patience))])
+        while (left := until - time.monotonic()) > 0:
+            for message in self._messages(left):
+                if message.kind != "progress":
+                    self._answer = [*latest, message.packed]
+                    return self._answer
+                latest = [message.packed]
+        return latest
 
-    def _over(self, messages: list[bytes]) -> list[bytes]:
-        self._answer = messages
-        return messages
-
-    def _mourn(self, child: Child) -> list[bytes]:
-        """Have a job begun once more; the second time it is an error."""
-        how = child.cause_of_death()
-        self.close()
-        if not child.ready:  # it never had the job, which may yet be tried twice
-            self._failed_starts += 1
-            if self._failed_starts < START_ATTEMPTS:
-                return []
-            reason = f"its worker {how} before its first task, time and again"
-            return self._over([_error(WorkerError(reason))])
-        self._failed_starts = 0
-        if self._died:
-            return self._over([_error(WorkerError(f"its worker {how}; tried twice"))])
-        self._died = True
-        return []
-
-
-def _error(error: WorkerError) -> bytes:
-    return pickle.dumps(("error", (error, "")))
+    def _messages(self, seconds: float) -> list[Message]:
+        try:
+            return [message for _, message in watch([self._worker], seconds)]
+        except CannotStart as error:
+            return [Message.error(f"its worker {error.how} before its first task, time and again")]

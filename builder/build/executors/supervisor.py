@@ -1,0 +1,223 @@
+"""Supervising a child process: its task, patience with its silence, its death, a fresh start.
+
+The executors and the tracker processes share this; ``child`` beside it is the process and pipe.
+"""
+
+from __future__ import annotations
+
+import math
+import pickle
+import time
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import Any, NamedTuple, TypeVar
+
+from builder.build.executors.base import Function, Outcome, ProgressEvent
+from builder.build.executors.child import Child, describe, end_all, unpack
+from builder.core.errors import LettersetError, WorkerError
+
+START_ATTEMPTS = 5  # in a row, before it is clear that no child can start
+SUSPENDED_SECONDS = 1.0  # of waking up late: not by load alone
+START_SECONDS = 300.0  # patience with imports, which may come from a slow network disk
+TASKS_PER_WORKER = 200  # then a fresh child, so that a library's leak stays small
+
+
+class Message(NamedTuple):
+    """What a child says of its task: progress, result or error; ``packed`` as it was sent."""
+
+    kind: str
+    value: Any
+    packed: bytes
+
+    @classmethod
+    def error(cls, text: str) -> Message:
+        """Make the message of a task that its child cannot tell the end of."""
+        error = WorkerError(text)
+        return cls("error", error, pickle.dumps(("error", (error, ""))))
+
+
+class CannotStart(LettersetError):
+    """Children ended ``how``, before their first task, START_ATTEMPTS times in a row."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__(
+            f"workers cannot start: the last one {how} before its first task; its own "
+            f"message, if any, is above. A script that starts a build needs the guard "
+            f"'if __name__ == \"__main__\":' around it"
+        )
+        self.how = how
+
+
+@dataclass
+class FailedStarts:
+    """How many children in a row ended before they were ready, of all workers that share this."""
+
+    count: int = 0
+
+
+class Worker:
+    """One child process, started again when it ends, and the one task it has at a time.
+
+    ``slot``: see ``builder.core.worker_slot``.  A child that dies has its task tried once more,
+    one that is silent for ``stall_seconds`` does not.
+    """
+
+    def __init__(
+        self,
+        function: Function,
+        stall_seconds: float,
+        slot: int = 0,
+        failed_starts: FailedStarts | None = None,
+    ) -> None:
+        self.child: Child | None = None
+        self.stall_seconds = stall_seconds
+        self._function, self._slot = function, slot
+        self.failed_starts = failed_starts or FailedStarts()
+        self._packed_task = b""
+        self._died = False
+        self._finished = 0
+
+    def assign(self, packed_task: bytes) -> None:
+        """Give it a pickled task; its child is started where there is none."""
+        self._packed_task, self._died = packed_task, False
+        if self.child is None:
+            self._start()
+        else:
+            self.child.heard = time.monotonic()
+            self.child.send_packed(packed_task)
+
+    def _start(self) -> None:
+        self.child, self._finished = Child(self._function, self._slot), 0
+
+    @property
+    def pipe(self) -> Connection:
+        """Where its child speaks."""
+        return self._running.pipe
+
+    @property
+    def deadline(self) -> float:
+        """When, on the monotonic clock, silence has lasted too long."""
+        child = self._running
+        return child.heard + (self.stall_seconds if child.ready else START_SECONDS)
+
+    @property
+    def _running(self) -> Child:
+        if self.child is None:
+            raise RuntimeError("a worker without a task is listened to")
+        return self.child
+
+    def still_alive(self, now: float) -> None:
+        """Begin to wait for a sign of its child at ``now``."""
+        self._running.heard = now
+
+    def receive(self) -> Message | None:
+        """Take one message of the child, or its death; None when nothing is said of the task.
+
+        Raises CannotStart.
+        """
+        child = self._running
+        try:
+            packed = child.receive_packed()
+        except (EOFError, OSError):
+            how, ready = child.cause_of_death(), child.ready
+            self.stop()
+            return self.on_death(how) if ready else self.on_failed_start(how)
+        kind, value = unpack(packed)
+        if kind == "ready":
+            self.on_ready()
+            child.send_packed(self._packed_task)
+            return None
+        if kind != "progress":
+            self._finished += 1
+            if self._finished == TASKS_PER_WORKER:
+                self.stop()
+        return Message(kind, value, packed)
+
+    def on_ready(self) -> None:
+        """Forget failed starts."""
+        self.failed_starts.count = 0
+
+    def on_death(self, how: str) -> Message | None:
+        """Try the task once more; the second time its child dies, that is an error."""
+        if self._died:
+            return Message.error(f"its worker {how}; tried twice")
+        self._died = True
+        self._start()
+        return None
+
+    def on_failed_start(self, how: str) -> Message | None:
+        """Start another child: this one never had the task.  Raises CannotStart."""
+        self.failed_starts.count += 1
+        if self.failed_starts.count >= START_ATTEMPTS:
+            raise CannotStart(how)
+        self._start()
+        return None
+
+    def on_silence(self) -> Message | None:
+        """End a child that was silent for too long.  Raises CannotStart."""
+        ready = self._running.ready
+        self.stop()
+        if not ready:
+            return self.on_failed_start(f"was silent for {START_SECONDS:g} s")
+        return Message.error(
+            f"stalled: no progress for {self.stall_seconds:g} s, so its worker was stopped; if it "
+            f"was only slow, raise limits.stall_seconds"
+        )
+
+    def stop(self) -> None:
+        """End the child, if there is one."""
+        stop_all([self])
+
+
+W = TypeVar("W", bound=Worker)
+
+
+def stop_all(workers: Collection[Worker]) -> None:
+    """End the children of workers, all at a time, within seconds."""
+    children = [worker.child for worker in workers if worker.child is not None]
+    for worker in workers:
+        worker.child = None
+    end_all(children)
+
+
+def watch(
+    workers: Collection[W], seconds: float = math.inf, wake: Sequence[Connection] = ()
+) -> Iterator[tuple[W, Message]]:
+    """Wait once for messages, deaths or a silence that is too long; yields what tasks say.
+
+    At most ``seconds``, and until a pipe of ``wake`` has something.  Raises CannotStart.
+    """
+    begun = time.monotonic()
+    patience = max(0.0, min(seconds, *(worker.deadline - begun for worker in workers)))
+    spoke = wait([*wake, *(worker.pipe for worker in workers)], patience)
+    now = time.monotonic()
+    if now - begun > patience + max(patience, SUSPENDED_SECONDS):
+        # This process was suspended, so its children may have been as well.
+        for worker in workers:
+            worker.still_alive(now)
+    for worker in workers:
+        message = None
+        if worker.pipe in spoke:
+            message = worker.receive()
+        elif now >= worker.deadline:
+            message = worker.on_silence()
+        if message is not None:
+            yield worker, message
+
+
+def event_of(task: Any, kind: str, value: Any) -> Outcome | ProgressEvent:
+    """Return the event that a child's message about a task is."""
+    return ProgressEvent(task, *value) if kind == "progress" else Outcome(task, **{kind: value})
+
+
+def next_sendable(tasks: Iterator[Any]) -> tuple[Any, bytes | None, list[Outcome]]:
+    """Take the next task, also pickled: None at their end; those that cannot be are outcomes."""
+    unsendable: list[Outcome] = []
+    for task in tasks:
+        try:
+            return task, pickle.dumps(task), unsendable
+        except Exception as error:
+            reason = f"the task cannot be sent to a worker: {describe(error)}"
+            unsendable.append(Outcome(task, error=WorkerError(reason)))
+    return None, None, unsendable
