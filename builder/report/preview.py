@@ -196,7 +196,9 @@ def preview_windows(job: Job, report: ReportProgress) -> list[WindowPreview]:
         ]
 
 
-def _window_preview(job: Job, view: str, stream: FrameStream, report: ReportProgress) -> WindowPreview:
+def _window_preview(
+    job: Job, view: str, stream: FrameStream, report: ReportProgress
+) -> WindowPreview:
     config, info = job.config, stream.info
     box = config.fit(info.source_shape, info.sample_aspect_ratio)
     steps = min(config.tracker.horizon, MAX_STEPS, info.num_frames)
