@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import h5py
 import numpy as np
 
 from builder.core.errors import DecodeError, SourceError
+from builder.core.names import safe_names
 from builder.core.paths import printable_path
 from builder.inputs.inflate import MAX_RATIO, check_inflated
 from builder.inputs.listing import natural_key, regular_file
@@ -95,7 +96,7 @@ class SafeHdf5:
         return np.asarray(values, values.dtype.newbyteorder("<"))
 
     def dataset(self, path: str) -> Any:
-        """Return a checked numeric dataset, to be read in pieces with :meth:`rows`."""
+        """Return a checked numeric dataset, to be read in pieces with :meth:`part`."""
         data = self._follow(path)
         if not isinstance(data, h5py.Dataset):
             raise self.error(path, "there is no such dataset")
@@ -104,9 +105,10 @@ class SafeHdf5:
         self._check_storage(path, data)
         return data
 
-    def rows(self, data: Any, first: int, last: int) -> np.ndarray:
-        """Read rows ``first:last`` of a checked dataset.  Raises DecodeError for damage."""
-        return self.part(data, slice(first, last))
+    def arrays(self, paths: Mapping[str, str]) -> dict[str, np.ndarray]:
+        """Read whole numeric arrays by the names given for their paths, made safe to store."""
+        names = safe_names(paths.values()).values()
+        return {name: self.array(path) for path, name in zip(paths, names, strict=True)}
 
     def part(self, data: Any, key: Any) -> np.ndarray:
         """Read any part of a checked dataset.  Raises DecodeError for damage."""
@@ -115,8 +117,7 @@ class SafeHdf5:
 
     def error(self, path: str, message: str) -> SourceError:
         """Return an error that names the file and the place in it."""
-        where = f"{printable_path(self._path)}: {printable_path(path)}"
-        return SourceError(f"{where}: {message}")
+        return SourceError.at(self._path, f"{printable_path(path)}: {message}")
 
     def _follow(self, path: str, hops: int = 0) -> Any:
         """Walk to a path link by link; None when it is not there."""
@@ -223,8 +224,8 @@ class SafeHdf5:
         except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
             raise DecodeError.at(
                 self._path,
-                f"{printable_path(path)}: it cannot be read, "
-                f"the file is damaged or of an unknown kind ({error})",
+                f"{printable_path(path)}: it cannot be read, the file is damaged or of an unknown "
+                f"kind ({error})",
             ) from None
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import av
 import numpy as np
 
-from builder.core.errors import DecodeError
+from builder.core.errors import DecodeError, SourceError
 from builder.inputs.display import color_info
-from builder.inputs.listing import read_small
-from builder.inputs.streams import BlockStream, StreamInfo
+from builder.inputs.listing import IMAGE_SUFFIXES, names_in, read_small
+from builder.inputs.streams import BlockStream, StreamInfo, even_times
 from builder.inputs.video import decoder_limit
 from schemas.config import Limits
 from schemas.geometry import Orientation
@@ -37,15 +37,21 @@ _EXIF_HEAD = b"Exif\0\0"
 _EXIF_REACH = 1 << 17
 
 
-def image_stream(
-    folder: Path, names: Sequence[str], seconds: np.ndarray, fps: float | None, limits: Limits
-) -> BlockStream:
-    """Return the images of a folder as frames, one file each, at ``seconds`` (T,)."""
+def image_stream(folder: Path, fps: float, limits: Limits) -> tuple[BlockStream, tuple[str, str]]:
+    """Return the images of a folder as frames, in natural order, and the first and last name.
+
+    Fingerprints of these two stand for the sequence: hashing every image would double the cost.
+    Raises SourceError when there is no image.
+    """
+    names = names_in(folder, IMAGE_SUFFIXES)
+    if not names:
+        raise SourceError.at(folder, "there is no image in it")
 
     def data_of(index: int) -> bytes:
         return read_small(folder / names[index], limits.max_array_bytes)
 
-    return encoded_stream(data_of, folder, seconds, fps, limits, names)
+    times = even_times(len(names), fps)
+    return encoded_stream(data_of, folder, times, fps, limits, names), (names[0], names[-1])
 
 
 def encoded_stream(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 
 from builder.core.errors import DecodeError
+from schemas.config import Limits
 from schemas.dataset import ArrayMeta, ColorInfo, MotionSummary, ViewMeta
 from schemas.geometry import Geometry, Orientation, oriented_shape
 
@@ -156,6 +157,38 @@ def frames_at_once(chunk: int, frame_bytes: int) -> int:
     So each chunk is decompressed once.
     """
     return chunk * max(1, _BLOCK_BYTES // (chunk * frame_bytes))
+
+
+def array_stream(
+    read: Callable[[int, int], Any],
+    shape: tuple[int, ...],
+    fps: float,
+    limits: Limits,
+    error: Callable[[str], Exception],
+    *,
+    chunk: int = 1,
+    frame_bytes: int | None = None,
+    orientation: Orientation = "none",
+    codec: str = "raw",
+) -> BlockStream:
+    """Return pictures stored as an array of ``shape`` (T, H, W) as frames, evenly spaced in time.
+
+    ``read`` is as in ``BlockStream``; the array is stored in chunks of ``chunk`` frames of
+    ``frame_bytes`` each (default: uint8 RGB).  Raises ``error(message)`` for an array that is
+    empty or beyond the limits.
+    """
+    count, height, width = shape
+    pixels = height * width
+    if not (0 < count <= limits.max_frames and 0 < pixels <= limits.max_pixels):
+        raise error(
+            f"(T, H, W) = {shape} is empty, or exceeds limits.max_pixels {limits.max_pixels} or "
+            f"limits.max_frames {limits.max_frames}"
+        )
+    info = StreamInfo((height, width), count, orientation, fps=fps, codec=codec)
+    size = frame_bytes or 3 * pixels
+    # A chunk may hold parts of so many frames that they are not read together.
+    block = frames_at_once(chunk, size) if chunk * size <= limits.max_chunk_bytes else 1
+    return BlockStream(info, even_times(count, fps), read, block)
 
 
 def _runs(indices: np.ndarray, block: int) -> Iterator[tuple[int, int]]:

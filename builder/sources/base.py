@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -47,6 +48,19 @@ class EpisodeRef:
     ) -> EpisodeRef:
         """Make the ref of what lies at a path relative to the source's root."""
         return cls(episode_id(path), printable_path(path), locator, task, group, splits)
+
+    @classmethod
+    def of_folder(cls, folder: str) -> EpisodeRef:
+        """Make the ref of a folder below the root ("" is the root); its group is the one above."""
+        group = printable_path(os.path.dirname(folder)) or None
+        return cls.at(os.fsencode(folder or "."), folder, group=group)
+
+    @classmethod
+    def inside(cls, relative: str, name: str | None, locator: Any, **more: Any) -> EpisodeRef:
+        """Make the ref of one episode of a file that holds several; of the file without a name."""
+        file = os.fsencode(relative)
+        inner = b"" if name is None else b"/" + name.encode("utf-8", "surrogatepass")
+        return cls.at(file + inner, locator, **more)
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,7 +16,7 @@ from builder.core.paths import printable_path
 from builder.inputs.fingerprint import fingerprints
 from builder.inputs.hdf5 import SafeHdf5, open_hdf5
 from builder.inputs.listing import HDF5_SUFFIXES, files, locate
-from builder.inputs.streams import BlockStream, FrameStream, StreamInfo, even_times, frames_at_once
+from builder.inputs.streams import FrameStream, StreamInfo, array_stream
 from builder.sources.base import BaseSource, Episode, EpisodeRef
 from builder.sources.normalized_points import normalized_to_pixels
 from builder.sources.selection import Selection
@@ -68,31 +69,27 @@ class Atm(BaseSource[AtmConfig]):
             )
 
     def _states(self, file: SafeHdf5, inside: list[str]) -> dict[str, np.ndarray]:
-        paths = [f"extra_states/{key}" for key in file.keys("root/extra_states")]
-        paths += ["actions"] if "actions" in inside else []
-        names = safe_names([path.removeprefix("extra_states/") for path in paths])
-        return {
-            name: file.array(f"root/{path}")
-            for path, name in zip(paths, names.values(), strict=True)
-        }
+        folder = "root/extra_states"
+        actions = {"root/actions": "actions"} if "actions" in inside else {}
+        return file.arrays({f"{folder}/{key}": key for key in file.keys(folder)} | actions)
 
     def _stream(self, file: SafeHdf5, path: str) -> FrameStream:
         data = file.dataset(path)
         if data.ndim != 5 or data.shape[0] != 1 or data.shape[2] != 3 or data.dtype != np.uint8:
             raise file.error(path, f"expected (1, T, 3, H, W) uint8, got {data.shape} {data.dtype}")
-        _, count, _, height, width = data.shape
-        if not 0 < count <= self._limits.max_frames or not 0 < height * width <= (
-            self._limits.max_pixels
-        ):
-            raise file.error(path, f"{data.shape} is empty, or exceeds max_frames or max_pixels")
-        fps = self._config.recorded_fps
-        info = StreamInfo((height, width), count, fps=fps, codec="raw")
 
         def read(first: int, last: int) -> Any:
             return file.part(data, (0, slice(first, last))).transpose(0, 2, 3, 1)
 
-        block = frames_at_once(data.chunks[1] if data.chunks else 1, 3 * height * width)
-        return BlockStream(info, even_times(count, fps), read, block)
+        _, count, _, height, width = data.shape
+        return array_stream(
+            read,
+            (count, height, width),
+            self._config.recorded_fps,
+            self._limits,
+            partial(file.error, path),
+            chunk=data.chunks[1] if data.chunks else 1,
+        )
 
     def _tracks(
         self, file: SafeHdf5, path: str, view: str, info: StreamInfo

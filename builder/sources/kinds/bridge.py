@@ -14,13 +14,11 @@ from pydantic import Field
 
 from builder.core.errors import SourceError
 from builder.core.names import safe_names, safe_text
-from builder.core.paths import printable_path
 from builder.inputs.fingerprint import fingerprints
 from builder.inputs.images import image_stream
-from builder.inputs.listing import IMAGE_SUFFIXES, UNREADABLE, names_in, natural_key, walk
+from builder.inputs.listing import UNREADABLE, natural_key, walk
 from builder.inputs.pickled import load_pickle
 from builder.inputs.sidecars import read_text
-from builder.inputs.streams import even_times
 from builder.sources.base import BaseSource, Episode, EpisodeRef
 from builder.sources.selection import Selection
 
@@ -57,8 +55,7 @@ class Bridge(BaseSource[BridgeConfig]):
                 continue
             if trajectory not in seen:
                 seen.add(trajectory)
-                group = printable_path(os.path.dirname(trajectory)) or None
-                yield EpisodeRef.at(os.fsencode(trajectory or "."), trajectory, group=group)
+                yield EpisodeRef.of_folder(trajectory)
         if not seen:
             raise SourceError.at(self.path, "no folder named images0 found")
 
@@ -74,13 +71,9 @@ class Bridge(BaseSource[BridgeConfig]):
         used = [name for name in _FILES if name in inside]
         views = {}
         for camera, view in safe_names(cameras).items():
-            images = names_in(folder / camera, IMAGE_SUFFIXES)
-            if not images:
-                raise SourceError.at(folder / camera, "there is no image in it")
             fps = self._config.recorded_fps
-            seconds = even_times(len(images), fps)
-            views[view] = image_stream(folder / camera, images, seconds, fps, self._limits)
-            used += [os.path.join(camera, image) for image in (images[0], images[-1])]
+            views[view], ends = image_stream(folder / camera, fps, self._limits)
+            used += [os.path.join(camera, image) for image in ends]
         if not views:
             raise SourceError.at(folder, "no folder named images0 in it")
         length = next(iter(views.values())).info.num_frames

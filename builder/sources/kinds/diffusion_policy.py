@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -16,7 +17,7 @@ from builder.core.names import safe_names
 from builder.core.paths import printable_path
 from builder.inputs.fingerprint import fingerprints
 from builder.inputs.listing import locate, natural_key
-from builder.inputs.streams import BlockStream, FrameStream, StreamInfo, even_times, frames_at_once
+from builder.inputs.streams import FrameStream, array_stream
 from builder.inputs.zarr import SafeZarr, SafeZarrArray, open_zarr
 from builder.sources.base import BaseSource, Episode, EpisodeRef
 from builder.sources.selection import Selection
@@ -113,9 +114,8 @@ class DiffusionPolicy(BaseSource[DiffusionPolicyConfig]):
         return self.path if is_group else locate(self.path, relative)
 
     def _ref(self, relative: str, index: int | None, first: int, last: int) -> EpisodeRef:
-        raw = os.fsencode(relative) + (b"" if index is None else b"/episode_%d" % index)
-        group = printable_path(relative)
-        return EpisodeRef.at(raw, (relative, index, first, last), group=group)
+        name, group = None if index is None else f"episode_{index}", printable_path(relative)
+        return EpisodeRef.inside(relative, name, (relative, index, first, last), group=group)
 
     def _ends(self, store: SafeZarr) -> list[int]:
         array = store.array("meta/episode_ends")
@@ -127,18 +127,20 @@ class DiffusionPolicy(BaseSource[DiffusionPolicyConfig]):
         return ends
 
     def _stream(self, store: SafeZarr, array: SafeZarrArray, first: int, last: int) -> FrameStream:
-        shape, fps = array.shape, self._config.recorded_fps
-        count = last - first
-        if shape[1] * shape[2] > self._limits.max_pixels or count > self._limits.max_frames:
-            raise store.error(array.path, f"{shape} exceeds limits.max_pixels or max_frames")
-        # An episode may begin inside a chunk; whole chunks from there on are close enough.
-        block = frames_at_once(array.chunks[0], array.row_bytes)
-
         def read(start: int, stop: int) -> np.ndarray:
             return self._pictures(store, array, array.rows(first + start, first + stop))
 
-        info = StreamInfo(coded_shape=(shape[1], shape[2]), num_frames=count, fps=fps, codec="zarr")
-        return BlockStream(info, even_times(count, fps), read, block)
+        return array_stream(
+            read,
+            (last - first, *array.shape[1:3]),
+            self._config.recorded_fps,
+            self._limits,
+            partial(store.error, array.path),
+            # An episode may begin inside a chunk; whole chunks from there on are close enough.
+            chunk=array.chunks[0],
+            frame_bytes=array.row_bytes,
+            codec="zarr",
+        )
 
     def _pictures(self, store: SafeZarr, array: SafeZarrArray, frames: np.ndarray) -> Any:
         if frames.dtype == np.uint8:

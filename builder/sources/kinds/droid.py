@@ -14,7 +14,6 @@ from pydantic import Field
 
 from builder.core.errors import SourceError
 from builder.core.names import safe_names, safe_text
-from builder.core.paths import printable_path
 from builder.inputs.fingerprint import fingerprints
 from builder.inputs.hdf5 import SafeHdf5, open_hdf5
 from builder.inputs.listing import UNREADABLE, names_in, read_small, walk
@@ -55,8 +54,7 @@ class Droid(BaseSource[DroidConfig]):
         for folder, names in walk(self.path):
             if TRAJECTORY in names or UNREADABLE in names:
                 empty = False
-                group = printable_path(os.path.dirname(folder)) or None
-                yield EpisodeRef.at(os.fsencode(folder or "."), folder, group=group)
+                yield EpisodeRef.of_folder(folder)
         if empty:
             raise SourceError.at(self.path, f"no folder with a {TRAJECTORY} found")
 
@@ -99,8 +97,8 @@ class Droid(BaseSource[DroidConfig]):
     def _arrays(self, file: SafeHdf5) -> dict[str, np.ndarray]:
         paths = [f"{group}/{key}" for group in _GROUPS for key in file.keys(group)]
         paths = [path for path in paths if not file.is_group(path)]
-        names = safe_names([path.removeprefix("observation/").replace("/", ".") for path in paths])
-        return {name: file.array(path) for path, name in zip(paths, names.values(), strict=True)}
+        names = (path.removeprefix("observation/").replace("/", ".") for path in paths)
+        return file.arrays(dict(zip(paths, names, strict=True)))
 
     def _clock(self, file: SafeHdf5, arrays: dict[str, np.ndarray]) -> np.ndarray:
         group, _, key = _CLOCK.rpartition("/")

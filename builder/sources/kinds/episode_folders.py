@@ -9,7 +9,6 @@ from typing import ClassVar
 
 from builder.core.errors import SourceError
 from builder.core.names import safe_names
-from builder.core.paths import printable_path
 from builder.inputs.fingerprint import fingerprints
 from builder.inputs.listing import VIDEO_SUFFIXES, has_suffix, names_in, total_bytes, walk
 from builder.inputs.sidecars import read_sidecars
@@ -37,8 +36,7 @@ class EpisodeFolders(BaseSource[EpisodeFoldersConfig]):
         for folder, names in walk(self.path):
             if any(has_suffix(name, VIDEO_SUFFIXES) for name in names):
                 empty = False
-                group = printable_path(os.path.dirname(folder)) or None
-                yield EpisodeRef.at(os.fsencode(folder or "."), folder, group=group)
+                yield EpisodeRef.of_folder(folder)
         if empty:
             raise SourceError.at(
                 self.path,

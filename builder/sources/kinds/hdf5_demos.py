@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -19,7 +19,7 @@ from builder.core.paths import printable_path
 from builder.inputs.fingerprint import fingerprints
 from builder.inputs.hdf5 import SafeHdf5, open_hdf5
 from builder.inputs.listing import HDF5_SUFFIXES, files, locate
-from builder.inputs.streams import BlockStream, FrameStream, StreamInfo, even_times, frames_at_once
+from builder.inputs.streams import FrameStream, array_stream
 from builder.sources.base import BaseSource, Episode, EpisodeRef
 from builder.sources.selection import Selection
 from schemas.geometry import Orientation
@@ -110,10 +110,8 @@ class Demos(BaseSource[DemosConfig]):
     def _ref(
         self, relative: str, demo: str | None, task: str, group: str | None, splits: tuple[str, ...]
     ) -> EpisodeRef:
-        raw = os.fsencode(relative)
-        if demo is not None:
-            raw += b"/" + demo.encode("utf-8", "surrogatepass")
-        return EpisodeRef.at(raw, (relative, demo), task, group, splits)
+        locator = (relative, demo)
+        return EpisodeRef.inside(relative, demo, locator, task=task, group=group, splits=splits)
 
     def _demos(self, file: SafeHdf5) -> list[str]:
         demos = file.keys("data")
@@ -159,41 +157,28 @@ class Demos(BaseSource[DemosConfig]):
             raise file.error(
                 path, f"expected (T, H, W, {channels}) pictures, got {shape} {data.dtype}"
             )
-        if not 0 < shape[0] <= self._limits.max_frames or 0 in shape:
-            raise file.error(path, f"{shape} is empty, or exceeds limits.max_frames")
-        if shape[1] * shape[2] > self._limits.max_pixels:
-            raise file.error(path, f"{shape} exceeds limits.max_pixels {self._limits.max_pixels}")
-        info = StreamInfo(
-            coded_shape=shape[1:3],
-            num_frames=shape[0],
-            orientation=self.layout.orientation,
-            fps=fps,
-            codec="raw",
-        )
 
         def read(first: int, last: int) -> np.ndarray:
-            block = file.rows(data, first, last)
+            block = file.part(data, slice(first, last))
             return block if channels == 3 else block[..., 0]
 
-        return BlockStream(info, even_times(shape[0], fps), read, self._block(data))
-
-    def _block(self, data: Any) -> int:
-        frame_bytes = int(np.prod(data.shape[1:])) * data.dtype.itemsize
-        rows = int(data.chunks[0]) if data.chunks else 1
-        if rows * frame_bytes > self._limits.max_chunk_bytes:
-            return 1
-        return frames_at_once(rows, frame_bytes)
+        return array_stream(
+            read,
+            shape[:3],
+            fps,
+            self._limits,
+            partial(file.error, path),
+            chunk=data.chunks[0] if data.chunks else 1,
+            frame_bytes=int(np.prod(shape[1:])) * data.dtype.itemsize,
+            orientation=self.layout.orientation,
+        )
 
     def _arrays(self, file: SafeHdf5, group: str) -> dict[str, np.ndarray]:
         paths = self._config.arrays
         if paths is None:
             found = [*file.keys(group), *(f"obs/{key}" for key in file.keys(f"{group}/obs"))]
             paths = tuple(path for path in found if self._is_array(file, group, path))
-        names = safe_names([path.replace("obs/", "") for path in paths])
-        arrays = {}
-        for path, name in zip(paths, names.values(), strict=True):
-            arrays[name] = file.array(f"{group}/{path}")
-        return arrays
+        return file.arrays({f"{group}/{path}": path.replace("obs/", "") for path in paths})
 
     def _is_array(self, file: SafeHdf5, group: str, path: str) -> bool:
         pictures = (self.layout.image_suffix, *self.layout.map_suffixes)

@@ -12,12 +12,10 @@ from pydantic import Field
 
 from builder.core.errors import SourceError
 from builder.core.names import safe_names
-from builder.core.paths import printable_path
 from builder.inputs.fingerprint import fingerprints
 from builder.inputs.images import image_stream
 from builder.inputs.listing import IMAGE_SUFFIXES, has_suffix, names_in, natural_key, walk
 from builder.inputs.sidecars import read_sidecars
-from builder.inputs.streams import even_times
 from builder.sources.base import BaseSource, Episode, EpisodeRef
 from builder.sources.selection import Selection
 
@@ -48,8 +46,7 @@ class ImageFolders(BaseSource[ImageFoldersConfig]):
                 episode = os.path.dirname(folder) if self._config.folder == "view" else folder
                 if episode not in seen:
                     seen.add(episode)
-                    group = printable_path(os.path.dirname(episode)) or None
-                    yield EpisodeRef.at(os.fsencode(episode or "."), episode, group=group)
+                    yield EpisodeRef.of_folder(episode)
         if not seen:
             raise SourceError.at(
                 self.path, f"no folder with images found; looked for {', '.join(IMAGE_SUFFIXES)}"
@@ -64,15 +61,10 @@ class ImageFolders(BaseSource[ImageFoldersConfig]):
         files = list(beside.files)
         views = {}
         for inner, name in names.items():
-            images = names_in(folder / inner, IMAGE_SUFFIXES)
-            if not images:
-                raise SourceError.at(folder / inner, "there is no image in it")
             fps = self._config.recorded_fps
-            seconds = even_times(len(images), fps)
-            stream = image_stream(folder / inner, images, seconds, fps, self._limits)
+            stream, ends = image_stream(folder / inner, fps, self._limits)
             views[name if inner else "main"] = stream
-            # The ends of a sequence stand for all of it; hashing every image would double the cost.
-            files += [os.path.join(inner, image) for image in (images[0], images[-1])]
+            files += [os.path.join(inner, image) for image in ends]
         marks = fingerprints(self.path, (os.path.join(ref.locator, name) for name in files))
         yield Episode(views=views, arrays=beside.arrays, files=marks, text=beside.text)
 

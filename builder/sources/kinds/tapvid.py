@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +16,7 @@ from builder.inputs.fingerprint import fingerprints
 from builder.inputs.images import encoded_stream
 from builder.inputs.listing import PICKLE_SUFFIXES, files, locate
 from builder.inputs.pickled import load_tapvid_videos
-from builder.inputs.streams import BlockStream, FrameStream, StreamInfo, even_times
+from builder.inputs.streams import FrameStream, StreamInfo, array_stream, even_times
 from builder.sources.base import BaseSource, Episode, EpisodeRef
 from builder.sources.normalized_points import normalized_to_pixels
 from builder.sources.selection import Selection
@@ -54,11 +53,8 @@ class TapVid(BaseSource[TapVidConfig]):
                 # One bad file is one failure: opening it is going to say what is wrong.
                 names = [None]
             for name in names:
-                raw = os.fsencode(relative)
-                if name is not None:
-                    raw += b"/" + name.encode("utf-8", "surrogatepass")
                 group = printable_path(relative)
-                yield EpisodeRef.at(raw, (relative, name), group=group)
+                yield EpisodeRef.inside(relative, name, (relative, name), group=group)
 
     @contextmanager
     def open(self, ref: EpisodeRef) -> Iterator[Episode]:
@@ -86,14 +82,16 @@ class TapVid(BaseSource[TapVidConfig]):
     def _stream(self, video: Any, where: str) -> FrameStream:
         fps, limits = self._config.recorded_fps, self._limits
         if isinstance(video, np.ndarray) and video.dtype == np.uint8:
-            if video.ndim != 4 or video.shape[3] != 3 or 0 in video.shape:
+            if video.ndim != 4 or video.shape[3] != 3:
                 raise SourceError(f"{where}: expected video (T, H, W, 3), got {video.shape}")
-            count, height, width, _ = video.shape
-            if count > limits.max_frames or height * width > limits.max_pixels:
-                raise SourceError(f"{where}: {video.shape} exceeds max_frames or max_pixels")
-            info = StreamInfo((height, width), count, fps=fps, codec="raw")
-            seconds = even_times(count, fps)
-            return BlockStream(info, seconds, lambda first, last: video[first:last])
+
+            def read(first: int, last: int) -> np.ndarray:
+                return video[first:last]
+
+            def error(message: str) -> SourceError:
+                return SourceError(f"{where}: {message}")
+
+            return array_stream(read, video.shape[:3], fps, limits, error)
         encoded = list(video) if isinstance(video, list | tuple | np.ndarray) else []
         if not encoded or not all(isinstance(each, bytes) for each in encoded):
             raise SourceError(f"{where}: expected video as uint8 or as a list of JPEG files")
