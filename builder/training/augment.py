@@ -14,7 +14,6 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from builder.core.errors import ConfigError
-from builder.training.maps import matrix
 from schemas.affine import AxisAffine
 from schemas.base import Record
 
@@ -108,12 +107,20 @@ class RandomAugment(Record):
         return changed.round().astype(np.uint8) if white == 255 else changed
 
 
+def affine_matrix(affine: AxisAffine) -> np.ndarray:
+    """Return the (2, 3) float64 matrix that maps (x, y, 1) as ``affine`` maps (x, y)."""
+    (sx, sy), (ox, oy) = affine.scale_xy, affine.offset_xy
+    if affine.transpose:
+        return np.array([[0.0, sx, ox], [sy, 0.0, oy]])
+    return np.array([[sx, 0.0, ox], [0.0, sy, oy]])
+
+
 def warp(image: np.ndarray, turn: AxisAffine) -> np.ndarray:
     """Resample a picture (H, W, 3) by a map of its canvas onto itself; black from outside.
 
     Flips and turns are exact; anything else is linear interpolation.
     """
     height, width = image.shape[:2]
-    rows = matrix(turn)
-    rows[:, 2] += rows[:, :2].sum(axis=1) / 2 - 0.5  # OpenCV speaks pixel centres
+    rows = affine_matrix(turn)
+    rows[:, 2] += rows[:, :2].sum(axis=1) / 2 - 0.5  # OpenCV counts from pixel centres
     return cv2.warpAffine(image, rows, (width, height), flags=cv2.INTER_LINEAR)

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 
 from builder.core.errors import ConfigError
-from builder.training.shared import Shared
-from builder.training.windows import Sample, WindowDataset
+from builder.training.samples import Sample, SampleDataset
+from builder.training.windows import WindowDataset
 
 _TENSORS = ("traj", "vis", "valid", "in_content", "images", "decode", "view_mask")
 
 
-class MixtureDataset(Shared):
+class MixtureDataset(SampleDataset):
     """Draws from named datasets in proportion to their weights.
 
     All parts must give samples of one canvas, horizon, number of points and views; give each

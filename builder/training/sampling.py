@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from torch.utils.data import Sampler
 
+from builder.core.errors import ConfigError
+from builder.dataset.filters import Where
+from builder.dataset.window_table import COLUMNS
+from builder.training.windows import WindowDataset
+
 _ROUNDS = 4
 _AT_ONCE = 1024
 """Samples drawn together: one by one, drawing took a fifth of what a batch costs its process."""
 _FACTS = ("length", "seed", "shuffle", "world_size", "weights")
+
+Weigh = str | Callable[[Mapping[str, np.ndarray]], np.ndarray]
+"""An expression such as ``motion``, or a function of all columns by name, (n,) each, to (n,)."""
 
 Order = Callable[[np.ndarray], np.ndarray]
 """Which indices come at some positions, both (n,) int64."""
@@ -106,6 +114,26 @@ class WindowSampler(Sampler[int]):
                     f"cannot resume: {name} was {state.get(name)}, now it is {getattr(self, name)}"
                 )
         self.epoch, self._done = state["epoch"], state["samples_done"]
+
+
+def window_weights(windows: WindowDataset, by: Weigh = "motion") -> np.ndarray:
+    """Return how often to draw each sample, (len(windows),) float64, by ``letterset stats``.
+
+    ``by`` is an expression over the columns, ``motion`` (mean step of visible points, px) or
+    ``motion * vis + 0.1``, or a function of them.  The views of a window count together; one with
+    nothing to count (NaN), or without a row in the table, gets 0.  Raises ConfigError for a bad
+    expression, DatasetError when the table is missing or out of date.
+    """
+    if isinstance(by, str):
+        expression = Where(by, COLUMNS)
+        table = windows.window_table(expression.names)
+        found = expression.values(table.columns)
+    else:
+        table = windows.window_table(COLUMNS)
+        found = np.asarray(by(table.columns), np.float64)
+    if found.shape != table.start.shape:
+        raise ConfigError(f"expected one weight per row, {table.start.shape}, got {found.shape}")
+    return np.append(np.nan_to_num(found), 0.0)[windows.rows(table)]
 
 
 def _cumulative(weights: Any, length: int) -> np.ndarray:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Collection
+from inspect import cleandoc
 from pathlib import Path
 from typing import Any
 
@@ -11,31 +13,30 @@ import torch
 
 from builder.core.errors import ConfigError, DatasetError
 from builder.dataset.episodes import Dataset, EpisodeData
+from builder.dataset.filters import Where
 from builder.dataset.opening import open_dataset
-from builder.dataset.window_table import Table
-from builder.training import selection
-from builder.training.arrays import PassedArrays, passed_arrays, root_arrays, view_arrays
-from builder.training.augment import Augment, check_augment
-from builder.training.episodes import (
+from builder.dataset.window_table import COLUMNS, Table, read_columns
+from builder.training import episode_selection
+from builder.training.augment import Augment, affine_matrix, check_augment
+from builder.training.interpolate import interpolate_traj
+from builder.training.pass_through import PassThrough
+from builder.training.sample_index import SampleIndex
+from builder.training.samples import Sample, SampleDataset
+from builder.training.view_windows import (
     ViewWindows,
     chosen_points,
     view_windows,
+    write_pictures,
     write_tracks,
     write_vis,
 )
-from builder.training.interpolate import interpolate_traj
-from builder.training.maps import matrix
-from builder.training.numbering import Numbering
-from builder.training.options import WindowOptions, given_options
-from builder.training.pictures import write_pictures
-from builder.training.shared import Shared
-from builder.training.table import matching_samples, rows_of_samples
+from builder.training.window_options import WindowOptions, given_options, options_help
 from schemas.affine import AxisAffine
 
-Sample = dict[str, Any]
+_Prepared = tuple[dict[str, ViewWindows], PassThrough]
 
 
-class WindowDataset(Shared):
+class WindowDataset(SampleDataset):
     """One sample per window of every episode.
 
     A sample has, for V views and N points:
@@ -58,6 +59,8 @@ class WindowDataset(Shared):
 
     Episodes that turn out damaged are listed in ``damaged`` when they are skipped.  Samples do not
     depend on workers or on the order of reading.  Small to pickle, safe to fork.
+
+    Options, each a keyword or a field of ``WindowOptions``:
     """
 
     def __init__(
@@ -68,7 +71,7 @@ class WindowDataset(Shared):
         augment: Augment | None = None,
         **changes: Any,
     ) -> None:
-        """Choose what samples hold: ``WindowOptions``, or its fields as keywords.
+        """Open ``dataset``, or its path, with ``options``; ``changes`` are single ones by name.
 
         ``augment`` moves points and pictures together; see ``builder.training.augment``.
         Raises ConfigError for what the dataset cannot give, DatasetError when no window is left.
@@ -83,7 +86,7 @@ class WindowDataset(Shared):
         super().__init__()
         self.dataset, self.augment = dataset, augment
         meta = dataset.meta
-        selection.refuse_untracked(dataset)
+        episode_selection.refuse_untracked(dataset)
         self._read = _steps_read(options, meta.horizon)
         self.read_steps = self._read.stop - self._read.start
         self.horizon = options.resample or self.read_steps
@@ -93,11 +96,11 @@ class WindowDataset(Shared):
         check_augment(augment, self.img_shape)
         masked = options.missing == "mask"
         self.views = options.stored_views or {
-            name: name for name in selection.default_views(dataset, masked)
+            name: name for name in episode_selection.default_views(dataset, masked)
         }
-        self.ids = selection.choose_ids(dataset, list(self.views.values()), options)
-        lengths = dataset.index.lengths[selection.places(dataset, self.ids)]
-        self._numbering = Numbering(self._counts(lengths))
+        self.ids = episode_selection.choose_ids(dataset, list(self.views.values()), options)
+        lengths = dataset.index.lengths[episode_selection.places(dataset, self.ids)]
+        self._index = SampleIndex(self._counts(lengths))
         if not len(self):
             raise DatasetError(
                 f"{dataset.path}: none of {len(dataset)} episodes has views "
@@ -105,25 +108,32 @@ class WindowDataset(Shared):
                 "or use tail='mask'"
             )
         if options.where is not None:
-            self._numbering.kept = matching_samples(self, options.where)
+            self._index.kept = self._matching(options.where)
         # Resampled steps are spread evenly over those that are read.
         self._steps = np.linspace(0, self.read_steps - 1, self.horizon)
-        self._recent: OrderedDict[str, tuple[dict[str, ViewWindows], PassedArrays]] = OrderedDict()
+        self._prepared: OrderedDict[str, _Prepared] = OrderedDict()
         # By place: whether this process or a worker found it damaged.
         self._damaged = torch.zeros(len(self.ids), dtype=torch.bool).share_memory_()
         self._reasons: dict[str, str] = {}
-        used = (key for at, key in enumerate(self.ids) if self._numbering.indices(at))
-        selection.check_arrays(dataset, used, self.views.values(), options)
+        used = (key for at, key in enumerate(self.ids) if self._index.indices(at))
+        episode_selection.check_arrays(dataset, used, self.views.values(), options)
 
     def __getstate__(self) -> dict[str, Any]:
         # Open files stay behind; a worker opens its own.
-        return {**self.__dict__, "_recent": OrderedDict()}
+        return {**self.__dict__, "_prepared": OrderedDict()}
 
     def _counts(self, lengths: np.ndarray) -> np.ndarray:
         """Count the samples of episodes by their frames, (E,)."""
         taken = self._read.stop if self.options.tail == "exclude" else self._read.start + 1
         last = lengths - taken
         return np.maximum(0, last // (self.dataset.meta.start_every * self.options.stride) + 1)
+
+    def window_table(self, names: Collection[str]) -> Table:
+        """Read columns of the window table, the views of a window put together in one row.
+
+        Raises DatasetError when the table is missing or out of date.
+        """
+        return read_columns(self.dataset, names or {"vis"}, self.views.values()).by_window()
 
     def rows(self, table: Table) -> np.ndarray:
         """Return the row of every sample, (len(self),) int64, in a table with one per window.
@@ -132,27 +142,39 @@ class WindowDataset(Shared):
         """
         meta = self.dataset.meta
         every = 0 if meta.mode == "episode" else meta.start_every * self.options.stride
-        episodes, numbering = selection.places(self.dataset, self.ids), self._numbering
-        found = rows_of_samples(table, episodes, numbering.ends, every)
-        return found if numbering.kept is None else found[numbering.kept]
+        episodes = episode_selection.places(self.dataset, self.ids)
+        return self._index.rows(table, episodes, every)
+
+    def _matching(self, where: str) -> np.ndarray:
+        """Return the numbers of the samples that a filter over the window table keeps, ascending.
+
+        Raises ConfigError for a bad filter, DatasetError when nothing is left.
+        """
+        condition = Where(where, COLUMNS)
+        table = self.window_table(condition.names)
+        keeps = np.append(condition.mask(table.columns), False)
+        kept = np.flatnonzero(keeps[self.rows(table)])
+        if not kept.size:
+            raise DatasetError(f"{self.dataset.path}: no window matches {where!r}")
+        return kept
 
     def __len__(self) -> int:
-        return len(self._numbering)
+        return len(self._index)
 
     def __getitem__(self, index: int) -> Sample:
         """Return one sample.  Raises IndexError, DatasetError naming a damaged episode."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         index %= len(self)
-        number = self._numbering.number(index)
-        at = self._numbering.episode(number)
+        number = self._index.number(index)
+        at = self._index.episode(number)
         try:
             return self._sample(at, number)
         except DatasetError as error:
             if self.options.damaged == "error":
                 raise
-            self._note(at, error)
-        return self._instead(at, index - self._numbering.indices(at).start)
+            self._note_damaged(at, error)
+        return self._instead(at, index - self._index.indices(at).start)
 
     @property
     def damaged(self) -> dict[str, str]:
@@ -161,28 +183,28 @@ class WindowDataset(Shared):
         found = (self.ids[at] for at in np.flatnonzero(self._damaged.numpy()))
         return {key: self._reasons.get(key, unsaid) for key in found}
 
-    def _note(self, at: int, error: DatasetError) -> None:
+    def _note_damaged(self, at: int, error: DatasetError) -> None:
         self._damaged[at], self._reasons[self.ids[at]] = True, str(error)
 
     def _instead(self, at: int, within: int) -> Sample:
-        """Return a sample of the next sound episode; which, the place in the damaged one says."""
+        """Return a sample of the next sound episode, the ``within``-th or so of its own."""
         for place in (*range(at + 1, len(self.ids)), *range(at)):
-            indices = self._numbering.indices(place)
+            indices = self._index.indices(place)
             try:
                 if indices:
                     index = indices[within % len(indices)]
-                    return self._sample(place, self._numbering.number(index))
+                    return self._sample(place, self._index.number(index))
             except DatasetError as error:
-                self._note(place, error)
+                self._note_damaged(place, error)
         raise DatasetError(f"{self.dataset.path}: every episode is damaged: {self.damaged}")
 
     def _sample(self, at: int, index: int) -> Sample:
-        window = (index - self._numbering.first(at)) * self.options.stride
+        window = (index - self._index.first(at)) * self.options.stride
         episode = self.dataset[self.ids[at]]
         start = window * self.dataset.meta.start_every + self._read.start
         augment, shape = self.augment, self.img_shape
         turn = None if augment is None else augment.draw(self._rng(index, 0), shape)
-        views, passed = self._prepared(episode)
+        views, pass_through = self._prepare(episode)
         arrays = self._arrays(views, window, start, turn)
         if augment is not None and "images" in arrays:
             arrays["images"] = augment.recolor(arrays["images"], self._rng(index, 1))
@@ -195,20 +217,18 @@ class WindowDataset(Shared):
         )
         if self.options.resample:
             sample["valid_read"] = self._valid(range(self.read_steps), start, episode.meta.length)
-        moved = augment is not None or shape != self.dataset.meta.img_shape
-        more = view_arrays(episode, self.views, passed.others, start, self.read_steps, moved)
-        for name, array in {**root_arrays(passed, start, self.read_steps), **more}.items():
+        for name, array in pass_through.window(start, self.read_steps).items():
             sample[name] = torch.from_numpy(array)
         return sample
 
-    def _prepared(self, episode: EpisodeData) -> tuple[dict[str, ViewWindows], PassedArrays]:
-        """Keep as many prepared episodes as the dataset keeps open."""
+    def _prepare(self, episode: EpisodeData) -> _Prepared:
+        """Find what samples of an episode are cut from; kept for as many as the dataset opens."""
         key = episode.meta.id
-        if key in self._recent:
-            self._recent.move_to_end(key)
-            return self._recent[key]
+        if key in self._prepared:
+            self._prepared.move_to_end(key)
+            return self._prepared[key]
         if self.options.verify:
-            selection.verify(episode, self.dataset.path)
+            episode_selection.verify(episode, self.dataset.path)
         meta = self.dataset.meta
         cut = meta.start_every if meta.mode == "episode" else None
         views = {
@@ -216,10 +236,12 @@ class WindowDataset(Shared):
             for name, stored in self.views.items()
             if stored in episode.views
         }
-        found = self._recent[key] = views, passed_arrays(episode, self.options)
-        if len(self._recent) > self.dataset.max_open:
-            self._recent.popitem(last=False)
-        return found
+        moved = self.augment is not None or self.img_shape != meta.img_shape
+        arrays = PassThrough(episode, self.views.values(), self.options, moved)
+        self._prepared[key] = views, arrays
+        if len(self._prepared) > self.dataset.max_open:
+            self._prepared.popitem(last=False)
+        return views, arrays
 
     def _arrays(
         self, views: dict[str, ViewWindows], window: int, start: int, turn: AxisAffine | None
@@ -266,7 +288,7 @@ class WindowDataset(Shared):
             to_norm = AxisAffine.normalization(self.img_shape)
             norm_turn = to_norm @ turn @ ~to_norm
             traj[:] = norm_turn(traj[..., ::-1])[..., ::-1]
-            out["decode"][at] = matrix(view.decode @ ~norm_turn)
+            out["decode"][at] = affine_matrix(view.decode @ ~norm_turn)
         if "images" in out:
             slots = out["images"][at] if self.options.history > 1 else out["images"][at][None]
             write_pictures(view, start, turn, slots)
@@ -278,6 +300,9 @@ class WindowDataset(Shared):
     def _rng(self, index: int, stream: int) -> np.random.Generator:
         # Of the sample, not of the worker that happens to read it.
         return np.random.default_rng([self.options.seed, self.epoch, index, stream])
+
+
+WindowDataset.__doc__ = f"{cleandoc(WindowDataset.__doc__ or '')}\n{options_help()}"
 
 
 def _steps_read(options: WindowOptions, stored: int) -> slice:

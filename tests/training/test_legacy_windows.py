@@ -17,7 +17,7 @@ from builder.testing.samples import Sample, sample_dataset
 pytest.importorskip("torch")
 
 from builder.training import MixtureDataset, WindowDataset
-from builder.training.episodes import older_steps
+from builder.training.view_windows import older_steps
 
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
 SHAPES = [(128, 256), (64, 512), (72, 100), (96, 128), (1, 2), (47, 91)]

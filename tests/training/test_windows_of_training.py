@@ -31,8 +31,8 @@ from builder.training import (
     normalize_traj,
 )
 from builder.training.augment import warp
-from builder.training.episodes import packed_maps
 from builder.training.sampling import permutation
+from builder.training.view_windows import packed_maps
 from schemas import AxisAffine, Letterbox, swap_xy, unnormalize
 
 IMG_SHAPE = (72, 100)

@@ -1,7 +1,8 @@
-"""What a training sample holds: one strict record of options."""
+"""The options of a WindowDataset: one strict record."""
 
 from __future__ import annotations
 
+from textwrap import fill
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
@@ -13,16 +14,23 @@ from schemas.dataset import Name
 
 
 class WindowOptions(Record):
-    """Options of :class:`builder.training.WindowDataset`; defaults are AMPLIFY's sample.
+    """Options of :class:`builder.training.WindowDataset`; defaults are AMPLIFY's sample."""
 
-    ``views`` are the stored names, in the model's order (default: those all episodes share; with
-    ``missing="mask"`` all that were asked for or are there);
-    ``view_map`` renames, model's name to stored name, and gives the order when it is given.
-    """
-
-    img_shape: Shape | None = Field(default=None, description="canvas other than the stored one")
-    views: tuple[Name, ...] | None = Field(default=None, strict=False, min_length=1)
-    view_map: dict[Name, Name] | None = Field(default=None, min_length=1)
+    img_shape: Shape | None = Field(
+        default=None, description="canvas (H, W) of the samples, when not the stored one"
+    )
+    views: tuple[Name, ...] | None = Field(
+        default=None,
+        strict=False,
+        min_length=1,
+        description="stored views, in the model's order; default: those all episodes share, with "
+        "missing='mask' all that were asked for or are there",
+    )
+    view_map: dict[Name, Name] | None = Field(
+        default=None,
+        min_length=1,
+        description="in place of views: the model's name of each, in its order, to the stored name",
+    )
     missing: Literal["error", "skip", "mask"] = Field(
         default="error", description="episodes without one of the views"
     )
@@ -30,15 +38,23 @@ class WindowOptions(Record):
     first_step: Annotated[int, Field(ge=0)] = Field(
         default=0, description="step of the stored windows that becomes step 0"
     )
-    resample: Side | None = Field(default=None, description="interpolate those to so many steps")
-    method: Literal["linear", "spline"] = "linear"
-    points: Side | None = Field(default=None, description="points, evenly chosen by index")
+    resample: Side | None = Field(
+        default=None, description="interpolate the steps read to this many"
+    )
+    method: Literal["linear", "spline"] = Field(
+        default="linear", description="interpolation of resample; spline needs scipy"
+    )
+    points: Side | None = Field(
+        default=None, description="number of points, evenly chosen by index"
+    )
     history: Side = Field(default=1, description="frames up to and including step 0")
     stride: Side = Field(default=1, description="use every n-th stored window")
     tail: Literal["exclude", "mask", "include"] = Field(
         default="exclude", description="windows that run past the last frame"
     )
-    images: Literal["uint8", "float", "none"] = "uint8"
+    images: Literal["uint8", "float", "none"] = Field(
+        default="uint8", description="frames as uint8 or as float32 in [0, 1], or none"
+    )
     where: str | None = Field(
         default=None,
         description="filter over the columns of letterset stats, e.g. motion > 1 and vis > 0.5",
@@ -50,13 +66,13 @@ class WindowOptions(Record):
         default="error", description="episodes that turn out damaged; skip draws another sample"
     )
     verify: bool = Field(
-        default=False, description="compare digests when an episode is first read: slow, certain"
+        default=False, description="compare all digests of an episode when it is first read (slow)"
     )
     tracks: Name | None = Field(
-        default=None, description="layer whose tracks take the place of the dataset's own"
+        default=None, description="layer whose tracks replace the dataset's own"
     )
     layers: tuple[Name, ...] = Field(
-        default=(), strict=False, description="layers whose arrays come along"
+        default=(), strict=False, description="layers whose arrays are added to samples"
     )
     arrays: tuple[Name, ...] | None = Field(
         default=None,
@@ -70,7 +86,7 @@ class WindowOptions(Record):
         description="arrays whose rows at step 0, joined, are the sample's proprioception; "
         "AMPLIFY's on LIBERO is joint_states, gripper_states",
     )
-    seed: Annotated[int, Field(ge=0)] = Field(default=0, description="of the augmentation")
+    seed: Annotated[int, Field(ge=0)] = Field(default=0, description="seed of the augmentation")
 
     @model_validator(mode="after")
     def _one_way_to_name_views(self) -> WindowOptions:
@@ -97,3 +113,11 @@ def given_options(options: WindowOptions | None, changes: dict[str, Any]) -> Win
         return WindowOptions.model_validate({**given, **changes})
     except ValidationError as error:
         raise ConfigError(explain(error, known=list(WindowOptions.model_fields))) from None
+
+
+def options_help() -> str:
+    """List all options: name, default, and what it chooses."""
+    return "\n".join(
+        fill(f"{name}={field.default!r}: {field.description}", 96, subsequent_indent="    ")
+        for name, field in WindowOptions.model_fields.items()
+    )

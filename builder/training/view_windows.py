@@ -1,4 +1,4 @@
-"""What is needed of an open episode to cut its windows fast; made once, used many times."""
+"""Windows of one view of an open episode: prepared once, then cut fast, sample by sample."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import numpy as np
 from builder.core.errors import ConfigError
 from builder.dataset.episodes import OlderTracks, ViewData
 from builder.stores.codecs import U16_OFFSET, U16_SCALE, FixedPoint
-from builder.training.maps import matrix
+from builder.training.augment import affine_matrix, warp
 from schemas.affine import AxisAffine, swap_xy
-from schemas.geometry import Geometry
+from schemas.geometry import Geometry, Stretch
 
 Step = tuple[np.ufunc, tuple[float, float]]
 """An operation on all points, and its numbers (row, col)."""
@@ -94,7 +94,7 @@ def view_windows(view: ViewData, img_shape: tuple[int, int], cut_every: int | No
         box=box,
         steps=steps,
         decode=decode,
-        decode_rows=matrix(decode),
+        decode_rows=affine_matrix(decode),
         in_content=np.asarray(stored.inside(np.asarray(view.queries))),
         older=older,
     )
@@ -161,6 +161,33 @@ def write_vis(view: ViewWindows, window: int, steps: slice, points: Any, out: np
     out[...] = np.asarray(view.vis[window, steps])[:, points]
     if view.older is not None and not math.isfinite(np.add.reduce(out, axis=None)):
         view.older.check_finite(out, "vis")
+
+
+def write_pictures(view: ViewWindows, start: int, turn: AxisAffine | None, out: np.ndarray) -> None:
+    """Write the frames up to and including ``start`` into ``out`` (K, H, W, 3), oldest first.
+
+    Before the first frame, that one is repeated.  ``turn`` is the augmentation's map of the canvas.
+    """
+    for back, slot in enumerate(reversed(out)):
+        frame = np.asarray(view.frames[max(0, start - back)])
+        if view.box is not view.stored:
+            frame = _onto_canvas(frame, view)
+        if turn is not None:
+            frame = warp(frame, turn)
+        slot[...] = frame
+        if out.dtype == np.float32:
+            slot /= 255
+
+
+def _onto_canvas(frame: np.ndarray, view: ViewWindows) -> np.ndarray:
+    """Move a stored frame onto the sample's canvas, through the source's own pixels."""
+    from builder.canvas.letterbox import letterbox_frame, unletterbox_frame
+
+    if isinstance(view.stored, Stretch):
+        # Older files are stretched from canvas to canvas.
+        direct = Stretch(source_shape=view.stored.img_shape, img_shape=view.box.img_shape)
+        return letterbox_frame(frame, direct)
+    return letterbox_frame(unletterbox_frame(frame, view.stored), view.box)
 
 
 @lru_cache(maxsize=64)

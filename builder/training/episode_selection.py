@@ -1,4 +1,4 @@
-"""Which episodes a training set takes, and whether one is what was built."""
+"""Which episodes and views of a dataset a training set reads."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from builder.core.errors import ConfigError, DatasetError
 from builder.dataset.array_checks import check_digests
 from builder.dataset.episodes import Dataset, EpisodeData
 from builder.dataset.splits import read_splits
-from builder.training.arrays import refuse_unknown
-from builder.training.options import WindowOptions
+from builder.training.pass_through import check_names
+from builder.training.window_options import WindowOptions
 
 _TRIED = 16
+"""Episodes that are tried to open, until one is sound enough to look into."""
 
 
 def refuse_untracked(dataset: Dataset) -> None:
@@ -84,7 +85,7 @@ def check_arrays(
     """
     for key in islice(ids, _TRIED if options.arrays or options.proprioception else 0):
         with suppress(DatasetError):  # told when it is read
-            refuse_unknown(dataset[key], views, options)
+            check_names(dataset[key], views, options)
             return
 
 
