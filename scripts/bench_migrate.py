@@ -22,7 +22,7 @@ import h5py
 import numpy as np
 from bench_common import machine_facts, write_section
 
-from builder.transform.migrate.migrate import migrate
+from builder.transform.migrate import migrate
 
 VIEWS = {"agentview": (480, 853), "eye_in_hand": (480, 640)}
 GRID, HORIZON, IMG_SHAPE = 20, 16, (477, 470)

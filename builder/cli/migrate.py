@@ -63,7 +63,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Migrate; returns 1 when files failed, 3 when all did."""
-    from builder.transform.migrate.migrate import migrate
+    from builder.transform.migrate import migrate
 
     check_positive(args, "frame_step")
     done = migrate(

@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     """Track; returns 1 when an episode could not be, each listed."""
     from builder.build.config_file import read_parts
     from builder.build.progress import ProgressDisplay
-    from builder.transform.retrack import track
+    from builder.transform.track_layer import track
 
     parts = read_parts(Path(args.dataset), args.overrides)
     with ProgressDisplay(quiet=args.quiet or args.json, task="track") as progress:

@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     path = Path(args.dataset)
     problems = validate(path, deep=args.deep)
     if args.deep and not any(problem.where == META_NAME for problem in problems):
-        problems += _redrawn(path, args.source)
+        problems += _source_differences(path, args.source)
     with suppress(DatasetError):  # damage, which was told
         problems += unfinished(path)
     wrong = [problem for problem in problems if not problem.note]
@@ -64,11 +64,11 @@ def run(args: argparse.Namespace) -> int:
     return 1 if wrong else 0
 
 
-def _redrawn(path: Path, source: str | None) -> list[Problem]:
+def _source_differences(path: Path, source: str | None) -> list[Problem]:
     """Compare a sample of frames with the source, where videos can be decoded."""
     try:
-        from builder.transform.redraw import redraw
+        from builder.transform.compare_source import compare_source
 
-        return redraw(path, source)
+        return compare_source(path, source)
     except (ModuleNotFoundError, DatasetError):
         return []  # without the build extra; or damage, which was told

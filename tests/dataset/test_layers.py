@@ -306,7 +306,7 @@ def test_tracking_refuses_what_it_cannot_do(built, tmp_path, capsys):
 
 def main_raising(built, name, *more):
     from builder.build.config_file import read_parts
-    from builder.transform.retrack import track
+    from builder.transform.track_layer import track
 
     parts = read_parts(built / "out", [more[0]])
     track(built / "out", name, parts.tracker, source=more[2], executor=parts.executor)

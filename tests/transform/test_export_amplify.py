@@ -18,9 +18,8 @@ from builder.testing import samples
 from builder.testing.samples import QUERIES, Sample, sample_dataset, sample_meta
 from builder.training.normalize import clip_traj, normalize_traj
 from builder.transform.embed import embed
-from builder.transform.export.amplify import export_amplify
-from builder.transform.export.amplify_plan import DEMOS_PER_TASK, plan
-from builder.transform.migrate.migrate import migrate
+from builder.transform.export.amplify import DEMOS_PER_TASK, export_amplify, plan_demos
+from builder.transform.migrate import migrate
 from schemas import QuerySpec, swap_xy
 
 IMG = (120, 160)
@@ -241,7 +240,7 @@ def test_different_tasks_stay_different_and_readable(tmp_path):
         "word " * 80 + "one",
         "word " * 80 + "two",
     ]
-    demos = plan(Named(texts), SUITE)
+    demos = plan_demos(Named(texts), SUITE)
     assert [demo.task for demo in demos[:7]] == [
         "pick_up_the_bowl",
         "pick_up_the_bowl",
@@ -254,10 +253,10 @@ def test_different_tasks_stay_different_and_readable(tmp_path):
     assert [demo.number for demo in demos[:7]] == [0, 1, 0, 0, 2, 0, 0]
     assert len({demo.task for demo in demos}) == 7
     with pytest.raises(ConfigError, match="AMPLIFY cuts '_demo' out of file names"):
-        plan(Named(["watch the demonstration"]), SUITE)
+        plan_demos(Named(["watch the demonstration"]), SUITE)
     for suite in ("mine", "libero:mine", "libero/mine"):
         with pytest.raises(ConfigError, match="contains 'libero'"):
-            plan(Named(["a"]), suite)
+            plan_demos(Named(["a"]), suite)
 
 
 class Named:

@@ -30,8 +30,7 @@ from builder.testing.samples import (
     sample_meta,
 )
 from builder.transform.export import lerobot_plan
-from builder.transform.export.lerobot import export_lerobot
-from builder.transform.export.lerobot_files import merge, summarize
+from builder.transform.export.lerobot import export_lerobot, merge, summarize
 
 FPS, VIEWS = 30, tuple(SOURCE_SHAPES)
 # One is longer than a block of frames.

@@ -14,7 +14,7 @@ from builder.dataset.folder import read_failures
 from builder.dataset.legacy.dataset import open_legacy
 from builder.dataset.opening import open_dataset
 from builder.dataset.validate import validate
-from builder.transform.migrate.migrate import migrate
+from builder.transform.migrate import migrate
 from schemas import Letterbox, Stretch
 from schemas.config import FrameStorage
 

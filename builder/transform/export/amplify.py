@@ -5,38 +5,60 @@ files, text embeddings and a Hydra override.  ``attrs`` is track files alone, wi
 ``height``/``width`` attributes of the older route.  Tracks are in pixels of img_shape (with
 ``geometry: resize_shorter`` in those of each view's own size, which the attributes tell), in which
 AMPLIFY's ``p / (size / 2)`` is right: it treats them as edge coordinates.
+
+AMPLIFY's public loader makes the instruction and the path of its embedding from a task's file
+name, looks for demos 0 to 49 of a task, and for suites whose name contains "libero".
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import h5py
 import numpy as np
 import yaml
 
+from builder.core.errors import ConfigError
 from builder.dataset.episodes import Dataset, EpisodeData
 from builder.dataset.opening import open_dataset
-from builder.transform.export.amplify_plan import (
-    Demo,
-    Target,
-    actions_of,
-    check,
-    instruction,
-    plan,
-    suites,
+from builder.transform.export.common import (
+    chosen_views,
+    damage,
+    damage_of,
+    new_folder,
+    plan_undamaged,
+    refuse,
+    refused_canvas,
 )
-from builder.transform.export.common import new_folder
-from builder.transform.export.verified import arrays, every_array, verified
 from schemas.dataset import DatasetMeta
+
+Target = Literal["upstream", "attrs"]
 
 FIRST_VIEW = "agentview"
 """LiberoDataset takes the size of all pictures from this view."""
 
+DEMOS_PER_TASK = 50
+"""LiberoDataset looks for demos 0 to 49 of a task."""
+NAME_BYTES = 150
 _BLOCK = 64
+
+# LIBERO's own names; the loader counts on a scene of one digit, or on 10.
+_SCENE = re.compile(r"[A-Z][A-Z0-9_]*SCENE(\d|10)_\w+")
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Where an episode goes: a suite, a task and a number below 50."""
+
+    suite: str
+    task: str
+    number: int
+    episode: str
 
 
 def export_amplify(
@@ -61,30 +83,132 @@ def export_amplify(
     when ``out`` cannot be written; then nothing is left there.
     """
 
-    def planned(dataset: Dataset) -> tuple[tuple[str, ...], list[Demo]]:
-        return check(dataset, views, target), plan(dataset, suite)
+    def plan(dataset: Dataset) -> tuple[list[str], list[Demo]]:
+        return _checked_views(dataset, views, target), plan_demos(dataset, suite)
 
-    given, layer = text_embeddings or {}, dataset.path / "layers" / "text_emb"
-    embedded = open_dataset(dataset.path, layers=["text_emb"]) if layer.is_dir() else None
+    texts = _Texts(dataset, text_embeddings or {})
 
-    def damage(episode: EpisodeData) -> list[str]:
-        found = every_array(episode)
-        if (
-            target == "upstream"
-            and embedded
-            and episode.meta.text
-            and episode.meta.text not in given
-        ):
-            found += arrays("text_emb")(embedded[episode.id])
-        return found
+    def damage_with_text(episode: EpisodeData) -> list[str]:
+        layer = texts.of_layer(episode) if target == "upstream" else None
+        return [*damage(episode), *(damage_of("text_emb")(layer) if layer else ())]
 
-    dataset, (names, demos) = verified(dataset, planned, failures, damage)
+    dataset, (names, demos) = plan_undamaged(dataset, plan, failures, damage_with_text)
     with new_folder(Path(out)) as folder:
-        writer = _Writer(dataset, folder, names, target, given, embedded)
+        writer = _Writer(dataset, folder, names, target, texts)
         for demo in demos:
             writer.add(demo)
         writer.finish(demos)
     return demos
+
+
+def instruction(episode: EpisodeData) -> str:
+    """Return what an episode's task is called, in words or in LIBERO's form."""
+    return episode.meta.task or episode.meta.text or "task"
+
+
+def plan_demos(dataset: Dataset, suite: str) -> list[Demo]:
+    """Give every episode a number within its task; every 50 of them begin another suite.
+
+    Raises ConfigError for a suite, or naming a task, that the loader could not read.
+    """
+    if "libero" not in suite or not re.fullmatch(r"[\w.-]+", suite):
+        raise ConfigError(
+            f"AMPLIFY loads suites whose name contains 'libero', of letters, digits, '_', '-' "
+            f"and '.'; got {suite!r}"
+        )
+    names: dict[str, str] = {}
+    counts: dict[str, int] = {}
+    demos = []
+    for episode_id in dataset.ids:
+        task = _file_name(instruction(dataset[episode_id]), names)
+        part, number = divmod(counts.get(task, 0), DEMOS_PER_TASK)
+        counts[task] = counts.get(task, 0) + 1
+        demos.append(Demo(suite if part == 0 else f"{suite}_{part + 1}", task, number, episode_id))
+    return demos
+
+
+def _file_name(text: str, names: dict[str, str]) -> str:
+    """Return a file name that AMPLIFY turns into ``text`` again: words joined by underscores.
+
+    LIBERO's own names, which begin with a scene in capitals, are kept.  ``names`` are those
+    taken, with the words they stand for; texts that would share one get a number.
+    """
+    name = text
+    if not _SCENE.fullmatch(text):
+        words = re.sub(r"[\W_]+", "_", text.lower()).strip("_")
+        name = words.encode()[:NAME_BYTES].decode(errors="ignore") or "task"
+    if "_demo" in name:
+        raise ConfigError(
+            f"task {text!r}: AMPLIFY cuts '_demo' out of file names, so it would look for the "
+            f"wrong ones; leave it out (letterset subset) or call the task otherwise"
+        )
+    words, number, wanted = re.sub(r"[\W_]+", " ", text.lower()).strip(), 1, name
+    while names.setdefault(name, words) != words:
+        number += 1
+        name = f"{wanted}_{number}"
+    return name
+
+
+def _checked_views(dataset: Dataset, views: Sequence[str] | None, target: Target) -> list[str]:
+    """Return the views; raises ConfigError listing everything the target cannot hold."""
+    names = chosen_views(dataset, views)
+    refused = _refused_settings(dataset, target)
+    widths: dict[int, str] = {}
+    for episode_id in dataset.ids:
+        episode = dataset[episode_id]
+        refused += [
+            f"episode {episode_id} without view {name!r}: every sample has all views"
+            for name in names
+            if name not in episode.views
+        ]
+        if target == "upstream":
+            refused += _refused_episode(dataset, episode, names)
+            widths.setdefault(actions_of(episode).shape[1], episode_id)
+    if len(widths) > 1:
+        refused.append(f"actions of different sizes: {widths}")
+    refuse(f"AMPLIFY's {target} layout", refused)
+    return names
+
+
+def _refused_settings(dataset: Dataset, target: Target) -> list[str]:
+    meta, refused = dataset.meta, []
+    if not meta.has_tracks:
+        refused.append("a dataset without tracks (open a layer with tracks, or letterset track)")
+    if meta.mode == "reinit" and meta.start_every != 1:
+        refused.append(f"start_every {meta.start_every}: it looks up windows by frame number")
+    if target == "upstream" and meta.mode == "episode":
+        refused.append(
+            "whole-episode tracks: it cuts shorter windows near the end, which no batch can hold "
+            "(track with mode: reinit)"
+        )
+    if target == "upstream" and meta.queries.grid[0] != meta.queries.grid[1]:
+        refused.append(f"a query grid of {meta.queries.grid}: its uniform grid is square")
+    return refused
+
+
+def _refused_episode(dataset: Dataset, episode: EpisodeData, names: Sequence[str]) -> list[str]:
+    refused = []
+    for view in (episode.views[name].meta for name in names if name in episode.views):
+        refused += refused_canvas(dataset, episode.id, view)
+        if "frames" not in view.arrays:
+            refused.append(
+                f"episode {episode.id}, view {view.name}: no frames are stored (amplify-attrs "
+                "needs none)"
+            )
+    if len(actions_of(episode)) != episode.meta.length:
+        refused.append(
+            f"episode {episode.id}: {len(actions_of(episode))} actions for "
+            f"{episode.meta.length} frames"
+        )
+    return refused
+
+
+def actions_of(episode: EpisodeData) -> np.ndarray:
+    """Actions (T, D); without any, (T, 0): the loader needs their length."""
+    if "actions" not in episode.meta.arrays:
+        return np.zeros((episode.meta.length, 0), np.float32)
+    actions = np.asarray(episode.arrays["actions"])
+    return actions.reshape(len(actions), -1)
 
 
 def track_method(meta: DatasetMeta) -> str:
@@ -93,19 +217,38 @@ def track_method(meta: DatasetMeta) -> str:
     return f"uniform_{meta.queries.num_points}{reinit}"
 
 
+class _Texts:
+    """Text embeddings: those given, by text, else those of the layer, else of the episode."""
+
+    def __init__(self, dataset: Dataset, given: Mapping[str, np.ndarray]) -> None:
+        there = (dataset.path / "layers" / "text_emb").is_dir()
+        self._layer = open_dataset(dataset.path, layers=["text_emb"]) if there else None
+        self._given = given
+
+    def of_layer(self, episode: EpisodeData) -> EpisodeData | None:
+        """Return the episode with the layer, if its embedding is taken from there."""
+        text = episode.meta.text
+        return self._layer[episode.id] if self._layer and text and text not in self._given else None
+
+    def embedding(self, episode: EpisodeData, text: str) -> Any:
+        """Return the embedding (E,) of an episode's text, if there is one."""
+        if text in self._given:
+            return self._given[text]
+        found = self.of_layer(episode) or episode
+        return found.arrays["text_emb"] if "text_emb" in found.arrays else None
+
+
+@dataclass(frozen=True)
 class _Writer:
-    def __init__(
-        self,
-        dataset: Dataset,
-        root: Path,
-        views: tuple[str, ...],
-        target: Target,
-        embeddings: Mapping[str, np.ndarray],
-        embedded: Dataset | None,
-    ) -> None:
-        self.dataset, self.root, self.views = dataset, root, views
-        self.target, self.embeddings, self.embedded = target, embeddings, embedded
-        self.method = track_method(dataset.meta)
+    dataset: Dataset
+    root: Path
+    views: list[str]
+    target: Target
+    texts: _Texts
+
+    @property
+    def method(self) -> str:
+        return track_method(self.dataset.meta)
 
     def add(self, demo: Demo) -> None:
         """Write one episode."""
@@ -158,11 +301,7 @@ class _Writer:
 
     def _text(self, path: Path, episode: EpisodeData) -> None:
         text = episode.meta.text or instruction(episode).replace("_", " ")
-        vector: Any = self.embeddings.get(text)
-        if vector is None and self.embedded is not None and episode.meta.text:
-            vector = self.embedded[episode.id].arrays["text_emb"]
-        elif vector is None and "text_emb" in episode.meta.arrays:
-            vector = episode.arrays["text_emb"]
+        vector = self.texts.embedding(episode, text)
         if vector is None or path.exists():
             return
         with _file(path) as file:
@@ -184,7 +323,7 @@ class _Writer:
         weights = {name: 1.0 for name in self.views}
         return {
             "root_dir": "???",
-            "train_datasets": [f"{suite}:traj1.0" for suite in suites(demos)],
+            "train_datasets": list(dict.fromkeys(f"{demo.suite}:traj1.0" for demo in demos)),
             "cond_cameraviews": list(self.views),
             "img_shape": list(meta.img_shape),
             "true_horizon": meta.horizon,

@@ -13,7 +13,8 @@ from builder.core.spacing import spread
 from builder.dataset.array_stats import array_stats
 from builder.dataset.episodes import Dataset
 from builder.dataset.folder import read_failures
-from builder.transform.export.verified import arrays, verified
+from builder.transform.export.common import damage_of, plan_undamaged
+from schemas.dataset import EpisodeMeta
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)
 MAX_EPISODES = 5000
@@ -25,9 +26,7 @@ def dataset_card(dataset: Dataset, *, failures: dict[str, str] | None = None) ->
     ``failures`` takes the episodes of which these are damaged, with the reason; without it they
     are refused with a DatasetError.
     """
-    dataset, _ = verified(dataset, len, failures, arrays("actions"))
-    ids = [dataset.ids[k] for k in spread(len(dataset), MAX_EPISODES)]
-    metas = [dataset[key].meta for key in ids]
+    dataset, metas = plan_undamaged(dataset, _metas, failures, damage_of("actions"))
     licences = sorted({meta.source.licence for meta in metas if meta.source.licence})
     header = {
         "pretty_name": dataset.path.name,
@@ -43,6 +42,11 @@ def dataset_card(dataset: Dataset, *, failures: dict[str, str] | None = None) ->
     )
     text = yaml.safe_dump(header, sort_keys=False, allow_unicode=True)
     return f"---\n{text}---\n\n" + "\n".join(_body(dataset, licences, shapes)) + "\n"
+
+
+def _metas(dataset: Dataset) -> list[EpisodeMeta]:
+    """Return metadata of episodes spread evenly over the dataset."""
+    return [dataset[dataset.ids[k]].meta for k in spread(len(dataset), MAX_EPISODES)]
 
 
 def _body(dataset: Dataset, licences: list[str], shapes: Counter[str]) -> Iterator[str]:

@@ -1,17 +1,101 @@
-"""What exports share: which views, on one canvas, and a folder that is whole or not there."""
+"""What exports share: damaged episodes left out, the views, and a folder that is whole or absent.
+
+In another form nothing tells any more that an episode was damaged, so bytes are verified first.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
+from typing import TypeVar
 
-from builder.core.errors import ConfigError
+from builder.core.errors import ConfigError, DatasetError, NewerFormatError, SourceError
+from builder.core.messages import count
+from builder.dataset.array_checks import check_digest, check_digests
 from builder.dataset.episodes import Dataset, EpisodeData, ViewData
+from builder.dataset.index import EpisodeIndex
 from builder.stores.atomic import fsync_folder, output_errors
+from builder.stores.base import arrays_by_view
 from schemas.dataset import ViewMeta
+
+P = TypeVar("P")
+Damage = Callable[[EpisodeData], Iterable[str]]
+"""Says what is damaged of an episode."""
+
+
+def damage(episode: EpisodeData) -> list[str]:
+    """Say what is damaged of an episode, layers included."""
+    return [*episode.reader.problems(), *check_digests(episode.reader)]
+
+
+def damage_of(*names: str, of_views: Sequence[str] = ()) -> Damage:
+    """Return a function that says which of these arrays are damaged.
+
+    ``names`` are those of the episode itself, ``of_views`` those of each view.
+    """
+
+    def damage(episode: EpisodeData) -> list[str]:
+        return [
+            f"{name if view is None else f'{view}/{name}'}: {text}"
+            for view, there in arrays_by_view(episode.meta).items()
+            for name in (names if view is None else of_views)
+            if name in there
+            for text in check_digest(episode.reader, view, name, there[name])
+        ]
+
+    return damage
+
+
+def plan_undamaged(
+    dataset: Dataset,
+    plan: Callable[[Dataset], P],
+    failures: dict[str, str] | None,
+    damage: Damage = damage,
+) -> tuple[Dataset, P]:
+    """Return the dataset without its damaged episodes, and what ``plan`` makes of it.
+
+    Damaged episodes are added to ``failures``, with the reason.  ``plan`` raises what cannot be
+    exported at all before any array is read, and is made anew when one turns out to be damaged.
+    Older files have no digests.
+
+    Raises DatasetError for a damaged episode where ``failures`` is None, and SourceError when
+    none is left.
+    """
+    opened = _undamaged(dataset, failures, lambda episode: ())
+    planned = plan(opened)
+    verified = _undamaged(opened, failures, damage)
+    return verified, planned if verified is opened else plan(verified)
+
+
+def _undamaged(dataset: Dataset, failures: dict[str, str] | None, damage: Damage) -> Dataset:
+    """Leave out the episodes that cannot be opened or are damaged."""
+    found: dict[str, str] = {}
+    for episode_id in dataset.ids:
+        try:
+            episode = dataset[episode_id]
+            if texts := list(damage(episode)) if episode.sealed else []:
+                found[episode_id] = f"{episode.reader.path} is damaged: {'; '.join(texts)}"
+        except (DatasetError, NewerFormatError) as error:
+            found[episode_id] = str(error)
+    if not found:
+        return dataset
+    if failures is None:
+        key, reason = next(iter(found.items()))
+        raise DatasetError(
+            f"{count(len(found), 'episode')} of {dataset.path} cannot be exported, the first is "
+            f"{key}: {reason}; give failures={{}} to list them there and export the others"
+        )
+    failures |= found
+    if len(found) == len(dataset):
+        raise SourceError(f"{dataset.path}: no episode is left to export; run letterset repair")
+    rest = copy(dataset)
+    rest.index = EpisodeIndex.of(line for key, line in dataset.index.items() if key not in found)
+    rest.ids = rest.index.ids
+    return rest
 
 
 def chosen_views(dataset: Dataset, views: Sequence[str] | None) -> list[str]:
@@ -43,6 +127,16 @@ def refused_canvas(dataset: Dataset, episode_id: str, view: ViewMeta) -> list[st
         f"episode {episode_id}, view {view.name}: frames and tracks of {shape}, not of one "
         f"img_shape {dataset.meta.img_shape} (geometry: letterbox gives that)"
     ]
+
+
+def refuse(layout: str, refused: Sequence[str]) -> None:
+    """Raise ConfigError listing what a layout cannot hold, if there is anything."""
+    if refused:
+        more = f" and {len(refused) - 5} more" if len(refused) > 5 else ""
+        raise ConfigError(
+            f"{layout} cannot hold {'; '.join(refused[:5])}{more}. Leave these out, or build the "
+            "dataset for it"
+        )
 
 
 @contextmanager

@@ -11,8 +11,13 @@ from builder.canvas.query_grid import EDGE_PX, query_points
 from builder.core.errors import ConfigError
 from builder.dataset.array_stats import array_stats
 from builder.dataset.episodes import Dataset
-from builder.transform.export.common import chosen_views, refused_canvas, view_of
-from builder.transform.export.verified import arrays, verified
+from builder.transform.export.common import (
+    chosen_views,
+    damage_of,
+    plan_undamaged,
+    refused_canvas,
+    view_of,
+)
 from schemas.affine import swap_xy
 from schemas.dataset import ViewMeta
 from schemas.inference import InferenceMeta, InferenceView
@@ -33,8 +38,10 @@ def inference_meta(
     are not of one canvas, or the episodes of a view differ in geometry or in points that were
     stored, naming two that do: one camera on a robot has one of each.
     """
-    read = arrays(*stats, of_views=("queries",) if dataset.meta.queries.region == "stored" else ())
-    dataset, found = verified(dataset, partial(_cameras, views=views), failures, read)
+    damage = damage_of(
+        *stats, of_views=("queries",) if dataset.meta.queries.region == "stored" else ()
+    )
+    dataset, found = plan_undamaged(dataset, partial(_cameras, views=views), failures, damage)
     return InferenceMeta.seal(
         img_shape=dataset.meta.img_shape,
         horizon=dataset.meta.horizon,

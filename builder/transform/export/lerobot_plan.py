@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from builder.core.errors import ConfigError
 from builder.dataset.episodes import Dataset
-from builder.transform.export.common import chosen_views, refused_canvas
+from builder.transform.export.common import chosen_views, refuse, refused_canvas
 from schemas.dataset import EpisodeMeta
 
 ACTIONS = ("action", "actions")
@@ -48,12 +47,7 @@ def make_plan(dataset: Dataset, views: Sequence[str] | None) -> Plan:
     rate, irregular = (Fraction(1), []) if refused else _rate(dataset, names[0])
     features = _view_features(dataset, keys, rate)
     arrays, lost = _arrays(dataset, {*features, *COUNTERS})
-    if refused := [*refused, *irregular, *lost]:
-        more = f" and {len(refused) - 5} more" if len(refused) > 5 else ""
-        raise ConfigError(
-            f"LeRobot's layout cannot hold {'; '.join(refused[:5])}{more}. Leave these out, or "
-            "build the dataset for it"
-        )
+    refuse("LeRobot's layout", [*refused, *irregular, *lost])
     rows = _per_frame(dataset[dataset.ids[0]].meta)
     for key, name in arrays.items():
         dtype, shape = rows[name]

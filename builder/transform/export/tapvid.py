@@ -17,8 +17,7 @@ import numpy as np
 from builder.core.errors import ConfigError
 from builder.dataset.episodes import Dataset, EpisodeData
 from builder.stores.atomic import make_place, output_errors
-from builder.transform.export.common import view_of
-from builder.transform.export.verified import verified
+from builder.transform.export.common import plan_undamaged, view_of
 
 
 def export_tapvid(
@@ -38,7 +37,7 @@ def export_tapvid(
     """
     make_place(out)
     clips: dict[str, dict[str, Any]] = {}
-    dataset, pairs = verified(dataset, partial(_pairs, views=views), failures)
+    dataset, pairs = plan_undamaged(dataset, partial(_pairs, views=views), failures)
     for episode_id, name in pairs:
         clips.update(_clips(dataset[episode_id], name))
     with output_errors(out), out.open("xb") as file:

@@ -36,7 +36,7 @@ from builder.dataset.legacy.files import (
     mixture_of,
 )
 from builder.dataset.legacy.videos import Videos
-from builder.transform.migrate.episode import (
+from builder.transform.migrate_episode import (
     QUERY_TOLERANCE_PX,
     Migration,
     OlderView,

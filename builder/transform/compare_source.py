@@ -17,7 +17,7 @@ from builder.core.spacing import spread
 from builder.dataset.episodes import Dataset, ViewData
 from builder.dataset.validate import Problem
 from builder.inputs.streams import FrameStream
-from builder.transform.retrack import episode_refs
+from builder.transform.track_layer import episode_refs
 
 EPISODES, FRAMES = 8, 3
 """Episodes and frames of each view that are looked at, spread evenly."""
@@ -26,7 +26,7 @@ EPISODES, FRAMES = 8, 3
 _JPEG_LEVELS = 6.0
 
 
-def redraw(path: Path | str, source: str | None = None) -> list[Problem]:
+def compare_source(path: Path | str, source: str | None = None) -> list[Problem]:
     """Draw a sample of frames from the source again and compare; returns what differs.
 
     ``source`` is where the videos are, by default where the last build read them; they are read

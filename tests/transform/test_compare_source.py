@@ -14,7 +14,7 @@ from builder.cli import main
 from builder.core.registry import BUILTIN
 from builder.dataset.opening import open_dataset
 from builder.stores.base import ArraySpec
-from builder.transform.redraw import redraw
+from builder.transform.compare_source import compare_source
 
 
 @pytest.fixture
@@ -31,11 +31,11 @@ def place(tmp_path):
 def test_frames_are_what_the_source_shows(place, capsys, codec):
     out = place / "out"
     assert build(place / "videos", out, f"store.frames.codec={codec}") == 0
-    assert redraw(out) == []
+    assert compare_source(out) == []
     shutil.move(place / "videos", place / "moved")
-    (note,) = redraw(out)
+    (note,) = compare_source(out)
     assert note.note
-    assert redraw(out, str(place / "moved")) == []
+    assert compare_source(out, str(place / "moved")) == []
     capsys.readouterr()
     assert main(["validate", str(out), "--deep", "--json"]) == 0
     assert "is not there" in json.loads(capsys.readouterr().out)["problems"][0]["message"]
@@ -66,7 +66,7 @@ def test_other_frames_are_found(place, codec):
         writer.commit(meta.resealed(views=views))
     assert main(["repair", str(out)]) == 0
     assert main(["validate", str(out)]) == 0
-    problems = redraw(out)
+    problems = compare_source(out)
     assert {problem.where for problem in problems} == {"main/frames"}
     assert main(["validate", str(out), "--deep"]) == 1
 
@@ -77,14 +77,14 @@ def test_videos_are_read_within_the_limits_of_the_build(place, capsys):
     (log,) = (out / "runs").glob("*.jsonl")
     text = log.read_text()
     log.write_text(text.replace('"max_frames": 9', '"max_frames": 4'))
-    assert [problem.where for problem in redraw(out)] == ["source", "source"]
-    assert "more than 4 frames (limits.max_frames)" in str(redraw(out)[0])
+    assert [problem.where for problem in compare_source(out)] == ["source", "source"]
+    assert "more than 4 frames (limits.max_frames)" in str(compare_source(out)[0])
     argv = ["track", str(out), "--name", "lk", "--source", videos, "tracker.kind=lk"]
     assert main([*argv, "tracker.horizon=3", "queries.grid=[2, 3]", "--quiet"]) != 0
     assert "more than 4 frames" in capsys.readouterr().out
     for damaged in ("", "[]", text.replace('"max_frames": 9', '"max_frames": "many"')):
         log.write_text(damaged)
-        assert redraw(out, videos) == []
+        assert compare_source(out, videos) == []
 
 
 def test_a_changed_source_is_only_noted(place):
@@ -92,6 +92,6 @@ def test_a_changed_source_is_only_noted(place):
     assert build(place / "videos", out) == 0
     (place / "videos" / "a.mp4").unlink()
     write_video(place / "videos" / "b.mp4", count=9, shape=(30, 50))
-    notes = redraw(out)
+    notes = compare_source(out)
     assert len(notes) == 2
     assert all(problem.note for problem in notes)

@@ -1,1 +1,0 @@
-"""Older track files into a dataset of format version 1."""
