@@ -47,7 +47,7 @@ def make_sized(folder: Path, source: Path) -> None:
 
 def make_ours(folder: Path, source: Path, dtype: str, store: Any) -> None:
     """Write the same episodes through a store (its class)."""
-    from builder.dataset.folder import Catalog, index_line
+    from builder.dataset.folder import DatasetWriter, index_line
     from builder.stores.base import ArraySpec
     from schemas import DatasetMeta, EpisodeMeta, Letterbox, QuerySpec, TrackerInfo, ViewMeta
     from schemas.dataset import SourceInfo, VisibilityRule
@@ -71,7 +71,7 @@ def make_ours(folder: Path, source: Path, dtype: str, store: Any) -> None:
     )
     box = Letterbox.fit((SIDE, SIDE), (SIDE, SIDE))
     place = store(folder)
-    with Catalog.create(folder, meta) as catalog:
+    with DatasetWriter.create(folder, meta) as catalog:
         for index in range(EPISODES):
             arrays = read_episode(source, index)
             layout = {

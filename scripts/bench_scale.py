@@ -40,7 +40,7 @@ from builder.build.estimate.probe import measure
 from builder.build.executors.base import Outcome, ProgressEvent
 from builder.build.pipeline import build, dataset_meta
 from builder.core.records import stored_form
-from builder.dataset.folder import Catalog, read_index
+from builder.dataset.folder import DatasetWriter, read_index
 from builder.dataset.splits import hash_splits
 from builder.transform.finalize import replace_lines
 from schemas.config import BuildConfig
@@ -176,7 +176,7 @@ def bench_resume(folder: Path, rounds: int) -> Iterator[Row]:
     source = clips(folder / "many", count, 4, (48, 64))
     made = config(source, folder / "resumed", *RESUMED)
     out = Path(made.store.path)
-    with Catalog.create(out, dataset_meta(made, open_tracker(made))):
+    with DatasetWriter.create(out, dataset_meta(made, open_tracker(made))):
         refs = sorted(open_source(made).refs(), key=lambda ref: ref.id)[:done]
     replace_lines(out, "index", [_line(ref.id) for ref in refs])
     (out / "episodes").mkdir()

@@ -27,7 +27,7 @@ from builder.build.shards import Shard, own_refs
 from builder.build.tracker_process.host import tracker_hosts
 from builder.core.errors import ConfigError, OutputError, SourceError, WorkerError
 from builder.core.messages import count
-from builder.dataset.folder import Catalog
+from builder.dataset.folder import DatasetWriter
 from builder.dataset.journal import keep_failures
 from builder.dataset.splits import source_splits, write_splits
 from builder.dataset.window_table import keep_rows, update_window_stats
@@ -107,7 +107,7 @@ def build(
     out, meta = Path(config.store.path), dataset_meta(config, tracker)
     if changed == "overwrite" and (moved := replace_dataset(out, meta)):
         on_notice(f"the dataset of other settings is now {moved}; delete it when it is not needed")
-    with Catalog.create(out, meta, writer) as catalog:
+    with DatasetWriter.create(out, meta, writer) as catalog:
         notices = [getattr(each, "notice", None) for each in (tracker, executor)]
         for sentence in filter(None, [*notices, *weaknesses(catalog.folder)]):
             on_notice(sentence)
@@ -161,7 +161,10 @@ def _refs(
 
 
 def _forget_gone(
-    catalog: Catalog, config: BuildConfig, refs: list[EpisodeRef], on_notice: Callable[[str], None]
+    catalog: DatasetWriter,
+    config: BuildConfig,
+    refs: list[EpisodeRef],
+    on_notice: Callable[[str], None],
 ) -> None:
     """Drop failures of what the source has no more, such as a file that was removed or mended."""
     if any(config.source.settings.get(key) for key in ("include", "exclude", "episodes")):
@@ -171,7 +174,7 @@ def _forget_gone(
         on_notice(f"gone from {config.source.path}, so no longer listed as failed: {found}")
 
 
-def _note_short(catalog: Catalog, on_notice: Callable[[str], None]) -> None:
+def _note_short(catalog: DatasetWriter, on_notice: Callable[[str], None]) -> None:
     """Note that no window is whole."""
     horizon = catalog.meta.horizon
     longest = max(line.length for line in catalog.index().values())
@@ -182,7 +185,7 @@ def _note_short(catalog: Catalog, on_notice: Callable[[str], None]) -> None:
         )
 
 
-def _record(outcome: Outcome, catalog: Catalog, summary: Summary) -> None:
+def _record(outcome: Outcome, catalog: DatasetWriter, summary: Summary) -> None:
     error = outcome.error
     if error is None:
         built = outcome.result

@@ -15,7 +15,7 @@ from builder.core import messages as wording
 from builder.core.errors import ConfigError, DatasetError
 from builder.dataset.folder import (
     META_NAME,
-    Catalog,
+    DatasetWriter,
     all_locks,
     differences,
     index_line,
@@ -125,7 +125,7 @@ def _change(path: Path, mark: Fingerprint, written: int) -> str | None:
 
 
 def settle(
-    catalog: Catalog,
+    catalog: DatasetWriter,
     store: Store,
     refs: Iterable[EpisodeRef],
     source: Source,

@@ -45,7 +45,7 @@ LOCK_ATTEMPTS = 4
 _LOST = "restore it from a copy, or build again into a new folder"
 
 
-class Catalog:
+class DatasetWriter:
     """A dataset folder open for writing by one writer; close it or use it as a context."""
 
     def __init__(self, folder: Path, meta: DatasetMeta, writer: str, lock: int) -> None:
@@ -53,7 +53,7 @@ class Catalog:
         self._lock = lock
 
     @classmethod
-    def create(cls, folder: Path | str, meta: DatasetMeta, writer: str = "main") -> Catalog:
+    def create(cls, folder: Path | str, meta: DatasetMeta, writer: str = "main") -> DatasetWriter:
         """Create the dataset, or continue one that was made with the same settings.
 
         Clears temporaries of dead runs.  Raises ConfigError listing the settings that differ or
@@ -76,7 +76,7 @@ class Catalog:
             raise
         return cls(folder, found, writer, lock)
 
-    def __enter__(self) -> Catalog:
+    def __enter__(self) -> DatasetWriter:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -165,20 +165,15 @@ def read_failures(folder: Path | str) -> dict[str, FailureLine]:
 
 def check_writable(folder: Path) -> None:
     """Create the folder and write a file in it; raises OutputError saying what to do."""
-    probe = stage(folder / "tmp", ".probe")
-    with output_errors(folder):
-        try:
-            os.write(probe.descriptor, b"letterset")
-            os.fsync(probe.descriptor)
-        finally:
-            probe.discard()
+    with output_errors(folder), stage(folder / "tmp", ".probe") as probe:
+        os.write(probe.descriptor, b"letterset")
+        os.fsync(probe.descriptor)
 
 
 def _create_meta(folder: Path, meta: DatasetMeta) -> None:
     """Write ``dataset.json`` whole; when another writer was first, its file stays."""
-    staged = stage_text(folder / "tmp", pretty_json(meta))
     path = folder / META_NAME
-    with output_errors(path):
+    with output_errors(path), stage_text(folder / "tmp", pretty_json(meta)) as staged:
         try:
             # Unlike a rename a link never replaces; filesystems without links rename.
             os.link(staged.path, path)
@@ -186,8 +181,6 @@ def _create_meta(folder: Path, meta: DatasetMeta) -> None:
             pass
         except OSError:
             os.rename(staged.path, path)
-        finally:
-            staged.discard()
         fsync_folder(folder)
 
 

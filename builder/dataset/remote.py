@@ -133,18 +133,14 @@ class RemoteDataset(Dataset):
         self, relative: str, path: Path, sizes: Mapping[str, int], replace: bool = True
     ) -> None:
         """Fetch a file or a folder, whole or not at all; what is there already may be kept."""
-        staged = stage(self.path / "tmp", ".fetch")
         try:
-            # Not to the staged file itself: it is locked, and would be for a moment after.
-            self._remote.fetch(relative, staged.folder, sizes)
-            staged.publish_folder(path, replace=replace)
+            with stage(self.path / "tmp", ".fetch") as staged:
+                # Not to the staged file itself: it is locked, and would be for a moment after.
+                self._remote.fetch(relative, staged.folder, sizes)
+                staged.publish_folder(path, replace=replace)
         except OutputError:
-            staged.discard()
             if replace or not path.exists():
                 raise  # else another process was faster, and may read it by now
-        except BaseException:
-            staged.discard()
-            raise
 
     def _make_room(self, limit: int) -> None:
         """Delete the episodes that were used longest ago, until the others fit."""
@@ -168,11 +164,8 @@ class RemoteDataset(Dataset):
             try:
                 if try_lock(descriptor) is not True:
                     return False
-                staged = stage(self.path / "tmp", ".evict")
-                try:
+                with stage(self.path / "tmp", ".evict") as staged:
                     os.rename(path, staged.folder)
-                finally:
-                    staged.discard()
             finally:
                 os.close(descriptor)
         return True
@@ -219,8 +212,7 @@ def fetch_lists(remote: RemoteFolder, cache: Path) -> Path:
 def _fetch_list(remote: RemoteFolder, folder: Path, name: str, suffix: str) -> None:
     """Make the files of a flat folder those that there are now, each in one step."""
     sizes = {key: size for key, size in remote.sizes(name, 1).items() if key.endswith(suffix)}
-    staged = stage(folder / "tmp", ".fetch")
-    try:
+    with stage(folder / "tmp", ".fetch") as staged:
         remote.fetch(name, staged.folder, sizes)
         with output_errors(folder / name):
             make_folders(folder / name)
@@ -229,8 +221,6 @@ def _fetch_list(remote: RemoteFolder, folder: Path, name: str, suffix: str) -> N
             for path in (folder / name).glob(f"*{suffix}"):
                 if path.name not in sizes:
                     path.unlink(missing_ok=True)
-    finally:
-        staged.discard()
 
 
 def _size(path: Path) -> tuple[int, float]:

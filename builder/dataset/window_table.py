@@ -111,15 +111,11 @@ def write_window_stats(dataset: Dataset, known: KnownRows | None = None) -> Path
     DatasetError, OutputError.
     """
     path = stats_path(dataset)
-    staged = stage(dataset.path / "tmp", ".h5")
-    try:
+    with stage(dataset.path / "tmp", ".h5") as staged:
         # The lock on the staged file is ours; HDF5 would ask for another.
         with output_errors(path), h5py.File(staged.path, "w", locking=False) as file:
             _fill(file, dataset, known)
         staged.publish(path, replace=True)
-    except BaseException:
-        staged.discard()
-        raise
     return path
 
 

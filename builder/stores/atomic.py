@@ -120,10 +120,24 @@ def write_all(descriptor: int, data: bytes | memoryview, at: int) -> None:
 
 @dataclass
 class Staged:
-    """A file under a temporary name, locked by this process."""
+    """A file under a temporary name, locked by this process.
+
+    As a context manager it is discarded at the end unless it was published.
+    """
 
     path: Path
     descriptor: int
+
+    def __enter__(self) -> Staged:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self.descriptor >= 0:
+            self.discard()
+
+    def _let_go(self) -> None:
+        os.close(self.descriptor)
+        self.descriptor = -1
 
     def publish(self, final: Path, *, replace: bool = False) -> None:
         """Make it exist as ``final``: fsync, rename, fsync the folder.
@@ -137,7 +151,7 @@ class Staged:
                 refuse_existing(final)
             os.rename(self.path, final)
             fsync_folder(final.parent)
-        os.close(self.descriptor)
+        self._let_go()
 
     @property
     def folder(self) -> Path:
@@ -159,7 +173,7 @@ class Staged:
                 self._replace_folder(final)
             fsync_folder(final.parent)
             _clear(self.path)
-        os.close(self.descriptor)
+        self._let_go()
 
     def _replace_folder(self, final: Path) -> None:
         """Replace in two steps, with a note of what goes where: killed between, it is undone."""
@@ -173,7 +187,7 @@ class Staged:
     def discard(self) -> None:
         """Delete it; for a file that was not published."""
         _clear(self.path)
-        os.close(self.descriptor)
+        self._let_go()
 
 
 def _put_back(path: Path) -> None:
@@ -229,12 +243,8 @@ def stage_text(folder: Path, text: str) -> Staged:
 
 def publish_text(folder: Path, final: Path, text: str, *, replace: bool = False) -> None:
     """Write a text file of the dataset ``folder`` whole and durably; raises OutputError."""
-    staged = stage_text(folder / "tmp", text)
-    try:
+    with stage_text(folder / "tmp", text) as staged:
         staged.publish(final, replace=replace)
-    except BaseException:
-        staged.discard()
-        raise
 
 
 def leftovers(folder: Path, *, remove: bool = False) -> list[Path]:

@@ -102,14 +102,10 @@ class FileStore:
         # A link to a link would point elsewhere from here.
         source, final = other.path(episode_id).resolve(), self.path(episode_id)
         refuse_existing(final)
-        staged = stage(self.folder / "tmp", ".link")
-        try:
+        with stage(self.folder / "tmp", ".link") as staged:
             with output_errors(final):
                 link_or_copy(source, staged.folder)
             staged.publish_folder(final)
-        except BaseException:
-            staged.discard()
-            raise
 
     def set_aside(self, episode_id: str) -> Path:
         """Move a damaged episode out of the way; see :class:`builder.stores.base.Store`."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from builder.canvas.query_grid import query_points
-from builder.dataset.folder import Catalog, index_line
+from builder.dataset.folder import DatasetWriter, index_line
 from builder.stores.base import ArraySpec, EpisodeWriter, Store
 from schemas.dataset import (
     ArrayMeta,
@@ -156,6 +156,6 @@ def sample_meta(**changes: Any) -> DatasetMeta:
 
 def sample_dataset(folder: Path, store: Store, samples: Iterable[Sample]) -> None:
     """Write a whole valid dataset."""
-    with Catalog.create(folder, sample_meta()) as catalog:
+    with DatasetWriter.create(folder, sample_meta()) as catalog:
         for sample in samples:
             catalog.add(index_line(sample.build(store)))

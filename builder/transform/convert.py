@@ -16,7 +16,7 @@ from builder.core.messages import explain
 from builder.core.records import record_data
 from builder.core.registry import configure
 from builder.dataset.episodes import Dataset
-from builder.dataset.folder import Catalog, index_line, store_at
+from builder.dataset.folder import DatasetWriter, index_line, store_at
 from builder.dataset.validate import check_episode
 from builder.stores.base import (
     ArraySpec,
@@ -84,7 +84,7 @@ def convert(path: Path | str, out: Path | str, part: Mapping[str, Any]) -> Conve
         with closing(dataset[episode_id].reader) as reader:
             return index_line(_convert(reader, dataset.store, store, store_part, part, result))
 
-    with Catalog.create(out, meta) as catalog:
+    with DatasetWriter.create(out, meta) as catalog:
         if (out / store_at(out).place).is_dir() and store_at(out).place != store.place:
             raise ConfigError(f"{out} keeps its episodes in {store_at(out).place} already")
         gather(catalog, dataset.ids, convert_one, result)

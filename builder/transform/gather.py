@@ -16,7 +16,7 @@ from builder.core.errors import DatasetError, NewerFormatError, StoreError
 from builder.core.messages import count
 from builder.core.records import record_data
 from builder.core.result import Result
-from builder.dataset.folder import Catalog, read_failures, read_index
+from builder.dataset.folder import DatasetWriter, read_failures, read_index
 from builder.dataset.layers import LayerWriter, layer_names, layer_store, load_layer
 from builder.dataset.splits import FOLDER, Splits, read_splits, write_splits
 from builder.dataset.window_table import carry_window_stats
@@ -57,7 +57,7 @@ class Gathered(Result):
 
 
 def gather(
-    catalog: Catalog, ids: Iterable[str], take: Callable[[str], IndexLine], result: Gathered
+    catalog: DatasetWriter, ids: Iterable[str], take: Callable[[str], IndexLine], result: Gathered
 ) -> None:
     """Take the episodes that are not in ``catalog`` yet, and list them there.
 

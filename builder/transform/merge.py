@@ -15,7 +15,7 @@ from builder.core.errors import ConfigError, DatasetError, NewerFormatError
 from builder.core.messages import count
 from builder.dataset.episodes import Dataset
 from builder.dataset.filters import Where
-from builder.dataset.folder import Catalog, differences, index_line
+from builder.dataset.folder import DatasetWriter, differences, index_line
 from builder.stores.base import Store
 from builder.transform.gather import Gathered, carry_along, gather
 from schemas.dataset import DatasetMeta, IndexLine
@@ -131,7 +131,7 @@ def _gather(
         _take(dataset.store, type(dataset.store)(out), line)  # type: ignore[call-arg]
         return line
 
-    with Catalog.create(out, meta) as catalog:
+    with DatasetWriter.create(out, meta) as catalog:
         if other := next((key for key in catalog.index() if key not in wanted), None):
             raise ConfigError(
                 f"{out} holds episodes that are not chosen now, such as {other}: choose another "

@@ -26,7 +26,7 @@ from builder.core.paths import episode_id, printable_path
 from builder.core.records import checked_shape
 from builder.core.registry import backend
 from builder.core.result import Result
-from builder.dataset.folder import Catalog, index_line, read_index
+from builder.dataset.folder import DatasetWriter, index_line, read_index
 from builder.dataset.legacy.dataset import UNKNOWN_TRACKER, LegacyDataset, guess_queries, scan
 from builder.dataset.legacy.files import (
     Layout,
@@ -209,7 +209,7 @@ def _move(
     """
     refs, writes = migration.dataset.refs, meta is not None
     with ExitStack() as stack:
-        catalog = stack.enter_context(Catalog.create(out, meta)) if meta else None
+        catalog = stack.enter_context(DatasetWriter.create(out, meta)) if meta else None
         done = {key for key in read_index(out) if migration.store.has(key)}
         moves = [_was_moved(refs[key]) for key in refs if key in done]
         todo = [ref for key, ref in refs.items() if key not in done]

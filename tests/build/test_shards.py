@@ -20,7 +20,7 @@ from source_fixtures import write_video
 from builder.build.shards import WEIGH_AT_MOST, Shard, own_refs
 from builder.cli import main
 from builder.core.errors import ConfigError, OutputError
-from builder.dataset.folder import Catalog, load_meta, read_failures, read_index, take_lock
+from builder.dataset.folder import DatasetWriter, load_meta, read_failures, read_index, take_lock
 from builder.dataset.opening import open_dataset
 from builder.dataset.validate import validate
 from builder.sources.base import EpisodeRef
@@ -226,7 +226,7 @@ def test_bad_shards_end_with_2_before_any_work(videos, tmp_path, capsys, monkeyp
 
 def test_a_shard_that_runs_already_is_refused(videos, undivided, tmp_path, capsys):
     out = tmp_path / "out"
-    with Catalog.create(out, load_meta(undivided), "shard-0-of-2"):
+    with DatasetWriter.create(out, load_meta(undivided), "shard-0-of-2"):
         assert build(videos, out, "--shard", "0/2") == 4
         assert f"is being written by process {os.getpid()} on" in capsys.readouterr().err
         assert build(videos, out, "--shard", "1/2") in (0, 1)
@@ -262,7 +262,7 @@ def test_finalize_finds_what_is_not_right(sharded, tmp_path, capsys):
             path.unlink()
     (out / "episodes" / f"{names[1]}.hdf5").unlink()
     line = read_index(out)[names[2]].model_copy(update={"digest": "1" * 64})
-    with Catalog.create(out, load_meta(out), "other") as catalog:
+    with DatasetWriter.create(out, load_meta(out), "other") as catalog:
         catalog.add(line)
     done = finalize(out)
     assert done.episodes == 3

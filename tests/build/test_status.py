@@ -19,7 +19,7 @@ from builder.cli import main
 from builder.core.errors import DecodeError, WorkerError
 from builder.core.registry import BUILTIN
 from builder.core.stopwatch import Stopwatch
-from builder.dataset.folder import Catalog, is_locked
+from builder.dataset.folder import DatasetWriter, is_locked
 from builder.stores import atomic
 from builder.testing.samples import sample_meta
 from schemas.base import Record
@@ -42,7 +42,7 @@ def built(name, new=True):
 
 @pytest.fixture
 def catalog(tmp_path):
-    with Catalog.create(tmp_path, sample_meta(), "shard-1-of-2") as catalog:
+    with DatasetWriter.create(tmp_path, sample_meta(), "shard-1-of-2") as catalog:
         yield catalog
 
 
@@ -73,7 +73,7 @@ def snapshot(folder):
 
 def test_writers_that_ended(tmp_path):
     for writer, error in (("a", None), ("b", KeyboardInterrupt())):
-        with Catalog.create(tmp_path, sample_meta(), writer) as catalog:
+        with DatasetWriter.create(tmp_path, sample_meta(), writer) as catalog:
             try:
                 with RunLog(tmp_path, writer) as log:
                     log.start(todo=1, there=0)
@@ -83,7 +83,7 @@ def test_writers_that_ended(tmp_path):
                         raise error
             except KeyboardInterrupt:
                 pass
-    with Catalog.create(tmp_path, sample_meta(), "c"):
+    with DatasetWriter.create(tmp_path, sample_meta(), "c"):
         log = RunLog(tmp_path, "c")
         log.start(todo=1, there=0)
         log.event(ProgressEvent(job("x"), 1, 2))
@@ -121,7 +121,7 @@ def test_a_damaged_log_is_no_log(catalog, tmp_path, text):
 
 def test_where_locks_are_unknown_a_fresh_log_counts(tmp_path, monkeypatch):
     monkeypatch.setattr(atomic, "fcntl", None)
-    with Catalog.create(tmp_path, sample_meta(), "main"), RunLog(tmp_path, "main") as log:
+    with DatasetWriter.create(tmp_path, sample_meta(), "main"), RunLog(tmp_path, "main") as log:
         log.start(todo=1, there=0)
         assert is_locked(tmp_path, "main") is None
         assert status(tmp_path)[0].state == "running"
@@ -139,7 +139,7 @@ def test_a_lock_is_seen_and_left_alone(catalog, tmp_path):
 
 def test_writers_are_in_the_order_of_their_numbers(tmp_path):
     for index in (10, 9, 0):
-        Catalog.create(tmp_path, sample_meta(), f"shard-{index}-of-12").close()
+        DatasetWriter.create(tmp_path, sample_meta(), f"shard-{index}-of-12").close()
     names = [writer.writer for writer in status(tmp_path)]
     assert names == ["shard-0-of-12", "shard-9-of-12", "shard-10-of-12"]
 

@@ -13,7 +13,7 @@ from source_fixtures import write_images, write_libero, write_video
 
 from builder.cli import main
 from builder.cli.main import VERBS, parser
-from builder.dataset.folder import Catalog, index_line, read_failures
+from builder.dataset.folder import DatasetWriter, index_line, read_failures
 from builder.dataset.opening import open_dataset
 from builder.stores.kinds.hdf5.store import Hdf5Store
 from builder.testing.samples import Sample, sample_dataset, sample_meta
@@ -419,7 +419,7 @@ def test_another_split_of_that_name_is_refused(tmp_path, capsys):
     assert "the part val is empty" in capsys.readouterr().out
     before = path.read_bytes()
     # The same of a dataset that has grown.
-    with Catalog.create(tmp_path, sample_meta()) as catalog:
+    with DatasetWriter.create(tmp_path, sample_meta()) as catalog:
         catalog.add(index_line(Sample("c").build(Hdf5Store(tmp_path))))
     assert main([*argv, "train=0.999", "val=0.001"]) == 0
     assert path.read_bytes() != before

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from builder.core.errors import DatasetError
-from builder.dataset.folder import Catalog
+from builder.dataset.folder import DatasetWriter
 from builder.dataset.opening import open_dataset
 from builder.stores.kinds.hdf5.store import Hdf5Store
 from builder.stores.kinds.zarr.store import ZarrStore
@@ -174,7 +174,7 @@ def test_reading_needs_the_core_alone(folder):
     """No video, image, model or compression package, and no pipeline, is imported."""
     script = """
 import sys
-from builder.dataset.folder import Catalog
+from builder.dataset.folder import DatasetWriter
 from builder.dataset.opening import open_dataset
 episode = next(iter(open_dataset(sys.argv[1])))
 assert episode.views["front"].tracks[0].shape == (4, 6, 2)
@@ -198,7 +198,7 @@ def test_a_lost_index_is_no_empty_dataset(tmp_path):
 
 def test_a_dataset_whose_first_episode_is_not_yet_listed(tmp_path):
     """A build at work stores an episode before it lists it; a killed one left it so."""
-    with Catalog.create(tmp_path, sample_meta()):
+    with DatasetWriter.create(tmp_path, sample_meta()):
         Sample("a").build(Hdf5Store(tmp_path))
         assert open_dataset(tmp_path).ids == ()
     with pytest.raises(DatasetError, match="episodes/ holds 1: run letterset repair"):

@@ -15,7 +15,7 @@ from builder.cli import main
 from builder.core.errors import ConfigError, DatasetError, NewerFormatError, OutputError
 from builder.core.records import record_data
 from builder.dataset.folder import (
-    Catalog,
+    DatasetWriter,
     check_writable,
     differences,
     index_line,
@@ -43,25 +43,25 @@ def failure(episode_id: str, reason: str = "cut") -> FailureLine:
 
 def test_create_then_continue(tmp_path):
     folder = tmp_path / "new" / "dataset"
-    with Catalog.create(folder, sample_meta()) as catalog:
+    with DatasetWriter.create(folder, sample_meta()) as catalog:
         assert catalog.meta == sample_meta()
         assert catalog.index() == {}
         assert catalog.failures() == {}
     text = (folder / "dataset.json").read_text()
     assert text == pretty_json(sample_meta())
-    with Catalog.create(folder, sample_meta(created_with="9.9")) as catalog:
+    with DatasetWriter.create(folder, sample_meta(created_with="9.9")) as catalog:
         assert catalog.meta.created_with == "0"
     assert (folder / "dataset.json").read_text() == text
     assert list((folder / "tmp").iterdir()) == []
 
 
 def test_other_settings_are_refused_with_the_difference(tmp_path):
-    Catalog.create(tmp_path, sample_meta()).close()
+    DatasetWriter.create(tmp_path, sample_meta()).close()
     other = sample_meta(
         horizon=8, queries=QuerySpec(grid=(5, 3)), config={"source": {"kind": "video", "step": 2}}
     )
     with pytest.raises(ConfigError) as caught:
-        Catalog.create(tmp_path, other)
+        DatasetWriter.create(tmp_path, other)
     text = str(caught.value)
     for part in (
         "dataset.json was made with other settings",
@@ -74,7 +74,7 @@ def test_other_settings_are_refused_with_the_difference(tmp_path):
     assert "digest" not in text
     assert load_meta(tmp_path) == sample_meta()
     # The refusal let go of the lock.
-    Catalog.create(tmp_path, sample_meta()).close()
+    DatasetWriter.create(tmp_path, sample_meta()).close()
 
 
 def test_a_setting_that_is_kept_twice_is_told_once():
@@ -86,7 +86,7 @@ def test_a_setting_that_is_kept_twice_is_told_once():
 
 
 def test_index_and_failures(tmp_path):
-    with Catalog.create(tmp_path, sample_meta()) as catalog:
+    with DatasetWriter.create(tmp_path, sample_meta()) as catalog:
         catalog.add(line("b"))
         catalog.fail(failure("c", "first"))
         catalog.fail(failure("c", "second"))
@@ -100,8 +100,8 @@ def test_index_and_failures(tmp_path):
 
 def test_writers_are_merged_and_locked_apart(tmp_path):
     with (
-        Catalog.create(tmp_path, sample_meta(), writer="0-of-2") as first,
-        Catalog.create(tmp_path, sample_meta(), writer="1-of-2") as second,
+        DatasetWriter.create(tmp_path, sample_meta(), writer="0-of-2") as first,
+        DatasetWriter.create(tmp_path, sample_meta(), writer="1-of-2") as second,
     ):
         first.add(line("b"))
         second.add(line("a"))
@@ -109,19 +109,19 @@ def test_writers_are_merged_and_locked_apart(tmp_path):
         assert list(first.index()) == list(second.index()) == ["a", "b"]
         assert first.failures() == {}
         with pytest.raises(OutputError, match=rf"process {os.getpid()} on .*: wait"):
-            Catalog.create(tmp_path, sample_meta(), writer="0-of-2")
-    Catalog.create(tmp_path, sample_meta(), writer="0-of-2").close()
+            DatasetWriter.create(tmp_path, sample_meta(), writer="0-of-2")
+    DatasetWriter.create(tmp_path, sample_meta(), writer="0-of-2").close()
 
 
 @pytest.mark.parametrize("writer", ["", "../x", "a/b"])
 def test_writer_names_stay_in_the_folder(tmp_path, writer):
     with pytest.raises(ValueError, match=r"characters|pattern"):
-        Catalog.create(tmp_path, sample_meta(), writer=writer)
+        DatasetWriter.create(tmp_path, sample_meta(), writer=writer)
 
 
 def test_a_torn_last_line_is_ignored_and_replaced(tmp_path):
     path = tmp_path / "index" / "main.jsonl"
-    with Catalog.create(tmp_path, sample_meta()) as catalog:
+    with DatasetWriter.create(tmp_path, sample_meta()) as catalog:
         catalog.add(line("a"))
         for torn in (b'{"id":"b","len', b"x" * 10_000):
             with path.open("ab") as file:
@@ -133,7 +133,7 @@ def test_a_torn_last_line_is_ignored_and_replaced(tmp_path):
 
 
 def test_a_damaged_line_is_named(tmp_path):
-    Catalog.create(tmp_path, sample_meta()).close()
+    DatasetWriter.create(tmp_path, sample_meta()).close()
     path = tmp_path / "index" / "main.jsonl"
     path.write_text('{"id":"a"}\n')
     with pytest.raises(DatasetError, match=r"main\.jsonl, line 1 is damaged: length: .*required"):
@@ -144,7 +144,7 @@ def test_a_damaged_line_is_named(tmp_path):
 
 
 def test_reasons_with_odd_bytes_can_be_read_back(tmp_path):
-    with Catalog.create(tmp_path, sample_meta()) as catalog:
+    with DatasetWriter.create(tmp_path, sample_meta()) as catalog:
         catalog.fail(failure("a", "no such file: caf\udce9.mp4"))
     assert read_failures(tmp_path)["a"].reason == r"no such file: caf\udce9.mp4"
 
@@ -244,7 +244,7 @@ def test_creating_clears_leftovers(tmp_path):
     )
     assert done.returncode < 0
     assert len(list((tmp_path / "tmp").iterdir())) == 1
-    Catalog.create(tmp_path, sample_meta()).close()
+    DatasetWriter.create(tmp_path, sample_meta()).close()
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
@@ -273,7 +273,7 @@ def test_repair_lists_what_verifies_and_moves_away_what_does_not(dataset):
     store.path("c").unlink()
     found = Sample("new").build(store)
     (dataset / "index" / "main.jsonl").write_text("nonsense\n")
-    with Catalog.create(dataset, sample_meta(), writer="other") as other:
+    with DatasetWriter.create(dataset, sample_meta(), writer="other") as other:
         other.add(line("c"))
         with pytest.raises(OutputError, match="being written"):
             repair(dataset)

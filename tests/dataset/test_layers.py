@@ -16,7 +16,7 @@ from source_fixtures import write_video
 from builder.cli import main
 from builder.core.errors import ConfigError, DatasetError
 from builder.core.registry import BUILTIN
-from builder.dataset.folder import Catalog, index_line
+from builder.dataset.folder import DatasetWriter, index_line
 from builder.dataset.layers import LayerWriter, layer_names
 from builder.dataset.opening import open_dataset
 from builder.dataset.validate import validate
@@ -172,7 +172,7 @@ def test_stale_and_damaged_layers_are_named(dataset):
     embed(dataset, f"{__name__}:first_token")
     store = open_dataset(dataset).store
     changed = Sample("b", seed=5, length=5).build(store, replace=True)
-    with Catalog.create(dataset, open_dataset(dataset).meta) as catalog:
+    with DatasetWriter.create(dataset, open_dataset(dataset).meta) as catalog:
         catalog.add(index_line(changed))
     (problem,) = validate(dataset)
     assert (problem.episode, problem.where) == ("b", "layers/text_emb")

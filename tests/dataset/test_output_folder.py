@@ -9,7 +9,7 @@ from source_fixtures import write_video
 
 from builder.cli import main
 from builder.core.errors import ConfigError
-from builder.dataset.folder import Catalog
+from builder.dataset.folder import DatasetWriter
 from builder.stores.kinds.hdf5.store import Hdf5Store
 from builder.testing.samples import Sample, sample_dataset, sample_meta
 
@@ -56,12 +56,12 @@ def test_a_folder_of_other_things_is_refused_and_left_alone(videos, capsys):
 def test_what_a_killed_run_or_a_disk_left_is_no_hindrance(tmp_path):
     for name in ("index", "tmp", "episodes.zarr", "lost+found", ".Trash"):
         (tmp_path / name).mkdir()
-    Catalog.create(tmp_path, sample_meta()).close()
+    DatasetWriter.create(tmp_path, sample_meta()).close()
     (tmp_path / "notes.txt").touch()  # in a dataset anything may lie
-    Catalog.create(tmp_path, sample_meta()).close()
+    DatasetWriter.create(tmp_path, sample_meta()).close()
     (tmp_path / "dataset.json").unlink()
     with pytest.raises(ConfigError, match=r"there is notes\.txt"):
-        Catalog.create(tmp_path, sample_meta())
+        DatasetWriter.create(tmp_path, sample_meta())
 
 
 def test_a_file_is_no_folder(videos, capsys):

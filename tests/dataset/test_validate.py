@@ -19,7 +19,7 @@ from builder.build.run_log import RunLog
 from builder.cli import main
 from builder.core.errors import DatasetError, NewerFormatError
 from builder.core.records import stored_form
-from builder.dataset.folder import Catalog, index_line, read_failures, read_index
+from builder.dataset.folder import DatasetWriter, index_line, read_failures, read_index
 from builder.dataset.layers import LayerWriter
 from builder.dataset.splits import Splits, write_splits
 from builder.dataset.validate import Problem, check_episode, validate
@@ -271,7 +271,7 @@ def test_all_problems_are_listed(dataset):
 )
 def test_episodes_of_another_dataset_are_found(dataset, change, says):
     (dataset / "dataset.json").unlink()
-    Catalog.create(dataset, sample_meta(**change)).close()
+    DatasetWriter.create(dataset, sample_meta(**change)).close()
     assert any(re.search(rf"^a: .*{says}", text) for text in _texts(dataset))
 
 
@@ -304,7 +304,7 @@ def test_episodes_behind_links_are_kept(tmp_path, kind):
 
 
 def test_damaged_lines_of_failures_are_dropped_by_repair(dataset):
-    with Catalog.create(dataset, sample_meta()) as catalog:
+    with DatasetWriter.create(dataset, sample_meta()) as catalog:
         for key in ("x", "y"):
             line = FailureLine(id=key, path=f"{key}.mp4", stage="decode", reason="cut")
             catalog.fail(line)
@@ -409,7 +409,7 @@ def _validated(folder, capsys):
 def test_what_is_missing_is_noted(dataset, capsys):
     assert _validated(dataset, capsys) == (0, f"{dataset}: 2 episodes, all valid\n")
     failures = [FailureLine(id=n, path=f"{n}.mp4", stage="decode", reason="cut") for n in "xy"]
-    with Catalog.create(dataset, sample_meta(), "main") as catalog:
+    with DatasetWriter.create(dataset, sample_meta(), "main") as catalog:
         for line in failures:
             catalog.fail(line)
         with suppress(KeyboardInterrupt), RunLog(dataset, "main") as log:
@@ -431,13 +431,13 @@ def test_what_repair_moved_away_is_noted(dataset, capsys):
     code, text = _validated(dataset, capsys)
     assert (code, "note: 1 episode in damaged/: build again" in text) == (0, True)
     # What was moved away stays there when the episode is built again.
-    with Catalog.create(dataset, sample_meta()) as catalog:
+    with DatasetWriter.create(dataset, sample_meta()) as catalog:
         catalog.add(index_line(Sample("a").build(Hdf5Store(dataset))))
     assert "damaged" not in _validated(dataset, capsys)[1]
 
 
 def test_an_empty_dataset_proves_nothing(tmp_path, capsys):
-    Catalog.create(tmp_path, sample_meta()).close()
+    DatasetWriter.create(tmp_path, sample_meta()).close()
     code, text = _validated(tmp_path, capsys)
     assert (code, text.splitlines()[0]) == (1, "0 episodes: nothing to prove")
 

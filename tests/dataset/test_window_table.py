@@ -13,7 +13,7 @@ pytest.importorskip("torch")
 from builder.cli import main
 from builder.core.errors import ConfigError, DatasetError
 from builder.dataset.array_stats import QUANTILES, array_stats, quantiles
-from builder.dataset.folder import Catalog, index_line
+from builder.dataset.folder import DatasetWriter, index_line
 from builder.dataset.opening import open_dataset
 from builder.dataset.validate import validate
 from builder.dataset.window_table import (
@@ -135,7 +135,7 @@ def test_filters_that_cannot_be(dataset):
         WindowDataset(dataset, where="motoin > 1")
     with pytest.raises(DatasetError, match="no window matches"):
         WindowDataset(dataset, where="vis > 2")
-    with Catalog.create(dataset.path, dataset.meta) as catalog:
+    with DatasetWriter.create(dataset.path, dataset.meta) as catalog:
         catalog.add(index_line(Sample("c").build(dataset.store)))
     with pytest.raises(DatasetError, match="out of date"):
         WindowDataset(open_dataset(dataset.path), where="vis > 0")

@@ -10,7 +10,7 @@ from legacy_fixtures import amplify_folder, write_amplify, write_atm
 
 from builder.canvas.query_grid import query_points
 from builder.core.errors import ConfigError
-from builder.dataset.folder import Catalog, index_line
+from builder.dataset.folder import DatasetWriter, index_line
 from builder.dataset.opening import open_dataset
 from builder.report.diagnosis import diagnose, diagnose_path
 from builder.report.findings import Report
@@ -191,7 +191,7 @@ def test_points_in_the_bars_are_counted(tmp_path):
         queries = query_points(spec, box)
         sample.arrays[view, "queries"] = queries
         sample.arrays[view, "tracks"] = np.broadcast_to(queries, (7, 4, 6, 2)).astype("<f4")
-    with Catalog.create(tmp_path, sample_meta(queries=spec)) as catalog:
+    with DatasetWriter.create(tmp_path, sample_meta(queries=spec)) as catalog:
         catalog.add(index_line(sample.build(store)))
     report = diagnose_path(tmp_path, (24, 40))
     front = next(view for view in report.views if view.name == "front")

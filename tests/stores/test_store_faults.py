@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from places import FIXTURES
 
-from builder.dataset.folder import Catalog, index_line
+from builder.dataset.folder import DatasetWriter, index_line
 from builder.stores.kinds.hdf5.store import Hdf5Store
 from builder.testing.samples import Sample, sample_meta
 
@@ -73,7 +73,7 @@ def test_commits_sync_in_order(tmp_path, monkeypatch):
         monkeypatch.setattr(os, name, call)
 
     store = Hdf5Store(tmp_path)
-    with Catalog.create(tmp_path, sample_meta()) as catalog:
+    with DatasetWriter.create(tmp_path, sample_meta()) as catalog:
         wrap("fsync", lambda fd: [os.readlink(f"/proc/self/fd/{fd}")])
         wrap("rename", lambda a, b: [str(a), str(b)])
         catalog.add(index_line(Sample("a/b").build(store)))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from builder.core.errors import ConfigError, DatasetError
-from builder.dataset.folder import Catalog, index_line
+from builder.dataset.folder import DatasetWriter, index_line
 from builder.dataset.layers import LayerWriter
 from builder.dataset.opening import open_dataset
 from builder.stores.kinds.hdf5.store import Hdf5Store
@@ -134,7 +134,7 @@ def test_arrays_that_do_not_stack_are_named(path):
 def test_stale_layers_are_named_or_skipped_and_counted(path):
     # The second episode is built again, otherwise.
     changed = Sample("b", seed=77, length=9).build(Hdf5Store(path), replace=True)
-    with Catalog.create(path, open_dataset(path).meta) as catalog:
+    with DatasetWriter.create(path, open_dataset(path).meta) as catalog:
         catalog.add(index_line(changed))
     dataset = open_dataset(path)
     windows = WindowDataset(dataset, layers=["geo"])

@@ -10,7 +10,7 @@ import yaml
 from legacy_fixtures import write_amplify, write_atm, write_video
 
 from builder.core.errors import ConfigError, DatasetError
-from builder.dataset.folder import Catalog, index_line
+from builder.dataset.folder import DatasetWriter, index_line
 from builder.dataset.legacy.dataset import open_legacy
 from builder.dataset.opening import open_dataset
 from builder.stores.kinds.hdf5.store import Hdf5Store
@@ -290,7 +290,7 @@ def test_attrs_read_back_as_older_files(tmp_path):
 def test_other_point_orders_are_brought_to_amplifys(tmp_path):
     queries = QuerySpec(grid=QUERIES.grid, order="columns_fastest")
     sample, store = Sample("a-1"), Hdf5Store(tmp_path / "ds")
-    with Catalog.create(tmp_path / "ds", sample_meta(queries=queries)) as catalog:
+    with DatasetWriter.create(tmp_path / "ds", sample_meta(queries=queries)) as catalog:
         catalog.add(index_line(sample.build(store)))
     dataset = open_dataset(tmp_path / "ds")
     export_amplify(dataset, tmp_path / "out", "attrs")
@@ -329,7 +329,7 @@ def test_what_it_cannot_hold_is_refused_by_name_and_nothing_is_left(migrated, tm
     with pytest.raises(ConfigError, match="contains 'libero'"):
         export_amplify(migrated, tmp_path / "out", suite="mine")
     sparse = sample_meta(start_every=2)
-    with Catalog.create(tmp_path / "sparse", sparse) as catalog:
+    with DatasetWriter.create(tmp_path / "sparse", sparse) as catalog:
         catalog.add(index_line(Sample("a-1").build(Hdf5Store(tmp_path / "sparse"))))
     with pytest.raises(ConfigError, match="start_every 2"):
         export_amplify(open_dataset(tmp_path / "sparse"), tmp_path / "out", "attrs")

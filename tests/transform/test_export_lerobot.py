@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from builder.cli import main
 from builder.core.errors import ConfigError, OutputError
-from builder.dataset.folder import Catalog, index_line
+from builder.dataset.folder import DatasetWriter, index_line
 from builder.dataset.opening import open_dataset
 from builder.sources.kinds.lerobot import LeRobot
 from builder.stores.kinds.hdf5.store import Hdf5Store
@@ -48,7 +48,7 @@ def samples(**more):
 def written(folder, given, **meta):
     """A dataset of these samples; ``meta`` replaces what it says about itself."""
     store = Hdf5Store(folder)
-    with Catalog.create(folder, sample_meta(**meta)) as catalog:
+    with DatasetWriter.create(folder, sample_meta(**meta)) as catalog:
         for sample in given:
             catalog.add(index_line(sample.build(store)))
     return open_dataset(folder)

@@ -15,7 +15,7 @@ import pytest
 from builder.build.config_file import read_overrides
 from builder.cli import main
 from builder.core.errors import ConfigError
-from builder.dataset.folder import Catalog, read_failures
+from builder.dataset.folder import DatasetWriter, read_failures
 from builder.dataset.opening import open_dataset
 from builder.dataset.splits import Splits, read_splits, write_splits
 from builder.dataset.validate import validate
@@ -165,7 +165,7 @@ def test_conversion_goes_on_where_it_was_killed(tmp_path):
 
 def with_belongings(folder: Path, names: dict[str, list[str]], failed: str) -> None:
     write_splits(folder, "mine", Splits(splits=names))
-    with Catalog.create(folder, open_dataset(folder).meta) as catalog:
+    with DatasetWriter.create(folder, open_dataset(folder).meta) as catalog:
         catalog.fail(FailureLine(id=failed, path=f"{failed}.mp4", stage="open", reason="cut"))
 
 
@@ -215,7 +215,7 @@ def test_merge_refuses_what_does_not_fit(tmp_path):
     same, other = make(tmp_path / "same"), tmp_path / "other"
     assert merge([one, same], tmp_path / "out").episodes == 2
     changed = sample_meta(queries=QuerySpec(grid=(3, 2)), start_every=2)
-    Catalog.create(other, changed).close()
+    DatasetWriter.create(other, changed).close()
     with pytest.raises(ConfigError, match=r"queries.grid is \[2, 3\] there and \[3, 2\] here"):
         merge([one, other], tmp_path / "no")
     different = tmp_path / "different"
@@ -233,7 +233,7 @@ def test_merge_refuses_what_does_not_fit(tmp_path):
 
 def test_merge_keeps_both_configs(tmp_path):
     one, two = make(tmp_path / "one"), tmp_path / "two"
-    Catalog.create(two, sample_meta(config={"source": {"kind": "other"}})).close()
+    DatasetWriter.create(two, sample_meta(config={"source": {"kind": "other"}})).close()
     merge([one, two], tmp_path / "out")
     kinds = [
         each["source"]["kind"] for each in open_dataset(tmp_path / "out").meta.config["merged"]
