@@ -4,20 +4,9 @@ Names load when used, so that reading a dataset needs the core install alone.
 """
 
 import sys
-from typing import TYPE_CHECKING
 
 from builder.core.lazy import MovedModules, lazy_names
 
-if TYPE_CHECKING:
-    from builder.canvas.letterbox import letterbox_frame as letterbox_frame
-    from builder.canvas.letterbox import unletterbox_frame as unletterbox_frame
-    from builder.dataset.opening import open_dataset as open_dataset
-
-_HOME = {
-    "letterbox_frame": "builder.canvas.letterbox",
-    "open_dataset": "builder.dataset.opening",
-    "unletterbox_frame": "builder.canvas.letterbox",
-}
 # What the docs of 0.1 imported; these names go with 0.3.
 _MOVED = {
     "builder.errors": "builder.core.errors",
@@ -31,6 +20,5 @@ _MOVED = {
     "builder.windows": "builder.trackers.windowed",
 }
 
-__all__ = sorted(_HOME)
-__getattr__, __dir__ = lazy_names(__name__, _HOME)
+__getattr__, __dir__, __all__ = lazy_names(__name__, __file__)
 sys.meta_path.append(MovedModules(_MOVED))

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import ast
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 
 def lazy_names(
-    module: str, home: Mapping[str, str]
-) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Return ``__getattr__`` and ``__dir__`` of a module for names by the module they come from.
+    module: str, file: str
+) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """Return ``__getattr__``, ``__dir__`` and ``__all__`` of a package that hands names on.
 
-    Raises MissingExtraError where what a name needs is not installed.
+    The names, and the modules they come from, are the imports of the stub beside ``file``,
+    ``__init__.pyi``, which type checkers read as well.  Asking for a name raises MissingExtraError
+    where what it needs is not installed.
     """
+    stub = ast.parse(Path(file).with_suffix(".pyi").read_text(encoding="utf-8"))
+    imports = [node for node in stub.body if isinstance(node, ast.ImportFrom)]
+    home = {alias.name: str(node.module) for node in imports for alias in node.names}
 
     def __getattr__(name: str) -> Any:
         if name not in home:
@@ -34,7 +41,7 @@ def lazy_names(
     def __dir__() -> list[str]:
         return sorted({*vars(sys.modules[module]), *home})
 
-    return __getattr__, __dir__
+    return __getattr__, __dir__, sorted(home)
 
 
 class MovedModules(MetaPathFinder, Loader):

@@ -3,22 +3,6 @@
 ``dataset[id]`` is an episode, ``episode.views[name]`` a view.
 """
 
-from typing import TYPE_CHECKING
-
 from builder.core.lazy import lazy_names
 
-if TYPE_CHECKING:
-    from builder.dataset.episodes import Dataset as Dataset
-    from builder.dataset.episodes import EpisodeData as EpisodeData
-    from builder.dataset.episodes import ViewData as ViewData
-    from builder.dataset.opening import open_dataset as open_dataset
-
-_HOME = {
-    "Dataset": "builder.dataset.episodes",
-    "EpisodeData": "builder.dataset.episodes",
-    "ViewData": "builder.dataset.episodes",
-    "open_dataset": "builder.dataset.opening",
-}
-
-__all__ = sorted(_HOME)
-__getattr__, __dir__ = lazy_names(__name__, _HOME)
+__getattr__, __dir__, __all__ = lazy_names(__name__, __file__)
