@@ -15,7 +15,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from builder.build.config_file import check_backends, load_config
-from builder.cli.common import add_json, check_there, config_and_overrides, say
+from builder.cli.common import check_there, config_and_overrides, declare, say
 from builder.core.errors import ConfigError
 from builder.core.messages import count, duration, failed, size
 from schemas.config import BuildConfig
@@ -44,7 +44,7 @@ _NEEDED = {
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
     parser.add_argument("config", nargs="?", metavar="CONFIG.yaml", help="build config")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
+    declare(parser, "overrides")
     parser.add_argument("--source", metavar="DIR", help="folder or file to read")
     parser.add_argument("--out", metavar="DIR", help="dataset folder to create or to finish")
     parser.add_argument(
@@ -87,7 +87,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="keep episodes whose source changed as they are, build only new ones",
     )
     parser.add_argument("--quiet", action="store_true", help="no progress, only the summary")
-    add_json(parser)
+    declare(parser, "--json")
 
 
 def read_config(args: argparse.Namespace) -> BuildConfig:

@@ -16,7 +16,21 @@ from builder.core.paths import printable_path
 from builder.core.result import Result
 from builder.dataset.output_folder import is_url
 
-# The options and arguments of all verbs that name what is read, not written.
+# Options and arguments that mean the same for all verbs that take them.
+SHARED: dict[str, dict[str, Any]] = {
+    "dataset": {"metavar": "DATASET", "help": "dataset folder"},
+    "source": {"metavar": "SOURCE", "help": "folder or file to read"},
+    "out": {"metavar": "OUT", "help": "folder to create"},
+    "overrides": {"nargs": "*", "metavar": "key=value", "help": "settings to change"},
+    "--img-shape": {"nargs": 2, "type": int, "metavar": ("H", "W")},
+    "--views": {"nargs": "+", "metavar": "VIEW"},
+    "--episode": {"metavar": "ID"},
+    "--view": {"metavar": "NAME"},
+    "--quiet": {"action": "store_true", "help": "no progress, only the summary"},
+    "--json": {"action": "store_true", "help": "print JSON instead of text"},
+}
+
+# Those that name what is read, not written.
 INPUTS = ("source", "dataset", "datasets", "legacy", "path", "videos", "geometry", "points")
 
 
@@ -81,9 +95,10 @@ def help_text(action: argparse.Action) -> str:
     return text if "default" in text else f"{text} (default: {action.default})"
 
 
-def add_json(parser: argparse.ArgumentParser) -> None:
-    """Add --json, for machines."""
-    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+def declare(parser: argparse._ActionsContainer, *names: str, **own: Any) -> None:
+    """Declare options and arguments of ``SHARED``, with what the verb says of its own."""
+    for name in names:
+        parser.add_argument(name, **{**SHARED[name], **own})
 
 
 def show_count(done: int, total: int) -> None:

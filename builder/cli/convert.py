@@ -1,14 +1,14 @@
-"""Write a dataset anew in another kind of store or other codecs.
+"""Write a dataset in another kind of store or other codecs.
 
-What is lossless is compared number by number; the error of the rest is told. Damaged episodes are
-listed and the others converted. Running the same command again goes on.
+Lossless arrays are compared number by number; of others the largest error is printed. Damaged
+episodes are listed and the others converted. Running the same command again continues.
 """
 
 from __future__ import annotations
 
 import argparse
 
-from builder.cli.common import add_json, say_result
+from builder.cli.common import declare, say_result
 
 HELP = "change a dataset's store or codecs"
 EXAMPLE = """\
@@ -19,15 +19,10 @@ EXAMPLE = """\
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
-    parser.add_argument("dataset", metavar="DATASET", help="dataset folder")
-    parser.add_argument("out", metavar="OUT", help="folder to create")
-    parser.add_argument(
-        "overrides",
-        nargs="+",
-        metavar="key=value",
-        help="kind, frames.codec, frames.quality, tracks.dtype (also with store. before)",
-    )
-    add_json(parser)
+    declare(parser, "dataset", "out")
+    what = "kind, frames.codec, frames.quality, tracks.dtype (also with store. before)"
+    declare(parser, "overrides", nargs="+", help=what)
+    declare(parser, "--json")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from builder.cli.common import one_of
+from builder.cli.common import declare, one_of
 from builder.core.errors import ConfigError
 
 HELP = "map predicted points back to source pixels"
@@ -29,8 +29,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--geometry", required=True, metavar="PATH", help="geometry JSON, or a dataset folder"
     )
-    parser.add_argument("--episode", metavar="ID", help="episode of the dataset")
-    parser.add_argument("--view", metavar="NAME", help="view to decode for; default: the only one")
+    declare(parser, "--episode", help="episode of the dataset")
+    declare(parser, "--view", help="view to decode for; default: the only one")
     parser.add_argument(
         "--order", required=True, choices=("xy", "rc"), help="of each input point: x y, or row col"
     )

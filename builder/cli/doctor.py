@@ -1,7 +1,7 @@
 """Tell before any training whether a dataset suits an img_shape.
 
 Looks at scale, amplitude, the zero, saturated and clipped shares of motion, points in the
-bars, the frozen tail and visibility, and says in words what would hurt and what cures it.
+bars, the frozen tail and visibility, and says what would degrade a model and how to avoid it.
 Works on built datasets and on folders of older files.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from builder.cli.common import add_json, say
+from builder.cli.common import declare, say
 from builder.core.errors import ConfigError
 
 HELP = "tell whether a dataset suits an img_shape"
@@ -22,13 +22,11 @@ EXAMPLE = """\
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
-    parser.add_argument("dataset", metavar="DATASET", help="dataset, or folder of older files")
-    parser.add_argument(
+    declare(parser, "dataset", help="dataset, or folder of older files")
+    declare(
+        parser,
         "--img-shape",
-        nargs=2,
-        type=int,
-        metavar=("H", "W"),
-        help="of the training (default: the dataset's own)",
+        help="of the training; default: the dataset's",
     )
     parser.add_argument(
         "--pixel-origin",
@@ -38,11 +36,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--windows", type=int, default=64, metavar="N", help="windows read per episode and view"
     )
-    add_json(parser)
+    declare(parser, "--json")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Diagnose; returns 1 when training on the dataset as it is would hurt."""
+    """Diagnose; returns 1 when training on the dataset would degrade the model."""
     from builder.dataset.folder import META_NAME, load_meta
     from builder.report.diagnosis import diagnose_path
 
@@ -51,8 +49,8 @@ def run(args: argparse.Namespace) -> int:
     if img_shape is None:
         if not (path / META_NAME).exists():
             raise ConfigError(
-                f"{path} is no letterset dataset: it has no {META_NAME}; of a folder of older "
-                "files, say the img_shape of the training: --img-shape H W"
+                f"{path} is no letterset dataset: it has no {META_NAME}; for a folder of older "
+                "files, give the img_shape of the training: --img-shape H W"
             )
         img_shape = load_meta(path).img_shape
     legacy = {"pixel_origin": args.pixel_origin} if args.pixel_origin else {}

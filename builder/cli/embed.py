@@ -1,8 +1,8 @@
-"""Encode the text of every episode with your own encoder, into a layer beside the dataset.
+"""Encode the text of every episode with your own encoder, into a layer of the dataset.
 
-The encoder is a Python function, from a text to an array, in a module of the current folder or
-any other that Python finds. AMPLIFY takes the first token of the
-last hidden state of T5: lambda text: model(**tokens(text)).last_hidden_state[0, 0].
+The encoder is a Python function from a text to an array, in a module of the current folder or any
+other that Python finds. AMPLIFY takes the first token of the last hidden state of T5:
+lambda text: model(**tokens(text)).last_hidden_state[0, 0].
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import argparse
 import os
 import sys
 
-from builder.cli.common import add_json, say_result
+from builder.cli.common import declare, say_result
 
 HELP = "add text embeddings to a dataset"
 EXAMPLE = """\
@@ -21,10 +21,10 @@ EXAMPLE = """\
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
-    parser.add_argument("dataset", metavar="DATASET", help="dataset folder")
-    parser.add_argument("--encoder", required=True, metavar="module:function", help="of yours")
-    parser.add_argument("--name", default="text_emb", help="of the layer and its array")
-    add_json(parser)
+    declare(parser, "dataset")
+    parser.add_argument("--encoder", required=True, metavar="module:function", help="your encoder")
+    parser.add_argument("--name", default="text_emb", help="name of the layer and its array")
+    declare(parser, "--json")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ LiberoDataset loads unchanged. amplify-attrs: its track files alone, with the he
 attributes of the older route. lerobot: a LeRobot v3.0 dataset with tracks as features. tapvid: a
 pickle of clips in TAP-Vid's convention. card: a README.md for the Hugging Face hub.
 
-What is read is verified first: damaged episodes are listed and left out, and the exit code is 1.
+Episodes are verified first: damaged ones are listed and left out, and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from builder.cli.common import say
+from builder.cli.common import declare, say
 from builder.core.errors import ConfigError, OutputError
 from builder.core.messages import count, failed
 
@@ -30,15 +30,15 @@ EXAMPLE = """\
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
-    parser.add_argument("dataset", metavar="DATASET", help="dataset folder")
-    parser.add_argument("out", metavar="OUT", help="file or folder to write; must not exist")
+    declare(parser, "dataset")
+    declare(parser, "out", help="file or folder to write; must not exist")
     parser.add_argument("--to", required=True, choices=sorted(TARGETS), help="what to write")
-    parser.add_argument("--views", nargs="+", metavar="VIEW", help="views, in the model's order")
+    declare(parser, "--views", help="views, in the model's order")
     parser.add_argument(
         "--tracks", metavar="LAYER", help="take the tracks that letterset track added"
     )
     parser.add_argument(
-        "--suite", default="libero_letterset", metavar="NAME", help="of an amplify tree"
+        "--suite", default="libero_letterset", metavar="NAME", help="suite of an amplify tree"
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from builder.cli.common import add_json, say_result
+from builder.cli.common import declare, say_result
 
 HELP = "merge and check what many shards wrote"
 EXAMPLE = """\
@@ -18,8 +18,7 @@ EXAMPLE = """\
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
-    parser.add_argument("dataset", metavar="OUT", help="dataset folder")
-    add_json(parser)
+    declare(parser, "dataset", "--json")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from builder.cli.common import add_json, check_positive, say, table
+from builder.cli.common import check_positive, declare, say, table
 from builder.core.errors import ConfigError
 from builder.core.messages import count, failed, points
 from builder.dataset.output_folder import META_NAME
@@ -33,9 +33,7 @@ _SELECTION = ("kind", "views", "episodes", "include", "exclude")
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
     parser.add_argument("path", metavar="DATASET|SOURCE", help="dataset, or folder or file to read")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="settings of a source, as in a build"
-    )
+    declare(parser, "overrides", help="settings of a source, as in a build")
     parser.add_argument("--limit", type=int, default=20, metavar="N", help="episodes to list")
     source = parser.add_argument_group("of a source")
     source.add_argument("--kind", help="default: what it looks like")
@@ -45,7 +43,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     source.add_argument("--include", nargs="+", metavar="GLOB", help="of episode paths")
     source.add_argument("--exclude", nargs="+", metavar="GLOB", help="of episode paths")
-    add_json(parser)
+    declare(parser, "--json")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -55,7 +55,7 @@ Build letterbox-standardized datasets of point tracks from robot videos.
 
   letterset preview VIDEOS                      look before you build
   letterset build --source VIDEOS --out DATASET --img-shape 256 256
-  letterset validate DATASET                    prove that it is whole
+  letterset validate DATASET                    verify that it is whole
   letterset inspect DATASET                     what is in it
   letterset decode POINTS --geometry META --space norm --order rc
 """

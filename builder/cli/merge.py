@@ -1,14 +1,15 @@
 """Put datasets together in a new folder, with their failures and splits.
 
-Episodes are linked where the disk can, else copied; nothing is computed again. Those that cannot
-be opened are listed and the others taken; running the same command again goes on.
+Episodes are hard links where the file system has them, else copies; nothing is computed again.
+Those that cannot be opened are listed and the others taken. Running the same command again
+continues.
 """
 
 from __future__ import annotations
 
 import argparse
 
-from builder.cli.common import add_json, say_result
+from builder.cli.common import declare, say_result
 
 HELP = "put datasets together"
 EXAMPLE = """\
@@ -19,8 +20,7 @@ EXAMPLE = """\
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
     parser.add_argument("datasets", nargs="+", metavar="DATASET", help="two datasets or more")
-    parser.add_argument("out", metavar="OUT", help="folder to create")
-    add_json(parser)
+    declare(parser, "out", "--json")
 
 
 def run(args: argparse.Namespace) -> int:

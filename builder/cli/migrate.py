@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 
-from builder.cli.common import add_json, check_positive, say_result, show_count
+from builder.cli.common import check_positive, declare, say_result, show_count
 
 HELP = "turn older track files into a dataset"
 EXAMPLE = """\
@@ -21,12 +21,10 @@ EXAMPLE = """\
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
     parser.add_argument("legacy", metavar="LEGACY", help="folder of older files")
-    parser.add_argument("out", metavar="OUT", help="dataset folder to create or to finish")
-    parser.add_argument(
+    declare(parser, "out", help="dataset folder to create or to finish")
+    declare(
+        parser,
         "--img-shape",
-        nargs=2,
-        type=int,
-        metavar=("H", "W"),
         help="canvas (default: the tracked size, if there is only one)",
     )
     parser.add_argument(
@@ -58,7 +56,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="windows, or whole-episode tracks (default: as the files and their folder tell)",
     )
     parser.add_argument("--dry-run", action="store_true", help="list what would happen")
-    add_json(parser)
+    declare(parser, "--json")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -11,7 +11,7 @@ import json
 from typing import TYPE_CHECKING
 
 from builder.build.config_file import check_backends, load_config
-from builder.cli.common import add_json, check_positive, config_and_overrides, say, table
+from builder.cli.common import check_positive, config_and_overrides, declare, say, table
 from builder.core.messages import count, size
 from builder.dataset.output_folder import check_output_folder
 
@@ -28,9 +28,9 @@ EXAMPLE = """\
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
-    parser.add_argument("source", metavar="SOURCE", help="folder or file to read")
+    declare(parser, "source")
     parser.add_argument("config", metavar="CONFIG.yaml", help="build config, or key=value")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
+    declare(parser, "overrides")
     parser.add_argument("--probe", type=int, default=5, metavar="N", help="episodes to probe")
     parser.add_argument(
         "--episodes", type=int, action="append", default=[], metavar="N", help="also for so many"
@@ -38,7 +38,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--hours", type=float, action="append", default=[], metavar="H", help="of video, also"
     )
-    add_json(parser)
+    declare(parser, "--json")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -91,7 +91,7 @@ def _row(costs: Costs, each: Estimate) -> dict[str, str]:
         "video": f"{each.video_hours:,.4g} h",
         "frames": f"{each.frames:,}",
         "worker hours": f"{each.worker_hours:,.4g}",
-        "of them tracking": f"{track:,.4g} ({'CPU' if costs.device == 'cpu' else 'GPU'})",
+        "of which tracking": f"{track:,.4g} ({'CPU' if costs.device == 'cpu' else 'GPU'})",
         "written": size(each.bytes),
         "files": f"{each.files:,}",
         "workers for a week": f"{max(1.0, each.worker_hours / 168):,.0f}",

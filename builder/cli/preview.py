@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from builder.cli.common import check_positive, check_suffix, say
+from builder.cli.common import check_positive, check_suffix, declare, say
 
 HELP = "draw how a source would be built, writing no dataset"
 EXAMPLE = """\
@@ -20,8 +20,7 @@ EXAMPLE = """\
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
-    parser.add_argument("source", metavar="SOURCE", help="folder or file to read")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
+    declare(parser, "source", "overrides")
     parser.add_argument(
         "--img-shape", nargs=2, type=int, default=(256, 256), metavar=("H", "W"),
         help="height and width of every frame (default: 256 256)",

@@ -1,6 +1,6 @@
 """Draw a dataset: an MP4 with tracks, a contact sheet, or a Rerun recording.
 
-A picture that is there already is drawn anew.
+A file that is there already is replaced.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from builder.cli.common import check_suffix, one_of, say
+from builder.cli.common import check_suffix, declare, one_of, say
 from builder.core.errors import ConfigError
 from builder.core.messages import count
 
@@ -23,13 +23,11 @@ SUFFIXES = {"video": ".mp4", "contact-sheet": ".png", "rerun": ".rrd"}
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
-    parser.add_argument("dataset", metavar="DATASET", help="dataset folder")
-    parser.add_argument("out", metavar="OUT", help=".mp4, .png or .rrd file to write")
+    declare(parser, "dataset")
+    declare(parser, "out", help=".mp4, .png or .rrd file to write")
     parser.add_argument("--to", required=True, choices=tuple(SUFFIXES), help="what to draw")
-    parser.add_argument(
-        "--episode", metavar="ID", help="of a video or recording; default: the first"
-    )
-    parser.add_argument("--view", metavar="NAME", help="of a video; default: the first")
+    declare(parser, "--episode", help="for a video or recording; default: the first")
+    declare(parser, "--view", help="for a video; default: the first")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -58,6 +56,6 @@ def _refuse_unlike(args: argparse.Namespace, out: Path) -> None:
     """Refuse a file of another kind, which would be lost, and options that would be ignored."""
     check_suffix(out, [SUFFIXES[args.to]])
     if args.to == "contact-sheet" and args.episode is not None:
-        raise ConfigError("a contact-sheet chooses its episodes; --episode is of video and rerun")
+        raise ConfigError("a contact-sheet chooses its episodes; --episode is for video and rerun")
     if args.to != "video" and args.view is not None:
-        raise ConfigError(f"--view is of a video; a {args.to} takes none")
+        raise ConfigError(f"--view is for video; a {args.to} takes none")

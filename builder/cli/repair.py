@@ -1,13 +1,13 @@
 """Rebuild a dataset's index from the episodes that verify; move damaged ones to damaged/.
 
-What was moved away is built again by the next build; what lies in damaged/ already stays there.
+The next build builds them again; what is in damaged/ already stays there.
 """
 
 from __future__ import annotations
 
 import argparse
 
-from builder.cli.common import add_json, say_result
+from builder.cli.common import declare, say_result
 
 HELP = "rebuild the index from episodes that verify"
 EXAMPLE = """\
@@ -17,13 +17,13 @@ EXAMPLE = """\
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
-    parser.add_argument("dataset", metavar="DATASET", help="dataset folder")
+    declare(parser, "dataset")
     parser.add_argument(
         "--even-all",
         action="store_true",
         help="move damaged episodes away even when no episode verifies",
     )
-    add_json(parser)
+    declare(parser, "--json")
 
 
 def run(args: argparse.Namespace) -> int:

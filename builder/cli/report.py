@@ -1,7 +1,7 @@
 """Write one page that shows a dataset: what was built, how it looks, whether it suits training.
 
 The page needs no network. It has the geometry drawn with numbers, distributions, failures, the
-doctor's verdict, a table of episodes and a player in which points can be followed.
+doctor's findings, a table of episodes and a player that shows the points move.
 
 The exit code is 1 when episodes cannot be read, or there are none; the page lists what failed.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from builder.cli.common import check_positive, check_suffix, say
+from builder.cli.common import check_positive, check_suffix, declare, say
 
 HELP = "write one page that shows a dataset"
 EXAMPLE = """\
@@ -21,7 +21,7 @@ EXAMPLE = """\
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
-    parser.add_argument("dataset", metavar="DATASET", help="dataset folder")
+    declare(parser, "dataset")
     parser.add_argument("--out", default="report.html", help="page to write")
     parser.add_argument(
         "--episodes", type=int, default=6, metavar="N", help="episodes in the player"

@@ -21,7 +21,9 @@ EXAMPLE = """\
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
-    parser.add_argument("model", nargs="?", metavar="MODEL", help="its name; omit it for the list")
+    parser.add_argument(
+        "model", nargs="?", metavar="MODEL", help="name of the record (default: list all)"
+    )
 
 
 def records() -> dict[str, type[BaseModel]]:

@@ -1,4 +1,4 @@
-"""Split a dataset into named parts, as lists of ids beside it; no data is copied.
+"""Split a dataset into named parts: lists of ids in splits/; no data is copied.
 
 By hash, each episode's part depends on its own id, task or group alone, so episodes added later
 move no other. Read one with WindowDataset(dataset, split="default/train").
@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from builder.cli.common import say
+from builder.cli.common import declare, say
 from builder.core.errors import ConfigError
 
 HELP = "split a dataset into named parts"
@@ -21,14 +21,14 @@ EXAMPLE = """\
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
-    parser.add_argument("dataset", metavar="DATASET", help="dataset folder")
+    declare(parser, "dataset")
     parser.add_argument(
         "--shares", nargs="+", required=True, metavar="NAME=SHARE", help="expected shares, up to 1"
     )
     parser.add_argument(
         "--by", choices=("episode", "task", "group"), default="episode", help="what stays together"
     )
-    parser.add_argument("--name", default="default", help="of the file below splits/")
+    parser.add_argument("--name", default="default", help="name of the file in splits/")
     parser.add_argument("--salt", default="", help="another salt gives another split")
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a split of that name made otherwise"
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     counts = ", ".join(f"{name} {len(ids)}" for name, ids in splits.splits.items())
     say(f"wrote {path}: {counts}")
     for name in (name for name, ids in splits.splits.items() if not ids):
-        say(f"note: the part {name} is empty: too few to share, or another --salt would fill it")
+        say(f"note: the part {name} is empty: too few episodes, or try another --salt")
     return 0
 
 

@@ -1,7 +1,7 @@
 """Compute the table of windows that filters read, and statistics of actions and the like.
 
 The table, stats/windows.hdf5, is derived from the dataset and safe to delete; a build leaves it
-up to date, and this computes it anew. With it,
+up to date, and this computes it again. With it,
 WindowDataset(dataset, where="motion > 1 and vis > 0.5") reads only the windows that match.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from builder.cli.common import add_json, one_of, say, table
+from builder.cli.common import declare, one_of, say, table
 from builder.core.messages import count
 
 if TYPE_CHECKING:
@@ -28,10 +28,10 @@ EXAMPLE = """\
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
-    parser.add_argument("dataset", metavar="DATASET", help="dataset folder")
-    parser.add_argument("--tracks", metavar="NAME", help="of this track layer")
+    declare(parser, "dataset")
+    parser.add_argument("--tracks", metavar="NAME", help="of the windows of this track layer")
     parser.add_argument("--where", metavar="EXPR", help="also count the windows that match")
-    add_json(parser)
+    declare(parser, "--json")
 
 
 def run(args: argparse.Namespace) -> int:

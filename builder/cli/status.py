@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from builder.cli.common import add_json, say, table
+from builder.cli.common import declare, say, table
 from builder.core.messages import count, duration
 
 if TYPE_CHECKING:
@@ -23,8 +23,7 @@ EXAMPLE = """\
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
-    parser.add_argument("dataset", metavar="OUT", help="dataset folder")
-    add_json(parser)
+    declare(parser, "dataset", "--json")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,14 +1,15 @@
 """Make a dataset of some episodes of another, with their failures and splits.
 
-Episodes are linked where the disk can, else copied; nothing is computed again. Those that cannot
-be opened are listed and the others taken; running the same command again goes on.
+Episodes are hard links where the file system has them, else copies; nothing is computed again.
+Those that cannot be opened are listed and the others taken. Running the same command again
+continues.
 """
 
 from __future__ import annotations
 
 import argparse
 
-from builder.cli.common import add_json, say_result
+from builder.cli.common import declare, say_result
 
 HELP = "take some episodes of a dataset"
 EXAMPLE = """\
@@ -19,15 +20,14 @@ EXAMPLE = """\
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
-    parser.add_argument("dataset", metavar="DATASET", help="dataset folder")
-    parser.add_argument("out", metavar="OUT", help="folder to create")
+    declare(parser, "dataset", "out")
     parser.add_argument(
         "--id", action="append", default=[], metavar="GLOB", help="ids to take; may be repeated"
     )
     parser.add_argument(
         "--where", metavar="EXPR", help="filter over id, length, views, task, group, text, source"
     )
-    add_json(parser)
+    declare(parser, "--json")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,7 +1,7 @@
-"""Track a dataset once more, into a layer beside it: open_dataset(path, tracks=NAME).
+"""Track a dataset once more, into a layer: open_dataset(path, tracks=NAME) reads it.
 
 Frames are those that are stored, or, with --source, decoded again from the videos. Running the
-same command again goes on.
+same command again continues.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from builder.cli.common import add_json, say_result
+from builder.cli.common import declare, say_result
 
 HELP = "add another track set to a dataset"
 EXAMPLE = """\
@@ -20,14 +20,11 @@ EXAMPLE = """\
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
-    parser.add_argument("dataset", metavar="DATASET", help="dataset folder")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="of tracker, queries and executor"
-    )
-    parser.add_argument("--name", required=True, help="of the layer")
+    declare(parser, "dataset")
+    declare(parser, "overrides", help="settings of tracker, queries and executor")
+    parser.add_argument("--name", required=True, help="name of the layer")
     parser.add_argument("--source", metavar="DIR", help="decode again from these videos")
-    parser.add_argument("--quiet", action="store_true", help="no progress, only the summary")
-    add_json(parser)
+    declare(parser, "--quiet", "--json")
 
 
 def run(args: argparse.Namespace) -> int:

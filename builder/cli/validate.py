@@ -1,8 +1,8 @@
-"""Prove that a dataset is whole: schemas, geometry, shapes, ranges and digests.
+"""Verify that a dataset is whole: schemas, geometry, shapes, ranges and digests.
 
 Every problem is listed, not only the first, and what is missing is noted: sources that failed,
 a build that stopped before its end, episodes in damaged/. --deep also decodes every stored
-frame, and draws a sample of frames from the source again, if it is still there.
+frame, and compares a sample of frames with the source, if it is still there.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from builder.cli.common import add_json, say
+from builder.cli.common import declare, say
 from builder.core.errors import ConfigError, DatasetError
 from builder.core.messages import count
 from builder.dataset.output_folder import META_NAME
@@ -22,7 +22,7 @@ from builder.dataset.output_folder import META_NAME
 if TYPE_CHECKING:
     from builder.dataset.validate import Problem
 
-HELP = "prove that a dataset is whole"
+HELP = "verify that a dataset is whole"
 EXAMPLE = """\
   letterset validate dataset
   letterset validate dataset --deep --json
@@ -31,10 +31,10 @@ EXAMPLE = """\
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
-    parser.add_argument("dataset", metavar="DATASET", help="dataset folder")
+    declare(parser, "dataset")
     parser.add_argument("--deep", action="store_true", help="also decode every stored frame")
     parser.add_argument("--source", metavar="DIR", help="where the videos are now, for --deep")
-    add_json(parser)
+    declare(parser, "--json")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     from builder.dataset.validate import validate
 
     if args.source is not None and not args.deep:
-        raise ConfigError("--source is where --deep draws frames again: give --deep as well")
+        raise ConfigError("--source is read by --deep alone: give --deep as well")
     path = Path(args.dataset)
     problems = validate(path, deep=args.deep)
     if args.deep and not any(problem.where == META_NAME for problem in problems):

@@ -1,4 +1,4 @@
-"""Stored frames against their source: a sample of them is decoded and letterboxed again."""
+"""Compares a sample of stored frames with their source, decoded and letterboxed again."""
 
 from __future__ import annotations
 
@@ -27,31 +27,30 @@ _JPEG_LEVELS = 6.0
 
 
 def compare_source(path: Path | str, source: str | None = None) -> list[Problem]:
-    """Draw a sample of frames from the source again and compare; returns what differs.
+    """Return where a sample of stored frames differs from the source, letterboxed again.
 
     ``source`` is where the videos are, by default where the last build read them; they are read
-    within the limits of that build.  A note says
-    so when they are not there any more; nothing is said when nothing is known about them.
-    Raises DatasetError when there is no dataset.
+    within the limits of that build.  When they are gone, a note says so; without any record of
+    them nothing is said.  Raises DatasetError when there is no dataset.
     """
     dataset = Dataset(Path(path), max_open=1)
     source = source or _last_source(dataset.path)
     if source is None:
         return []
     if not Path(source).exists():
-        text = f"no frame was drawn again: the source {source} is not there; give --source"
+        text = f"frames were not compared: the source {source} is not there; give --source"
         return [Problem(None, "source", text, note=True)]
     part: Any  # there is one, as ``source`` says where
     try:
         part, refs = episode_refs(dataset, source)
         videos = open_source_part(part, last_limits(dataset.path))
     except LettersetError as error:
-        return [Problem(None, "source", f"no frame was drawn again: {error}", note=True)]
+        return [Problem(None, "source", f"frames were not compared: {error}", note=True)]
     found: list[Problem] = []
     for episode_id in (dataset.ids[at] for at in spread(len(dataset), EPISODES)):
         episode = dataset[episode_id]
         if episode_id not in refs or source_change(episode.meta, Path(source)):
-            text = "its source is gone or has changed: no frame was drawn again"
+            text = "frames were not compared: its source is gone or has changed"
             found.append(Problem(episode_id, "source", text, note=True))
             continue
         try:

@@ -1,4 +1,4 @@
-"""One dataset into another kind of store or other codecs; every number is compared after."""
+"""Converts a dataset to another kind of store or other codecs, and compares every number."""
 
 from __future__ import annotations
 
@@ -65,11 +65,11 @@ class Conversion(Gathered):
 
 
 def convert(path: Path | str, out: Path | str, part: Mapping[str, Any]) -> Conversion:
-    """Write the dataset at ``path`` anew at ``out``, stored as ``part`` says.
+    """Write the dataset at ``path`` to ``out``, stored as ``part`` says.
 
     ``part`` are keys of ``store``: kind, frames.codec, tracks.dtype; what it leaves out stays as
     it is.  Each episode is read back: what is lossless must be equal, the error of the rest is
-    reported.  Episodes that fail are listed, in ``failures/`` too; running it again goes on, and
+    reported.  Episodes that fail are listed, in ``failures/`` too; running it again continues, and
     tries them again.  Raises ConfigError, DatasetError, OutputError.
     """
     dataset, out = Dataset(Path(path), max_open=1), Path(out)

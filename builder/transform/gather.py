@@ -104,7 +104,7 @@ def carry_along(sources: Iterable[Path], out: Path, failures: dict[str, str]) ->
             failures[f"splits/{name}.json"] = str(error)
             continue
         if (key := _disputed(found, built)) is not None:
-            notes.append(f"splits {name} were left behind: they put {key} into different parts")
+            notes.append(f"splits {name} are left out: the datasets put {key} into different parts")
             continue
         write_splits(out, name, _united(found, built))
     for name in sorted({name for each in sources for name in layer_names(each)}):
@@ -124,12 +124,12 @@ def _layer(
     built: Mapping[str, IndexLine],
     failures: dict[str, str],
 ) -> Iterator[str]:
-    """Link the files of a layer that still fit; yield what had to be left behind."""
+    """Link the files of a layer that still fit; yield a sentence for what is left out."""
     metas = [load_layer(each, name) for each in sources]
     if len({json_sha256(record_data(meta)["tracks"]) for meta in metas}) > 1 or any(
         meta.made_by != metas[0].made_by for meta in metas
     ):
-        yield f"layer {name} was left behind: the datasets made it in different ways"
+        yield f"layer {name} is left out: the datasets made it in different ways"
         return
     left = 0
     with LayerWriter(out, name, metas[0].made_by, metas[0].tracks) as layer:
@@ -151,8 +151,8 @@ def _layer(
     if left:
         again = f"letterset {'track' if metas[0].tracks else 'embed'} {out} --name {name} ..."
         yield (
-            f"layer {name}: {count(left, 'episode')} made for another state left behind; to make "
-            f"them again: {again}"
+            f"layer {name}: {count(left, 'episode')} left out, made for an episode of another "
+            f"digest; to make them again: {again}"
         )
 
 

@@ -1,4 +1,4 @@
-"""Datasets put together or cut down, without touching a byte of an episode."""
+"""Merges datasets, or takes a subset of one, without changing a byte of an episode."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ QUERY_NAMES = ("id", "length", "views", "task", "group", "text", "source")
 
 
 def merge(paths: Sequence[Path | str], out: Path | str) -> Gathered:
-    """Put datasets together in a new folder, of links where the disk can.
+    """Put datasets together in a new folder, of hard links where the file system has them.
 
     They must agree in img_shape, horizon, start_every, mode, queries and tracker.  Episodes that
     cannot be opened are listed, here and in ``failures/``, and the others taken.  Running it
-    again goes on, and tries them again.  Raises ConfigError naming what they differ in or share,
+    again continues, and tries them again.  Raises ConfigError naming what they differ in or share,
     or an episode of ``out`` that is in none of them, and OutputError.
     """
     datasets = [Dataset(Path(path), max_open=1) for path in paths]
@@ -50,7 +50,7 @@ def merge(paths: Sequence[Path | str], out: Path | str) -> Gathered:
 def subset(
     path: Path | str, out: Path | str, ids: Sequence[str] = (), where: str | None = None
 ) -> Gathered:
-    """Make a dataset of some episodes of another, of links where the disk can.
+    """Make a dataset of some episodes of another, of hard links where the file system has them.
 
     ``ids`` are glob patterns, ``where`` a filter over ``QUERY_NAMES``; both must hold.  Raises
     ConfigError when no episode is left, or ``out`` holds others, DatasetError, OutputError.

@@ -86,7 +86,7 @@ def track(
     """Track every episode of a dataset once more, into the layer ``name``.
 
     Frames come from the dataset, or, where ``source`` is the path of the videos it was built
-    from, are decoded again.  Running it again goes on.  Raises ConfigError, DatasetError and
+    from, are decoded again.  Running it again continues.  Raises ConfigError, DatasetError and
     OutputError.
     """
     dataset = Dataset(Path(path), max_open=1)

@@ -214,13 +214,13 @@ def test_layers_go_with_their_episodes(dataset, tmp_path):
     # Other codecs make other episodes: what was made for the old ones does not fit.
     done = convert(dataset, out / "u16", {"tracks": {"dtype": "u16"}})
     assert done.notes == [
-        "layer text_emb: 2 episodes made for another state left behind; to make them again: "
-        f"letterset embed {out / 'u16'} --name text_emb ..."
+        "layer text_emb: 2 episodes left out, made for an episode of another digest; to make them "
+        f"again: letterset embed {out / 'u16'} --name text_emb ..."
     ]
     assert embed(out / "two", "builtins:hash", "other").embedded == 1
     embed(out / "one", f"{__name__}:first_token", "other")
     (note,) = merge([out / "one", out / "two"], out / "third").notes
-    assert "other was left behind" in note
+    assert "other is left out" in note
 
 
 # Track sets.

@@ -86,7 +86,7 @@ def test_options_that_a_picture_does_not_take(folder, tmp_path, capsys):
     assert main([*argv, out, "--to", "contact-sheet", "--episode", "nobody"]) == 2
     assert "chooses its episodes" in capsys.readouterr().err
     assert main([*argv, str(tmp_path / "x.rrd"), "--to", "rerun", "--view", "main"]) == 2
-    assert "--view is of a video" in capsys.readouterr().err
+    assert "--view is for video" in capsys.readouterr().err
 
 
 def test_a_rerun_recording(folder, tmp_path):

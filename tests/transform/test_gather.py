@@ -290,7 +290,7 @@ def test_no_episode_gets_into_train_and_val_by_a_merge(tmp_path):
     write_splits(one, "y", Splits(splits={"train": ("b",)}))
     write_splits(two, "y", Splits(splits={"train": ("b",), "val": ("a/1",)}))
     done = merge([one, two], tmp_path / "out")
-    assert done.notes == ["splits x were left behind: they put b into different parts"]
+    assert done.notes == ["splits x are left out: the datasets put b into different parts"]
     assert [path.name for path in (tmp_path / "out/splits").iterdir()] == ["y.json"]
     assert read_splits(tmp_path / "out", "y").splits == {"train": ("b",), "val": ("a/1",)}
 
