@@ -14,10 +14,10 @@ import torch
 from builder.build.pipeline import build
 from builder.canvas.letterbox import Letterboxer
 from builder.canvas.query_grid import query_points
-from builder.core.registry import backend
 from builder.dataset.episodes import Dataset, ViewData
 from builder.dataset.opening import open_dataset
 from builder.inputs.video import VideoStream
+from builder.trackers.base import TRACKERS
 from builder.training import WindowDataset
 from builder.training.normalize import clip_traj
 from schemas import BuildConfig, Letterbox, QuerySpec, Stretch
@@ -92,7 +92,7 @@ def track(
     stream: VideoStream, boxer: Letterboxer, points: np.ndarray, shape: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return tracks (T, HORIZON, N, 2) and vis (T, HORIZON, N) of the embedded tracker."""
-    session = backend("trackers", "dis")().open(shape, points, HORIZON, 1)
+    session = TRACKERS.load("dis")().open(shape, points, HORIZON, 1)
     windows = []
     for frame in stream:
         content = boxer.content(frame.image)

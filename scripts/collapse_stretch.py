@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 
 from builder.canvas.query_grid import query_points
-from builder.core.registry import backend
 from builder.inputs.video import VideoStream
+from builder.trackers.base import TRACKERS
 from builder.training.tapvid_metrics import tapvid_scores
 from schemas import Letterbox, QuerySpec, Stretch
 
@@ -87,7 +87,7 @@ def _score(
     source = frames[0].shape[:2]
     spread = Stretch(source_shape=source, img_shape=shape)
     points = query_points(QUERIES, Stretch(source_shape=shape, img_shape=shape))
-    session = backend("trackers", "dis")().open(shape, points, STEPS, STEPS)
+    session = TRACKERS.load("dis")().open(shape, points, STEPS, STEPS)
     windows = []
     for frame in frames:
         windows += session.push(cv2.resize(frame, shape[::-1], interpolation=cv2.INTER_AREA))

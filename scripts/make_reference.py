@@ -12,6 +12,7 @@ import argparse
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 from reference_tables import fields_table, prose, table
@@ -19,7 +20,7 @@ from reference_tables import fields_table, prose, table
 from builder.cli.common import help_text
 from builder.cli.main import parser
 from builder.cli.schema import records
-from builder.core.registry import BUILTIN, backend
+from builder.core.registry import BUILTIN, Backends
 from builder.sources.selection import Selection
 from schemas import config
 
@@ -122,7 +123,7 @@ def config_page() -> str:
 
 
 def _backend(part: str, kind: str) -> Iterator[str]:
-    made = backend(part, kind)
+    made: Any = Backends[Any](part).load(kind)
     yield f"### {part[:-1]}.kind: {kind}\n"
     yield prose(made.__doc__ or "")
     schema = made.Config.model_json_schema()

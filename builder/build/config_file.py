@@ -9,10 +9,13 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from builder.build.executors.base import EXECUTORS
 from builder.core.errors import ConfigError
 from builder.core.messages import explain
-from builder.core.registry import configure
 from builder.dataset.folder import load_meta
+from builder.sources.base import SOURCES
+from builder.stores.base import STORES
+from builder.trackers.base import TRACKERS
 from schemas.base import Record
 from schemas.config import BuildConfig, ExecutorPart, TrackerPart
 from schemas.dataset import QuerySpec
@@ -60,8 +63,8 @@ def read_parts(dataset: Path, overrides: Sequence[str]) -> TrackConfig:
         parts = TrackConfig.model_validate(read_overrides(overrides, data))
     except ValidationError as error:
         raise ConfigError(explain(error, known=list(TrackConfig.model_fields))) from None
-    configure("trackers", parts.tracker)
-    configure("executors", parts.executor)
+    TRACKERS.configure(parts.tracker)
+    EXECUTORS.configure(parts.executor)
     return parts
 
 
@@ -81,10 +84,10 @@ def check_backends(config: BuildConfig) -> None:
 
     Raises ConfigError, MissingExtraError.
     """
-    configure("sources", config.source)
-    configure("trackers", config.tracker)
-    configure("stores", config.store)
-    configure("executors", config.executor)
+    SOURCES.configure(config.source)
+    TRACKERS.configure(config.tracker)
+    STORES.configure(config.store)
+    EXECUTORS.configure(config.executor)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -15,20 +15,19 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from builder.build.executors.base import ReportProgress
+from builder.build.executors.base import EXECUTORS, Executor, ReportProgress
 from builder.build.run_log import worker_name
 from builder.build.tracker_process.client import TrackerAddress, repeated, shared_tracker
 from builder.build.view import ViewBuilder
 from builder.core.errors import DatasetError, OutputError, SourceError, StoreError
-from builder.core.registry import configure
 from builder.core.stopwatch import Stopwatch
 from builder.dataset.folder import index_line
 from builder.dataset.window_table import Rows, episode_rows
-from builder.sources.base import Episode, EpisodeRef, Source
+from builder.sources.base import SOURCES, Episode, EpisodeRef, Source
 from builder.sources.select import Selected
 from builder.sources.selection import Selection
-from builder.stores.base import ArraySpec, EpisodeWriter, Store
-from builder.trackers.base import Tracker, ViewKey
+from builder.stores.base import STORES, ArraySpec, EpisodeWriter, Store
+from builder.trackers.base import TRACKERS, Tracker, ViewKey
 from builder.trackers.view_tracker import check_query_region
 from schemas.config import BuildConfig, ExecutorPart, Limits, SourcePart
 from schemas.dataset import EpisodeMeta, IndexLine, SourceInfo
@@ -55,15 +54,15 @@ def open_source(config: BuildConfig) -> Source:
 
 def open_source_part(part: SourcePart, limits: Limits) -> Source:
     """Construct a source from its own settings; raises ConfigError."""
-    found, own = configure("sources", part)
-    source: Source = found(Path(part.path), own, limits)
+    make_source, own = SOURCES.configure(part)
+    source = make_source(Path(part.path), own, limits)
     return Selected(source, own) if isinstance(own, Selection) else source
 
 
 def open_tracker(config: BuildConfig) -> Tracker:
     """Construct the configured tracker; raises ConfigError."""
-    found, own = configure("trackers", config.tracker)
-    tracker: Tracker = found(own)
+    make_tracker, own = TRACKERS.configure(config.tracker)
+    tracker = make_tracker(own)
     check_query_region(tracker, config.tracker.kind, config.queries)
     return tracker
 
@@ -73,16 +72,16 @@ def view_key(config: BuildConfig, ref: EpisodeRef, name: str) -> ViewKey:
     return ViewKey(ref.id, ref.path, name, cut=config.source.settings.get("max_frames") is not None)
 
 
-def open_executor(part: ExecutorPart, limits: Limits) -> tuple[Any, Any]:
+def open_executor(part: ExecutorPart, limits: Limits) -> tuple[Executor, Any]:
     """Construct an executor; returns its own settings too.  Raises ConfigError."""
-    found, own = configure("executors", part)
-    return found(own, part.workers, limits.stall_seconds), own
+    make_executor, own = EXECUTORS.configure(part)
+    return make_executor(own, part.workers, limits.stall_seconds), own
 
 
 def open_store(config: BuildConfig) -> Store:
     """Construct the configured store; raises ConfigError."""
-    found, _ = configure("stores", config.store)
-    return found(Path(config.store.path))
+    make_store, _ = STORES.configure(config.store)
+    return make_store(Path(config.store.path))
 
 
 # A worker keeps its backends (a tracker may hold weights) between its episodes.

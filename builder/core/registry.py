@@ -3,19 +3,24 @@
 Another package adds a backend with an entry point in the group ``letterset.<part>``, for
 example ``[project.entry-points."letterset.trackers"] mine = "my_package:MyTracker"``.
 A backend class has a ``Config`` model (a ``schemas.base.Record``) for its own settings.
+A plug-in that cannot be imported is an error where it is asked for, and nowhere else.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import import_module
-from importlib.metadata import entry_points
-from typing import Any
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Generic, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from builder.core.errors import ConfigError, MissingExtraError
 from builder.core.messages import explain, near
 from schemas.config import Part
+
+B = TypeVar("B")
 
 BUILTIN: dict[str, dict[str, str]] = {
     "sources": {
@@ -60,52 +65,86 @@ EXTRA_OF = {
 }
 
 
-def kinds(part: str) -> list[str]:
-    """List the kinds there are of ``sources``, ``trackers``, ``stores`` or ``executors``."""
-    return sorted({*BUILTIN[part], *(entry.name for entry in _entry_points(part))})
+@dataclass(frozen=True)
+class Backends(Generic[B]):
+    """The backends of one part of a config; ``B`` is the protocol that each keeps.
 
-
-def backend(part: str, kind: str) -> Any:
-    """Import and return the class of one backend.
-
-    Raises ConfigError for an unknown kind and MissingExtraError for a missing package.
+    ``part`` is ``sources``, ``trackers``, ``stores`` or ``executors``.
     """
-    target = BUILTIN[part].get(kind)
+
+    part: str
+
+    def kinds(self) -> list[str]:
+        """List the kinds there are, without importing any."""
+        return sorted({*BUILTIN[self.part], *self._plugins()})
+
+    def plugins(self) -> list[str]:
+        """List the kinds that other packages add."""
+        return sorted(self._plugins())
+
+    def load(self, kind: str) -> Callable[..., B]:
+        """Import and return the class of one backend.
+
+        Raises ConfigError for an unknown kind and for a plug-in that cannot be imported, and
+        MissingExtraError for a missing package.
+        """
+        plugins = self._plugins()
+        try:
+            if target := BUILTIN[self.part].get(kind):
+                module, _, name = target.partition(":")
+                found: Callable[..., B] = getattr(import_module(module), name)
+                return found
+            if kind in plugins:
+                return _load_plugin(plugins[kind], f"{self.part[:-1]}.kind")
+        except ModuleNotFoundError as error:
+            raise_missing_extra(error)
+        raise ConfigError(
+            f"unknown {self.part[:-1]} kind {kind!r}{near(kind, self.kinds())}; "
+            f"there are {', '.join(self.kinds())}"
+        )
+
+    def configure(self, envelope: Part) -> tuple[Callable[..., B], Any]:
+        """Return a backend's class and its validated own config for an envelope.
+
+        Raises ConfigError naming the key, and what :meth:`load` raises.
+        """
+        found: Any = self.load(envelope.kind)
+        try:
+            return found, found.Config.model_validate(envelope.settings)
+        except ValidationError as error:
+            known = [*type(envelope).model_fields, *found.Config.model_fields]
+            raise ConfigError(explain(error, prefix=self.part[:-1], known=known)) from None
+
+    def _plugins(self) -> dict[str, EntryPoint]:
+        found = entry_points(group=f"letterset.{self.part}")
+        return {entry.name: entry for entry in found if entry.name not in BUILTIN[self.part]}
+
+
+def _load_plugin(entry: EntryPoint, key: str) -> Any:
+    """Import a plug-in's class; whatever its module raises becomes a ConfigError."""
+    package = entry.dist.name if entry.dist else "its package"
     try:
-        if target is not None:
-            module, _, name = target.partition(":")
-            return getattr(import_module(module), name)
-        for entry in _entry_points(part):
-            if entry.name == kind:
-                return entry.load()
-    except ModuleNotFoundError as error:
-        raise_missing_extra(error)
-    raise ConfigError(
-        f"unknown {part[:-1]} kind {kind!r}{near(kind, kinds(part))}; "
-        f"there are {', '.join(kinds(part))}"
-    )
-
-
-def configure(part: str, envelope: Part) -> tuple[Any, Any]:
-    """Return a backend's class and its validated own config for an envelope.
-
-    Raises ConfigError naming the key.
-    """
-    found = backend(part, envelope.kind)
-    try:
-        return found, found.Config.model_validate(envelope.settings)
-    except ValidationError as error:
-        known = [*type(envelope).model_fields, *found.Config.model_fields]
-        raise ConfigError(explain(error, prefix=part[:-1], known=known)) from None
+        found = entry.load()
+        if not issubclass(found.Config, BaseModel):
+            raise TypeError(f"{entry.attr}.Config is no pydantic model")
+        return found
+    except (Exception, SystemExit) as error:
+        if isinstance(error, ModuleNotFoundError) and _top(error) in EXTRA_OF:
+            raise  # ours to install
+        raise ConfigError(
+            f"the plug-in {entry.name!r} of {entry.group} ({entry.value}, from {package}) cannot "
+            f"be imported: {type(error).__name__}: {error}; upgrade or uninstall {package}, or "
+            f"choose another {key}"
+        ) from error
 
 
 def raise_missing_extra(error: ModuleNotFoundError) -> None:
     """Raise MissingExtraError for a missing optional package, the error itself for another."""
-    module = (error.name or "").partition(".")[0]
+    module = _top(error)
     if module in EXTRA_OF:
         raise MissingExtraError(module, EXTRA_OF[module]) from None
     raise error
 
 
-def _entry_points(part: str) -> Any:
-    return entry_points(group=f"letterset.{part}")
+def _top(error: ModuleNotFoundError) -> str:
+    return (error.name or "").partition(".")[0]

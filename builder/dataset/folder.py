@@ -19,7 +19,6 @@ from pydantic import TypeAdapter
 
 from builder.core.errors import ConfigError, DatasetError, OutputError
 from builder.core.records import parse_record, record_data
-from builder.core.registry import backend, kinds
 from builder.dataset.index import EpisodeIndex
 from builder.dataset.journal import append_line, read_lines
 from builder.dataset.output_folder import META_NAME, check_output_folder, is_url, shown_url
@@ -33,7 +32,7 @@ from builder.stores.atomic import (
     try_lock,
     write_all,
 )
-from builder.stores.base import Store
+from builder.stores.base import STORES, Store, stores_found
 from schemas.base import Record
 from schemas.dataset import DatasetMeta, EpisodeMeta, FailureLine, IndexLine, Name
 
@@ -256,17 +255,25 @@ def store_at(path: Path) -> Store:
     """Return the store that keeps the episodes of the dataset folder ``path``.
 
     It is known by the folder it keeps them in; without one they will be HDF5 files.  Raises
-    DatasetError when there are several.
+    DatasetError when there are several, and when episodes are listed that a plug-in may keep
+    which cannot be imported.
     """
-    found = {kind: backend("stores", kind) for kind in kinds("stores")}
-    there = [kind for kind, stored in found.items() if (path / stored.place).is_dir()]
+    there, errors = stores_found(lambda place: (path / place).is_dir())
     if len(there) > 1:
         raise DatasetError(
             f"{path} holds episodes of several stores, {', '.join(there)}: move one of "
-            f"{', '.join(found[kind].place for kind in there)} away and run letterset repair"
+            f"{', '.join(there.values())} away and run letterset repair"
         )
-    store: Store = found[there[0] if there else "hdf5"](path)
-    return store
+    if (
+        errors
+        and not there
+        and any(each.stat().st_size for each in (path / "index").glob("*.jsonl"))
+    ):
+        raise DatasetError(
+            f"{path} lists episodes, but keeps them in no store that can be used here: "
+            f"{'; '.join(errors)}"
+        )
+    return STORES.load(next(iter(there), "hdf5"))(path)
 
 
 def is_locked(folder: Path, writer: str) -> bool | None:

@@ -19,10 +19,9 @@ import numpy as np
 
 from builder.core.errors import ConfigError, DatasetError
 from builder.core.records import check_name, parse_record
-from builder.core.registry import backend
 from builder.dataset.folder import load_meta, pretty_json, take_lock
 from builder.stores.atomic import publish_text
-from builder.stores.base import ArraySpec, EpisodeReader, EpisodeWriter, Store
+from builder.stores.base import STORES, ArraySpec, EpisodeReader, EpisodeWriter, Store
 from builder.stores.reader_cache import Recall
 from schemas.dataset import ArrayMeta, DatasetMeta, EpisodeMeta
 from schemas.layers import LayerEpisode, LayerMeta, LayerView, TrackSet
@@ -50,8 +49,7 @@ def load_layer(dataset: Path, name: str) -> LayerMeta:
 
 def layer_store(dataset: Path, name: str) -> Store:
     """Return the store of a layer's files."""
-    store: Store = backend("stores", "hdf5")(dataset / FOLDER / name, place="", record=LayerEpisode)
-    return store
+    return STORES.load("hdf5")(dataset / FOLDER / name, place="", record=LayerEpisode)
 
 
 def stale(reader: EpisodeReader, base: EpisodeMeta) -> bool:

@@ -15,7 +15,6 @@ from typing import Any
 
 from builder.core.errors import ConfigError, DatasetError, OutputError
 from builder.core.records import parse_record
-from builder.core.registry import backend, kinds
 from builder.dataset.episodes import MAX_OPEN_EPISODES, Dataset
 from builder.dataset.folder import META_NAME
 from builder.dataset.layers import FOLDER as LAYERS
@@ -30,7 +29,7 @@ from builder.stores.atomic import (
     stage,
     try_lock,
 )
-from builder.stores.base import EpisodeReader
+from builder.stores.base import EpisodeReader, stores_found
 from schemas.dataset import DatasetMeta
 from schemas.layers import LayerMeta
 
@@ -201,11 +200,9 @@ def fetch_lists(remote: RemoteFolder, cache: Path) -> Path:
         if (layer := remote.read(relative)) is not None:
             parse_record(LayerMeta, layer, f"{remote.url}/{relative}")
             publish_text(folder, folder / relative, layer.decode(), replace=True)
-    for kind in kinds("stores"):
-        place = backend("stores", kind).place
-        if remote.has_folder(place):
-            with output_errors(folder):
-                make_folders(folder / place)
+    for place in stores_found(remote.has_folder)[0].values():
+        with output_errors(folder):
+            make_folders(folder / place)
     return folder
 
 

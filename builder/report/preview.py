@@ -16,11 +16,10 @@ from typing import Any
 import numpy as np
 
 from builder.build.episode import Job, open_source, open_tracker, view_key
-from builder.build.executors.base import Outcome, ReportProgress
+from builder.build.executors.base import EXECUTORS, Outcome, ReportProgress
 from builder.canvas.letterbox import Letterboxer
 from builder.core import messages
 from builder.core.errors import SourceError
-from builder.core.registry import configure
 from builder.core.spacing import spread, stratified
 from builder.inputs.streams import FrameStream, StreamInfo
 from builder.report import draw
@@ -95,8 +94,8 @@ def _run(
     config: BuildConfig, function: Callable[..., Any], jobs: list[Job], failures: list[str]
 ) -> dict[str, Any]:
     """Run in child processes, as a build does; return results by episode, in order of jobs."""
-    found, own = configure("executors", config.executor)
-    executor = found(own, config.executor.workers, config.limits.stall_seconds)
+    make_executor, own = EXECUTORS.configure(config.executor)
+    executor = make_executor(own, config.executor.workers, config.limits.stall_seconds)
     results: dict[str, Any] = {}
     with closing(executor.run(function, jobs)) as events:
         for event in events:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 from builder.core.paths import episode_id, printable_path
+from builder.core.registry import Backends
 from builder.inputs.streams import FrameStream
 from schemas.base import Record
 from schemas.config import Limits
@@ -100,6 +101,9 @@ class Source(Protocol):
     def open(self, ref: EpisodeRef) -> AbstractContextManager[Episode]:
         """Open one episode.  Raises SourceError (or DecodeError) naming what is wrong."""
         ...
+
+
+SOURCES: Backends[Source] = Backends("sources")
 
 
 class BaseSource(Generic[C]):

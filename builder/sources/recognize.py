@@ -14,7 +14,6 @@ from typing import Any
 
 from builder.core.errors import ConfigError, SourceError
 from builder.core.paths import printable_path
-from builder.core.registry import kinds
 from builder.inputs.hdf5 import open_hdf5
 from builder.inputs.listing import (
     HDF5_SUFFIXES,
@@ -24,6 +23,7 @@ from builder.inputs.listing import (
     read_small,
     walk,
 )
+from builder.sources.base import SOURCES
 from schemas.config import Limits
 
 MAX_FOLDERS = 2000
@@ -77,7 +77,7 @@ def recognize(path: Path) -> Found:
             path,
             f"nothing here looks like a source (no videos, images, HDF5 "
             f"demonstrations, Zarr groups, LeRobot metadata or pickles); if it is one, set "
-            f"source.kind to one of {', '.join(kinds('sources'))}",
+            f"source.kind to one of {', '.join(SOURCES.kinds())}",
         )
     if len({each.kind for each in found}) > 1:
         seen = "; ".join(f"{each.kind} ({each.why})" for each in found)

@@ -11,9 +11,8 @@ from typing import Any
 
 from builder.core.errors import ConfigError, SourceError
 from builder.core.messages import count
-from builder.core.registry import configure
 from builder.inputs.streams import StreamInfo
-from builder.sources.base import Source
+from builder.sources.base import SOURCES
 from builder.sources.recognize import Found, recognize
 from schemas.config import BuildConfig, Limits, SourcePart
 
@@ -48,7 +47,7 @@ def with_kind(config: BuildConfig) -> tuple[BuildConfig, str | None]:
         return config, None
     found = recognize(Path(part.path))
     # Only what is not the default anyway: the settings are the dataset's for ever.
-    _, default = configure("sources", SourcePart(kind=found.kind, path=part.path))
+    _, default = SOURCES.configure(SourcePart(kind=found.kind, path=part.path))
     own = {key: value for key, value in found.settings.items() if getattr(default, key) != value}
     source = SourcePart(kind=found.kind, path=part.path, **{**own, **part.settings})
     said = "".join(f" source.{key}={value}" for key, value in own.items())
@@ -64,8 +63,8 @@ def guess(path: Path, kind: str | None = None) -> Guess:
     """
     found = recognize(path) if kind is None else Found(kind, "it was asked for")
     part = SourcePart(kind=found.kind, path=str(path), **found.settings)
-    backend, own = configure("sources", part)
-    source: Source = backend(path, own, Limits())
+    make_source, own = SOURCES.configure(part)
+    source = make_source(path, own, Limits())
     refs = list(islice(source.refs(), MAX_LISTED))
     problems: list[str] = []
     for ref in refs[:_TRIED]:

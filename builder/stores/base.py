@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from builder.core.errors import ConfigError
+from builder.core.registry import Backends
 from schemas.dataset import ArrayMeta, EpisodeMeta
 
 if TYPE_CHECKING:
@@ -146,3 +148,29 @@ class Store(Protocol):
         Never over one that was moved there before: that stays, the next goes elsewhere.
         """
         ...
+
+
+STORES: Backends[Store] = Backends("stores")
+
+# Where the built-in stores keep episodes: a dataset is recognized without importing any.
+PLACES = {"hdf5": "episodes", "zarr": "episodes.zarr"}
+
+
+def stores_found(has_folder: Callable[[str], bool]) -> tuple[dict[str, str], list[str]]:
+    """Return which stores a dataset has episodes of, and where: ``place`` by kind.
+
+    ``has_folder`` tells whether a folder is in the dataset.  Plug-ins are asked for their place
+    only where no built-in store is found; the errors of those that cannot be imported come second.
+    """
+    if found := {kind: place for kind, place in PLACES.items() if has_folder(place)}:
+        return found, []
+    errors = []
+    for kind in STORES.plugins():
+        try:
+            place = str(STORES.load(kind).place)  # type: ignore[attr-defined]
+        except (ConfigError, AttributeError) as error:
+            errors.append(f"store.kind {kind!r}: {error}")
+            continue
+        if has_folder(place):
+            found[kind] = place
+    return found, errors

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from builder.core.registry import Backends
 from schemas.dataset import TrackerInfo
 
 if TYPE_CHECKING:
@@ -82,3 +83,6 @@ class Tracker(Protocol):
         and covers ``horizon`` steps.  Raises TrackingError for queries outside the frame.
         """
         ...
+
+
+TRACKERS: Backends[Tracker] = Backends("trackers")

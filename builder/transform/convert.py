@@ -14,11 +14,11 @@ from pydantic import ValidationError
 from builder.core.errors import ConfigError, DatasetError, StoreError
 from builder.core.messages import explain
 from builder.core.records import record_data
-from builder.core.registry import configure
 from builder.dataset.episodes import Dataset
 from builder.dataset.folder import DatasetWriter, index_line, store_at
 from builder.dataset.validate import check_episode
 from builder.stores.base import (
+    STORES,
     ArraySpec,
     Encoded,
     EpisodeReader,
@@ -76,8 +76,8 @@ def convert(path: Path | str, out: Path | str, part: Mapping[str, Any]) -> Conve
     if out.resolve() == dataset.path.resolve():
         raise ConfigError(f"{out} is the dataset itself; convert into another folder")
     meta, store_part = _converted_meta(dataset.meta, part, str(out))
-    found, _ = configure("stores", store_part)
-    store: Store = found(out)
+    make_store, _ = STORES.configure(store_part)
+    store = make_store(out)
     result = Conversion(str(out))
 
     def convert_one(episode_id: str) -> IndexLine:

@@ -24,7 +24,6 @@ from builder.core.errors import ConfigError, DatasetError, SourceError
 from builder.core.messages import count
 from builder.core.paths import episode_id, printable_path
 from builder.core.records import checked_shape
-from builder.core.registry import backend
 from builder.core.result import Result
 from builder.dataset.folder import DatasetWriter, index_line, read_index
 from builder.dataset.legacy.dataset import UNKNOWN_TRACKER, LegacyDataset, guess_queries, scan
@@ -36,6 +35,7 @@ from builder.dataset.legacy.files import (
     mixture_of,
 )
 from builder.dataset.legacy.videos import Videos
+from builder.stores.base import STORES
 from builder.transform.migrate_episode import (
     QUERY_TOLERANCE_PX,
     Migration,
@@ -170,7 +170,7 @@ def migrate(
     queries = _query_spec(dataset)
     migration = Migration(
         dataset=dataset,
-        store=backend("stores", "hdf5")(out),
+        store=STORES.load("hdf5")(out),
         queries=queries or dataset.meta.queries,
         videos=Videos(Path(videos), frame_step) if videos is not None else None,
         frames=frames or FrameStorage(),

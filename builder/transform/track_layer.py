@@ -27,14 +27,13 @@ from builder.core.errors import (
     SourceError,
 )
 from builder.core.messages import count
-from builder.core.registry import configure
 from builder.core.result import Result
 from builder.dataset.episodes import Dataset, EpisodeData, ViewData
 from builder.dataset.layers import LayerWriter, check_free, commit_layer, layer_store
 from builder.dataset.window_table import refresh_window_stats
 from builder.sources.base import Episode, EpisodeRef
 from builder.stores.base import ArraySpec
-from builder.trackers.base import Tracker, ViewKey
+from builder.trackers.base import TRACKERS, Tracker, ViewKey
 from builder.trackers.view_tracker import ViewFrames, ViewTracker, check_query_region
 from schemas.config import ExecutorPart, SourcePart, TrackerPart
 from schemas.dataset import QuerySpec
@@ -94,8 +93,8 @@ def track(
     executor = executor or ExecutorPart()
     if source is None and tracker.input != "content":
         raise ConfigError("stored frames are content-size: for another tracker.input give --source")
-    found, own = configure("trackers", tracker)
-    opened = found(own)
+    make_tracker, own = TRACKERS.configure(tracker)
+    opened = make_tracker(own)
     if not getattr(opened, "gives_tracks", True):
         raise ConfigError(f"tracker {tracker.kind!r} makes no tracks: choose another tracker.kind")
     check_query_region(opened, tracker.kind, queries)
@@ -178,9 +177,8 @@ def _opened(path: Path) -> Dataset:
 
 @lru_cache(maxsize=1)
 def _tracker(part_json: str) -> Tracker:
-    found, own = configure("trackers", TrackerPart.model_validate_json(part_json))
-    tracker: Tracker = found(own)
-    return tracker
+    make_tracker, own = TRACKERS.configure(TrackerPart.model_validate_json(part_json))
+    return make_tracker(own)
 
 
 def track_episode(job: TrackJob, report: ReportProgress) -> str:

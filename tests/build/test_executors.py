@@ -20,12 +20,11 @@ from types import ModuleType
 import pytest
 
 from builder.build.executors import supervisor
-from builder.build.executors.base import Outcome, ProgressEvent
+from builder.build.executors.base import EXECUTORS, Outcome, ProgressEvent
 from builder.build.executors.child import available_cores, unpack
 from builder.build.executors.kinds.processes import Processes, Serial
 from builder.build.executors.kinds.ray_host import Host
 from builder.core.errors import LettersetError, WorkerError
-from builder.core.registry import configure
 from builder.testing import executors as conformance
 from schemas.config import ExecutorPart
 
@@ -363,7 +362,7 @@ def test_more_workers_than_cores_is_said():
 
 def test_registry_knows_both():
     for kind, expected in (("serial", Serial), ("processes", Processes)):
-        found, own = configure("executors", ExecutorPart(kind=kind))
+        found, own = EXECUTORS.configure(ExecutorPart(kind=kind))
         assert found is expected
         assert found(own, None, 1.0).workers >= 1
 

@@ -17,13 +17,12 @@ import numpy as np
 import pytest
 from source_fixtures import write_video
 
-from builder.build.executors.base import Outcome
+from builder.build.executors.base import EXECUTORS, Outcome
 from builder.build.executors.kinds.processes import Processes
 from builder.build.tracker_process.client import SharedTracker, repeated, shared_tracker
 from builder.build.tracker_process.host import tracker_hosts
 from builder.cli import main
 from builder.core.errors import ConfigError, TrackingError, WorkerError
-from builder.core.registry import configure
 from builder.core.worker_slot import worker_slot
 from builder.dataset.folder import read_failures, read_index
 from builder.testing import trackers as suite
@@ -333,11 +332,11 @@ def test_a_layer_of_tracks_is_the_same_too(videos, unfed, tmp_path):
 
 
 def test_only_executors_of_one_machine_have_it():
-    _, own = configure("executors", ExecutorPart(kind="serial", trackers=2, ahead=4))
+    _, own = EXECUTORS.configure(ExecutorPart(kind="serial", trackers=2, ahead=4))
     assert (own.trackers, own.ahead) == (2, 4)
     pytest.importorskip("ray", reason="the extra [ray] is not installed")
     with pytest.raises(ConfigError, match="trackers"):
-        configure("executors", ExecutorPart(kind="ray", trackers=1))
+        EXECUTORS.configure(ExecutorPart(kind="ray", trackers=1))
 
 
 def test_a_killed_build_leaves_no_process(videos, tmp_path):

@@ -4,7 +4,8 @@ import pytest
 from source_examples import EXAMPLES
 
 from builder.core.errors import SourceError
-from builder.core.registry import BUILTIN, backend
+from builder.core.registry import BUILTIN
+from builder.sources.base import SOURCES
 from builder.sources.selection import Selection
 from builder.testing.sources import CHECKS
 from schemas.config import Limits
@@ -15,7 +16,7 @@ NEEDS = {"diffusion_policy": "numcodecs", "lerobot": "pyarrow"}
 
 def class_of(kind):
     pytest.importorskip(NEEDS.get(kind, "av"))
-    return backend("sources", kind)
+    return SOURCES.load(kind)
 
 
 @pytest.fixture(scope="module", params=EXAMPLES)

@@ -10,7 +10,7 @@ from source_examples import EXAMPLES
 from builder.build.config_file import check_backends, load_config
 from builder.cli import main
 from builder.core.errors import ConfigError, SourceError
-from builder.core.registry import configure
+from builder.sources.base import SOURCES
 from builder.sources.recognize import recognize
 from builder.sources.starter_config import config_text, guess, write_config
 
@@ -28,7 +28,7 @@ def test_every_example_is_recognized_and_its_config_works(kind, tmp_path):
     config = load_config(tmp_path / "build.yaml")
     check_backends(config)
     assert config.source.path == str(root)
-    backend, own = configure("sources", config.source)
+    backend, own = SOURCES.configure(config.source)
     assert len(list(backend(root, own, config.limits).refs())) == found.episodes
 
 

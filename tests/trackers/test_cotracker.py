@@ -29,10 +29,9 @@ from cotracker.models.core.cotracker import cotracker3_offline, cotracker3_onlin
 from cotracker.predictor import CoTrackerOnlinePredictor, CoTrackerPredictor
 
 from builder.core.errors import ConfigError, TrackingError
-from builder.core.registry import configure
 from builder.core.worker_slot import SLOT
 from builder.testing import check_tracker
-from builder.trackers.base import Window
+from builder.trackers.base import TRACKERS, Window
 from builder.trackers.kinds.cotracker import CoTracker, CoTrackerConfig, loading
 from builder.trackers.kinds.cotracker.correlation import CorrelationRows
 from builder.trackers.kinds.cotracker.loading import MODELS
@@ -409,7 +408,7 @@ class TestTrouble:
             {"kind": "cotracker", "model": "cotracker2", "visibility_of": "visibility*confidence"}
         )
         with pytest.raises(ConfigError, match="cotracker2 gives no confidence"):
-            configure("trackers", part)
+            TRACKERS.configure(part)
 
 
 @pytest.fixture(scope="module")

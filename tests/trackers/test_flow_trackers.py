@@ -8,9 +8,9 @@ import pytest
 from synthetic import mean_speed, random_scene, random_texture
 
 from builder.core.errors import TrackingError
-from builder.core.registry import configure
 from builder.testing import check_tracker
 from builder.testing import trackers as suite
+from builder.trackers.base import TRACKERS as KINDS
 from builder.trackers.base import Window
 from builder.trackers.kinds.dis import NOTICE, DisConfig, DisTracker, sample
 from builder.trackers.kinds.lk import LkTracker
@@ -19,7 +19,7 @@ from schemas.config import TrackerPart
 
 
 def make(kind, **settings):
-    backend, config = configure("trackers", TrackerPart(kind=kind, **settings))
+    backend, config = KINDS.configure(TrackerPart(kind=kind, **settings))
     return backend(config)
 
 

@@ -14,11 +14,10 @@ from source_fixtures import write_tapvid, write_video
 
 from builder.cli import main
 from builder.core.errors import ConfigError, TrackingError
-from builder.core.registry import configure
 from builder.dataset.opening import open_dataset
 from builder.testing import check_tracker
 from builder.testing.trackers import STEP_XY
-from builder.trackers.base import ViewKey
+from builder.trackers.base import TRACKERS, ViewKey
 from builder.trackers.view_tracker import ViewTracker
 from schemas.config import TrackerPart
 from schemas.dataset import QuerySpec
@@ -43,7 +42,7 @@ def windows(horizon=4, length=LENGTH):
 
 def opened(folder, **settings):
     part = TrackerPart(kind="precomputed", folder=str(folder), **settings)
-    backend, config = configure("trackers", part)
+    backend, config = TRACKERS.configure(part)
     return backend(config)
 
 

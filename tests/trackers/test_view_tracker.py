@@ -8,10 +8,9 @@ import pytest
 from builder.build.track_writer import TrackWriter
 from builder.canvas.letterbox import Letterboxer
 from builder.core.errors import TrackingError
-from builder.core.registry import configure
 from builder.stores.kinds.hdf5.store import Hdf5Store
 from builder.testing.trackers import moving_frames
-from builder.trackers.base import ViewKey, Window
+from builder.trackers.base import TRACKERS, ViewKey, Window
 from builder.trackers.motion import MotionMeter
 from builder.trackers.view_tracker import ViewFrames, ViewTracker
 from builder.trackers.windowed import WindowedTracker
@@ -123,7 +122,7 @@ def test_what_a_tracker_is_shown_does_not_move_its_points(shown):
     shape, step_xy = (160, 120), (1.2, -0.9)
     box = Letterbox.fit(shape, (96, 128), (2, 1))
     part = TrackerPart(horizon=6, input=shown)
-    backend, config = configure("trackers", part)
+    backend, config = TRACKERS.configure(part)
     view = ViewTracker(backend(config), box, QuerySpec(grid=(3, 4)), part, 6, KEY)
     raw, canvas = ViewFrames(view, "none"), np.empty((96, 128, 3), np.uint8)
     seen = []

@@ -18,15 +18,14 @@ import numpy as np
 from builder.build.episode import Job, build_episode, open_source, open_store, open_tracker
 from builder.build.estimate.costs import Costs
 from builder.build.estimate.plan import nearest_folder
-from builder.build.executors.base import Outcome
+from builder.build.executors.base import EXECUTORS, Outcome
 from builder.build.shards import WEIGH_AT_MOST
 from builder.core.errors import SourceError
 from builder.core.messages import count
-from builder.core.registry import backend
 from builder.core.spacing import spread
 from builder.sources.base import EpisodeRef, Source
 from builder.stores.atomic import output_errors
-from schemas.config import BuildConfig
+from schemas.config import BuildConfig, ExecutorPart
 
 PROBED_EPISODES = 5
 PROBED_FRAMES = (16, 80)  # of each view
@@ -116,8 +115,8 @@ def _probe(
     rounds += [(folder / str(most), most, refs) for most in PROBED_FRAMES]
     jobs = [Job(_cut(config, out, most), ref) for out, most, each in rounds for ref in each]
     found: dict[str, dict[str, dict[str, float]]] = {str(out): {} for out, _, _ in rounds}
-    serial = backend("executors", "serial")
-    executor = serial(serial.Config(), 1, config.limits.stall_seconds)
+    serial, own = EXECUTORS.configure(ExecutorPart(kind="serial"))
+    executor = serial(own, 1, config.limits.stall_seconds)
     for event in executor.run(build_episode, jobs):
         if isinstance(event, Outcome) and event.error is None:
             job, built = event.task, event.result

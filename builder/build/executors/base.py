@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+from builder.core.registry import Backends
 
 ReportProgress = Callable[[int, int], None]
 """``report(frames_done, frames_total)``: what a task calls to show that it goes on."""
@@ -31,6 +33,10 @@ class ProgressEvent:
     frames_total: int
 
 
+Events = Generator[Outcome | ProgressEvent, None, None]
+"""What a run yields; closing it ends the run."""
+
+
 class Executor(Protocol):
     """Runs ``function(task, report)`` for many tasks; nothing a task does can end the run.
 
@@ -38,7 +44,7 @@ class Executor(Protocol):
     children work at a time (None: one per core it may use) and the patience with a silent one.
     """
 
-    def run(self, function: Function, tasks: Iterable[Any]) -> Iterator[Outcome | ProgressEvent]:
+    def run(self, function: Function, tasks: Iterable[Any]) -> Events:
         """Yield progress as it is reported and one Outcome per task, in any order.
 
         ``function`` is picklable and is called as ``function(task, report)`` in a child
@@ -55,3 +61,6 @@ class Executor(Protocol):
         ``contextlib.closing``, also when an exception ends the loop early.
         """
         ...
+
+
+EXECUTORS: Backends[Executor] = Backends("executors")

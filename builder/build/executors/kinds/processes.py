@@ -6,12 +6,12 @@ any instant without harm to the rest.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import Field
 
-from builder.build.executors.base import Function, Outcome, ProgressEvent
+from builder.build.executors.base import Events, Function, Outcome, ProgressEvent
 from builder.build.executors.child import available_cores
 from builder.build.executors.supervisor import (
     FailedStarts,
@@ -56,7 +56,7 @@ class Processes:
         shared = f"{count(self.workers, 'worker')} share {count(cores, 'core')}"
         return f"{shared}: more workers will not make it faster"
 
-    def run(self, function: Function, tasks: Iterable[Any]) -> Iterator[Outcome | ProgressEvent]:
+    def run(self, function: Function, tasks: Iterable[Any]) -> Events:
         """Yield progress and one Outcome per task; see ``builder.build.executors.base``.
 
         Raises LettersetError when no worker can be started at all.

@@ -24,7 +24,7 @@ import ray
 from pydantic import Field
 from ray.exceptions import RayError
 
-from builder.build.executors.base import Function, Outcome, ProgressEvent
+from builder.build.executors.base import Events, Function, Outcome, ProgressEvent
 from builder.build.executors.child import available_cores, unpack
 from builder.build.executors.kinds.ray_host import Host
 from builder.build.executors.supervisor import event_of, next_sendable
@@ -60,7 +60,7 @@ class RayCluster:
         if not ray.is_initialized():
             _check_reachable(config.address)
 
-    def run(self, function: Function, tasks: Iterable[Any]) -> Iterator[Outcome | ProgressEvent]:
+    def run(self, function: Function, tasks: Iterable[Any]) -> Events:
         """Yield progress and one Outcome per task; see ``builder.build.executors.base``.
 
         Raises ConfigError when the cluster cannot be used or has no room for a worker, and
