@@ -129,71 +129,96 @@ def _convert(
     if damage := check_episode(source, meta.id):
         told = (": ".join(filter(None, (each.where, each.message))) for each in damage)
         raise DatasetError(f"{reader.path} is damaged: {'; '.join(told)}")
-    layout = {view: _layout(arrays, part, asked) for view, arrays in arrays_by_view(meta).items()}
-    if part.frames.codec != "none" and "frames" in asked:
-        bare = [view.name for view in meta.views if "frames" not in view.arrays]
-        if bare:
-            raise StoreError(f"there are no frames of {bare} to store as {part.frames.codec}")
+    bare = [view.name for view in meta.views if "frames" not in view.arrays]
+    if bare and part.frames.codec != "none" and "frames" in asked:
+        raise StoreError(f"there are no frames of {bare} to store as {part.frames.codec}")
+    arrays = list(_arrays(reader, part, asked))
     if not store.has(meta.id):
+        layout: dict[str | None, dict[str, ArraySpec]] = {view: {} for view in arrays_by_view(meta)}
+        for array in arrays:
+            layout[array.view][array.name] = array.spec
         with store.begin(meta.id, layout) as writer:
-            for view, specs in layout.items():
-                for name, spec in specs.items():
-                    _copy(reader, writer, view, name, spec, asked)
+            for array in arrays:
+                array.copy(writer)
             writer.commit(_with_arrays(meta, writer.digests()))
     problems = [str(problem) for problem in check_episode(store, meta.id)]
     with closing(store.open(meta.id)) as written:
-        for view, specs in layout.items():
-            for name, spec in specs.items():
-                problems += _compare(reader, written, view, name, spec, result)
+        for array in arrays:
+            problems += array.compare(written, result.errors)
         if not problems:
             return written.meta
     # Out of the way of the next attempt: what is wrong is the copy.
     raise StoreError(f"{'; '.join(problems)}; the copy is now {store.set_aside(meta.id)}")
 
 
-def _layout(
-    arrays: Mapping[str, ArrayMeta], part: StorePart, asked: Mapping[str, Any]
-) -> dict[str, ArraySpec]:
-    found = {}
-    for name, array in arrays.items():
-        codec = array.codec
-        if name == "frames" and "frames" in asked:
-            codec = part.frames.codec
-        if name == "tracks" and "tracks" in asked:
-            codec = _TRACK_CODECS[part.tracks.dtype]
-        # JPEG files bring their offsets along.
-        if codec != "none" and not (name.endswith("_offsets") and name[:-8] in arrays):
-            found[name] = ArraySpec(
-                array.shape, array.dtype, codec, part.frames.quality, array.per_frame
+def _arrays(reader: EpisodeReader, part: StorePart, asked: Mapping[str, Any]) -> Iterator[_Array]:
+    """Yield the arrays that are written, with the codecs that are asked for."""
+    keeps_jpeg = "quality" not in asked.get("frames", {})
+    for view, arrays in arrays_by_view(reader.meta).items():
+        for name, array in arrays.items():
+            codec = array.codec
+            if name == "frames" and "frames" in asked:
+                codec = part.frames.codec
+            if name == "tracks" and "tracks" in asked:
+                codec = _TRACK_CODECS[part.tracks.dtype]
+            # JPEG files bring their offsets along.
+            if codec == "none" or (name.endswith("_offsets") and name[:-8] in arrays):
+                continue
+            spec = ArraySpec(array.shape, array.dtype, codec, part.frames.quality, array.per_frame)
+            yield _Array(reader, view, name, array, spec, keeps_jpeg)
+
+
+@dataclass(frozen=True)
+class _Array:
+    """One array of an episode: where it is read, and how it is stored next."""
+
+    reader: EpisodeReader
+    view: str | None
+    name: str
+    was: ArrayMeta
+    spec: ArraySpec
+    keeps_jpeg: bool
+
+    @property
+    def unpacks_tracks(self) -> bool:
+        """Whether u16 tracks become f32: their step 0 is rounded, f32's is the query points."""
+        return self.name == "tracks" and (self.was.codec, self.spec.codec) == ("u16", "raw")
+
+    def copy(self, writer: EpisodeWriter) -> None:
+        if self.spec.codec == self.was.codec == "jpeg" and self.keeps_jpeg:
+            # Decoding and encoding again would lose a little each time.
+            ends = np.asarray(self.reader.array(self.view, f"{self.name}_offsets"))
+            files = _cut(self.reader.stored_bytes(self.view, self.name), np.diff(ends))
+            for at, data in enumerate(files):
+                writer.write(self.view, self.name, at, Encoded(data))
+            return
+        for at, block in blocks(self.reader.array(self.view, self.name)):
+            if self.unpacks_tracks:
+                block[:, 0] = self.reader.array(self.view, "queries")
+            writer.write(self.view, self.name, at, block)
+
+    def compare(self, written: EpisodeReader, errors: dict[str, float]) -> Iterator[str]:
+        """Say whether it is not what it was; note the error of what is lossy."""
+        if self.was.sha256 == arrays_by_view(written.meta)[self.view][self.name].sha256:
+            return
+        before, after = (
+            blocks(each.array(self.view, self.name)) for each in (self.reader, written)
+        )
+        worst = 0.0
+        for (_, was), (_, now) in zip(before, after, strict=True):
+            if self.unpacks_tracks:  # step 0 was rounded and is not any more
+                was, now = was[:, 1:], now[:, 1:]
+            off = np.abs(was.astype(np.float64) - now.astype(np.float64))
+            worst = max(worst, float(off.max(initial=0)))
+        # u16 and JPEG lose a little when they are written, never when they are read.
+        allowed = {"u16": _U16_ERROR_PX, "jpeg": 255.0}.get(self.spec.codec, 0.0)
+        if worst > allowed:
+            yield (
+                f"{self.view}/{self.name} is off by {worst:g} after conversion, at most "
+                f"{allowed:g} is right"
             )
-    return found
-
-
-def _copy(
-    reader: EpisodeReader,
-    writer: EpisodeWriter,
-    view: str | None,
-    name: str,
-    spec: ArraySpec,
-    asked: Mapping[str, Any],
-) -> None:
-    was_jpeg = arrays_by_view(reader.meta)[view][name].codec == "jpeg"
-    if spec.codec == "jpeg" and was_jpeg and "quality" not in asked.get("frames", {}):
-        # Decoding and encoding again would lose a little each time.
-        ends = np.asarray(reader.array(view, f"{name}_offsets"))
-        for at, data in enumerate(_cut(reader.stored_bytes(view, name), np.diff(ends))):
-            writer.write(view, name, at, Encoded(data))
-        return
-    for at, block in blocks(reader.array(view, name)):
-        if _unpacks_tracks(reader, view, name, spec):
-            block[:, 0] = reader.array(view, "queries")
-        writer.write(view, name, at, block)
-
-
-def _unpacks_tracks(reader: EpisodeReader, view: str | None, name: str, spec: ArraySpec) -> bool:
-    """Tell whether u16 tracks become f32: their step 0 is rounded, f32's is the query points."""
-    was = arrays_by_view(reader.meta)[view][name].codec
-    return name == "tracks" and was == "u16" and spec.codec == "raw"
+        if worst:
+            errors[self.name] = max(worst, errors.get(self.name, 0.0))
 
 
 def _cut(pieces: Iterator[bytes], sizes: np.ndarray) -> Iterator[bytes]:
@@ -210,32 +235,3 @@ def _with_arrays(
 ) -> EpisodeMeta:
     views = [view.model_copy(update={"arrays": dict(arrays[view.name])}) for view in meta.views]
     return meta.resealed(arrays=dict(arrays[None]), views=tuple(views))
-
-
-def _compare(
-    old: EpisodeReader,
-    new: EpisodeReader,
-    view: str | None,
-    name: str,
-    spec: ArraySpec,
-    result: Conversion,
-) -> Iterator[str]:
-    """Compare an array before and after; note the error of what is lossy."""
-    before = arrays_by_view(old.meta)[view][name]
-    after = arrays_by_view(new.meta)[view][name]
-    if before.sha256 == after.sha256:
-        return
-    worst, since = 0.0, 1 if _unpacks_tracks(old, view, name, spec) else 0
-    for (_, was), (_, now) in zip(
-        blocks(old.array(view, name)), blocks(new.array(view, name)), strict=True
-    ):
-        if since:  # step 0 was rounded and is not any more
-            was, now = was[:, since:], now[:, since:]
-        off = np.abs(was.astype(np.float64) - now.astype(np.float64))
-        worst = max(worst, float(off.max(initial=0)))
-    # u16 and JPEG lose a little when they are written, never when they are read.
-    allowed = {"u16": _U16_ERROR_PX, "jpeg": 255.0}.get(spec.codec, 0.0)
-    if worst > allowed:
-        yield f"{view}/{name} is off by {worst:g} after conversion, at most {allowed:g} is right"
-    if worst:
-        result.errors[name] = max(worst, result.errors.get(name, 0.0))
