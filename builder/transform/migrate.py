@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -39,7 +39,6 @@ from builder.stores.base import STORES
 from builder.transform.migrate_episode import (
     QUERY_TOLERANCE_PX,
     Migration,
-    OlderView,
     migrate_episode,
     prepare,
 )
@@ -72,9 +71,9 @@ class Move:
     id: str
     path: str
     length: int
-    views: dict[str, str]
+    views: dict[str, str] = field(default_factory=dict)
     """What each view's geometry rests on, in words."""
-    frames: bool
+    frames: bool = False
     """Whether its frames are at hand."""
     done: bool = False
     """Whether an earlier run migrated it."""
@@ -161,7 +160,9 @@ def migrate(
         raise ConfigError(f"{out} lies in the older folder {legacy}: choose a place outside it")
     refs, problems = scan(legacy, layout, mode, "skip")
     if tracked is not None:
-        refs = {key: _sized(ref, tracked) for key, ref in refs.items()}
+        for key, ref in refs.items():
+            sizes = {name: size or tracked for name, size in ref.tracked.items()}
+            refs[key] = replace(ref, tracked=sizes)
     if mixture := mixture_of(refs.values()):
         raise ConfigError(f"{mixture}: migrate them separately")
     shape = img_shape or _common_size(refs.values())
@@ -183,7 +184,7 @@ def migrate(
         "frame_step": frame_step if videos and frame_step > 1 else None,
     }
     meta, failures = _dataset_meta(migration, pixel_origin, given), dict(problems)
-    # What a dataset says of itself is for ever: without a file that can be read, there is none.
+    # dataset.json never changes: it is not written before a file can be read.
     writes = queries is not None and not dry_run
     moves = _move(migration, out, meta if writes else None, failures, on_progress)
     return Migrated(
@@ -211,7 +212,11 @@ def _move(
     with ExitStack() as stack:
         catalog = stack.enter_context(DatasetWriter.create(out, meta)) if meta else None
         done = {key for key in read_index(out) if migration.store.has(key)}
-        moves = [_was_moved(refs[key]) for key in refs if key in done]
+        moves = [
+            Move(key, printable_path(ref.relative), ref.length, done=True)
+            for key, ref in refs.items()
+            if key in done
+        ]
         todo = [ref for key, ref in refs.items() if key not in done]
         results = stack.enter_context(closing(_in_order(migration, writes, todo)))
         for number, (ref, future) in enumerate(results):
@@ -226,7 +231,8 @@ def _move(
         on_progress(len(todo), len(todo))
         if catalog is not None:
             for path, reason in failures.items():
-                catalog.fail(_failure(path, reason))
+                key = episode_id(unquote_to_bytes(path))  # what the id is made of
+                catalog.fail(FailureLine(id=key, path=path, stage="open", reason=reason))
     return moves
 
 
@@ -249,29 +255,10 @@ def _in_order(
 
 def _one(migration: Migration, writes: bool, ref: LegacyRef) -> _Done:
     views = prepare(migration, ref)
-    move = Move(
-        id=ref.id,
-        path=printable_path(ref.relative),
-        length=ref.length,
-        views={view.name: _basis(view) for view in views},
-        frames=any(view.stream is not None for view in views),
-    )
+    basis = {view.name: view.basis for view in views}
+    frames = any(view.stream is not None for view in views)
+    move = Move(ref.id, printable_path(ref.relative), ref.length, basis, frames)
     return move, migrate_episode(migration, ref, views) if writes else None
-
-
-def _basis(view: OlderView) -> str:
-    height, width = view.geometry.source_shape
-    what = "no frames" if view.stream is None else "with frames"
-    return f"{view.geometry.kind} of {height} x {width}, {what}"
-
-
-def _was_moved(ref: LegacyRef) -> Move:
-    path = printable_path(ref.relative)
-    return Move(id=ref.id, path=path, length=ref.length, views={}, frames=False, done=True)
-
-
-def _sized(ref: LegacyRef, tracked: tuple[int, int]) -> LegacyRef:
-    return replace(ref, tracked={name: size or tracked for name, size in ref.tracked.items()})
 
 
 def _common_size(refs: Iterable[LegacyRef]) -> tuple[int, int]:
@@ -308,14 +295,9 @@ def _query_spec(dataset: LegacyDataset) -> QuerySpec | None:
 def _dataset_meta(migration: Migration, pixel_origin: Origin, given: dict[str, Any]) -> DatasetMeta:
     """Say what the episodes share; ``given`` holds options whose values a next run must repeat."""
     dataset = migration.dataset
-    tracker = UNKNOWN_TRACKER.model_copy(
-        update={
-            "settings": {"pixel_origin": pixel_origin},
-            "visibility": VisibilityRule(
-                rule="vis of the older files", threshold=0.5, unit="vis", sticky=False
-            ),
-        }
-    )
+    rule = VisibilityRule(rule="vis of the older files", threshold=0.5, unit="vis", sticky=False)
+    settings = {"pixel_origin": pixel_origin}
+    tracker = UNKNOWN_TRACKER.model_copy(update={"settings": settings, "visibility": rule})
     return DatasetMeta.seal(
         created_with=version("letterset"),
         img_shape=dataset.img_shape,
@@ -333,8 +315,3 @@ def _dataset_meta(migration: Migration, pixel_origin: Origin, given: dict[str, A
             }
         },
     )
-
-
-def _failure(path: str, reason: str) -> FailureLine:
-    raw = unquote_to_bytes(path)  # what the id of the episode is made of
-    return FailureLine(id=episode_id(raw), path=path, stage="open", reason=reason)

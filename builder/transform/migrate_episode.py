@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 from threading import Event
@@ -14,7 +13,7 @@ from builder.canvas.letterbox import Letterboxer
 from builder.canvas.query_grid import query_points
 from builder.core.errors import DatasetError
 from builder.core.paths import printable_path
-from builder.dataset.episodes import EpisodeData, ViewData
+from builder.dataset.episodes import EpisodeData
 from builder.dataset.legacy.dataset import LegacyDataset
 from builder.dataset.legacy.files import LegacyRef
 from builder.dataset.legacy.videos import Videos, array_frames
@@ -54,13 +53,6 @@ class Migration:
             raise CancelledError
 
 
-def frames_of(migration: Migration, ref: LegacyRef, view: ViewData) -> FrameStream | None:
-    """Return the frames of a view if they are at hand; raises SourceError if they should be."""
-    if ref.layout == "atm" and view.frames is not None:
-        return array_frames(view.frames.stored, migration.fps)
-    return migration.videos.open(ref, view.name) if migration.videos is not None else None
-
-
 def prepare(migration: Migration, ref: LegacyRef) -> list[OlderView]:
     """Open a file and check what can be checked before anything is written.
 
@@ -76,12 +68,13 @@ def migrate_episode(migration: Migration, ref: LegacyRef, views: list[OlderView]
     Raises DatasetError and DecodeError for damage found on the way, OutputError for ``out``.
     """
     episode = views[0].episode
-    layout: dict[str | None, Mapping[str, ArraySpec]] = {v.name: v.layout() for v in views}
+    layout: dict[str | None, dict[str, ArraySpec]] = {v.name: v.layout() for v in views}
     root = {name: np.asarray(episode.arrays[name]) for name in episode.arrays}
-    layout[None] = {
-        name: ArraySpec(array.shape, array.dtype.str, per_frame=_has_rows(name, array, ref.length))
-        for name, array in root.items()
-    }
+    layout[None] = {}
+    for name, array in root.items():
+        # ATM's task embedding never has a row per frame.
+        rows = array.shape[:1] == (ref.length,) and not name.startswith("task_emb")
+        layout[None][name] = ArraySpec(array.shape, array.dtype.str, per_frame=rows)
     # An episode that is there but not listed is of a run that was killed in between.
     with migration.store.begin(ref.id, layout, replace=True) as writer:
         for name, array in root.items():
@@ -93,11 +86,6 @@ def migrate_episode(migration: Migration, ref: LegacyRef, views: list[OlderView]
     return meta
 
 
-def _has_rows(name: str, array: np.ndarray, length: int) -> bool:
-    """Tell whether an array has a row per frame; ATM's task embedding never has."""
-    return array.shape[:1] == (length,) and not name.startswith("task_emb")
-
-
 class OlderView:
     """One view of an older file on its way into an episode."""
 
@@ -107,7 +95,7 @@ class OlderView:
         self.migration, self.ref, self.episode, self.name = migration, ref, episode, name
         self.view = view = episode.views[name]
         self.where = f"{ref.path}, view {name}"
-        self.stream = frames_of(migration, ref, view)
+        self.stream = self._frames()
         stretch = view.geometry
         self.geometry: Geometry = stretch
         self.to_canvas: AxisAffine | None = None
@@ -119,6 +107,20 @@ class OlderView:
         self.queries = self._placed(view.queries)
         self._check_queries()
         self.soft = _is_soft(view.vis, self.where)
+
+    def _frames(self) -> FrameStream | None:
+        """Return the frames if they are at hand; raises SourceError if they should be."""
+        if self.ref.layout == "atm" and self.view.frames is not None:
+            return array_frames(self.view.frames.stored, self.migration.fps)
+        videos = self.migration.videos
+        return videos.open(self.ref, self.name) if videos is not None else None
+
+    @property
+    def basis(self) -> str:
+        """What its geometry rests on, in words."""
+        height, width = self.geometry.source_shape
+        what = "no frames" if self.stream is None else "with frames"
+        return f"{self.geometry.kind} of {height} x {width}, {what}"
 
     def _placed(self, points_xy: np.ndarray) -> np.ndarray:
         if self.to_canvas is not None:
@@ -209,10 +211,8 @@ class OlderView:
     def meta(self, arrays: Any) -> ViewMeta:
         """Describe the view."""
         tracked = self.ref.tracked[self.name]
-        size = (
-            f"pixels of {tracked[0]} x {tracked[1]} (H x W)" if tracked else "pixels of img_shape"
-        )
-        notes = [f"migrated: its tracks were {size}", *self.migration.notes]
+        size = f"{tracked[0]} x {tracked[1]} (H x W)" if tracked else "img_shape"
+        notes = [f"migrated: its tracks were pixels of {size}", *self.migration.notes]
         if self.stream is not None:
             return self.stream.info.view_meta(self.name, self.geometry, arrays, notes)
         if self.migration.fps is None:

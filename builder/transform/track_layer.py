@@ -132,26 +132,21 @@ def track(
             turns = itertools.cycle(addresses or [None])
             fed = (replace(job, host=next(turns)) for job in jobs)
             with closing(runner.run(track_episode, fed)) as events:
-                _collect(events, on_event, result)
+                for event in events:
+                    on_event(event)
+                    if isinstance(event, Outcome):
+                        _count(event, result)
     if not result.failures:
         refresh_window_stats(dataset.with_layers(name))
     return result
 
 
-def _collect(
-    events: Iterator[Outcome | ProgressEvent],
-    on_event: Callable[[Outcome | ProgressEvent], None],
-    result: Tracked,
-) -> None:
-    for event in events:
-        on_event(event)
-        if not isinstance(event, Outcome):
-            continue
-        if isinstance(event.error, OutputError | ConfigError):
-            raise event.error
-        if event.error is not None:
-            result.failures[event.task.ref.id] = str(event.error)
-        result.tracked += event.error is None
+def _count(outcome: Outcome, result: Tracked) -> None:
+    if isinstance(outcome.error, OutputError | ConfigError):
+        raise outcome.error
+    if outcome.error is not None:
+        result.failures[outcome.task.ref.id] = str(outcome.error)
+    result.tracked += outcome.error is None
 
 
 def episode_refs(
@@ -222,10 +217,8 @@ def _output(base: EpisodeData, view: ViewData, job: TrackJob, tracker: Tracker) 
     box = view.geometry
     if not isinstance(box, Letterbox):
         raise SourceError(f"view {view.name} is stretched, not letterboxed: it cannot be tracked")
-    length = len(view.timestamps)
-    meta = _opened(job.dataset).meta
-    recorded: Any = meta.config.get("source") or {}
-    cut = recorded.get("max_frames") is not None
+    recorded: Any = _opened(job.dataset).meta.config.get("source") or {}
+    cut, length = recorded.get("max_frames") is not None, len(view.timestamps)
     key = ViewKey(job.ref.id, base.meta.source.path, view.name, cut)
     tracks = ViewTracker(tracker, box, job.queries, job.tracker, length, key)
     return TrackWriter(view.name, tracks, length, tracker.gives_conf)
@@ -247,8 +240,7 @@ def _contents(view: ViewData, output: TrackWriter, episode: Episode | None) -> I
 
 def _check_source(base: EpisodeData, episode: Episode, part: SourcePart) -> None:
     """Refuse a source that is not the one the episode was built from."""
-    change = source_change(base.meta, Path(part.path))
-    if change:
+    if change := source_change(base.meta, Path(part.path)):
         raise SourceError(f"it is not what the dataset was built from: {change}")
     for name, view in base.views.items():
         if name not in episode.views:
