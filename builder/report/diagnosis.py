@@ -1,4 +1,4 @@
-"""Does a dataset suit an img_shape?  Told before any training, from the tracks alone.
+"""``letterset doctor``: does a dataset suit an img_shape?  Measured on its tracks, before training.
 
 Windows are sampled evenly, episodes are read one after another and only counters are kept, so
 memory does not grow with the dataset.
@@ -7,21 +7,24 @@ memory does not grow with the dataset.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import Field
 
 from builder.canvas.windows import EPISODE_HORIZON, valid_steps
 from builder.core.errors import ConfigError, DatasetError
+from builder.core.messages import count
 from builder.core.records import checked_shape
 from builder.core.spacing import spread
 from builder.dataset.episodes import Dataset, EpisodeData, SizeOrigin, ViewData
 from builder.dataset.folder import META_NAME
 from builder.dataset.opening import open_dataset
-from builder.report.findings import MotionReport, Report, SizeReport, ViewReport, findings
 from builder.training.metrics import MotionStats
 from builder.training.normalize import normalize_traj
+from schemas.base import Record, Shape
 from schemas.geometry import Geometry, Letterbox, Stretch, swap_xy
 
 WINDOWS_PER_VIEW = 8
@@ -33,10 +36,135 @@ FRAME_STEPS = (1, 2, 3, 4, 6, 8)
 MAX_SIZES = 50
 """Different sizes listed per view; a dataset of a million sizes must not fill the memory."""
 
+SCALE_TOLERANCE = 0.05
+"""A size off by more than this share scales every velocity by as much."""
+
+MAX_ZERO_CLASS_SHARE = 0.95
+"""With more zero displacements, a model that always predicts "no motion" is nearly optimal."""
+
+ZERO_CLASS_NOTE = 0.80
+"""With more zero displacements, a larger frame step is worth trying."""
+
+MAX_SATURATED_SHARE = 0.05
+"""Displacements beyond the loss window's +-7 px; they are learned too short."""
+
+MAX_CLIPPED_SHARE = 0.01
+"""Coordinates beyond [-1, 1]; they are clipped to the picture's edge and do not move."""
+
+MAX_PADDING_SHARE = 0.25
+"""Query points in the bars; they never move."""
+
+TAIL_NOTE = 0.25
+"""Steps in the frozen tail; leave it out, as WindowDataset does."""
+
+VISIBLE_NOTE = 0.50
+"""With fewer visible points the tracks themselves are doubtful."""
+
+STEP_GAIN = 0.05
+"""A frame step is suggested when it lowers the zero class by at least this much."""
+
+
+class MotionReport(Record):
+    """What a trainer sees: see ``builder.training.metrics.MotionStats.metrics``."""
+
+    nonzero_velocity_share: float
+    zero_class_share: float
+    saturated_share: float
+    clipped_share: float
+    row_min: float
+    row_max: float
+    col_min: float
+    col_max: float
+
+
+class SizeReport(Record):
+    """A size that tracks of some episodes are pixels of."""
+
+    shape: Shape | None
+    origin: SizeOrigin
+    episodes: int
+    scale_rc: tuple[float, float] | None = Field(
+        description="amplitude (row, col) when divided by img_shape without a remap; right is 1"
+    )
+
+
+class ViewReport(Record):
+    """One view over all episodes."""
+
+    name: str
+    episodes: int
+    sizes: tuple[SizeReport, ...]
+    aspects: tuple[float, ...] = Field(description="width / height of the pictures, 0: unknown")
+    now: MotionReport
+    remapped: MotionReport
+    by_frame_step: dict[str, MotionReport]
+    padding_share: float
+    tail_share: float
+    tail_windows_share: float = Field(description="windows with a frozen tail, of all windows")
+    visible_share: float
+
+    @property
+    def frame_step(self) -> int:
+        """The frame step that leaves the fewest zero displacements without saturating."""
+        shares = {int(step): motion for step, motion in self.by_frame_step.items()}
+        usable = [step for step in shares if shares[step].saturated_share <= MAX_SATURATED_SHARE]
+        if self.remapped.zero_class_share <= ZERO_CLASS_NOTE or not usable:
+            return 1
+        good = [step for step in usable if shares[step].zero_class_share <= ZERO_CLASS_NOTE]
+        best = min(good or [min(usable, key=lambda step: shares[step].zero_class_share)])
+        gain = self.remapped.zero_class_share - shares[best].zero_class_share
+        return best if gain >= STEP_GAIN else 1
+
+
+class Finding(Record):
+    """One sentence about one view (None: the dataset)."""
+
+    hurts: bool
+    view: str | None
+    text: str
+
+
+class Diagnosis(Record):
+    """What the doctor measured and found."""
+
+    dataset: str
+    img_shape: Shape
+    episodes: int
+    views: tuple[ViewReport, ...]
+    problems: dict[str, str]
+    findings: tuple[Finding, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """1 when training on the dataset would degrade the model, else 0."""
+        return int(any(finding.hurts for finding in self.findings))
+
+    def text(self) -> str:
+        """Return the diagnosis for people."""
+        height, width = self.img_shape
+        shown = f"[{height}, {width}]"
+        lines = [f"{self.dataset}: {count(self.episodes, 'episode')}, for img_shape {shown}"]
+        for view in self.views:
+            lines += _view_lines(view)
+        lines += [f"cannot be read: {name}: {why}" for name, why in self.problems.items()]
+        lines += [
+            f"{'PROBLEM' if f.hurts else 'note'}: {f.view + ': ' if f.view else ''}{f.text}"
+            for f in self.findings
+        ]
+        lines.append(
+            f"Normalization, loss (cls_img_size) and decoder must all use img_shape {shown}."
+        )
+        lines.append(
+            "Verdict: training on this dataset would degrade the model."
+            if self.exit_code
+            else "Verdict: the dataset suits this img_shape."
+        )
+        return "\n".join(lines)
+
 
 def diagnose_path(
     path: Path | str, img_shape: tuple[int, int], windows: int = WINDOWS_PER_VIEW, **legacy: Any
-) -> Report:
+) -> Diagnosis:
     """Open a dataset, or a folder of older files, and diagnose it.
 
     Unreadable older files are listed in the report.  Raises DatasetError, ConfigError.
@@ -50,7 +178,7 @@ def diagnose_path(
 
 def diagnose(
     dataset: Dataset, img_shape: tuple[int, int], windows: int = WINDOWS_PER_VIEW
-) -> Report:
+) -> Diagnosis:
     """Diagnose an open dataset for training with ``img_shape`` (H, W).
 
     ``windows`` is the number of windows sampled per episode and view.  Raises ConfigError for
@@ -72,7 +200,7 @@ def diagnose(
         except DatasetError as error:
             problems[episode_id] = str(error)
     reports = tuple(views[name].report(name) for name in sorted(views))
-    return Report(
+    return Diagnosis(
         dataset=str(dataset.path),
         img_shape=img_shape,
         episodes=len(dataset),
@@ -169,12 +297,12 @@ def _sample(
     vis = np.stack([np.asarray(view.vis[at]) for at in picked])
     for name, values, cure in (
         ("tracks hold", tracks_xy, "build the episode again"),
-        ("vis holds", vis, "write 0 where a point is not seen"),
+        ("vis holds", vis, "write 0 where a point is not visible"),
     ):
         if not np.isfinite(values).all():
             raise DatasetError(
                 f"episode {episode.meta.id}, view {view.name}: {name} NaN or infinity, which "
-                f"training would take in; {cure}"
+                f"would enter training; {cure}"
             )
     return tracks_xy, vis, valid_steps(starts, horizon, length)[:, :, None]
 
@@ -199,3 +327,102 @@ def _scale(
 
 def _motion(stats: MotionStats) -> MotionReport:
     return MotionReport(**stats.metrics())
+
+
+def findings(
+    views: tuple[ViewReport, ...], img_shape: tuple[int, int], problems: int
+) -> Iterator[Finding]:
+    """Judge the numbers against the thresholds of this module."""
+    if problems:
+        yield Finding(hurts=True, view=None, text=f"{count(problems, 'file')} cannot be read")
+    if not views:
+        yield Finding(hurts=True, view=None, text="there is nothing to train on")
+    for view in views:
+        for hurts, text in (*_size_findings(view), *_motion_findings(view)):
+            yield Finding(hurts=hurts, view=view.name, text=text)
+
+
+def _size_findings(view: ViewReport) -> Iterator[tuple[bool, str]]:
+    for size in view.sizes:
+        if size.origin == "unknown":
+            episodes = count(size.episodes, "episode")
+            yield (
+                True,
+                f"{episodes} without a recorded tracked size, which cannot be inferred either",
+            )
+        if size.shape is None or size.scale_rc is None or size.origin == "relative":
+            continue
+        row, col = size.scale_rc
+        off = max(abs(row - 1), abs(col - 1)) > SCALE_TOLERANCE
+        where = f"tracked at {size.shape[0]} x {size.shape[1]} ({count(size.episodes, 'episode')})"
+        if size.origin == "estimated":
+            remedy = (
+                f"write the attributes height={size.shape[0]}, width={size.shape[1]} or migrate"
+            )
+            if off:
+                effects = " and ".join([*_effect("rows", row), *_effect("columns", col)])
+                yield True, f"{effects}: {where}; {remedy}"
+            else:
+                yield False, f"no size is recorded, but img_shape fits: {where}"
+        elif off:
+            scaled = f"rows of motion by {row:.3g} and columns by {col:.3g}"
+            yield False, f"{where}: a loader must remap; ignoring height and width scales {scaled}"
+    if len(view.aspects) > 1:
+        shown = ", ".join(f"{aspect:g}" for aspect in view.aspects[:8])
+        means = "a point of one index starts at different places in them"
+        yield False, f"pictures of different aspects ({shown}): {means}"
+
+
+def _effect(axis: str, scale: float) -> list[str]:
+    if abs(scale - 1) <= SCALE_TOLERANCE:
+        return []
+    how = "shrunk" if scale < 1 else "magnified and clipped"
+    return [f"{axis} are {how}, {scale:.3g} times their size"]
+
+
+def _motion_findings(view: ViewReport) -> Iterator[tuple[bool, str]]:
+    now = view.now
+    if now.clipped_share > MAX_CLIPPED_SHARE:
+        cure = f"leave out windows that points move out of: where='clipped < {MAX_CLIPPED_SHARE}'"
+        yield True, f"{now.clipped_share:.1%} of all coordinates are clipped at the edge; {cure}"
+    if now.saturated_share > MAX_SATURATED_SHARE:
+        cure = (
+            f"use a smaller frame step or img_shape, or where='saturated < {MAX_SATURATED_SHARE}'"
+        )
+        share = f"{now.saturated_share:.1%} of all steps"
+        yield True, f"{share} exceed the loss window of +-7 px; {cure}"
+    if now.zero_class_share > ZERO_CLASS_NOTE:
+        hurts = now.zero_class_share > MAX_ZERO_CLASS_SHARE
+        yield hurts, f"{now.zero_class_share:.1%} of all steps are zero displacement in the loss"
+    if view.frame_step > 1:
+        better = view.by_frame_step[str(view.frame_step)].zero_class_share
+        yield False, f"frame step {view.frame_step} would lower the zero class to {better:.1%}"
+    if view.padding_share > MAX_PADDING_SHARE:
+        yield True, f"{view.padding_share:.1%} of the points lie in the bars; use region: content"
+    if view.tail_windows_share == 1.0:
+        lack = "every window ends in frozen tail: no episode has as many frames as the horizon"
+        yield False, f"{lack}; build with a smaller horizon"
+    elif view.tail_share > TAIL_NOTE:
+        yield False, f"{view.tail_share:.1%} of all steps are frozen tail; leave them out"
+    if view.visible_share < VISIBLE_NOTE:
+        yield False, f"only {view.visible_share:.1%} of the points are visible"
+
+
+def _view_lines(view: ViewReport) -> Iterator[str]:
+    yield f"view {view.name}: {count(view.episodes, 'episode')}"
+    for size in view.sizes:
+        shape = f"{size.shape[0]} x {size.shape[1]}" if size.shape else "unknown"
+        scale = f", scale {size.scale_rc[0]:.3g} x {size.scale_rc[1]:.3g}" if size.scale_rc else ""
+        basis = f"{size.origin}, {count(size.episodes, 'episode')}"
+        yield f"  tracks in pixels of {shape} ({basis}){scale}"
+    yield f"  {'':18}rows            columns         zero    saturated  clipped"
+    for label, motion in (("now", view.now), ("after the remap", view.remapped)):
+        yield (
+            f"  {label:18}{motion.row_min:+.2f} to {motion.row_max:+.2f}  "
+            f"{motion.col_min:+.2f} to {motion.col_max:+.2f}  {motion.zero_class_share:6.1%}  "
+            f"{motion.saturated_share:9.1%}  {motion.clipped_share:7.1%}"
+        )
+    yield (
+        f"  in padding {view.padding_share:.1%}, frozen tail {view.tail_share:.1%}, "
+        f"visible {view.visible_share:.1%}, suggested frame step {view.frame_step}"
+    )

@@ -16,8 +16,7 @@ from builder.core.spacing import spread
 from builder.dataset.episodes import Dataset
 from builder.dataset.folder import read_failures
 from builder.report.charts import bars, histogram, letterbox_drawing
-from builder.report.diagnosis import Report as Diagnosis
-from builder.report.diagnosis import diagnose
+from builder.report.diagnosis import Diagnosis, diagnose
 from builder.report.draw import row_colors
 from builder.report.page import definitions, page, text, write_output
 from builder.report.player import player_data, player_section

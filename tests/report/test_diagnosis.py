@@ -12,8 +12,7 @@ from builder.canvas.query_grid import query_points
 from builder.core.errors import ConfigError
 from builder.dataset.folder import DatasetWriter, index_line
 from builder.dataset.opening import open_dataset
-from builder.report.diagnosis import diagnose, diagnose_path
-from builder.report.findings import Report
+from builder.report.diagnosis import Diagnosis, diagnose, diagnose_path
 from builder.stores.kinds.hdf5.store import Hdf5Store
 from builder.testing.samples import QUERIES, Sample, sample_dataset, sample_meta
 from schemas import QuerySpec
@@ -63,7 +62,7 @@ def test_recorded_sizes_are_fine_but_say_what_a_loader_must_do(tmp_path):
     assert view.now.clipped_share == 0.0
     assert "a loader must remap" in report.text()
     assert "img_shape [477, 470]." in report.text()
-    assert Report.model_validate_json(report.model_dump_json()) == report
+    assert Diagnosis.model_validate_json(report.model_dump_json()) == report
 
 
 def test_sizes_may_differ_between_episodes_and_are_counted(tmp_path):
@@ -112,7 +111,10 @@ def test_episodes_shorter_than_the_horizon_are_told(tmp_path):
     write_amplify(tmp_path / "a.hdf5", {"front": IMG}, speed_xy=(3.0, 2.0), length=9)
     report = diagnose_path(tmp_path, IMG)
     assert only(report).tail_windows_share == 1.0
-    assert "no episode has as many frames as the horizon; build with a smaller one" in report.text()
+    assert (
+        "no episode has as many frames as the horizon; build with a smaller horizon"
+        in report.text()
+    )
     assert "leave them out" not in report.text()
 
 
