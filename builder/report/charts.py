@@ -44,11 +44,7 @@ def bars(title: str, counts: Mapping[str, float], shares: bool = False) -> str:
             f'<text x="{130 + width:.1f}" y="{y}">{shown}</text>'
         )
         y += 18
-    said = "; ".join(f"{label}: {shown}" for label, shown in told)
-    return (
-        f'<figure><figcaption>{text(title)}</figcaption><svg viewBox="0 0 300 {y}" role="img" '
-        f'aria-label="{text(title)}. {text(said)}">{"".join(rows)}</svg></figure>'
-    )
+    return _figure(title, "; ".join(f"{label}: {shown}" for label, shown in told), y, rows)
 
 
 def tiles(title: str, shares: np.ndarray, shape: tuple[int, int]) -> str:
@@ -66,10 +62,13 @@ def tiles(title: str, shares: np.ndarray, shape: tuple[int, int]) -> str:
             f'text-anchor="middle">{share:.1%}</text>'
         )
     said = "; ".join(" ".join(f"{share:.1%}" for share in row) for row in shares)
+    return _figure(title, said, rows * height + 8, drawn)
+
+
+def _figure(title: str, said: str, height: float, drawn: Sequence[str]) -> str:
     return (
-        f'<figure><figcaption>{text(title)}</figcaption><svg viewBox="0 0 300 '
-        f'{rows * height + 8:.0f}" role="img" aria-label="{text(title)}. {said}">'
-        f"{''.join(drawn)}</svg></figure>"
+        f'<figure><figcaption>{text(title)}</figcaption><svg viewBox="0 0 300 {height:.0f}" '
+        f'role="img" aria-label="{text(title)}. {text(said)}">{"".join(drawn)}</svg></figure>'
     )
 
 

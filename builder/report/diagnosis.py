@@ -256,7 +256,12 @@ class _View:
 
     def report(self, name: str) -> ViewReport:
         """Sum up."""
-        right = {step: _motion(stats) for step, stats in self.remapped.items() if stats.steps}
+        now = MotionReport(**self.now.metrics())
+        right = {
+            step: MotionReport(**stats.metrics())
+            for step, stats in self.remapped.items()
+            if stats.steps
+        }
         return ViewReport(
             name=name,
             episodes=self.episodes,
@@ -270,8 +275,8 @@ class _View:
                 for (shape, origin), count in self.sizes.most_common()
             ),
             aspects=tuple(sorted(self.aspects)),
-            now=_motion(self.now),
-            remapped=right.get(1, _motion(self.now)),
+            now=now,
+            remapped=right.get(1, now),
             by_frame_step={str(step): report for step, report in right.items()},
             padding_share=self.padded / max(1, self.points),
             tail_share=self.tail / max(1, self.steps),
@@ -323,10 +328,6 @@ def _scale(
     if origin in ("recorded", "estimated"):
         return (shape[0] / img_shape[0], shape[1] / img_shape[1])
     return (1.0, 1.0)
-
-
-def _motion(stats: MotionStats) -> MotionReport:
-    return MotionReport(**stats.metrics())
 
 
 def findings(

@@ -46,8 +46,9 @@ def text(value: object) -> str:
 def figure(image: np.ndarray, alt: str, caption: str, css_class: str = "") -> str:
     """Return a <figure> with the picture (H, W, 3) uint8 RGB inside; ``caption`` is HTML."""
     height, width = image.shape[:2]
+    source = f"data:image/jpeg;base64,{jpeg_base64(image, JPEG_QUALITY)}"
     return (
-        f'<figure class="{css_class}"><img src="{data_uri(image)}" width="{width}" '
+        f'<figure class="{css_class}"><img src="{source}" width="{width}" '
         f'height="{height}" alt="{text(alt)}"><figcaption>{caption}</figcaption></figure>'
     )
 
@@ -58,8 +59,12 @@ def definitions(pairs: Mapping[str, str]) -> str:
     return f"<dl>{''.join(rows)}</dl>"
 
 
-def data_uri(image: np.ndarray) -> str:
-    """Encode a picture (H, W, 3) uint8 RGB as a JPEG data URI."""
-    options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
-    _, packed = cv2.imencode(".jpg", image[..., ::-1], options)
-    return "data:image/jpeg;base64," + base64.b64encode(packed.tobytes()).decode("ascii")
+def jpeg_base64(image: np.ndarray, quality: int) -> str:
+    """Encode a picture (H, W, 3) uint8 RGB as JPEG, in base64."""
+    _, packed = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return base64_of(packed)
+
+
+def base64_of(array: np.ndarray) -> str:
+    """Encode the bytes of an array in base64."""
+    return base64.b64encode(array.tobytes()).decode("ascii")

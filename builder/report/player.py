@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator
 from typing import Any
 
-import cv2
 import numpy as np
 
 from builder.core.errors import DatasetError
 from builder.dataset.array_checks import has_windows
 from builder.dataset.episodes import Dataset, EpisodeData, ViewData
-from builder.report.page import text
+from builder.report.page import base64_of, jpeg_base64, text
 
 MAX_FRAMES = 96
 JPEG_QUALITY = 80
@@ -102,16 +100,7 @@ def _view(name: str, view: ViewData, rows: list[int], steps: int, shown: int) ->
         "scale_xy": geometry.affine.scale_xy,
         "offset_xy": geometry.affine.offset_xy,
         "count": tracks_xy.shape[2],
-        "tracks": _packed(tracks_xy.astype("<f4")),
-        "vis": _packed((vis > 0.5).astype(np.uint8)),
-        "frames": [_jpeg(np.asarray(frames[index])) for index in range(count)],
+        "tracks": base64_of(tracks_xy.astype("<f4")),
+        "vis": base64_of((vis > 0.5).astype(np.uint8)),
+        "frames": [jpeg_base64(np.asarray(frames[k]), JPEG_QUALITY) for k in range(count)],
     }
-
-
-def _packed(array: np.ndarray) -> str:
-    return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode("ascii")
-
-
-def _jpeg(frame: np.ndarray) -> str:
-    _, packed = cv2.imencode(".jpg", frame[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-    return base64.b64encode(packed.tobytes()).decode("ascii")

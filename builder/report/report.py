@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from builder.core.errors import DatasetError
 from builder.core.messages import count, failed, points
 from builder.core.spacing import spread
 from builder.dataset.episodes import Dataset
 from builder.dataset.folder import read_failures
-from builder.report.charts import bars, histogram, letterbox_drawing
+from builder.report.charts import bars, histogram, letterbox_drawing, tiles
 from builder.report.diagnosis import Diagnosis, diagnose
 from builder.report.draw import row_colors
 from builder.report.page import definitions, page, text, write_output
 from builder.report.player import player_data, player_section
-from builder.report.regions import region_charts
 from builder.stores.atomic import make_place
 from schemas.dataset import DatasetMeta, EpisodeMeta, ViewMeta
 from schemas.geometry import Geometry
@@ -28,6 +29,8 @@ from schemas.geometry import Geometry
 MAX_EPISODES = 5000
 """Episodes looked at; of larger datasets, so many spread evenly."""
 MAX_GEOMETRIES = 6
+REGION_WINDOWS = 16
+"""Windows per episode whose points are counted by region, spread evenly."""
 DOCTOR_WINDOWS = 16
 
 COLUMNS = (
@@ -62,28 +65,24 @@ def write_report(
     facts.unreadable.update(diagnosis.problems)
     readable = [key for key in ids if key not in facts.unreadable]
     chosen = [readable[k] for k in spread(len(readable), episodes)]
-    colors = row_colors(dataset.meta.queries)[_row_starts(dataset)]
+    queries = dataset.meta.queries
+    rows, columns = queries.grid
+    first_of_rows = slice(rows) if queries.order == "rows_fastest" else slice(None, None, columns)
+    colors = row_colors(queries)[first_of_rows]
     data: dict[str, Any] = {
         "rows": facts.rows,
-        "grid": dataset.meta.queries.grid,
-        "order": dataset.meta.queries.order,
+        "grid": queries.grid,
+        "order": queries.order,
         "colors": [f"rgb({r}, {g}, {b})" for r, g, b in colors.tolist()],
         "episodes": player_data(dataset, chosen, round(budget_mb * 1e6), facts.unreadable),
     }
     body = [*_body(dataset, facts, diagnosis, len(ids))]
     if facts.rows:
         body += ["<section><h2>Distributions</h2><div class=charts>"]
-        body += [*_charts(facts, diagnosis), *region_charts(dataset, chosen), "</div></section>"]
+        body += [*_charts(facts, diagnosis), *_region_charts(dataset, chosen), "</div></section>"]
         body += [*player_section(data["episodes"]), *_table(facts), _script(data)]
     write_output(out, page(f"{dataset.path.name}: letterset report", body))
     return diagnosis.model_copy(update={"problems": facts.unreadable})
-
-
-def _row_starts(dataset: Dataset) -> list[int]:
-    """Index of the first point of every grid row."""
-    spec = dataset.meta.queries
-    rows, columns = spec.grid
-    return [row if spec.order == "rows_fastest" else row * columns for row in range(rows)]
 
 
 def _facts(dataset: Dataset, ids: list[str]) -> _Facts:
@@ -183,7 +182,7 @@ def _source(meta: DatasetMeta) -> str:
 
 
 def _runs(folder: Path) -> dict[str, str]:
-    """How long the last finished run took."""
+    """Say how long the last finished run took."""
     paths = sorted((folder / "runs").glob("*.json"))
     if not paths:
         return {}
@@ -214,6 +213,29 @@ def _charts(facts: _Facts, diagnosis: Diagnosis) -> Iterator[str]:
             "frozen tail": view.tail_share,
         }
         yield bars(f"{view.name}: shares of steps and points", shares, shares=True)
+
+
+def point_regions(dataset: Dataset, ids: Iterable[str]) -> dict[str, np.ndarray]:
+    """Return by view the share of points in each ninth of the canvas, (3, 3), row by row.
+
+    Points off the canvas count for the ninth they are nearest to.
+    """
+    counts: dict[str, np.ndarray] = {}
+    for episode_id in ids:
+        for name, view in dataset[episode_id].views.items():
+            height, width = view.geometry.img_shape
+            ninths = counts.setdefault(name, np.zeros((3, 3)))
+            for window in spread(len(view.starts), REGION_WINDOWS):
+                places = np.asarray(view.tracks[window]).reshape(-1, 2) * (3 / width, 3 / height)
+                column, row = np.clip(np.floor(places), 0, 2).astype(int).T
+                np.add.at(ninths, (row, column), 1)
+    return {name: ninths / max(ninths.sum(), 1) for name, ninths in counts.items()}
+
+
+def _region_charts(dataset: Dataset, ids: Iterable[str]) -> Iterator[str]:
+    for name, shares in point_regions(dataset, ids).items():
+        if shares.any():
+            yield tiles(f"{name}: points per region", shares, dataset.meta.img_shape)
 
 
 def _table(facts: _Facts) -> Iterator[str]:

@@ -83,7 +83,7 @@ def test_targets_of_one_size_refuse_it_by_name(folder, tmp_path, capsys, target)
 
 
 def test_points_are_counted_on_the_canvas_they_are_on(folder):
-    from builder.report.regions import point_regions
+    from builder.report.report import point_regions
 
     dataset = open_dataset(folder / "out")
     (shares,) = point_regions(dataset, dataset.ids).values()
