@@ -6,12 +6,14 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 from builder.core.paths import episode_id, printable_path
-from builder.core.registry import Backends
+from builder.core.registry import Backends, raise_missing_extra
 from builder.inputs.streams import FrameStream
+from builder.sources.contents import Contents, Evidence
 from schemas.base import Record
 from schemas.config import Limits
 from schemas.dataset import Fingerprint
@@ -113,8 +115,22 @@ class BaseSource(Generic[C]):
     """
 
     Config: ClassVar[Any]
+    # Paths that, all of them there, mark a folder as this source's.
+    markers: ClassVar[tuple[str, ...]] = ()
+    # Packages that reading needs but recognizing does not; not every install has them.
+    packages: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def recognize(cls, contents: Contents) -> Evidence | None:
+        """Return what at a path speaks for this kind of source; None when nothing does."""
+        return None
 
     def __init__(self, path: Path, config: C | None = None, limits: Limits | None = None) -> None:
         self.path = Path(path)
         self._config: C = config or self.Config()
         self._limits = limits or Limits()
+        try:
+            for package in self.packages:
+                import_module(package)
+        except ModuleNotFoundError as error:
+            raise_missing_extra(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -13,7 +14,7 @@ from builder.core.errors import ConfigError, SourceError
 from builder.core.messages import count
 from builder.inputs.streams import StreamInfo
 from builder.sources.base import SOURCES
-from builder.sources.recognize import Found, recognize
+from builder.sources.recognize import Recognized, recognize
 from schemas.config import BuildConfig, Limits, SourcePart
 
 MAX_LISTED = 10_000
@@ -29,7 +30,7 @@ class Guess:
 
     kind: str
     path: Path
-    settings: dict[str, Any]
+    settings: Mapping[str, Any]
     why: str
     episodes: int
     views: dict[str, StreamInfo]
@@ -61,7 +62,7 @@ def guess(path: Path, kind: str | None = None) -> Guess:
     Raises SourceError when nothing is recognized, ConfigError when several kinds are,
     MissingExtraError when reading it needs more.
     """
-    found = recognize(path) if kind is None else Found(kind, "it was asked for")
+    found = recognize(path) if kind is None else Recognized(kind, "it was asked for", {})
     part = SourcePart(kind=found.kind, path=str(path), **found.settings)
     make_source, own = SOURCES.configure(part)
     source = make_source(path, own, Limits())

@@ -374,7 +374,7 @@ def test_kinds_that_could_both_be_meant_are_listed(verb, tmp_path, capsys):
     }
     assert main([verb, *argv.get(verb, [str(root)])]) == 2
     text = capsys.readouterr().err
-    assert "libero (data/demo_0/obs/*_rgb in HDF5 files); video (1 video files)" in text
+    assert "libero (data/<demo>/obs/*_rgb in HDF5 files); video (1 video file)" in text
     assert "source.kind=libero" in text
 
 

@@ -4,14 +4,12 @@ import shlex
 
 import pytest
 import source_fixtures as fixtures
-from legacy_fixtures import amplify_folder
 from source_examples import EXAMPLES
 
 from builder.build.config_file import check_backends, load_config
 from builder.cli import main
 from builder.core.errors import ConfigError, SourceError
 from builder.sources.base import SOURCES
-from builder.sources.recognize import recognize
 from builder.sources.starter_config import config_text, guess, write_config
 
 
@@ -34,7 +32,7 @@ def test_every_example_is_recognized_and_its_config_works(kind, tmp_path):
 
 def test_the_config_says_what_was_seen(tmp_path):
     text = config_text(guess(fixtures.write_libero(tmp_path)))
-    assert "# A guess: data/demo_0/obs/*_rgb in HDF5 files; 6 episodes." in text
+    assert "# A guess: data/<demo>/obs/*_rgb in HDF5 files; 6 episodes." in text
     assert (
         "# view agentview: 36 x 48 (H x W, aspect 1.33), 9 frames, 20 fps, turned by vflip" in text
     )
@@ -60,31 +58,6 @@ def test_an_existing_config_is_kept(tmp_path):
     assert (tmp_path / "build.yaml").read_text() == "mine"
 
 
-@pytest.mark.parametrize(
-    ("write", "kind", "settings"),
-    [
-        (lambda root: fixtures.write_video(root / "a.mp4"), "video", {}),
-        (lambda root: fixtures.write_images(root / "e1"), "images", {"folder": "episode"}),
-        (lambda root: fixtures.write_images(root), "images", {"folder": "episode"}),
-    ],
-)
-def test_small_folders_are_recognized(tmp_path, write, kind, settings):
-    write(tmp_path)
-    found = recognize(tmp_path)
-    assert (found.kind, found.settings) == (kind, settings)
-
-
-@pytest.mark.parametrize("name", ["a.mp4", "demo.hdf5", "x.zarr.zip", "x.pkl"])
-def test_single_files_are_recognized(tmp_path, name):
-    if name == "demo.hdf5":
-        root = fixtures.write_robomimic(tmp_path)
-        assert recognize(next(root.rglob("*.hdf5"))).kind == "robomimic"
-        return
-    (tmp_path / name).touch()
-    expected = {"a.mp4": "video", "x.zarr.zip": "diffusion_policy", "x.pkl": "tapvid"}
-    assert recognize(tmp_path / name).kind == expected[name]
-
-
 def test_a_folder_of_something_else_is_no_source(tmp_path):
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(SourceError, match="nothing here looks like a source"):
@@ -108,9 +81,3 @@ def test_the_next_commands_can_be_pasted(tmp_path, capsys):
     assert preview == ["preview", str(folder)]
     assert build == ["build", str(out), "--dry-run"]
     assert f"letterset preview '{folder}'\n" in out.read_text()
-
-
-def test_older_track_files_are_told_from_sources(tmp_path):
-    amplify_folder(tmp_path, demos=1)
-    with pytest.raises(SourceError, match=r"older track files, not a source.*letterset migrate"):
-        recognize(tmp_path)

@@ -18,6 +18,7 @@ from builder.inputs.hdf5 import SafeHdf5, open_hdf5
 from builder.inputs.listing import HDF5_SUFFIXES, files, locate
 from builder.inputs.streams import FrameStream, StreamInfo, array_stream
 from builder.sources.base import BaseSource, Episode, EpisodeRef
+from builder.sources.contents import Contents, Evidence
 from builder.sources.normalized_points import normalized_to_pixels
 from builder.sources.selection import Selection
 
@@ -36,6 +37,13 @@ class Atm(BaseSource[AtmConfig]):
     """
 
     Config: ClassVar = AtmConfig
+
+    @classmethod
+    def recognize(cls, contents: Contents) -> Evidence | None:
+        """See HDF5 files with a video of a view; the videos beside them may be what it is from."""
+        if contents.any_hdf5(_has_video):
+            return Evidence("HDF5 files with root/<view>/video", covers=("episodes", "video"))
+        return None
 
     def refs(self) -> Iterator[EpisodeRef]:
         """List the files in natural order.  Raises SourceError when there is none."""
@@ -104,3 +112,7 @@ class Atm(BaseSource[AtmConfig]):
         where = str(file.error(path, "its tracks"))
         pixels = normalized_to_pixels(tracks[0], visible, info.coded_shape, where)
         return {f"{view}.points_xy": pixels, f"{view}.visible": visible.astype(np.uint8)}
+
+
+def _has_video(file: SafeHdf5) -> bool:
+    return any("video" in file.keys(f"root/{view}") for view in file.keys("root"))

@@ -20,6 +20,7 @@ from builder.inputs.listing import UNREADABLE, natural_key, walk
 from builder.inputs.pickled import load_pickle
 from builder.inputs.sidecars import read_text
 from builder.sources.base import BaseSource, Episode, EpisodeRef
+from builder.sources.contents import Contents, Evidence
 from builder.sources.selection import Selection
 
 _CAMERA = re.compile(r"images\d+", re.ASCII)
@@ -41,6 +42,14 @@ class Bridge(BaseSource[BridgeConfig]):
     """
 
     Config: ClassVar = BridgeConfig
+
+    @classmethod
+    def recognize(cls, contents: Contents) -> Evidence | None:
+        """See folders of a camera's images beside files of Bridge."""
+        cameras = any(_CAMERA.fullmatch(os.path.basename(each)) for each in contents.folders)
+        if cameras and contents.names.intersection(_FILES):
+            return Evidence("folders named images0 beside pickles or lang.txt", strength=3)
+        return None
 
     def refs(self) -> Iterator[EpisodeRef]:
         """List the trajectories in natural order.  Raises SourceError when there is none."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -18,9 +18,12 @@ from builder.core.paths import printable_path
 from builder.inputs.fingerprint import fingerprints
 from builder.inputs.listing import locate, natural_key
 from builder.inputs.streams import FrameStream, array_stream
-from builder.inputs.zarr import SafeZarr, SafeZarrArray, open_zarr
 from builder.sources.base import BaseSource, Episode, EpisodeRef
+from builder.sources.contents import Contents, Evidence
 from builder.sources.selection import Selection
+
+if TYPE_CHECKING:
+    from builder.inputs.zarr import SafeZarr, SafeZarrArray
 
 SUFFIXES = (".zarr", ".zarr.zip", ".zip")
 
@@ -42,12 +45,26 @@ class DiffusionPolicy(BaseSource[DiffusionPolicyConfig]):
     """
 
     Config: ClassVar = DiffusionPolicyConfig
+    packages: ClassVar = ("numcodecs",)
+    markers: ClassVar = (".zgroup", "meta/episode_ends")
+
+    @classmethod
+    def recognize(cls, contents: Contents) -> Evidence | None:
+        """See a Zarr group with episodes, a folder of such groups, or a zip file."""
+        path = contents.path
+        if all((path / mark).exists() for mark in cls.markers):
+            return Evidence("a Zarr group with meta/episode_ends", strength=3)
+        if any(path.glob("*.zarr")) or any(path.glob("*.zarr.zip")):
+            return Evidence("*.zarr or *.zarr.zip in the folder")
+        if not contents.is_folder and path.name.lower().endswith(".zip"):
+            return Evidence("a zip file, maybe of a Zarr group")
+        return None
 
     def refs(self) -> Iterator[EpisodeRef]:
         """List the episodes of all groups.  Raises SourceError when there is no group."""
         for relative in self._groups():
             try:
-                with open_zarr(self._place(relative), self._limits) as store:
+                with self._opened(relative) as store:
                     ends = self._ends(store)
                     rows = _rows(store)
             except SourceError:
@@ -65,7 +82,7 @@ class DiffusionPolicy(BaseSource[DiffusionPolicyConfig]):
     def open(self, ref: EpisodeRef) -> Iterator[Episode]:
         """Open one episode; pictures are read as they are needed.  Raises SourceError."""
         relative, index, first, last = ref.locator
-        with open_zarr(self._place(relative), self._limits) as store:
+        with self._opened(relative) as store:
             if index is None:
                 self._ends(store)
                 raise store.error(
@@ -95,6 +112,11 @@ class DiffusionPolicy(BaseSource[DiffusionPolicyConfig]):
                 },
                 files=self._marks(relative),
             )
+
+    def _opened(self, relative: str) -> AbstractContextManager[SafeZarr]:
+        from builder.inputs.zarr import open_zarr
+
+        return open_zarr(self._place(relative), self._limits)
 
     def _groups(self) -> list[str]:
         if not os.path.lexists(self.path):

@@ -20,6 +20,7 @@ from builder.inputs.listing import UNREADABLE, names_in, read_small, walk
 from builder.inputs.streams import FrameStream, PickedStream
 from builder.inputs.video import VideoStream
 from builder.sources.base import BaseSource, Episode, EpisodeRef
+from builder.sources.contents import Contents, Evidence
 from builder.sources.selection import Seconds, Selection
 
 TRAJECTORY = "trajectory.h5"
@@ -47,6 +48,13 @@ class Droid(BaseSource[DroidConfig]):
     """
 
     Config: ClassVar = DroidConfig
+
+    @classmethod
+    def recognize(cls, contents: Contents) -> Evidence | None:
+        """See its trajectories."""
+        if contents.is_folder and TRAJECTORY in contents.names:
+            return Evidence(f"folders with a {TRAJECTORY}", strength=3)
+        return None
 
     def refs(self) -> Iterator[EpisodeRef]:
         """List the folders in natural order.  Raises SourceError when there is none."""

@@ -9,11 +9,13 @@ from typing import ClassVar
 
 from builder.core.errors import SourceError
 from builder.core.names import safe_names
+from builder.core.paths import printable_path
 from builder.inputs.fingerprint import fingerprints
 from builder.inputs.listing import VIDEO_SUFFIXES, has_suffix, names_in, total_bytes, walk
 from builder.inputs.sidecars import read_sidecars
 from builder.inputs.video import VideoStream
 from builder.sources.base import BaseSource, Episode, EpisodeRef
+from builder.sources.contents import Contents, Evidence
 from builder.sources.selection import Selection
 
 
@@ -29,6 +31,16 @@ class EpisodeFolders(BaseSource[EpisodeFoldersConfig]):
     """
 
     Config: ClassVar = EpisodeFoldersConfig
+
+    @classmethod
+    def recognize(cls, contents: Contents) -> Evidence | None:
+        """See several folders that each hold videos of the same names."""
+        folders = contents.having(VIDEO_SUFFIXES)
+        stems = [{os.path.splitext(name)[0] for name in names} for names in folders.values()]
+        if len(folders) > 1 and (in_all := set.intersection(*stems)):
+            names = ", ".join(sorted(map(printable_path, in_all))[:5])
+            return Evidence(f"{len(folders)} folders that each hold {names}", covers=("video",))
+        return None
 
     def refs(self) -> Iterator[EpisodeRef]:
         """List the folders in natural order.  Raises SourceError when none holds a video."""

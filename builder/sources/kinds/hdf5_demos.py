@@ -21,6 +21,7 @@ from builder.inputs.hdf5 import SafeHdf5, open_hdf5
 from builder.inputs.listing import HDF5_SUFFIXES, files, locate
 from builder.inputs.streams import FrameStream, array_stream
 from builder.sources.base import BaseSource, Episode, EpisodeRef
+from builder.sources.contents import Contents, Evidence
 from builder.sources.selection import Selection
 from schemas.geometry import Orientation
 
@@ -53,6 +54,19 @@ class Demos(BaseSource[DemosConfig]):
     """Demonstrations in all HDF5 files below a folder, or in one file."""
 
     layout: ClassVar[DemoLayout]
+
+    @classmethod
+    def recognize(cls, contents: Contents) -> Evidence | None:
+        """See pictures of the layout's suffix in the first demonstration of a file."""
+        suffix = cls.layout.image_suffix
+
+        def has_pictures(file: SafeHdf5) -> bool:
+            keys = (file.keys(f"data/{demo}/obs") for demo in file.keys("data")[:1])
+            return any(key.endswith(suffix) for inner in keys for key in inner)
+
+        if contents.any_hdf5(has_pictures):
+            return Evidence(f"data/<demo>/obs/*{suffix} in HDF5 files")
+        return None
 
     def refs(self) -> Iterator[EpisodeRef]:
         """List the demonstrations file by file, in natural order.

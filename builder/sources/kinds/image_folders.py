@@ -17,6 +17,7 @@ from builder.inputs.images import image_stream
 from builder.inputs.listing import IMAGE_SUFFIXES, has_suffix, names_in, natural_key, walk
 from builder.inputs.sidecars import read_sidecars
 from builder.sources.base import BaseSource, Episode, EpisodeRef
+from builder.sources.contents import Contents, Evidence
 from builder.sources.selection import Selection
 
 
@@ -37,6 +38,19 @@ class ImageFolders(BaseSource[ImageFoldersConfig]):
     """
 
     Config: ClassVar = ImageFoldersConfig
+
+    @classmethod
+    def recognize(cls, contents: Contents) -> Evidence | None:
+        """See folders of images; where the same names come again and again, they are views."""
+        folders = contents.having(IMAGE_SUFFIXES) if contents.is_folder else {}
+        if not folders:
+            return None
+        above = {os.path.dirname(folder) for folder in folders}
+        names = {os.path.basename(folder) for folder in folders}
+        views = len(folders) > 1 and "" not in above and len(folders) == len(above) * len(names)
+        kind = "view" if views else "episode"
+        why = f"{len(folders)} folders of images, read as one per {kind}"
+        return Evidence(why, strength=1, settings={"folder": kind})
 
     def refs(self) -> Iterator[EpisodeRef]:
         """List the episodes in natural order.  Raises SourceError when there is no image."""

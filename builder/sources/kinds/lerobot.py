@@ -21,10 +21,10 @@ from builder.core.paths import printable_path
 from builder.inputs.fingerprint import fingerprints
 from builder.inputs.images import encoded_stream
 from builder.inputs.listing import natural_key, read_small
-from builder.inputs.parquet import column_names, rows, select_rows, to_array
 from builder.inputs.streams import FrameStream
 from builder.inputs.video import VideoSpan, VideoStream
 from builder.sources.base import BaseSource, Episode, EpisodeRef
+from builder.sources.contents import Contents, Evidence
 from builder.sources.selection import Selection
 from schemas.config import Limits
 from schemas.geometry import Orientation
@@ -54,6 +54,17 @@ class LeRobot(BaseSource[LeRobotConfig]):
     """
 
     Config: ClassVar = LeRobotConfig
+    packages: ClassVar = ("pyarrow",)
+    markers: ClassVar = (_INFO,)
+
+    @classmethod
+    def recognize(cls, contents: Contents) -> Evidence | None:
+        """See the metadata and their version."""
+        try:
+            info = json.loads(read_small(contents.path / _INFO, _JSON_BYTES))
+            return Evidence(f"{_INFO} of version {info.get('codebase_version', 'unknown')}", 3)
+        except (SourceError, ValueError, AttributeError, RecursionError):
+            return None
 
     def refs(self) -> Iterator[EpisodeRef]:
         """List the episodes.  Raises SourceError when it is no LeRobot dataset."""
@@ -74,6 +85,8 @@ class LeRobot(BaseSource[LeRobotConfig]):
     @contextmanager
     def open(self, ref: EpisodeRef) -> Iterator[Episode]:
         """Open one episode.  Raises SourceError naming the file that is wrong."""
+        from builder.inputs.parquet import to_array
+
         meta = LeRobotMeta(self.path, self._limits)
         if isinstance(ref.locator, str):
             raise meta.error(ref.locator)
@@ -120,6 +133,8 @@ class LeRobot(BaseSource[LeRobotConfig]):
         ]
 
     def _table(self, meta: LeRobotMeta, row: EpisodeRow, columns: list[str]) -> Any:
+        from builder.inputs.parquet import select_rows
+
         has_time = "timestamp" in meta.features
         columns = [*columns, "timestamp"] if has_time else columns
         path = self.path / row.data
@@ -158,6 +173,8 @@ class LeRobot(BaseSource[LeRobotConfig]):
 
 
 def _clock(table: Any, fps: float) -> np.ndarray:
+    from builder.inputs.parquet import to_array
+
     if "timestamp" not in table.column_names:
         return np.arange(len(table)) / fps
     seconds = to_array(table["timestamp"], (), "timestamp").astype(np.float64)
@@ -264,6 +281,8 @@ class LeRobotMeta:
                 yield row
 
     def _parquet(self, videos: list[str]) -> Iterator[dict[str, Any]]:
+        from builder.inputs.parquet import column_names, rows
+
         folder = self.root / "meta" / "episodes"
         files = sorted(folder.glob("*/*.parquet"), key=lambda path: natural_key(str(path)))
         if not files:

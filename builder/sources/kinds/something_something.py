@@ -15,6 +15,7 @@ from builder.inputs.fingerprint import fingerprints
 from builder.inputs.listing import UNREADABLE, files, locate, read_small, walk
 from builder.inputs.video import VideoStream
 from builder.sources.base import BaseSource, Episode, EpisodeRef
+from builder.sources.contents import Contents, Evidence
 from builder.sources.selection import Selection
 
 SUFFIXES = (".webm",)
@@ -34,6 +35,14 @@ class SomethingSomething(BaseSource[SomethingSomethingConfig]):
     """
 
     Config: ClassVar = SomethingSomethingConfig
+
+    @classmethod
+    def recognize(cls, contents: Contents) -> Evidence | None:
+        """See WebM videos and label files."""
+        labels = any(name.endswith(("train.json", "validation.json")) for name in contents.names)
+        if labels and any(name.endswith(SUFFIXES) for name in contents.names):
+            return Evidence("WebM videos and label files", strength=3)
+        return None
 
     def refs(self) -> Iterator[EpisodeRef]:
         """List the videos in natural order.  Raises SourceError for label files that are none."""

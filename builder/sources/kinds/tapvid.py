@@ -18,6 +18,7 @@ from builder.inputs.listing import PICKLE_SUFFIXES, files, locate
 from builder.inputs.pickled import load_tapvid_videos
 from builder.inputs.streams import FrameStream, StreamInfo, array_stream, even_times
 from builder.sources.base import BaseSource, Episode, EpisodeRef
+from builder.sources.contents import Contents, Evidence
 from builder.sources.normalized_points import normalized_to_pixels
 from builder.sources.selection import Selection
 
@@ -37,6 +38,15 @@ class TapVid(BaseSource[TapVidConfig]):
     """
 
     Config: ClassVar = TapVidConfig
+
+    @classmethod
+    def recognize(cls, contents: Contents) -> Evidence | None:
+        """See pickles; beside videos or images they belong to these."""
+        if not any(name.lower().endswith(PICKLE_SUFFIXES) for name in contents.names):
+            return None
+        if not contents.is_folder:
+            return Evidence("a pickle")
+        return Evidence("pickles and neither videos nor images", strength=0)
 
     _loaded: tuple[str, dict[str, Any]] | None = None
 

@@ -10,10 +10,20 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from builder.core.messages import count
 from builder.inputs.fingerprint import fingerprint
-from builder.inputs.listing import VIDEO_SUFFIXES, files, has_suffix, locate, matches, total_bytes
+from builder.inputs.listing import (
+    HDF5_SUFFIXES,
+    VIDEO_SUFFIXES,
+    files,
+    has_suffix,
+    locate,
+    matches,
+    total_bytes,
+)
 from builder.inputs.video import VideoStream
 from builder.sources.base import BaseSource, Episode, EpisodeRef
+from builder.sources.contents import Contents, Evidence
 from builder.sources.selection import Selection
 from schemas.dataset import Name
 
@@ -32,6 +42,16 @@ class VideoFiles(BaseSource[VideoFilesConfig]):
     """
 
     Config: ClassVar = VideoFilesConfig
+
+    @classmethod
+    def recognize(cls, contents: Contents) -> Evidence | None:
+        """See video files; one file of no known kind may be a video, too."""
+        videos = sum(map(len, contents.having(VIDEO_SUFFIXES).values()))
+        if videos:
+            return Evidence(count(videos, "video file") if contents.is_folder else "one video file")
+        if contents.is_folder or contents.name.lower().endswith(HDF5_SUFFIXES):
+            return None
+        return Evidence("a file of no other known kind", strength=0)
 
     def refs(self) -> Iterator[EpisodeRef]:
         """List the files folder by folder, in natural order.
