@@ -33,10 +33,10 @@ import numpy as np
 from bench_common import machine_facts, write_section
 from bench_scale_long import bench_episodes, bench_feeding, bench_length
 
+from builder.build.backends import open_source, open_tracker
 from builder.build.config_file import load_config
-from builder.build.episode import Job, build_episode, open_source, open_tracker
-from builder.build.estimate.plan import refuse_if_full
-from builder.build.estimate.probe import measure
+from builder.build.episode import Job, build_episode
+from builder.build.estimate import measure, refuse_if_full
 from builder.build.executors.base import Outcome, ProgressEvent
 from builder.build.pipeline import build, dataset_meta
 from builder.core.records import stored_form

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from builder.build import episode
+from builder.build.backends import open_source
 from builder.build.config_file import load_config
-from builder.build.episode import Job, build_episode, open_source
+from builder.build.episode import Job, build_episode
 from builder.build.executors.base import Outcome
 from builder.build.executors.kinds.processes import Processes, ProcessesConfig
 from builder.build.pipeline import build
@@ -169,5 +170,5 @@ def _busy(made: BuildConfig, workers: int) -> float:
 
 def build_with_a_device(job: Job, report: Any) -> Any:
     """Build an episode in a worker that holds the device itself."""
-    episode._own_tracker = lambda key: Device()  # type: ignore[assignment]
+    episode._tracker = lambda job, config_json: Device()
     return build_episode(job, report)

@@ -13,8 +13,6 @@ from builder.build.executors.base import EXECUTORS
 from builder.core.errors import ConfigError
 from builder.core.messages import explain
 from builder.dataset.folder import load_meta
-from builder.sources.base import SOURCES
-from builder.stores.base import STORES
 from builder.trackers.base import TRACKERS
 from schemas.base import Record
 from schemas.config import BuildConfig, ExecutorPart, TrackerPart
@@ -77,17 +75,6 @@ def read_overrides(overrides: Sequence[str], data: dict[str, Any] | None = None)
             raise ConfigError(f"an override is key=value, got {override!r}; e.g. tracker.horizon=8")
         _assign(data, key, _yaml(text, f"the override {override!r}"))
     return data
-
-
-def check_backends(config: BuildConfig) -> None:
-    """Validate every part against its backend's own model, before any work.
-
-    Raises ConfigError, MissingExtraError.
-    """
-    SOURCES.configure(config.source)
-    TRACKERS.configure(config.tracker)
-    STORES.configure(config.store)
-    EXECUTORS.configure(config.executor)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -1,7 +1,4 @@
-"""The straight line: one episode from its source to the store.
-
-Names no backend; everything comes from the registry by kind.
-"""
+"""Building one episode, from its source to the store: what a child process does."""
 
 from __future__ import annotations
 
@@ -12,24 +9,21 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
-from builder.build.executors.base import EXECUTORS, Executor, ReportProgress
+from builder.build.backends import open_source, open_store, open_tracker
+from builder.build.executors.base import ReportProgress
 from builder.build.run_log import worker_name
 from builder.build.tracker_process.client import TrackerAddress, repeated, shared_tracker
-from builder.build.view import ViewBuilder
+from builder.build.view import ViewBuilder, view_key
 from builder.core.errors import DatasetError, OutputError, SourceError, StoreError
 from builder.core.stopwatch import Stopwatch
 from builder.dataset.folder import index_line
 from builder.dataset.window_table import Rows, episode_rows
-from builder.sources.base import SOURCES, Episode, EpisodeRef, Source
-from builder.sources.select import Selected
-from builder.sources.selection import Selection
-from builder.stores.base import STORES, ArraySpec, EpisodeWriter, Store
-from builder.trackers.base import TRACKERS, Tracker, ViewKey
-from builder.trackers.view_tracker import check_query_region
-from schemas.config import BuildConfig, ExecutorPart, Limits, SourcePart
+from builder.sources.base import Episode, EpisodeRef, Source
+from builder.stores.base import ArraySpec, EpisodeWriter, Store
+from builder.trackers.base import Tracker
+from schemas.config import BuildConfig, Limits
 from schemas.dataset import EpisodeMeta, IndexLine, SourceInfo
 
 # How many times ``stall_seconds`` putting a finished episode on disk may take.
@@ -47,58 +41,10 @@ class Job:
     """The process that tracks for it; None: the one that builds it does."""
 
 
-def open_source(config: BuildConfig) -> Source:
-    """Construct the configured source; raises ConfigError."""
-    return open_source_part(config.source, config.limits)
-
-
-def open_source_part(part: SourcePart, limits: Limits) -> Source:
-    """Construct a source from its own settings; raises ConfigError."""
-    make_source, own = SOURCES.configure(part)
-    source = make_source(Path(part.path), own, limits)
-    return Selected(source, own) if isinstance(own, Selection) else source
-
-
-def open_tracker(config: BuildConfig) -> Tracker:
-    """Construct the configured tracker; raises ConfigError."""
-    make_tracker, own = TRACKERS.configure(config.tracker)
-    tracker = make_tracker(own)
-    check_query_region(tracker, config.tracker.kind, config.queries)
-    return tracker
-
-
-def view_key(config: BuildConfig, ref: EpisodeRef, name: str) -> ViewKey:
-    """Tell a tracker which view of which episode it is going to see."""
-    return ViewKey(ref.id, ref.path, name, cut=config.source.settings.get("max_frames") is not None)
-
-
-def open_executor(part: ExecutorPart, limits: Limits) -> tuple[Executor, Any]:
-    """Construct an executor; returns its own settings too.  Raises ConfigError."""
-    make_executor, own = EXECUTORS.configure(part)
-    return make_executor(own, part.workers, limits.stall_seconds), own
-
-
-def open_store(config: BuildConfig) -> Store:
-    """Construct the configured store; raises ConfigError."""
-    make_store, _ = STORES.configure(config.store)
-    return make_store(Path(config.store.path))
-
-
 # A worker keeps its backends (a tracker may hold weights) between its episodes.
-@lru_cache(maxsize=1)
-def _places(config_json: str) -> tuple[Source, Store]:
-    config = BuildConfig.model_validate(json.loads(config_json))
-    return open_source(config), open_store(config)
-
-
-@lru_cache(maxsize=1)
-def _own_tracker(config_json: str) -> Tracker:
-    return open_tracker(BuildConfig.model_validate(json.loads(config_json)))
-
-
-def _key(config: BuildConfig) -> str:
-    # Not pydantic's own JSON, which refuses the odd bytes that paths may hold.
-    return json.dumps(config.model_dump())
+@lru_cache(maxsize=3)
+def _kept(open_backend: Callable[[BuildConfig], Any], config_json: str) -> Any:
+    return open_backend(BuildConfig.model_validate(json.loads(config_json)))
 
 
 @dataclass(frozen=True)
@@ -134,12 +80,13 @@ def build_episode(job: Job, report: ReportProgress) -> Built:
 
 def _build_once(job: Job, report: ReportProgress) -> Built:
     report(0, 0)
-    key = _key(job.config)
-    source, store = _places(key)
+    # Not pydantic's own JSON, which refuses the odd bytes that paths may hold.
+    config_json = json.dumps(job.config.model_dump())
+    source, store = _kept(open_source, config_json), _kept(open_store, config_json)
     if store.has(job.ref.id) and not job.replace:
         return _there_already(store, job)
     clock, begun, cpu_begun = Stopwatch(), time.perf_counter(), time.process_time()
-    tracker = shared_tracker(job.tracker) if job.tracker else _own_tracker(key)
+    tracker = _tracker(job, config_json)
     try:
         line = _build(job, source, tracker, store, report, clock)
     except OutputError:
@@ -153,6 +100,10 @@ def _build_once(job: Job, report: ReportProgress) -> Built:
     stages["other"] = time.perf_counter() - begun - sum(stages.values())
     cpu_seconds = time.process_time() - cpu_begun
     return Built(line, rows=rows, seconds=stages, cpu_seconds=cpu_seconds, worker=worker_name())
+
+
+def _tracker(job: Job, config_json: str) -> Tracker:
+    return shared_tracker(job.tracker) if job.tracker else _kept(open_tracker, config_json)
 
 
 def _there_already(store: Store, job: Job) -> Built:

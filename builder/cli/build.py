@@ -14,14 +14,14 @@ import sys
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
-from builder.build.config_file import check_backends, load_config
+from builder.build.config_file import load_config
 from builder.cli.common import check_there, config_and_overrides, declare, say
 from builder.core.errors import ConfigError
 from builder.core.messages import count, duration, failed, size
 from schemas.config import BuildConfig
 
 if TYPE_CHECKING:
-    from builder.build.estimate.plan import Plan
+    from builder.build.estimate import DryRun
     from builder.build.pipeline import Summary
     from builder.build.shards import Shard
 
@@ -132,21 +132,20 @@ def _integer(text: str) -> Any:
 def run(args: argparse.Namespace) -> int:
     """Build, showing progress; returns the exit code."""
     shard = read_shard(args.shard)
-    from builder.build.estimate.plan import plan, refuse_if_full
+    from builder.build.backends import settle_config
+    from builder.build.estimate import dry_run, refuse_if_full
     from builder.build.pipeline import build
     from builder.build.progress import ProgressDisplay
     from builder.dataset.output_folder import check_output_folder
-    from builder.sources.starter_config import with_kind
 
     config = read_config(args)
     check_there(config.source.path)
     check_output_folder(config.store.path)
-    config, why = with_kind(config)
-    check_backends(config)
+    config, why = settle_config(config)
     if args.dry_run:
-        found = plan(config)
+        found = dry_run(config)
         said = f"source     {why}\n" if why else ""
-        say(json.dumps(found.as_json(), indent=2) if args.json else said + _plan_text(found))
+        say(json.dumps(found.as_json(), indent=2) if args.json else said + _dry_run_text(found))
         return 0
     refuse_if_full(config)
     with ProgressDisplay(quiet=args.quiet or args.json) as progress:
@@ -184,18 +183,13 @@ def _summary_text(summary: Summary, out: str, told: Collection[str]) -> str:
         for line in summary.failures
         if line.path not in told
     ]
-    rate = summary.frames / summary.seconds if summary.seconds else 0.0
-    lines.append(
-        f"{out}: {count(summary.built, 'episode')} built ({count(summary.frames, 'frame')} in "
-        f"{summary.seconds:.1f} s, {rate:.0f} frames/s), {summary.skipped} already there, "
-        f"{len(summary.failures)} failed"
-    )
+    lines.append(f"{out}: {summary.summary()}")
     if summary.failures:
-        lines.append("Mend or remove what failed, then run the same command with --retry-failed.")
+        lines.append("Fix or remove what failed, then run the same command with --retry-failed.")
     return "\n".join(lines)
 
 
-def _plan_text(found: Plan) -> str:
+def _dry_run_text(found: DryRun) -> str:
     lines = [
         f"episodes   {found.episodes}  (probed {found.probed})",
         f"frames     about {found.frames}",

@@ -116,8 +116,8 @@ def _dataset_rows(episode: EpisodeMeta) -> Iterator[Row]:
 
 
 def _source(args: argparse.Namespace) -> tuple[Row, list[Row], list[Row]]:
+    from builder.build.backends import open_source
     from builder.build.config_file import load_config
-    from builder.build.episode import open_source
     from builder.core.errors import SourceError
     from builder.sources.starter_config import with_kind
 

@@ -10,13 +10,13 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
-from builder.build.config_file import check_backends, load_config
+from builder.build.config_file import load_config
 from builder.cli.common import check_positive, config_and_overrides, declare, say, table
 from builder.core.messages import count, size
 from builder.dataset.output_folder import check_output_folder
 
 if TYPE_CHECKING:
-    from builder.build.estimate.costs import Costs, Estimate
+    from builder.build.costs import Costs, Estimate
 
 HELP = "what a build will cost, from a probe of a few episodes"
 EXAMPLE = """\
@@ -46,12 +46,10 @@ def run(args: argparse.Namespace) -> int:
     check_positive(args, "probe", "episodes", "hours")
     config = load_config(*config_and_overrides(args), {"source.path": args.source})
     check_output_folder(config.store.path)
-    from builder.build.estimate.probe import measure
-    from builder.sources.starter_config import with_kind
+    from builder.build.backends import settle_config
+    from builder.build.estimate import measure
 
-    config, _ = with_kind(config)
-    check_backends(config)
-
+    config, _ = settle_config(config)
     costs = measure(config, args.probe)
     found = [costs.estimate()]
     found += [costs.estimate(episodes=number) for number in args.episodes]
@@ -65,8 +63,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _text(costs: Costs, found: list[Estimate]) -> str:
     lines = [
-        f"probed     {costs.probed} of {count(costs.episodes, 'episode')}; about "
-        f"{costs.frames:.0f} frames (standard error {costs.frames_error:.0%})",
+        f"probed     {costs.probed} of {count(costs.episodes, 'episode')}; {_frames(costs)}",
         "a frame    "
         + ", ".join(f"{name} {each * 1e3:.2f} ms" for name, each in costs.frame_seconds.items())
         + f"; {size(costs.frame_bytes)} written, {size(costs.source_frame_bytes)} read",
@@ -82,6 +79,12 @@ def _text(costs: Costs, found: list[Estimate]) -> str:
     for name, workers in sorted(largest.workers_until.items(), key=lambda item: item[1]):
         lines.append(f"limit      {name}: reached with {workers:,.0f} workers")
     return "\n".join(lines)
+
+
+def _frames(costs: Costs) -> str:
+    if not costs.frames_error:
+        return count(round(costs.frames), "frame")
+    return f"about {costs.frames:.0f} frames (standard error {costs.frames_error:.0%})"
 
 
 def _row(costs: Costs, each: Estimate) -> dict[str, str]:

@@ -31,18 +31,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Draw the preview; returns 1 when an episode could not be shown."""
-    from builder.build.config_file import check_backends, load_config
+    from builder.build.backends import settle_config
+    from builder.build.config_file import load_config
     from builder.report.preview import preview
-    from builder.sources.starter_config import with_kind
 
     check_positive(args, "count")
     out = Path(args.out)
     check_suffix(out, [".html", ".htm", ".png"])
     defaults = {"source.path": args.source, "img_shape": list(args.img_shape), "store.path": "-"}
-    config, why = with_kind(load_config(None, args.overrides, defaults))
+    config, why = settle_config(load_config(None, args.overrides, defaults))
     if why:
         say(why)
-    check_backends(config)
     failures = preview(config, out, count=args.count)
     for failure in failures:
         say(failure)

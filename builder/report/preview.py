@@ -15,8 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from builder.build.episode import Job, open_source, open_tracker, view_key
+from builder.build.backends import open_source, open_tracker
+from builder.build.episode import Job
 from builder.build.executors.base import EXECUTORS, Outcome, ReportProgress
+from builder.build.view import view_key
 from builder.canvas.letterbox import Letterboxer
 from builder.core import messages
 from builder.core.errors import SourceError

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from builder.build.episode import open_source_part
+from builder.build.backends import open_source_part
 from builder.build.resume import source_change
 from builder.build.run_log import last_config, last_limits
 from builder.canvas.letterbox import Letterboxer

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from builder.build.episode import open_executor, open_source_part
+from builder.build.backends import open_executor, open_source_part
 from builder.build.executors.base import Outcome, ProgressEvent, ReportProgress
 from builder.build.resume import source_change
 from builder.build.run_log import last_limits
-from builder.build.track_writer import TrackWriter
 from builder.build.tracker_process.client import TrackerAddress, repeated, shared_tracker
 from builder.build.tracker_process.host import tracker_hosts
+from builder.build.view import TrackWriter
 from builder.core.errors import (
     ConfigError,
     DatasetError,

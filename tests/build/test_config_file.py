@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from builder.build.config_file import check_backends, load_config
+from builder.build.backends import check_backends
+from builder.build.config_file import load_config
 from builder.core.errors import ConfigError
 
 MINIMAL = "img_shape: [240, 320]\nsource: {path: videos}\nstore: {path: out}\n"

@@ -8,9 +8,10 @@ from dataclasses import replace
 import pytest
 from source_fixtures import write_video
 
+from builder.build import estimate
 from builder.build.config_file import load_config
-from builder.build.estimate.costs import Costs
-from builder.build.estimate.plan import plan, refuse_if_full
+from builder.build.costs import Costs
+from builder.build.estimate import dry_run, refuse_if_full
 from builder.cli import main
 from builder.core.errors import OutputError
 from builder.core.spacing import spread
@@ -96,23 +97,62 @@ def test_the_plan_fits_the_build(videos, tmp_path, capsys):
     summary = json.loads(kept.read_text())
     own, large = found["estimates"]
     assert summary["frames"] == 300
-    # Bytes are exact up to what headers and the broken file add; weighing by bytes errs a bit.
+    # Bytes are exact up to what headers and the broken file add.
     size = sum(path.stat().st_size for path in (out / "episodes").iterdir())
     assert own["bytes"] / own["frames"] == pytest.approx(size / 300, rel=0.1)
-    assert own["frames"] == pytest.approx(300, rel=0.2)
+    assert own["frames"] == 300
     assert set(own["stage_hours"]) == {*summary["stage_seconds"], "per episode"}
     assert large["episodes"] == 40_000
     assert large["first_bottleneck"] in large["workers_until"]
 
 
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    """Lengths and sizes that mislead whoever takes a few for all: detail costs bytes, not time."""
+    folder = tmp_path_factory.mktemp("mixed") / "videos"
+    for index, count in enumerate((20, 90, 24, 150, 18, 21, 200, 40)):
+        shape = ((48, 90), (96, 180))[index % 2]
+        write_video(folder / f"clip {index}.mp4", count=count, shape=shape)
+    return folder
+
+
+def frames_of(capsys, verb, *argv):
+    assert main([*verb, *argv, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_all_verbs_count_the_same_frames(mixed, tmp_path, capsys):
+    shown = frames_of(capsys, ["inspect", str(mixed)])
+    counted = sum(row["frames"] for row in shown["views"])
+    assert counted == 20 + 90 + 24 + 150 + 18 + 21 + 200 + 40
+    settings = [*SETTINGS, f"store.path={tmp_path / 'out'}"]
+    planned = frames_of(capsys, ["plan", str(mixed)], *settings, "--probe", "2")
+    dry = frames_of(capsys, ["build", "--dry-run"], *settings, f"source.path={mixed}")
+    assert planned["costs"]["frames"] == planned["estimates"][0]["frames"] == counted
+    assert planned["costs"]["frames_error"] == 0
+    assert dry["frames"] == counted
+    assert main(["plan", str(mixed), *settings, "--probe", "2"]) == 0
+    assert f"; {counted} frames\n" in capsys.readouterr().out
+
+
+def test_of_many_episodes_a_sample_stands_for_all(mixed, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(estimate, "COUNTED_EPISODES", 6)
+    settings = [*SETTINGS, f"store.path={tmp_path / 'out'}"]
+    planned = frames_of(capsys, ["plan", str(mixed)], *settings, "--probe", "2")
+    dry = frames_of(capsys, ["build", "--dry-run"], *settings, f"source.path={mixed}")
+    assert planned["estimates"][0]["frames"] == dry["frames"] != 563
+    assert dry["frames"] == pytest.approx(563, rel=0.5)
+    assert planned["costs"]["frames_error"] > 0
+
+
 def test_frames_alone_are_planned_without_tracks(videos, tmp_path, monkeypatch):
     settings = [f"source.path={videos}", f"store.path={tmp_path / 'out'}", "tracker.kind=none"]
     config = load_config(None, [*SETTINGS, *settings])
-    found = plan(config)
+    found = dry_run(config)
     sizes = found.bytes_by_codec
     assert sizes["none"] == 4 * ENVELOPE_BYTES
     assert sizes["raw"] - sizes["none"] == found.frames * 48 * 100 * 3
-    monkeypatch.setattr("builder.build.estimate.plan.free_bytes", lambda path: 4 * ENVELOPE_BYTES)
+    monkeypatch.setattr("builder.build.estimate.free_bytes", lambda path: 4 * ENVELOPE_BYTES)
     frames = config.store.model_copy(update={"frames": FrameStorage(codec="jpeg")})
     refuse_if_full(config.model_copy(update={"store": frames}))
     with pytest.raises(OutputError, match="free some space"):

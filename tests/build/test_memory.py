@@ -15,7 +15,8 @@ from source_fixtures import write_video
 
 CODE = """
 import os, sys
-from builder.build.episode import Job, build_episode, open_source
+from builder.build.backends import open_source
+from builder.build.episode import Job, build_episode
 from builder.build.config_file import load_config
 
 config = load_config(None, sys.argv[1:])

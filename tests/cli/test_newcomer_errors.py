@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from source_fixtures import write_video
 
+from builder.build import estimate
 from builder.build.config_file import load_config
-from builder.build.estimate import plan
 from builder.cli import main
 from builder.core.errors import ConfigError, OutputError
 from builder.core.messages import count
@@ -69,9 +69,9 @@ def test_what_is_missing_is_named(videos, tmp_path, capsys):
 def test_small_amounts_are_not_0_gigabytes(videos, tmp_path, monkeypatch):
     data = {"source.path": str(videos), "store.path": str(tmp_path / "out"), "img_shape": [60, 100]}
     config = load_config(None, ["source.kind=video"], data)
-    monkeypatch.setattr(plan, "free_bytes", lambda path: 1500)
+    monkeypatch.setattr(estimate, "free_bytes", lambda path: 1500)
     with pytest.raises(OutputError, match=r"about \d+\.\d kB are needed for 1 episode, 1\.5 kB"):
-        plan.refuse_if_full(config)
+        estimate.refuse_if_full(config)
 
 
 def test_a_horizon_longer_than_all_videos_is_noted(videos, tmp_path, capsys):

@@ -17,7 +17,7 @@ import source_fixtures as fixtures
 from media import encode, moving, remux
 from source_fixtures import config_of
 
-from builder.build.episode import open_source
+from builder.build.backends import open_source
 from builder.build.pipeline import build
 from builder.core.errors import SourceError
 from builder.dataset.opening import open_dataset

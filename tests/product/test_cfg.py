@@ -3,7 +3,8 @@
 import pytest
 from places import ROOT
 
-from builder.build.config_file import check_backends, load_config
+from builder.build.backends import check_backends
+from builder.build.config_file import load_config
 
 CONFIGS = sorted(ROOT.glob("cfg/*.yaml"))
 

@@ -12,7 +12,7 @@ import pytest
 import source_fixtures as fixtures
 from source_fixtures import config_of, with_exif
 
-from builder.build.episode import open_source
+from builder.build.backends import open_source
 from builder.build.pipeline import build
 from builder.core.errors import DecodeError
 from builder.dataset.opening import open_dataset

@@ -155,7 +155,8 @@ def test_memory_does_not_grow_with_the_length_of_a_video(tmp_path):
         "import sys, resource; from builder.cli.build import arguments, read_config;"
         "import argparse; parser = argparse.ArgumentParser(); arguments(parser);"
         "config = read_config(parser.parse_args(sys.argv[2:]));"
-        "from builder.build.episode import Job, build_episode, open_source;"
+        "from builder.build.backends import open_source;"
+        "from builder.build.episode import Job, build_episode;"
         "[build_episode(Job(config, ref), lambda *_: None) for ref in open_source(config).refs()];"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )

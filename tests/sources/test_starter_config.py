@@ -6,7 +6,8 @@ import pytest
 import source_fixtures as fixtures
 from source_examples import EXAMPLES
 
-from builder.build.config_file import check_backends, load_config
+from builder.build.backends import check_backends
+from builder.build.config_file import load_config
 from builder.cli import main
 from builder.core.errors import ConfigError, SourceError
 from builder.sources.base import SOURCES

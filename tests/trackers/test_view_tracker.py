@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from builder.build.track_writer import TrackWriter
+from builder.build.view import TrackWriter
 from builder.canvas.letterbox import Letterboxer
 from builder.core.errors import TrackingError
 from builder.stores.kinds.hdf5.store import Hdf5Store

@@ -1,7 +1,7 @@
 """A cost model of a build: fitted on a probe of a few episodes, then scaled to any size.
 
 Seconds and bytes are linear in frames, with a constant per episode; the numbers come from
-``builder.build.estimate.probe``.
+``builder.build.estimate``.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any
 class Costs:
     """What a build takes by unit.  Seconds are of one worker, frames are of single views.
 
-    ``frames_error`` is the relative standard error of ``frames``, from the spread of the
-    probed lengths.  ``cpu_share`` below 1 means that the probe waited, for a device, a disk
-    or other programs, and that on an idle machine the seconds may be fewer.
+    ``frames_error`` is the relative standard error of ``frames``, 0 where they were counted.
+    ``cpu_share`` below 1 means that the probe waited, for a device, a disk or other programs,
+    and that on an idle machine the seconds may be fewer.
     """
 
     episodes: int

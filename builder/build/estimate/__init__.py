@@ -1,1 +1,0 @@
-"""What a build is going to cost."""
