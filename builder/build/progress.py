@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, TextIO
+from typing import Any, TextIO
 
 from builder.build.executors.base import Outcome, ProgressEvent
 from builder.core.messages import count, duration, failed
@@ -27,7 +27,7 @@ class Tally:
         """Take an executor's event into account."""
         name = label(event.task)
         if isinstance(event, ProgressEvent):
-            # A task that is tried again starts again from 0, and so does its share here.
+            # A task that is tried again starts from 0, and so does its share here.
             self.running[name] = (event.frames_done, event.frames_total)
             return
         frames, _ = self.running.pop(name, (0, 0))
@@ -62,7 +62,7 @@ class ProgressDisplay:
     ) -> None:
         stream = stream or sys.stderr
         self._task = task
-        self._view: _View = _Nothing()
+        self._view: _View = _View()
         if not quiet:
             self._view = _Bar(stream) if stream.isatty() else _Lines(stream, clock)
         self._tally = Tally(0)
@@ -119,32 +119,27 @@ def stage(done: int, total: int) -> str:
     return f"{done}/{count(total, 'frame')}" if done < total else "finishing"
 
 
-class _View(Protocol):
-    def line(self, text: str) -> None: ...
-    def start(self, tally: Tally) -> None: ...
-    def update(self, tally: Tally) -> None: ...
-    def close(self) -> None: ...
+class _View:
+    """What shows a build; this one, for ``--quiet``, nothing."""
+
+    def line(self, text: str) -> None:
+        """Show a sentence."""
+
+    def start(self, tally: Tally) -> None:
+        """Begin to show a tally."""
+
+    def update(self, tally: Tally) -> None:
+        """Show the tally as it is now."""
+
+    def close(self) -> None:
+        """Show nothing more."""
 
 
 def _done(tally: Tally) -> str:
     return f"{tally.done}/{count(tally.todo, 'episode')}"
 
 
-class _Nothing:
-    def line(self, text: str) -> None:
-        return
-
-    def start(self, tally: Tally) -> None:
-        return
-
-    def update(self, tally: Tally) -> None:
-        return
-
-    def close(self) -> None:
-        return
-
-
-class _Lines(_Nothing):
+class _Lines(_View):
     """For log files: one line at most every LINE_SECONDS, and what is noteworthy."""
 
     def __init__(self, stream: TextIO, clock: Callable[[], float]) -> None:
@@ -173,7 +168,7 @@ class _Lines(_Nothing):
         )
 
 
-class _Bar(_Nothing):
+class _Bar(_View):
     """For terminals: a bar, and below it a line for each worker."""
 
     def __init__(self, stream: TextIO) -> None:

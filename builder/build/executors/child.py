@@ -1,4 +1,4 @@
-"""One child process and its pipe: the parent's handle, and what the child does.
+"""Child processes: how one is started and ended, and what it does.
 
 A child is spawned, single-threaded, ignores Ctrl-C, leaves through its ``with`` blocks on
 SIGTERM and dies with its parent.
@@ -14,10 +14,11 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from multiprocessing.pool import RemoteTraceback  # type: ignore[attr-defined]
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 from builder.build.executors.base import Function, ReportProgress
@@ -42,65 +43,49 @@ ONE_THREAD = dict.fromkeys(
 )
 
 
-class Child:
-    """The parent's side.  ``ready`` once the child spoke, ``heard`` when it last did.
+def start_child(function: Function, slot: int) -> tuple[BaseProcess, Connection]:
+    """Start a child that does tasks; returns it and the parent's end of its pipe.
 
     ``slot`` is its number among the children that run at a time: see ``builder.core.worker_slot``.
     """
+    context = multiprocessing.get_context("spawn")
+    pipe, theirs = context.Pipe()
+    process = context.Process(target=_work, args=(theirs, function), daemon=True)
+    with _STARTING, _environment({**ONE_THREAD, SLOT: str(slot)}), _interrupts_blocked():
+        process.start()
+    theirs.close()  # the child's alone now: its death shows as the end of the pipe
+    return process, pipe
 
-    def __init__(self, function: Function, slot: int = 0) -> None:
-        self.slot = slot
-        context = multiprocessing.get_context("spawn")
-        self.pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_work, args=(theirs, function), daemon=True)
-        with _STARTING, _environment({**ONE_THREAD, SLOT: str(slot)}), _interrupts_blocked():
-            self._process.start()
-        theirs.close()  # the child's alone now: its death shows as the end of the pipe
-        self.ready = False
-        self.heard = time.monotonic()
 
-    def send_packed(self, packed_task: bytes) -> None:
-        """Send a pickled task; a dead child is found when its answer is received."""
-        with suppress(OSError):
-            self.pipe.send_bytes(packed_task)
+def cause_of_death(process: BaseProcess) -> str:
+    """Say how a child whose pipe has ended died, as a verb phrase."""
+    process.join(GRACE_SECONDS)
+    code = process.exitcode
+    if code is None:
+        return "closed its pipe"
+    if code >= 0:
+        return f"ended with exit code {code}"
+    name = next((each.name for each in signal.Signals if each == -code), f"signal {-code}")
+    return f"was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
 
-    def receive_packed(self) -> bytes:
-        """Take one message as it is, for :func:`unpack`: ready, progress, result or error.
 
-        Raises EOFError or OSError when the child is dead.
-        """
-        packed = self.pipe.recv_bytes()
-        self.ready, self.heard = True, time.monotonic()
-        return packed
-
-    def cause_of_death(self) -> str:
-        """Say how a child whose pipe has ended died, as a verb phrase."""
-        self._process.join(GRACE_SECONDS)
-        code = self._process.exitcode
-        if code is None:
-            return "closed its pipe"
-        if code >= 0:
-            return f"ended with exit code {code}"
-        name = next((each.name for each in signal.Signals if each == -code), f"signal {-code}")
-        return f"was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
-
-    def ask_to_end(self) -> None:
-        """Send SIGTERM; the child leaves through its ``with`` blocks."""
-        self._process.terminate()
-
-    def end(self, seconds: float) -> None:
-        """Wait for the child's end, then kill it, and release what it held."""
-        self._process.join(max(0.0, seconds))
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
-        self.pipe.close()
-        self._process.close()
-
-    def kill(self) -> None:
-        """Kill the child and wait for nothing."""
-        with suppress(ValueError):  # it ended and is released
-            self._process.kill()
+def end_all(processes: Collection[BaseProcess]) -> None:
+    """End children, alive or dead, within GRACE_SECONDS altogether; at once if interrupted."""
+    try:
+        until = time.monotonic() + GRACE_SECONDS
+        for process in processes:
+            process.terminate()  # SIGTERM: the child leaves through its ``with`` blocks
+        for process in processes:
+            process.join(max(0.0, until - time.monotonic()))
+            if process.is_alive():
+                process.kill()
+                process.join()
+            process.close()
+    except BaseException:  # a second Ctrl-C
+        for process in processes:
+            with suppress(ValueError):  # it ended and is released
+                process.kill()
+        raise
 
 
 def available_cores() -> int:
@@ -123,21 +108,6 @@ def unpacked(error: tuple[Exception, str]) -> Exception:
     """Undo :func:`portable`: the error with its traceback as cause."""
     error[0].__cause__ = RemoteTraceback(error[1])
     return error[0]
-
-
-def end_all(children: Iterable[Child]) -> None:
-    """End children, alive or dead, within GRACE_SECONDS altogether; at once if interrupted."""
-    children = list(children)
-    try:
-        until = time.monotonic() + GRACE_SECONDS
-        for child in children:
-            child.ask_to_end()
-        for child in children:
-            child.end(until - time.monotonic())
-    except BaseException:  # a second Ctrl-C
-        for child in children:
-            child.kill()
-        raise
 
 
 @contextmanager
@@ -169,7 +139,7 @@ def _interrupts_blocked() -> Iterator[None]:
 
 
 def _work(pipe: Connection, function: Function) -> None:
-    """Take tasks and send progress and results, until told to end: the child's whole life."""
+    """Take tasks and send progress and results, until the parent ends it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _leave)
     if hasattr(signal, "SIGUSR1"):  # which a scheduler sends to every process of a job

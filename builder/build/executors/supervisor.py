@@ -1,6 +1,6 @@
 """Supervising a child process: its task, patience with its silence, its death, a fresh start.
 
-The executors and the tracker processes share this; ``child`` beside it is the process and pipe.
+Executors and tracker processes share this; ``child`` has what runs in the child itself.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ import math
 import pickle
 import time
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple, TypeVar
 
 from builder.build.executors.base import Function, Outcome, ProgressEvent
-from builder.build.executors.child import Child, describe, end_all, unpack
+from builder.build.executors.child import cause_of_death, describe, end_all, start_child, unpack
 from builder.core.errors import LettersetError, WorkerError
 
 START_ATTEMPTS = 5  # in a row, before it is clear that no child can start
@@ -59,9 +61,15 @@ class FailedStarts:
 class Worker:
     """One child process, started again when it ends, and the one task it has at a time.
 
-    ``slot``: see ``builder.core.worker_slot``.  A child that dies has its task tried once more,
-    one that is silent for ``stall_seconds`` does not.
+    A child that dies has its task tried once more; one that is silent for ``stall_seconds``
+    has not.  ``slot`` is its number among the workers: see ``builder.core.worker_slot``.
     """
+
+    pipe: Connection
+    ready: bool
+    """Whether the child spoke since it was started: it never had a task before."""
+    heard: float
+    """When it last spoke, or was given a task, on the monotonic clock."""
 
     def __init__(
         self,
@@ -70,10 +78,10 @@ class Worker:
         slot: int = 0,
         failed_starts: FailedStarts | None = None,
     ) -> None:
-        self.child: Child | None = None
+        self.process: BaseProcess | None = None
         self.stall_seconds = stall_seconds
-        self._function, self._slot = function, slot
         self.failed_starts = failed_starts or FailedStarts()
+        self._function, self._slot = function, slot
         self._packed_task = b""
         self._died = False
         self._finished = 0
@@ -81,52 +89,41 @@ class Worker:
     def assign(self, packed_task: bytes) -> None:
         """Give it a pickled task; its child is started where there is none."""
         self._packed_task, self._died = packed_task, False
-        if self.child is None:
+        if self.process is None:
             self._start()
         else:
-            self.child.heard = time.monotonic()
-            self.child.send_packed(packed_task)
+            self.heard = time.monotonic()
+            self._send()
 
     def _start(self) -> None:
-        self.child, self._finished = Child(self._function, self._slot), 0
+        self.process, self.pipe = start_child(self._function, self._slot)
+        self.ready, self.heard, self._finished = False, time.monotonic(), 0
 
-    @property
-    def pipe(self) -> Connection:
-        """Where its child speaks."""
-        return self._running.pipe
+    def _send(self) -> None:
+        with suppress(OSError):  # receive() meets the end of a dead child's pipe
+            self.pipe.send_bytes(self._packed_task)
 
     @property
     def deadline(self) -> float:
         """When, on the monotonic clock, silence has lasted too long."""
-        child = self._running
-        return child.heard + (self.stall_seconds if child.ready else START_SECONDS)
-
-    @property
-    def _running(self) -> Child:
-        if self.child is None:
-            raise RuntimeError("a worker without a task is listened to")
-        return self.child
-
-    def still_alive(self, now: float) -> None:
-        """Begin to wait for a sign of its child at ``now``."""
-        self._running.heard = now
+        return self.heard + (self.stall_seconds if self.ready else START_SECONDS)
 
     def receive(self) -> Message | None:
         """Take one message of the child, or its death; None when nothing is said of the task.
 
         Raises CannotStart.
         """
-        child = self._running
         try:
-            packed = child.receive_packed()
+            packed = self.pipe.recv_bytes()
         except (EOFError, OSError):
-            how, ready = child.cause_of_death(), child.ready
+            how = cause_of_death(self.process) if self.process else "is gone"
             self.stop()
-            return self.on_death(how) if ready else self.on_failed_start(how)
+            return self.on_death(how) if self.ready else self.on_failed_start(how)
+        self.ready, self.heard = True, time.monotonic()
         kind, value = unpack(packed)
         if kind == "ready":
             self.on_ready()
-            child.send_packed(self._packed_task)
+            self._send()
             return None
         if kind != "progress":
             self._finished += 1
@@ -156,9 +153,8 @@ class Worker:
 
     def on_silence(self) -> Message | None:
         """End a child that was silent for too long.  Raises CannotStart."""
-        ready = self._running.ready
         self.stop()
-        if not ready:
+        if not self.ready:
             return self.on_failed_start(f"was silent for {START_SECONDS:g} s")
         return Message.error(
             f"stalled: no progress for {self.stall_seconds:g} s, so its worker was stopped; if it "
@@ -175,10 +171,12 @@ W = TypeVar("W", bound=Worker)
 
 def stop_all(workers: Collection[Worker]) -> None:
     """End the children of workers, all at a time, within seconds."""
-    children = [worker.child for worker in workers if worker.child is not None]
-    for worker in workers:
-        worker.child = None
-    end_all(children)
+    running = [(worker, worker.process) for worker in workers if worker.process is not None]
+    for worker, _ in running:
+        worker.process = None
+    end_all([process for _, process in running])
+    for worker, _ in running:
+        worker.pipe.close()
 
 
 def watch(
@@ -195,7 +193,7 @@ def watch(
     if now - begun > patience + max(patience, SUSPENDED_SECONDS):
         # This process was suspended, so its children may have been as well.
         for worker in workers:
-            worker.still_alive(now)
+            worker.heard = now
     for worker in workers:
         message = None
         if worker.pipe in spoke:

@@ -135,7 +135,8 @@ class _TrackerProcess(Worker):
 
     def on_silence(self) -> None:
         """Kill it: it may be suspended."""
-        self._running.kill()
+        if self.process is not None:
+            self.process.kill()
         self.stop()
         self.on_death("fell silent and was ended")
 

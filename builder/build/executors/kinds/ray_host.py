@@ -40,7 +40,7 @@ class Host:
             self._number, self._answer = number, []
             self._worker.assign(packed_task)
             return self._life, []
-        if not self._answer and self._worker.child is None:  # it was closed meanwhile
+        if not self._answer and self._worker.process is None:  # it was closed meanwhile
             self._worker.assign(packed_task)
         return self._life, self._answer or self._listen()
 
