@@ -49,9 +49,9 @@ def run(args: argparse.Namespace) -> int:
     found: dict[str, Any] = {"table": str(path), "windows": len(windows.start)}
     found["columns"] = {name: _summary(values) for name, values in windows.columns.items()}
     if args.where:
-        from builder.dataset.filters import Where
+        from builder.dataset.filters import Expression
 
-        found["matching"] = int(Where(args.where, COLUMNS).mask(windows.columns).sum())
+        found["matching"] = int(Expression(args.where, COLUMNS).mask(windows.columns).sum())
     found["arrays"] = dict(_arrays(dataset))
     if args.json:
         say(json.dumps(found, indent=2))

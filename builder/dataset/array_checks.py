@@ -1,4 +1,4 @@
-"""What must hold for the arrays of an episode; each check yields complaints in words."""
+"""Checks of an episode's arrays: digests, types, shapes and values; each yields complaints."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from schemas.dataset import ArrayMeta, EpisodeMeta, ViewMeta
 
 REQUIRED = ("tracks", "vis", "starts", "queries", "timestamps")
 
-# Query points are computed in float64 and stored in float32; u16 tracks are 1/128 px off.
+# Query points are computed in float64 and stored in float32; u16 tracks are off by 1/128 px.
 _QUERY_TOLERANCE_PX = 1e-3
 _U16_TOLERANCE_PX = 1 / 128 + _QUERY_TOLERANCE_PX
 
@@ -38,7 +38,7 @@ def check_view(
             dtype, shape = expected[name]
             bad.append(f"expected {dtype} {shape}, got {array.dtype} {array.shape}")
         if not bad:
-            # The values of a damaged or misshapen array would only repeat the complaint.
+            # Complaints about the values of such an array would only follow from this one.
             bad += checks.of(name, deep)
         yield from ((name, complaint) for complaint in bad)
 
@@ -74,7 +74,7 @@ def check_digests(reader: EpisodeReader) -> list[str]:
 def _expected(
     meta: EpisodeMeta, view: ViewMeta, queries_xy: np.ndarray | None
 ) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Dtype and shape of the arrays whose meaning is fixed."""
+    """Return dtype and shape, by name, of the arrays that letterset defines."""
     length, count = meta.length, len(_starts(meta, view))
     points = view.arrays["queries"].shape[0] if "queries" in view.arrays else 0
     if queries_xy is not None:
@@ -93,7 +93,7 @@ def _expected(
 
 
 def has_windows(view: ViewMeta) -> bool:
-    """Tell whether a view has windows; in a dataset of frames alone none has."""
+    """Tell whether a view has windows; in a dataset without tracks it has none."""
     return "starts" not in view.arrays or view.arrays["starts"].shape != (0,)
 
 
@@ -104,7 +104,7 @@ def _starts(meta: EpisodeMeta, view: ViewMeta) -> np.ndarray:
 
 
 class _Values:
-    """Checks of what the numbers of one view are, array by array."""
+    """Checks of the values of one view's arrays."""
 
     def __init__(
         self, reader: EpisodeReader, view: ViewMeta, queries_xy: np.ndarray | None
@@ -193,7 +193,7 @@ class _Values:
         try:
             return self.reader.array(self.view.name, "queries")
         except (KeyError, DatasetError):
-            return None  # told where the queries are checked
+            return None  # reported by the check of the queries
 
 
 def _first(mask: np.ndarray) -> int:

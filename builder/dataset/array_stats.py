@@ -57,7 +57,7 @@ def array_stats(dataset: Dataset, name: str) -> ArrayStats | None:
 
 
 def quantiles(dataset: Dataset, name: str, stats: ArrayStats) -> Quantiles:
-    """Return quantiles, from a histogram of 4096 bins between the exact extremes."""
+    """Return quantiles from a histogram of 4096 bins between the exact minimum and maximum."""
     low, high = np.array(stats.min), np.array(stats.max)
     width = (high - low) / _BINS
     counts = np.zeros((low.size, _BINS), np.int64)
@@ -76,13 +76,17 @@ def quantiles(dataset: Dataset, name: str, stats: ArrayStats) -> Quantiles:
     return Quantiles(QUANTILES, tuple(values), tuple((width / 2).tolist()))
 
 
+def finite_rows(values: np.ndarray) -> np.ndarray:
+    """Return the rows (n, ...) that statistics count, in float64: those without NaN, infinity."""
+    rows = np.asarray(values, np.float64)
+    return rows[np.isfinite(rows).reshape(len(rows), -1).all(axis=1)]
+
+
 def _rows(dataset: Dataset, name: str) -> Iterator[np.ndarray]:
     """Yield the finite rows (n, D) of each episode that has some."""
     for episode_id in dataset.ids:
         episode = dataset[episode_id]
         if name in episode.arrays and episode.meta.per_frame(name):
-            rows = np.asarray(episode.arrays[name], np.float64)
-            rows = rows.reshape(len(rows), -1)
-            finite = rows[np.isfinite(rows).all(axis=1)]
-            if len(finite):
-                yield finite
+            rows = finite_rows(episode.arrays[name])
+            if len(rows):
+                yield rows.reshape(len(rows), -1)

@@ -1,4 +1,4 @@
-"""Reading a dataset: episodes by id, their views, and arrays that load when touched."""
+"""Reading a dataset: episodes by id, their views, and arrays that are read when touched."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class OlderTracks(Protocol):
 
 
 class ViewData:
-    """One camera of one episode; arrays are read when touched."""
+    """One view (camera) of one episode; arrays are read when touched."""
 
     def __init__(self, meta: ViewMeta, reader: EpisodeReader) -> None:
         self.meta, self._reader = meta, reader
@@ -57,7 +57,7 @@ class ViewData:
 
     @property
     def geometry(self) -> Geometry:
-        """How source pixels and img pixels of this view correspond."""
+        """The map between source pixels and img pixels of this view."""
         return self.meta.geometry
 
     def array(self, name: str) -> Any:
@@ -150,7 +150,7 @@ class Dataset:
     """A dataset opened for reading: ``dataset[id]`` is an episode, iterating yields all.
 
     ``meta`` is what all episodes share, ``ids`` are sorted.  Small to pickle: files are opened
-    again.  Recently used episode files stay open, at most ``max_open``.
+    again.  The ``max_open`` most recently used episode files stay open.
     """
 
     episode_type: ClassVar[type[EpisodeData]] = EpisodeData
@@ -195,9 +195,9 @@ class Dataset:
         return self.path, self.max_open, tracks, layers
 
     def with_layers(self, tracks: str | None = None, layers: Sequence[str] = ()) -> Dataset:
-        """Return the dataset opened again with these layers, besides those it has.
+        """Return the dataset opened again with these layers in addition to those it has.
 
-        Raises DatasetError naming the layers there are, ConfigError for ``tracks`` without any.
+        Raises DatasetError naming the layers there are, ConfigError when ``tracks`` has no tracks.
         """
         every = tuple(dict.fromkeys([*self._given[1], *layers]))
         return type(self)(*self._opened_with(tracks or self.track_layer, every))
@@ -210,17 +210,17 @@ class Dataset:
         return self
 
     def _refuse_unlisted(self) -> None:
-        """Refuse a lost index; a build at work stores its first episodes before it lists them."""
+        """Refuse episodes without an index, unless a build is at work that has yet to list them."""
         writers = [path.stem for path in (self.path / "index").glob("*.lock")]
         count = sum(1 for _ in self.store.ids())
         if count and all(is_locked(self.path, writer) is False for writer in writers):
             raise DatasetError(
-                f"{self.path} lists no episodes but {self.store.place}/ holds {count}: run "
-                "letterset repair"
+                f"{self.path}: the index lists no episodes, but {self.store.place}/ holds {count}: "
+                "run letterset repair"
             )
 
     def fetched(self, path: Path) -> Path:
-        """Return a file of the folder; where the dataset is elsewhere it is fetched first."""
+        """Return a file of the folder; a remote dataset fetches it first."""
         return path
 
     def __len__(self) -> int:
@@ -248,7 +248,7 @@ class Dataset:
             )
         self._open[episode_id] = self.episode_type(self._reader(episode_id))
         if len(self._open) > self.max_open:
-            # Arrays in use keep their memory map; only this object lets go.
+            # Arrays in use keep their memory map; only this reference is dropped.
             self._open.popitem(last=False)
         return self._open[episode_id]
 

@@ -1,7 +1,7 @@
 """Filter expressions such as ``motion > 1 and vis > 0.5``: parsed, checked, never executed.
 
-Known are numbers, texts, the given names, comparisons (also ``in``), ``and``, ``or``, ``not``
-and ``+ - * /``.  Nothing else of Python is.
+They may hold numbers, texts, column names, comparisons (also ``in``), ``and``, ``or``, ``not`` and
+``+ - * /``, nothing else of Python.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ _OPERATORS: dict[type, Callable[..., Any]] = {
 }
 
 
-class Where:
-    """A checked expression over named columns."""
+class Expression:
+    """A checked expression over named columns: a filter, or a weight."""
 
     def __init__(self, text: str, names: Collection[str]) -> None:
-        """Parse ``text``.  Raises ConfigError for whatever is not known, naming it."""
+        """Parse ``text``.  Raises ConfigError naming what is unknown or not allowed in it."""
         self.text = text
         self._known = names
         self.names: set[str] = set()
@@ -56,9 +56,9 @@ class Where:
             raise self._error(f"cannot be read: {getattr(error, 'msg', error)}") from None
 
     def mask(self, columns: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Tell for which rows it holds: columns (n,) in, (n,) bool out.
+        """Evaluate a filter: columns (n,) in, (n,) bool out.
 
-        Comparisons with NaN do not hold.  Raises ConfigError when values do not compare.
+        Comparisons with NaN are false.  Raises ConfigError for values that cannot be compared.
         """
         found = self._found(columns)
         if found.dtype != np.bool_:
@@ -66,9 +66,9 @@ class Where:
         return found
 
     def values(self, columns: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Compute it for every row: columns (n,) in, (n,) float64 out; true is 1.
+        """Evaluate a weight: columns (n,) in, (n,) float64 out; true is 1.
 
-        Raises ConfigError when it gives no numbers.
+        Raises ConfigError when the result is not a number.
         """
         found = self._found(columns)
         if found.dtype.kind not in "biuf":

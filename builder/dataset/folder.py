@@ -1,7 +1,7 @@
-"""The dataset folder around its episodes: ``dataset.json``, index, failures, runs.
+"""The dataset folder: reading and writing ``dataset.json``, the index and the failures.
 
 Index and failures are one file per writer, so that several machines can build into one
-folder; each writer is locked for as long as its catalog is open.
+folder; a writer holds the lock of its name while it is open.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from schemas.dataset import DatasetMeta, EpisodeMeta, FailureLine, IndexLine, Na
 
 _WRITER: TypeAdapter[str] = TypeAdapter(Name)
 
-# Whoever looks whether a lock is taken holds it for an instant.
+# is_locked() of another process holds a lock for an instant.
 LOCK_ATTEMPTS = 4
 
 _LOST = "restore it from a copy, or build again into a new folder"
 
 
 class DatasetWriter:
-    """A dataset folder open for writing by one writer; close it or use it as a context."""
+    """A dataset folder open for writing under one writer's name; a context manager."""
 
     def __init__(self, folder: Path, meta: DatasetMeta, writer: str, lock: int) -> None:
         self.folder, self.meta, self.writer = folder, meta, writer
@@ -82,7 +82,7 @@ class DatasetWriter:
         self.close()
 
     def close(self) -> None:
-        """Let go of the lock."""
+        """Release the lock."""
         if self._lock >= 0:
             os.close(self._lock)
         self._lock = -1
@@ -170,7 +170,7 @@ def check_writable(folder: Path) -> None:
 
 
 def _create_meta(folder: Path, meta: DatasetMeta) -> None:
-    """Write ``dataset.json`` whole; when another writer was first, its file stays."""
+    """Write ``dataset.json`` whole, unless another writer did by now."""
     path = folder / META_NAME
     with output_errors(path), stage_text(folder / "tmp", pretty_json(meta)) as staged:
         try:
@@ -184,9 +184,9 @@ def _create_meta(folder: Path, meta: DatasetMeta) -> None:
 
 
 def take_lock(folder: Path, writer: str) -> int:
-    """Become the one process that writes as ``writer``, until the descriptor is closed.
+    """Lock a writer's name; closing the returned descriptor unlocks it.
 
-    Raises OutputError naming who has the lock.
+    Raises OutputError naming the process that holds the lock.
     """
     path = folder / "index" / f"{writer}.lock"
     with output_errors(path):
@@ -208,7 +208,7 @@ def take_lock(folder: Path, writer: str) -> int:
 
 @contextmanager
 def all_locks(folder: Path) -> Iterator[None]:
-    """Hold the lock of every writer there is.  Raises OutputError while one is at work."""
+    """Hold the locks of all writers.  Raises OutputError while one of them is at work."""
     writers = {path.stem for path in (folder / "index").glob("*.*")} | {"main"}
     with ExitStack() as stack:
         for writer in sorted(writers):
@@ -217,7 +217,7 @@ def all_locks(folder: Path) -> Iterator[None]:
 
 
 def differences(found: DatasetMeta, wanted: DatasetMeta) -> list[str]:
-    """List in words the settings in which a dataset differs from what is wanted."""
+    """Describe each setting in which a dataset differs from the wanted one."""
     ignored = {"digest", "created_with"}
     old, new = (_flat(record_data(meta)) for meta in (found, wanted))
     different = {key for key in old.keys() | new.keys() if old.get(key, ...) != new.get(key, ...)}
@@ -277,7 +277,7 @@ def store_at(path: Path) -> Store:
 
 
 def is_locked(folder: Path, writer: str) -> bool | None:
-    """Tell whether a writer is at work; None where the filesystem knows no locks."""
+    """Tell whether a writer is at work; None where the filesystem does not support locks."""
     try:
         descriptor = os.open(folder / "index" / f"{writer}.lock", os.O_RDONLY)
     except OSError:

@@ -1,4 +1,4 @@
-"""The finished episodes of a dataset in columns: read at once, about 150 bytes an episode."""
+"""The index of a dataset in columns: its finished episodes, at about 150 bytes each."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from schemas.dataset import IndexLine, Name
 _BLOCK_BYTES = 1 << 20
 _VIEWS: TypeAdapter[tuple[str, ...]] = TypeAdapter(tuple[Name, ...])
 
-# A line as it is written, with an id that needs no escapes: exactly what IndexLine accepts, which
-# a test compares.  Any other line is read the slow way.
+# A line in the form it is written in, with an id that needs no JSON escapes: exactly what IndexLine
+# accepts (a test compares both).  Any other line is parsed by IndexLine itself.
 _LINE = re.compile(
     r'\{"digest":"([0-9a-f]{64})",'
     r'"id":"(?=[^"]{1,1000}")((?:(?!\.{0,2}/)[ !#-.0-\[\]-~]+/)*(?!\.{0,2}")[ !#-.0-\[\]-~]+)",'
@@ -29,11 +29,11 @@ _LINE = re.compile(
 
 
 class EpisodeIndex(Mapping[str, IndexLine]):
-    """Lines of the index by id; each is made when it is asked for.
+    """The lines of the index by id; an IndexLine is made when it is asked for.
 
     ``ids`` (E), sorted; ``lengths`` (E,) int64 frames; ``digests`` (E, 32) uint8;
-    ``view_sets`` the different tuples of views there are; ``view_set`` (E,) int64, which of them
-    an episode has.
+    ``view_sets`` the distinct tuples of view names; ``view_set`` (E,) int64, the position in them
+    of an episode's views.
     """
 
     _places: dict[str, int] | None = None
@@ -59,7 +59,7 @@ class EpisodeIndex(Mapping[str, IndexLine]):
 
     @classmethod
     def of(cls, lines: Iterable[IndexLine]) -> EpisodeIndex:
-        """Put lines of different ids into columns, in their own order."""
+        """Make an index of lines of different ids, in the order given."""
         columns = Columns()
         columns.add(lines)
         found = cls(columns)
@@ -68,7 +68,7 @@ class EpisodeIndex(Mapping[str, IndexLine]):
 
     @property
     def views(self) -> list[str]:
-        """Names of the views there are, sorted."""
+        """The names of all views, sorted."""
         return sorted({name for names in self.view_sets for name in names})
 
     def _sort(self) -> None:
@@ -80,7 +80,7 @@ class EpisodeIndex(Mapping[str, IndexLine]):
         self.digests = self.digests[order]
 
     def place(self, episode_id: object) -> int:
-        """Return where in ``ids`` an episode is; raises KeyError when it is not there."""
+        """Return the position of an episode in ``ids``; raises KeyError when it is not listed."""
         if self._places is not None:
             return self._places[episode_id]  # type: ignore[index]
         if isinstance(episode_id, str):
@@ -108,7 +108,7 @@ class EpisodeIndex(Mapping[str, IndexLine]):
 
 
 class Columns:
-    """Lines of an index being put into columns, in the order they come."""
+    """Collects the columns of index lines, in the order of the lines."""
 
     def __init__(self) -> None:
         self.ids: list[str] = []
@@ -130,7 +130,7 @@ class Columns:
                 if not self._add_plain(whole):
                     self.add(parse_lines(whole.split(b"\n")[:-1], IndexLine, path, number))
                 if len(whole) < len(block):
-                    break  # the rest may be there by now, without its beginning
+                    break  # a writer may complete the line now: reading on would begin amid it
                 number += whole.count(b"\n")
 
     def add(self, lines: Iterable[IndexLine]) -> None:
@@ -144,7 +144,7 @@ class Columns:
         )
 
     def _add_plain(self, block: bytes) -> bool:
-        """Add a block of lines without making them; False, with nothing added, if one is odd."""
+        """Add a block of lines by ``_LINE`` alone; False, with none added, if one is different."""
         try:
             between, digests, ids, lengths, views = _fields(block.decode("ascii"))
             sets = {text: _VIEWS.validate_json(text) for text in dict.fromkeys(views)}
@@ -174,6 +174,6 @@ class Columns:
 
 
 def _fields(text: str) -> tuple[list[str], ...]:
-    """Take plain lines apart: digests, ids, lengths and views, after what none of them is."""
+    """Split matching lines into digests, ids, lengths and views, after the text between matches."""
     found = _LINE.split(text)
     return found[::5], found[1::5], found[2::5], found[3::5], found[4::5]

@@ -30,7 +30,7 @@ def read_lines(folder: Path, model: type[L]) -> dict[str, L]:
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Keep the garbage collector from walking millions of records, none of which is garbage."""
+    """Pause the garbage collector, which would walk millions of records that are all in use."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -49,7 +49,7 @@ def read_file(path: Path, model: type[L]) -> list[L]:
 def parse_lines(lines: list[bytes], model: type[L], path: Path, first: int = 1) -> list[L]:
     """Parse whole lines of a file from line number ``first`` on; raises DatasetError."""
     try:
-        # All at once: validation dominates, and most files are sound.
+        # All lines at once: that is faster, and most files are not damaged.
         batch = b"[" + b",".join(lines) + b"]"
         return TypeAdapter(list[model]).validate_json(batch)  # type: ignore[valid-type]
     except ValidationError:
@@ -82,7 +82,7 @@ def append_line(path: Path, line: IndexLine | FailureLine) -> None:
 
 
 def keep_failures(folder: Path, writer: str, wanted: Container[str]) -> set[str]:
-    """Drop a writer's failures whose id is not ``wanted``, durably; returns the ids dropped."""
+    """Remove a writer's failures whose id is not ``wanted``, durably; returns the ids removed."""
     path = folder / "failures" / f"{writer}.jsonl"
     lines = read_file(path, FailureLine) if path.exists() else []
     kept = [line for line in lines if line.id in wanted]

@@ -53,7 +53,7 @@ def layer_store(dataset: Path, name: str) -> Store:
 
 
 def stale(reader: EpisodeReader, base: EpisodeMeta) -> bool:
-    """Tell whether a layer's episode was made for another state of its base."""
+    """Tell whether a layer's episode was made for another state of the dataset's episode."""
     layer: Any = reader.meta
     return layer.base != base.digest
 
@@ -71,7 +71,7 @@ class LayerWriter:
         made_by: Mapping[str, Any] | None = None,
         tracks: TrackSet | None = None,
     ) -> None:
-        """Open it.  Raises ConfigError for a bad name and when it was made otherwise."""
+        """Open it.  Raises ConfigError for a bad name and when it was made in another way."""
         check_name(name, "a layer's name")
         self.dataset, self.name = dataset, name
         self.folder, self.store = dataset / FOLDER / name, layer_store(dataset, name)
@@ -106,7 +106,7 @@ class LayerWriter:
         differing = [key for key in old if old[key] != new[key]]
         if differing:
             raise ConfigError(
-                f"the layer {self.name!r} was made otherwise: {', '.join(differing)} differ. "
+                f"the layer {self.name!r} was made in another way: {', '.join(differing)} differ. "
                 f"Choose another name, or delete {self.folder}"
             )
 
@@ -184,25 +184,26 @@ class Overlay:
         self.meta = base.meta
         self._owner: dict[tuple[str | None, str], EpisodeReader] = {}
         for layer in layers.values():
-            self.meta = self._merged(self.meta, layer)
+            self._add(layer)
 
     @property
     def added(self) -> Collection[tuple[str | None, str]]:
         """The arrays that layers hold: (view, name), None for those of the episode."""
         return self._owner.keys()
 
-    def _merged(self, meta: EpisodeMeta, layer: EpisodeReader) -> EpisodeMeta:
+    def _add(self, layer: EpisodeReader) -> None:
         record: Any = layer.meta
-        changes: dict[str, Any] = {"arrays": self._joined(meta.arrays, record.arrays, None, layer)}
+        own = {each.name: each.arrays for each in record.views}
         views = []
-        for view in meta.views:
-            own = {each.name: each.arrays for each in record.views}.get(view.name, {})
-            joined = self._joined(view.arrays, own, view.name, layer)
-            # A copy, not a seal: the digest goes on telling which episode this is.
+        for view in self.meta.views:
+            joined = self._joined(view.arrays, own.get(view.name, {}), view.name, layer)
+            # A copy, not a seal: the digest still identifies the episode.
             views.append(view.model_copy(update={"arrays": joined}))
-        if any("tracks" in each.arrays for each in record.views):
-            changes |= _windows(record)
-        return meta.model_copy(update={**changes, "views": tuple(views)})
+        arrays = self._joined(self.meta.arrays, record.arrays, None, layer)
+        changes: dict[str, Any] = {"arrays": arrays, "views": tuple(views)}
+        if tracks := next((each["tracks"] for each in own.values() if "tracks" in each), None):
+            changes["horizon"] = tracks.shape[1]
+        self.meta = self.meta.model_copy(update=changes)
 
     def _joined(
         self,
@@ -211,6 +212,7 @@ class Overlay:
         view: str | None,
         layer: EpisodeReader,
     ) -> dict[str, ArrayMeta]:
+        """Add a layer's arrays to those of the episode or view; its tracks replace the others."""
         self._owner |= {(view, name): layer for name in new}
         hidden = TRACK_ARRAYS if "tracks" in new else ()
         return {**{name: meta for name, meta in old.items() if name not in hidden}, **new}
@@ -234,12 +236,6 @@ class Overlay:
         """Release files."""
         for reader in (self._base, *self._layers.values()):
             reader.close()
-
-
-def _windows(record: LayerEpisode) -> dict[str, Any]:
-    """Horizon of a layer's tracks, from their shape; the dataset's metadata has the rest."""
-    tracks = next(view.arrays["tracks"] for view in record.views if "tracks" in view.arrays)
-    return {"horizon": tracks.shape[1]}
 
 
 def with_tracks(meta: DatasetMeta, tracks: TrackSet) -> DatasetMeta:

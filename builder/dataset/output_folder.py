@@ -9,7 +9,7 @@ from builder.core.errors import ConfigError, OutputError
 
 META_NAME = "dataset.json"
 
-# What runs that were killed, or that begin at this moment, may have written, and what a disk has.
+# What an earlier or a concurrent run may have left before dataset.json was written.
 _OURS = {META_NAME, "index", "failures", "tmp", "runs", "stats", "splits", "layers"}
 _PASSED = _OURS | {"replaced", "lost+found"}
 
@@ -23,14 +23,14 @@ def is_url(path: Path | str) -> bool:
 
 
 def shown_url(url: Path | str) -> str:
-    """Write a URL with both of its slashes."""
+    """Return a URL with both of its slashes, which a Path merges."""
     return re.sub(":/+", "://", str(url), count=1)
 
 
 def check_output_folder(folder: Path | str) -> None:
-    """Refuse a folder that a dataset cannot or should not be written to; changes nothing.
+    """Check that a dataset may be written to a folder; changes nothing.
 
-    Raises ConfigError for a URL and for a folder that holds other things than a dataset, and
+    Raises ConfigError for a URL and for a folder that holds something other than a dataset, and
     OutputError for a file.
     """
     if is_url(folder):
@@ -46,8 +46,8 @@ def check_output_folder(folder: Path | str) -> None:
     try:
         names = sorted(path.name for path in folder.iterdir())
     except OSError:
-        return  # whether it can be written is found out by writing
-    # Stores have places of their own, such as episodes.zarr; a second damaged.2 may be there.
+        return  # writing will tell what is wrong
+    # Stores keep episodes under names of their own, such as episodes.zarr; damaged.2 may exist.
     begins = (".", "episodes", "damaged")
     foreign = [name for name in names if not (name in _PASSED or name.startswith(begins))]
     if foreign:

@@ -1,6 +1,6 @@
 """Datasets on object stores: the index is fetched on opening, an episode when it is first used.
 
-What was fetched is a dataset folder like any other, so that everything reads it as one.
+The local cache is a dataset folder like any other and is read as one.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from builder.stores.base import EpisodeReader, stores_found
 from schemas.dataset import DatasetMeta
 from schemas.layers import LayerMeta
 
-# Fetched anew on every opening.
+# Fetched again at every opening: folders and the suffix of their files.
 _LISTS = {"index": ".jsonl", "failures": ".jsonl", "splits": ".json"}
 
 
@@ -91,7 +91,7 @@ class RemoteDataset(Dataset):
         except DatasetError:
             if not any(known):
                 raise
-            # What is in the cache is damaged, or of another time than the index.
+            # The cached files are damaged, or older or newer than the index.
             for path in paths:
                 self._fetch_episode(path, replace=True)
             reader = self._held(episode_id, paths)
@@ -100,7 +100,7 @@ class RemoteDataset(Dataset):
         return reader
 
     def _held(self, episode_id: str, paths: list[Path]) -> EpisodeReader:
-        """Open an episode, and keep everybody from deleting it while it is open."""
+        """Open an episode and lock it against deletion by any process while it is open."""
         held = []
         try:
             for path in paths:
@@ -142,7 +142,7 @@ class RemoteDataset(Dataset):
                 raise  # else another process was faster, and may read it by now
 
     def _make_room(self, limit: int) -> None:
-        """Delete the episodes that were used longest ago, until the others fit."""
+        """Delete the least recently used episodes until the others fit in ``limit`` bytes."""
         stores = [self.store, *(layer_store(self.path, name) for name in self.layers)]
         found = [(store.path(key), store) for store in stores for key in store.ids()]
         sizes = {path: _size(path) for path, _ in found}
@@ -154,7 +154,7 @@ class RemoteDataset(Dataset):
                 total -= size
 
     def _delete(self, path: Path) -> bool:
-        """Delete a cached episode unless someone has it open; tells whether it is gone."""
+        """Delete a cached episode unless a process has it open; tells whether it is gone."""
         with output_errors(path):
             try:
                 descriptor = os.open(path, os.O_RDONLY)
@@ -207,7 +207,7 @@ def fetch_lists(remote: RemoteFolder, cache: Path) -> Path:
 
 
 def _fetch_list(remote: RemoteFolder, folder: Path, name: str, suffix: str) -> None:
-    """Make the files of a flat folder those that there are now, each in one step."""
+    """Make the files of a flat folder equal to the remote ones, each in one step."""
     sizes = {key: size for key, size in remote.sizes(name, 1).items() if key.endswith(suffix)}
     with stage(folder / "tmp", ".fetch") as staged:
         remote.fetch(name, staged.folder, sizes)

@@ -1,4 +1,4 @@
-"""A folder at a URL that fsspec knows: listing it and fetching its files, nothing else."""
+"""A folder at a URL that fsspec supports: listing it and fetching its files."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from schemas.dataset import EpisodeId
 _THREADS = 16
 _SAFE_PATH: TypeAdapter[str] = TypeAdapter(EpisodeId)
 
-# What the local disk says; anything else came from the other side.
+# Errors of the local disk; any other comes from the remote side.
 _LOCAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE)
 
 
 class RemoteFolder:
-    """Files below ``url``, by relative path.  Small to pickle, safe to fork: nothing is kept.
+    """Files below ``url``, by relative path.  Small to pickle, safe to fork: keeps no connection.
 
-    Everything raises DatasetError naming the URL when the other side fails, ConfigError for a URL
-    that fsspec does not know and MissingExtraError without the package it needs.
+    Every method raises DatasetError naming the URL when the remote side fails, ConfigError for a
+    URL that fsspec does not support and MissingExtraError without the package it needs.
     """
 
     def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
@@ -106,7 +106,7 @@ class RemoteFolder:
             got = os.fstat(file.fileno()).st_size
         if got != size:
             raise DatasetError(
-                f"{self.url}/{relative} did not come whole: got {got} of {size} bytes; try again"
+                f"{self.url}/{relative} was not fetched whole: got {got} of {size} bytes; try again"
             )
 
     def _refuse_unsafe(self, relative: str, names: Iterable[str]) -> None:
@@ -132,13 +132,13 @@ class RemoteFolder:
             raise ConfigError(f"cannot read {self.url}: {error}") from None
         except (ValueError, TypeError) as error:
             raise ConfigError(f"cannot read {self.url}: {error}") from None
-        # Lists and sizes from before would not fit to what is there now.
+        # Cached listings and sizes may be out of date.
         files.invalidate_cache()
         return files, root.rstrip("/")
 
     @contextmanager
     def _errors(self, relative: str) -> Iterator[None]:
-        """Name the URL in whatever goes wrong on the other side."""
+        """Turn any error of the remote side into a DatasetError that names the URL."""
         try:
             yield
         except Exception as error:  # each kind of store has its own errors, of no common base

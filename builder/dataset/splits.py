@@ -1,7 +1,7 @@
 """Splits of a dataset: ``splits/<name>.json``, lists of ids that can be edited by hand.
 
-By hash, an episode's split depends on its own id (or task, or group) alone: episodes that are
-added later move no other one.
+By hash, an episode's split depends on its own id (or task, or group) alone: adding episodes later
+does not move any other.
 """
 
 from __future__ import annotations
@@ -103,9 +103,9 @@ def write_splits(dataset: Path, name: str, splits: Splits) -> Path:
 
 
 def refuse_other(dataset: Path, name: str, new: Splits) -> None:
-    """Raise ConfigError when ``splits/<name>.json`` was made otherwise, or edited since.
+    """Raise ConfigError when ``splits/<name>.json`` is another split, or was edited by hand.
 
-    The same split of a dataset that has grown is no other one.
+    The same split of a dataset that has grown since is not another one.
     """
     path = _path(dataset, name)
     if not path.exists():

@@ -1,4 +1,4 @@
-"""What filters ask about a window, computed for all windows of a view."""
+"""The columns of the window table, computed for all windows of one view."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from builder.canvas.windows import valid_steps
 from builder.dataset.episodes import ViewData
 from builder.trackers.motion import ZERO_STEP_PX
 
-# AMPLIFY's loss tells displacements apart up to so many pixels.
+# Displacements beyond this fall outside the classes of AMPLIFY's loss, 15 x 15 pixels.
 SATURATED_STEP_PX = 7.0
 
 COLUMNS = {
@@ -28,10 +28,10 @@ COLUMNS = {
 
 ROW = np.dtype([*((name, "<f4") for name in COLUMNS), ("start", "<i8")])
 
-# Points looked at together: bounds memory, also where one window is a whole long episode.
+# Points read together: bounds memory, also where one window is a whole long episode.
 _BLOCK_POINTS = 64 * 16 * 400
 _FRAMES = 64
-_SPARSE = 4  # every so manyth pixel tells a cut
+_SPARSE = 4  # a cut shows in every fourth pixel of a row and column
 
 
 def window_rows(view: ViewData, length: int) -> np.ndarray:
@@ -49,7 +49,7 @@ def window_rows(view: ViewData, length: int) -> np.ndarray:
 
 
 def _fill(rows: np.ndarray, view: ViewData, block: slice, length: int) -> None:
-    """Compute all columns but the cuts of some windows, a few steps of them at a time."""
+    """Compute all columns but ``cut`` for some windows, a few steps of them at a time."""
     _, horizon, points = view.vis.shape
     steps = max(1, _BLOCK_POINTS // max(1, len(rows) * points))
     sums = np.zeros(len(rows), [(name, "<f8") for name in (*COLUMNS, "points", "steps")])
@@ -119,7 +119,7 @@ def _cuts(frames: Any, starts: np.ndarray, horizon: int, length: int) -> np.ndar
 
 
 def _release(*arrays: Any) -> None:
-    """Let go of the pages of mapped arrays, so that memory does not grow with their length."""
+    """Release the pages of mapped arrays, so that memory does not grow with their length."""
     for array in arrays:
         at = getattr(array, "stored", array)
         while isinstance(at, np.ndarray | memoryview):

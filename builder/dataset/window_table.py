@@ -17,6 +17,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,11 @@ __all__ = ["COLUMNS", "Table", "read_columns", "update_window_stats", "write_win
 Rows = Mapping[str, np.ndarray]
 """The rows of one episode: by view, (S,) of ``ROW``."""
 
+_ROW_NAMES = ROW.names or ()
 _TABLE = np.dtype(
-    [*((name, ROW[name]) for name in ROW.names or ()), ("episode", "<i8"), ("view", "<i2")]
+    [*((name, ROW[name]) for name in _ROW_NAMES), ("episode", "<i8"), ("view", "<i2")]
 )
-_COLUMNS = ",".join(ROW.names or ())
+_COLUMNS = ",".join(_ROW_NAMES)
 
 _ROWS_AT_ONCE = 100_000
 
@@ -99,15 +101,15 @@ class KnownRows:
 
 
 def stats_path(dataset: Dataset) -> Path:
-    """Return where the table of a dataset, or of the track layer it was opened with, lies."""
+    """Return the path of the table of a dataset, or of the track layer it was opened with."""
     name = f"windows-{dataset.track_layer}" if dataset.track_layer else "windows"
     return dataset.path / "stats" / f"{name}.hdf5"
 
 
 def write_window_stats(dataset: Dataset, known: KnownRows | None = None) -> Path:
-    """Make the table of an open dataset; returns its path.
+    """Write the table of an open dataset; returns its path.
 
-    Rows that are ``known`` already are taken as they are, the others computed.  Raises
+    Rows that are ``known`` are copied, the others computed.  Raises
     DatasetError, OutputError.
     """
     path = stats_path(dataset)
@@ -120,9 +122,9 @@ def write_window_stats(dataset: Dataset, known: KnownRows | None = None) -> Path
 
 
 def update_window_stats(folder: Path, on_notice: Callable[[str], None]) -> None:
-    """Make the table of a dataset that was just built, unless it is there and up to date.
+    """Write the table of a dataset that was just built, unless it is up to date.
 
-    An episode that cannot be read is a notice, not the end of a build.  Raises OutputError.
+    An episode that cannot be read gives a notice; the build goes on.  Raises OutputError.
     """
     try:
         refresh_window_stats(open_dataset(folder))
@@ -131,7 +133,7 @@ def update_window_stats(folder: Path, on_notice: Callable[[str], None]) -> None:
 
 
 def refresh_window_stats(dataset: Dataset) -> None:
-    """Make the table of an open dataset, unless it is there and up to date.
+    """Write the table of an open dataset, unless it is up to date.
 
     Raises DatasetError for an episode that cannot be read, OutputError.
     """
@@ -141,9 +143,9 @@ def refresh_window_stats(dataset: Dataset) -> None:
 
 
 def carry_window_stats(sources: Iterable[Path], out: Path) -> None:
-    """Bring the rows of episodes that came to ``out`` from other datasets; computes none.
+    """Copy the known rows of episodes that ``out`` took from ``sources``; computes none.
 
-    The table is made when all of them are known.  Raises DatasetError, OutputError.
+    The table is made when the rows of all episodes are known.  Raises DatasetError, OutputError.
     """
     there, others = KnownRows(out), [KnownRows(source) for source in sources]
     dataset, missing = open_dataset(out), 0
@@ -167,10 +169,9 @@ def _stored_key(path: Path) -> str | None:
 
 
 def _fill(file: Any, dataset: Dataset, known: KnownRows | None) -> None:
-    meta, index = dataset.meta, dataset.index
-    views = index.views
-    numbers = np.array([len(index.view_sets[at]) for at in index.view_set], np.int64)
-    total = int((numbers * window_counts(meta, index.lengths)).sum())
+    index, views = dataset.index, dataset.index.views
+    view_counts = np.array([len(names) for names in index.view_sets], np.int64)[index.view_set]
+    total = int((view_counts * window_counts(dataset.meta, index.lengths)).sum())
     file.attrs["key"], file.attrs["views"] = _key(dataset), views
     columns = {
         name: file.create_dataset(name, (total,), _TABLE[name]) for name in _TABLE.names or ()
@@ -193,16 +194,14 @@ def _parts(dataset: Dataset, known: KnownRows | None, views: list[str]) -> Itera
             rows = episode_rows(dataset[episode_id].reader)
         for view, own in rows.items():
             part = np.empty(len(own), _TABLE)
-            for name in ROW.names or ():
-                part[name] = own[name]
+            part[[*_ROW_NAMES]] = own
             part["episode"], part["view"] = number, views.index(view)
             yield part
 
 
 def _batches(parts: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """Join parts, as each write to a file has its cost."""
-    waiting: list[np.ndarray] = []
-    rows = 0
+    """Join parts into pieces of about 100,000 rows: each write to an HDF5 file has its cost."""
+    waiting, rows = list[np.ndarray](), 0
     for part in parts:
         waiting.append(part)
         rows += len(part)
@@ -256,18 +255,21 @@ def check_tables(folder: Path) -> Iterator[tuple[str, str, bool]]:
             yield where, f"it is damaged: {error}; {again}", False
 
 
+@dataclass(frozen=True)
 class Table:
-    """Rows of some columns: ``episode`` (n,) is the place of its id in ``dataset.ids``."""
+    """Some columns of the rows of some views."""
 
-    def __init__(
-        self, episode: np.ndarray, start: np.ndarray, columns: dict[str, np.ndarray]
-    ) -> None:
-        self.episode, self.start, self.columns = episode, start, columns
+    episode: np.ndarray
+    """(n,): the index of the episode's id in ``dataset.ids``."""
+    start: np.ndarray
+    """(n,): the window's first frame."""
+    columns: dict[str, np.ndarray]
+    """(n,) each."""
 
     def by_window(self) -> Table:
-        """Put the views of a window into one row: means, but the largest of largest values.
+        """Merge the views of a window into one row: the mean, of maxima the maximum.
 
-        A view that has nothing to count (NaN) does not count.
+        Views in which nothing was counted (NaN) are left out.
         """
         keys = np.stack([self.episode, self.start], axis=1)
         unique, inverse = np.unique(keys, axis=0, return_inverse=True)

@@ -10,7 +10,7 @@ import numpy as np
 from torch.utils.data import Sampler
 
 from builder.core.errors import ConfigError
-from builder.dataset.filters import Where
+from builder.dataset.filters import Expression
 from builder.dataset.window_table import COLUMNS
 from builder.training.windows import WindowDataset
 
@@ -125,7 +125,7 @@ def window_weights(windows: WindowDataset, by: Weigh = "motion") -> np.ndarray:
     expression, DatasetError when the table is missing or out of date.
     """
     if isinstance(by, str):
-        expression = Where(by, COLUMNS)
+        expression = Expression(by, COLUMNS)
         table = windows.window_table(expression.names)
         found = expression.values(table.columns)
     else:

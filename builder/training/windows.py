@@ -13,7 +13,7 @@ import torch
 
 from builder.core.errors import ConfigError, DatasetError
 from builder.dataset.episodes import Dataset, EpisodeData
-from builder.dataset.filters import Where
+from builder.dataset.filters import Expression
 from builder.dataset.opening import open_dataset
 from builder.dataset.window_table import COLUMNS, Table, read_columns
 from builder.training import episode_selection
@@ -150,7 +150,7 @@ class WindowDataset(SampleDataset):
 
         Raises ConfigError for a bad filter, DatasetError when nothing is left.
         """
-        condition = Where(where, COLUMNS)
+        condition = Expression(where, COLUMNS)
         table = self.window_table(condition.names)
         keeps = np.append(condition.mask(table.columns), False)
         kept = np.flatnonzero(keeps[self.rows(table)])

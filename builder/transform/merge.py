@@ -14,7 +14,7 @@ import numpy as np
 from builder.core.errors import ConfigError, DatasetError, NewerFormatError
 from builder.core.messages import count
 from builder.dataset.episodes import Dataset
-from builder.dataset.filters import Where
+from builder.dataset.filters import Expression
 from builder.dataset.folder import DatasetWriter, differences, index_line
 from builder.stores.base import Store
 from builder.transform.gather import Gathered, carry_along, gather
@@ -73,7 +73,7 @@ def select(dataset: Dataset, ids: Sequence[str], where: str | None) -> list[str]
     chosen = [key for key in dataset.ids if not ids or any(fnmatchcase(key, p) for p in ids)]
     if where is None or not chosen:
         return chosen
-    condition = Where(where, QUERY_NAMES)
+    condition = Expression(where, QUERY_NAMES)
     rows = {key: row for key in chosen if (row := _row(dataset, key)) is not None}
     if not rows:
         return chosen

@@ -10,7 +10,7 @@ from builder.build.config_file import load_config
 from builder.cli import main
 from builder.core.errors import ConfigError, OutputError
 from builder.core.messages import count
-from builder.dataset.filters import Where
+from builder.dataset.filters import Expression
 from builder.dataset.folder import read_index
 from builder.dataset.layers import LayerWriter
 from builder.dataset.opening import open_dataset
@@ -114,7 +114,7 @@ def test_a_layer_of_an_episode_that_is_gone_says_what_to_do(dataset):
 
 def test_filters_are_quoted_with_a_colon():
     with pytest.raises(ConfigError, match="the filter 'foo > 1': 'foo' is unknown"):
-        Where("foo > 1", ["motion"])
+        Expression("foo > 1", ["motion"])
 
 
 def test_a_preview_of_nothing_is_refused(videos, tmp_path, capsys):

@@ -190,7 +190,7 @@ print(sorted(heavy & set(sys.modules)))
 def test_a_lost_index_is_no_empty_dataset(tmp_path):
     sample_dataset(tmp_path, Hdf5Store(tmp_path), [Sample("a"), Sample("b/c")])
     shutil.rmtree(tmp_path / "index")
-    with pytest.raises(DatasetError, match=r"lists no episodes but episodes/ holds 2: run letter"):
+    with pytest.raises(DatasetError, match=r"lists no episodes, but episodes/ holds 2: run letter"):
         open_dataset(tmp_path)
     repair(tmp_path)
     assert open_dataset(tmp_path).ids == ("a", "b/c")

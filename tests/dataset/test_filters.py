@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.core.errors import ConfigError
-from builder.dataset.filters import Where
+from builder.dataset.filters import Expression
 
 COLUMNS = {
     "motion": np.array([0.0, 1.5, np.nan, 4.0]),
@@ -34,7 +34,7 @@ COLUMNS = {
     ],
 )
 def test_masks(text, expected):
-    mask = Where(text, COLUMNS).mask(COLUMNS)
+    mask = Expression(text, COLUMNS).mask(COLUMNS)
     assert mask.dtype == bool
     assert mask.tolist() == [bool(value) for value in expected]
 
@@ -72,17 +72,17 @@ def test_masks(text, expected):
 )
 def test_everything_else_is_refused(text, says):
     with pytest.raises(ConfigError, match=says):
-        Where(text, COLUMNS).mask(COLUMNS)
+        Expression(text, COLUMNS).mask(COLUMNS)
 
 
 @given(st.text(max_size=60))
 def test_no_text_does_harm(text):
     try:
-        mask = Where(text, COLUMNS).mask(COLUMNS)
+        mask = Expression(text, COLUMNS).mask(COLUMNS)
     except ConfigError:
         return
     assert mask.shape == (4,)
 
 
 def test_names_are_known():
-    assert Where("vis > 0 and task == 'a'", COLUMNS).names == {"vis", "task"}
+    assert Expression("vis > 0 and task == 'a'", COLUMNS).names == {"vis", "task"}

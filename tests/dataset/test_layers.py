@@ -158,7 +158,7 @@ def test_layers_add_and_never_replace(dataset):
         ):
             with pytest.raises(ConfigError, match=says):
                 layer.write(meta, arrays)
-    with pytest.raises(ConfigError, match=r"made otherwise: made_by differ"):
+    with pytest.raises(ConfigError, match=r"made in another way: made_by differ"):
         LayerWriter(dataset, "x", {"by": "me"}).__enter__()
     with pytest.raises(ConfigError, match="name has letters"):
         LayerWriter(dataset, "../x")

@@ -142,7 +142,7 @@ def test_every_second_frame(folder, tmp_path):
 
 def test_what_is_not_the_files_video_is_refused_by_name(folder, tmp_path):
     write_tracks(tmp_path / "old" / "sub" / "clip.hdf5", attrs=False)
-    with pytest.raises(DatasetError, match=r"tracked at 118 x 142 .*another aspect"):
+    with pytest.raises(DatasetError, match=r"tracked at 118 x 142 .*the aspects differ"):
         next(iter(open_dataset(tmp_path / "old", img_shape=IMG, videos=folder / "films")))
     same_aspect = open_dataset(tmp_path / "old", img_shape=TRACKED, videos=folder / "films")
     assert next(iter(same_aspect)).views["front"].frames.shape == (LENGTH, *TRACKED, 3)

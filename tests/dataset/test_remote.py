@@ -175,7 +175,9 @@ def test_a_download_that_is_cut_leaves_nothing(in_memory, tmp_path, monkeypatch)
 
     dataset = open_dataset(URL, cache=tmp_path / "cache")
     monkeypatch.setattr(type(files), "get_file", cut)
-    with pytest.raises(DatasetError, match=r"memory://bucket/ds/\S+ did not come whole: got \d+"):
+    with pytest.raises(
+        DatasetError, match=r"memory://bucket/ds/\S+ was not fetched whole: got \d+"
+    ):
         dataset["b"]
     assert cached(dataset) == []
     assert not list((dataset.path / "tmp").iterdir())

@@ -160,7 +160,7 @@ def test_the_wrong_video_is_refused_by_name(tmp_path):
     write_video(tmp_path / "films" / "c.mp4")
     options = {"img_shape": IMG, "videos": tmp_path / "films"}
     report = migrate(tmp_path / "old", tmp_path / "new", **options)
-    assert "another aspect" in report.failures["a.hdf5"]
+    assert "the aspects differ" in report.failures["a.hdf5"]
     assert "expected one video" in report.failures["b.hdf5"]
     assert "give the size that was tracked" in report.failures["c.hdf5"]
     report = migrate(tmp_path / "old", tmp_path / "new2", **options, tracked=(480, 853))
@@ -321,7 +321,7 @@ def test_what_failed_under_an_odd_name_is_no_failure_once_it_is_mended(tmp_path)
         ({"tracked": (96, -1)}, r"tracked must be \(H, W\).*got \(96, -1\)"),
         ({"pixel_origin": "centre"}, "pixel_origin must be one of .*, got 'centre'"),
         ({"videos": "", "frame_step": 0}, "frame_step must be at least 1, got 0"),
-        ({"videos": "nowhere"}, "nowhere is no folder"),
+        ({"videos": "nowhere"}, "nowhere is not a folder"),
         ({"fps": 0.0}, "fps must be a number above 0, got 0"),
         ({"fps": float("nan")}, "fps must be a number above 0, got nan"),
         ({"layout": "atom"}, "layout must be one of .*, got 'atom'"),

@@ -1,8 +1,8 @@
-"""Reading datasets made the older way, as they lie: AMPLIFY- and ATM-layout HDF5 files.
+"""Opening a folder of older files as a dataset.
 
-They read like any other dataset: tracks come out in (x, y) pixels of ``img_shape``, by exactly
-the older route's arithmetic (``schemas.legacy``).  Nothing in them is sealed, so digests are
-zeros, and what they do not hold (frames, timestamps) is not there.
+Tracks are read in (x, y) pixels of ``img_shape``, by exactly the older route's arithmetic
+(``schemas.legacy``).  Older files have no digests, which are zeros here, and arrays that they do
+not hold (frames, timestamps) are absent.
 """
 
 from __future__ import annotations
@@ -95,8 +95,8 @@ class LegacyEpisode(EpisodeData):
 class LegacyDataset(Dataset):
     """A folder of older files; see :class:`builder.dataset.episodes.Dataset`.
 
-    ``refs`` are the files by id, ``problems`` those left out by relative path (with
-    ``on_error="skip"``), ``notes`` what a user should know about the rest.
+    ``refs`` are the files by id, ``problems`` the reasons for those left out (with
+    ``on_error="skip"``) by relative path, ``notes`` what a user should know about the others.
     """
 
     episode_type = LegacyEpisode
@@ -142,7 +142,7 @@ class LegacyDataset(Dataset):
         return LegacyDataset(*self._made_of(img_shape))
 
     def _reader(self, episode_id: str) -> EpisodeReader:
-        """Open one file; ``letterset repair``, which others advise, is not for older files."""
+        """Open one file; without the advice of others to run ``letterset repair``."""
         return self._known.reader(self.open_file, episode_id)
 
     def open_file(self, episode_id: str) -> LegacyReader:
@@ -171,7 +171,7 @@ def open_legacy(
 
     ``img_shape`` (H, W) is the training configuration's.  ``pixel_origin="center"`` adds the
     half pixel by which CoTracker's coordinates fall short of edge coordinates.  ``layout`` and
-    ``mode`` are told by the files unless given: ATM's hold ``video`` or ``task_emb_bert``; a
+    ``mode`` are recognized unless given: files of ATM hold ``video`` or ``task_emb_bert``; a
     leading axis of 1 is a whole episode, unless the folder's name says reinit.
 
     ``videos`` is a folder with the files' videos (see ``legacy.videos.Videos``), of which every
@@ -180,7 +180,7 @@ def open_legacy(
 
     Raises DatasetError naming file and view for what cannot be trusted (``on_error="skip"``
     lists such files in ``problems`` instead), and for a folder of files that do not fit together
-    or without any such file; ConfigError for other values of the options.
+    or without any older file; ConfigError for invalid options.
     """
     img_shape = checked_shape(img_shape, "img_shape")
     checked_choice("pixel_origin", pixel_origin, get_args(PixelOrigin))
@@ -189,7 +189,7 @@ def open_legacy(
     checked_choice("on_error", on_error, ("raise", "skip"))
     refs, problems = scan(Path(folder), layout, mode, on_error)
     if mixture := mixture_of(refs.values()):
-        raise DatasetError(f"{folder}: {mixture}; open the folders of each apart")
+        raise DatasetError(f"{folder}: {mixture}; open each kind from a folder of its own")
     found = None
     if videos is not None:
         found = _videos(Path(videos), frame_step)
@@ -252,7 +252,7 @@ def scan(
 
 
 def guess_queries(queries_xy: np.ndarray, img_shape: tuple[int, int]) -> QuerySpec | None:
-    """Recognize AMPLIFY's square grid over the whole picture, to a pixel; else None."""
+    """Return AMPLIFY's square grid over the whole picture if the points are on it, to a pixel."""
     side = math.isqrt(len(queries_xy))
     spec = QuerySpec(grid=(max(1, side), max(1, side)), region="canvas")
     expected = query_points(spec, Stretch(source_shape=img_shape, img_shape=img_shape))
@@ -264,7 +264,7 @@ def guess_queries(queries_xy: np.ndarray, img_shape: tuple[int, int]) -> QuerySp
 def _dataset_meta(
     refs: Mapping[str, LegacyRef], img_shape: tuple[int, int], pixel_origin: PixelOrigin
 ) -> DatasetMeta:
-    """Make up what all episodes share, the points from the first of them that can be read."""
+    """Derive what all episodes share; the query points are those of the first readable file."""
     first = next(iter(refs.values()), None)
     mode = first.mode if first else "reinit"
     horizon = first.horizon if first and mode == "reinit" else EPISODE_HORIZON

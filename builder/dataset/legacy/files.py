@@ -1,4 +1,4 @@
-"""What older files say about themselves: layout, mode, length, and the size tracked in."""
+"""The headers of older files: layout, mode, length and tracked size."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from schemas.legacy import tracked_shape
 
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
 
-# What only a view has.
+# Arrays that only a view has.
 _HALF = {"vis", "video"}
 
 Layout = Literal["amplify", "atm"]
@@ -29,7 +29,7 @@ Mode = Literal["reinit", "episode"]
 
 @dataclass(frozen=True)
 class LegacyRef:
-    """One older file: what reading its headers tells."""
+    """One older file, by its headers."""
 
     id: str
     path: Path
@@ -46,7 +46,7 @@ class LegacyRef:
 
 @contextmanager
 def open_older(path: Path) -> Iterator[SafeHdf5]:
-    """Open a file for reading; whatever is refused in it is a DatasetError that names it."""
+    """Open an untrusted file for reading; errors are DatasetErrors that name it."""
     try:
         with open_hdf5(path, Limits()) as file:
             yield file
@@ -64,10 +64,10 @@ def checked_choice(what: str, given: object, choices: tuple[object, ...]) -> Non
 def track_files(folder: Path) -> list[Path]:
     """List HDF5 files below a folder in natural order; raises DatasetError without a folder.
 
-    Broken links, pipes and folders that cannot be read are listed too: they fail by name.
+    Broken links, pipes and unreadable folders are listed too: opening them names them.
     """
     if not folder.is_dir():
-        raise DatasetError(f"{folder} is not a folder; give the one that the older files lie in")
+        raise DatasetError(f"{folder} is not a folder; give the folder of the older files")
     return [
         folder / inner / name
         for inner, names in walk(folder)
@@ -122,7 +122,7 @@ def inspect_file(
 
 
 def mixture_of(refs: Iterable[LegacyRef]) -> str | None:
-    """Name files that do not fit into one dataset, and what they hold; None when all do."""
+    """Describe files that do not fit into one dataset; None when all do."""
     kinds: dict[str, LegacyRef] = {}
     for ref in refs:
         horizon = f" of {ref.horizon} steps" if ref.mode == "reinit" else ""

@@ -1,4 +1,4 @@
-"""One older file as an episode: memory-mapped where it is stored plainly."""
+"""One older file as an episode; contiguous arrays are memory-mapped."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ MAX_DEPTH = 16
 """Groups in groups, below root."""
 
 UNSEALED = "0" * 64
-"""The digest of what was never sealed."""
+"""The digest of records without one."""
 
 
 class _Plan(NamedTuple):
-    """Where an array is stored; ``offset`` None: in chunks."""
+    """How an array is stored; ``offset`` is None for chunks."""
 
     name: str
     dtype: Any
@@ -81,7 +81,7 @@ class LegacyReader(Reopened):
         return type(self), (self.ref, self.img_shape, self.pixel_origin, self.videos)
 
     def close(self) -> None:
-        """Let go of the file; the next access opens it again."""
+        """Close the file; the next access opens it again."""
         if self._handle is not None and self._handle_pid == os.getpid():
             self._handle.close()
         self._open_nothing()
@@ -110,7 +110,7 @@ class LegacyReader(Reopened):
             yield np.ascontiguousarray(array[row]).tobytes()
 
     def problems(self) -> list[str]:
-        """Nothing is stored twice in an older file."""
+        """Return none: older files store nothing twice."""
         return []
 
     def _load_view(self, file: SafeHdf5, name: str) -> ViewMeta:
@@ -227,7 +227,7 @@ def _check_shares(queries: np.ndarray, shape: tuple[int, int], where: str) -> No
 
 
 def _pass_through(file: SafeHdf5, group: str, prefix: str) -> dict[str, np.ndarray]:
-    """Read the arrays beside the views (ATM: actions, task_emb_bert, extra_states/*)."""
+    """Read the arrays outside views (ATM: actions, task_emb_bert, extra_states/*)."""
     found: dict[str, np.ndarray] = {}
     if group.count("/") > MAX_DEPTH:
         raise file.error(group, f"its groups go over {MAX_DEPTH} deep, or round in circles")

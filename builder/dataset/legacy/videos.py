@@ -1,4 +1,4 @@
-"""The videos that older track files were made from: found by name, never guessed."""
+"""The videos that older files were tracked from, matched by file name."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from builder.inputs.video import VideoSpan, VideoStream
 from schemas.geometry import Stretch
 
 LONGEST_SKIP = 32
-"""Frames ahead that are decoded rather than jumped to."""
+"""Frames up to which decoding on is preferred to seeking."""
 
 MAX_DECODERS = 8
-"""Videos open for reading; a decoder may hold tens of megabytes."""
+"""Videos open at a time; a decoder may hold tens of megabytes."""
 
 
 class Videos:
@@ -46,7 +46,7 @@ class Videos:
         if frame_step < 1:
             raise ConfigError(f"frame_step must be at least 1, got {frame_step}")
         if not folder.is_dir():
-            raise ConfigError(f"{folder} is no folder; videos must be that of the tracked videos")
+            raise ConfigError(f"{folder} is not a folder; give that of the tracked videos")
         self.folder, self.frame_step = folder, frame_step
 
     def open(self, ref: LegacyRef, view: str) -> FrameStream:
@@ -127,16 +127,15 @@ def _check_aspect(ref: LegacyRef, stream: VideoStream, tracked: tuple[int, int])
     if abs(width * source_height / (height * source_width) - 1) > 2 * slack:
         raise SourceError(
             f"{stream.path} is {source_height} x {source_width}, {ref.relative} was tracked at "
-            f"{height} x {width} (H x W): another aspect, so another video"
+            f"{height} x {width} (H x W): the aspects differ, so it is another video"
         )
 
 
 class StretchedVideo:
     """A video's frames as an array (T, H, W, 3) uint8, stretched to the canvas as tracks are.
 
-    Decoded when touched: going forward costs what decoding costs, a jump as much as decoding
-    from the keyframe before.  Only ``MAX_DECODERS`` of all videos are open at a time, those
-    last used.  Raises DatasetError for damage.
+    Decoded when touched; a jump decodes from the keyframe before.  The ``MAX_DECODERS`` most
+    recently used of all videos stay open.  Raises DatasetError for damage.
     """
 
     _reading: ClassVar[deque[StretchedVideo]] = deque()
@@ -164,7 +163,7 @@ class StretchedVideo:
 
     def _frame(self, index: int) -> np.ndarray:
         try:
-            # A forked process must not go on reading where its parent is.
+            # A forked process must not share its parent's decoder.
             if self._pid != os.getpid() or not 0 <= index - self._next < LONGEST_SKIP:
                 self._jump(index)
             for frame in self._ahead:

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from builder.core.errors import ConfigError
+from builder.dataset.array_stats import QUANTILES, finite_rows
 from builder.dataset.episodes import Dataset, EpisodeData
 from builder.transform.export.common import new_folder, plan_undamaged
 from builder.transform.export.lerobot_plan import IMAGES, Plan, fps_number, make_plan
@@ -42,7 +43,7 @@ CHUNKS_SIZE = 1000
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 
-_QUANTILES = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
+_QUANTILES = {f"q{share * 100:02.0f}": share for share in QUANTILES}
 # Bilinear with accurate rounding: without it, swscale leaves some columns unwritten.
 _SWSCALE = 0x2 | 0x40000
 
@@ -379,8 +380,7 @@ def summarize(values: np.ndarray, axes: tuple[int, ...] = (0,)) -> Stats:
     Rows with NaN or infinity, such as an action that was not recorded, do not count; JSON has no
     such numbers.  Without any other the statistics are 0, of 0 rows.
     """
-    rows = np.asarray(values, np.float64)
-    rows = rows[np.isfinite(rows).reshape(len(rows), -1).all(axis=1)]
+    rows = finite_rows(values)
     count = len(rows)
     rows = rows if count else np.zeros((1, *rows.shape[1:]))
     found = {
