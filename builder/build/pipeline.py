@@ -23,7 +23,7 @@ from builder.core.errors import ConfigError, OutputError, SourceError, WorkerErr
 from builder.core.messages import count
 from builder.core.result import Result
 from builder.dataset.folder import DatasetWriter
-from builder.dataset.journal import keep_failures
+from builder.dataset.index import keep_failures
 from builder.dataset.splits import source_splits, write_splits
 from builder.dataset.window_table import keep_rows, update_window_stats
 from builder.sources.base import EpisodeRef, Source

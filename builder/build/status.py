@@ -18,7 +18,7 @@ from builder.dataset.folder import (
     read_index,
     store_at,
 )
-from builder.dataset.journal import read_file
+from builder.dataset.index import read_file
 from builder.dataset.validate import Problem
 from schemas.dataset import FailureLine
 

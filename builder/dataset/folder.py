@@ -19,8 +19,7 @@ from pydantic import TypeAdapter
 
 from builder.core.errors import ConfigError, DatasetError, OutputError
 from builder.core.records import parse_record, record_data
-from builder.dataset.index import EpisodeIndex
-from builder.dataset.journal import append_line, read_lines
+from builder.dataset.index import EpisodeIndex, append_line, read_lines
 from builder.dataset.output_folder import META_NAME, check_output_folder, is_url, shown_url
 from builder.stores.atomic import (
     fsync_folder,

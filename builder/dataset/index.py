@@ -1,19 +1,30 @@
-"""The index of a dataset in columns: its finished episodes, at about 150 bytes each."""
+"""The index and the failures of a dataset: JSON lines, appended durably by one writer per file.
+
+Anybody may read them at any time.  The index is kept in columns, at about 150 bytes an episode.
+"""
 
 from __future__ import annotations
 
+import gc
+import os
 import re
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import pairwise
 from operator import lt
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from builder.dataset.journal import parse_lines
-from schemas.dataset import IndexLine, Name
+from builder.core.errors import DatasetError
+from builder.core.records import parse_record, stored_form
+from builder.stores.atomic import fsync_folder, make_folders, output_errors, publish_text, write_all
+from schemas.dataset import FailureLine, IndexLine, Name
+
+L = TypeVar("L", IndexLine, FailureLine)
 
 _BLOCK_BYTES = 1 << 20
 _VIEWS: TypeAdapter[tuple[str, ...]] = TypeAdapter(tuple[Name, ...])
@@ -38,7 +49,7 @@ class EpisodeIndex(Mapping[str, IndexLine]):
 
     _places: dict[str, int] | None = None
 
-    def __init__(self, columns: Columns) -> None:
+    def __init__(self, columns: _Columns) -> None:
         self.view_sets = tuple(columns.view_sets)
         self.ids: tuple[str, ...] = tuple(columns.ids)
         self.lengths, self.view_set, self.digests = columns.arrays()
@@ -49,7 +60,7 @@ class EpisodeIndex(Mapping[str, IndexLine]):
 
         Raises DatasetError naming a damaged line.
         """
-        columns = Columns()
+        columns = _Columns()
         for path in sorted(folder.glob("*.jsonl")):
             columns.read(path)
         found = cls(columns)
@@ -60,7 +71,7 @@ class EpisodeIndex(Mapping[str, IndexLine]):
     @classmethod
     def of(cls, lines: Iterable[IndexLine]) -> EpisodeIndex:
         """Make an index of lines of different ids, in the order given."""
-        columns = Columns()
+        columns = _Columns()
         columns.add(lines)
         found = cls(columns)
         found._places = {key: at for at, key in enumerate(found.ids)}
@@ -107,7 +118,7 @@ class EpisodeIndex(Mapping[str, IndexLine]):
         return len(self.ids)
 
 
-class Columns:
+class _Columns:
     """Collects the columns of index lines, in the order of the lines."""
 
     def __init__(self) -> None:
@@ -146,7 +157,8 @@ class Columns:
     def _add_plain(self, block: bytes) -> bool:
         """Add a block of lines by ``_LINE`` alone; False, with none added, if one is different."""
         try:
-            between, digests, ids, lengths, views = _fields(block.decode("ascii"))
+            fields = _LINE.split(block.decode("ascii"))
+            between, digests, ids, lengths, views = (fields[at::5] for at in range(5))
             sets = {text: _VIEWS.validate_json(text) for text in dict.fromkeys(views)}
         except (UnicodeDecodeError, ValidationError):
             return False
@@ -173,7 +185,85 @@ class Columns:
         self.ids += ids
 
 
-def _fields(text: str) -> tuple[list[str], ...]:
-    """Split matching lines into digests, ids, lengths and views, after the text between matches."""
-    found = _LINE.split(text)
-    return found[::5], found[1::5], found[2::5], found[3::5], found[4::5]
+def read_lines(folder: Path, model: type[L]) -> dict[str, L]:
+    """Merge all writers' files; the latest line of an id wins, a torn last line is ignored."""
+    lines: list[L] = []
+    with _no_collection():
+        for path in sorted(folder.glob("*.jsonl")):
+            lines += read_file(path, model)
+    return {line.id: line for line in sorted(lines, key=lambda line: line.id)}
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Pause the garbage collector, which would walk millions of records that are all in use."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def read_file(path: Path, model: type[L]) -> list[L]:
+    """Read one writer's file in the order it was written; a torn last line is ignored."""
+    *whole, _torn = path.read_bytes().split(b"\n")
+    return parse_lines(whole, model, path)
+
+
+def parse_lines(lines: list[bytes], model: type[L], path: Path, first: int = 1) -> list[L]:
+    """Parse whole lines of a file from line number ``first`` on; raises DatasetError."""
+    try:
+        # All lines at once: that is faster, and most files are not damaged.
+        batch = b"[" + b",".join(lines) + b"]"
+        return TypeAdapter(list[model]).validate_json(batch)  # type: ignore[valid-type]
+    except ValidationError:
+        found = []
+        for number, line in enumerate(lines, first):
+            try:
+                found.append(parse_record(model, line, f"{path}, line {number}"))
+            except DatasetError as error:
+                raise DatasetError(f"{error}; run letterset repair") from None
+        return found
+
+
+def append_line(path: Path, line: IndexLine | FailureLine) -> None:
+    """Append one record, durably; a torn last line of a killed run is replaced."""
+    data = stored_form(line).encode() + b"\n"
+    with output_errors(path):
+        make_folders(path.parent)
+        created = not path.exists()
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            end = _whole_lines(descriptor)
+            # Writing at a known end also overwrites what a killed run left half written.
+            os.ftruncate(descriptor, end)
+            write_all(descriptor, data, end)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        if created:
+            fsync_folder(path.parent)
+
+
+def keep_failures(folder: Path, writer: str, wanted: Container[str]) -> set[str]:
+    """Remove a writer's failures whose id is not ``wanted``, durably; returns the ids removed."""
+    path = folder / "failures" / f"{writer}.jsonl"
+    lines = read_file(path, FailureLine) if path.exists() else []
+    kept = [line for line in lines if line.id in wanted]
+    if len(kept) < len(lines):
+        publish_text(folder, path, "".join(stored_form(line) + "\n" for line in kept), replace=True)
+    return {line.id for line in lines} - {line.id for line in kept}
+
+
+def _whole_lines(descriptor: int) -> int:
+    """Return where the last complete line ends."""
+    end = os.fstat(descriptor).st_size
+    while end:
+        begin = max(0, end - 4096)
+        newline = os.pread(descriptor, end - begin, begin).rfind(b"\n")
+        if newline >= 0:
+            return begin + newline + 1
+        end = begin
+    return 0

@@ -19,7 +19,7 @@ from builder.dataset.folder import (
     read_index,
     store_at,
 )
-from builder.dataset.journal import read_file
+from builder.dataset.index import read_file
 from builder.dataset.window_table import update_window_stats
 from builder.stores.atomic import output_errors, publish_text
 from schemas.dataset import FailureLine, IndexLine

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from builder.core.errors import DatasetError
 from builder.core.records import stored_form
 from builder.dataset import index as episode_index
-from builder.dataset.index import Columns, EpisodeIndex
-from builder.dataset.journal import parse_lines
+from builder.dataset.index import Columns, EpisodeIndex, parse_lines
 from schemas.dataset import IndexLine
 
 pytestmark = pytest.mark.core
