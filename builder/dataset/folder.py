@@ -43,6 +43,86 @@ LOCK_ATTEMPTS = 4
 _LOST = "restore it from a copy, or build again into a new folder"
 
 
+def load_meta(folder: Path | str) -> DatasetMeta:
+    """Read and verify ``dataset.json``.
+
+    Raises DatasetError when there is none or it is damaged, NewerFormatError for a newer format.
+    """
+    path = Path(folder) / META_NAME
+    if is_url(folder):
+        raise DatasetError(
+            f"{shown_url(folder)}: this takes local folders only: copy the dataset first"
+        )
+    try:
+        text = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise DatasetError(
+            f"{folder} is no letterset dataset: it has no {META_NAME}; "
+            "expected a folder that letterset build wrote (older AMPLIFY- or ATM-layout files "
+            "open with their img_shape)"
+            + (f"; {_LOST}" if (Path(folder) / "index").is_dir() else "")
+        ) from None
+    except OSError as error:
+        raise DatasetError(f"cannot read {path}: {error.strerror}") from None
+    try:
+        return parse_record(DatasetMeta, text, str(path))
+    except DatasetError as error:
+        raise DatasetError(f"{error}; {_LOST}") from None
+
+
+def read_index(folder: Path | str) -> EpisodeIndex:
+    """Return the finished episodes by id, sorted; empty when there is no dataset yet."""
+    return EpisodeIndex.read(Path(folder) / "index")
+
+
+def read_failures(folder: Path | str) -> dict[str, FailureLine]:
+    """Return what could not be built by id, sorted; what was built since is left out."""
+    built = read_index(folder)
+    failed = read_lines(Path(folder) / "failures", FailureLine)
+    return {key: line for key, line in failed.items() if key not in built}
+
+
+def store_at(path: Path) -> Store:
+    """Return the store that keeps the episodes of the dataset folder ``path``.
+
+    It is known by the folder it keeps them in; without one they will be HDF5 files.  Raises
+    DatasetError when there are several, and when episodes are listed that a plug-in may keep
+    which cannot be imported.
+    """
+    there, errors = stores_found(lambda place: (path / place).is_dir())
+    if len(there) > 1:
+        raise DatasetError(
+            f"{path} holds episodes of several stores, {', '.join(there)}: move one of "
+            f"{', '.join(there.values())} away and run letterset repair"
+        )
+    if (
+        errors
+        and not there
+        and any(each.stat().st_size for each in (path / "index").glob("*.jsonl"))
+    ):
+        raise DatasetError(
+            f"{path} lists episodes, but keeps them in no store that can be used here: "
+            f"{'; '.join(errors)}"
+        )
+    return STORES.load(next(iter(there), "hdf5"))(path)
+
+
+def index_line(meta: EpisodeMeta) -> IndexLine:
+    """Return the line that lists an episode."""
+    names = tuple(view.name for view in meta.views)
+    return IndexLine(id=meta.id, length=meta.length, views=names, digest=meta.digest)
+
+
+def pretty_json(meta: Record) -> str:
+    """Return the text of ``dataset.json`` or ``layer.json``; equal metadata give equal bytes."""
+    return pretty(record_data(meta))
+
+
+def pretty(data: Any) -> str:
+    """Return JSON data in the form that :func:`pretty_json` writes."""
+    return json.dumps(data, indent=2, sort_keys=True) + "\n"
+
+
 class DatasetWriter:
     """A dataset folder open for writing under one writer's name; a context manager."""
 
@@ -106,68 +186,6 @@ class DatasetWriter:
         return read_failures(self.folder)
 
 
-def index_line(meta: EpisodeMeta) -> IndexLine:
-    """Return the line that lists an episode."""
-    names = tuple(view.name for view in meta.views)
-    return IndexLine(id=meta.id, length=meta.length, views=names, digest=meta.digest)
-
-
-def pretty_json(meta: Record) -> str:
-    """Return the text of ``dataset.json`` or ``layer.json``; equal metadata give equal bytes."""
-    return pretty(record_data(meta))
-
-
-def pretty(data: Any) -> str:
-    """Return JSON data in the form that :func:`pretty_json` writes."""
-    return json.dumps(data, indent=2, sort_keys=True) + "\n"
-
-
-def load_meta(folder: Path | str) -> DatasetMeta:
-    """Read and verify ``dataset.json``.
-
-    Raises DatasetError when there is none or it is damaged, NewerFormatError for a newer format.
-    """
-    path = Path(folder) / META_NAME
-    if is_url(folder):
-        raise DatasetError(
-            f"{shown_url(folder)}: this takes local folders only: copy the dataset first"
-        )
-    try:
-        text = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        raise DatasetError(
-            f"{folder} is no letterset dataset: it has no {META_NAME}; "
-            "expected a folder that letterset build wrote (older AMPLIFY- or ATM-layout files "
-            "open with their img_shape)"
-            + (f"; {_LOST}" if (Path(folder) / "index").is_dir() else "")
-        ) from None
-    except OSError as error:
-        raise DatasetError(f"cannot read {path}: {error.strerror}") from None
-    try:
-        return parse_record(DatasetMeta, text, str(path))
-    except DatasetError as error:
-        raise DatasetError(f"{error}; {_LOST}") from None
-
-
-def read_index(folder: Path | str) -> EpisodeIndex:
-    """Return the finished episodes by id, sorted; empty when there is no dataset yet."""
-    return EpisodeIndex.read(Path(folder) / "index")
-
-
-def read_failures(folder: Path | str) -> dict[str, FailureLine]:
-    """Return what could not be built by id, sorted; what was built since is left out."""
-    built = read_index(folder)
-    failed = read_lines(Path(folder) / "failures", FailureLine)
-    return {key: line for key, line in failed.items() if key not in built}
-
-
-def check_writable(folder: Path) -> None:
-    """Create the folder and write a file in it; raises OutputError saying what to do."""
-    with output_errors(folder), stage(folder / "tmp", ".probe") as probe:
-        os.write(probe.descriptor, b"letterset")
-        os.fsync(probe.descriptor)
-
-
 def _create_meta(folder: Path, meta: DatasetMeta) -> None:
     """Write ``dataset.json`` whole, unless another writer did by now."""
     path = folder / META_NAME
@@ -180,6 +198,48 @@ def _create_meta(folder: Path, meta: DatasetMeta) -> None:
         except OSError:
             os.rename(staged.path, path)
         fsync_folder(folder)
+
+
+def _refuse_different(path: Path, found: DatasetMeta, wanted: DatasetMeta) -> None:
+    if differing := differences(found, wanted):
+        raise ConfigError(
+            f"{path} was made with other settings: {'; '.join(differing)}. Use the same settings "
+            "to continue it, or another output folder. A build may also start anew, with "
+            "--overwrite: it keeps what is there under replaced/"
+        )
+
+
+def differences(found: DatasetMeta, wanted: DatasetMeta) -> list[str]:
+    """Describe each setting in which a dataset differs from the wanted one."""
+    ignored = {"digest", "created_with"}
+    old, new = (_flat(record_data(meta)) for meta in (found, wanted))
+    different = {key for key in old.keys() | new.keys() if old.get(key, ...) != new.get(key, ...)}
+    return [
+        f"{key} is {_show(old, key)} there and {_show(new, key)} now"
+        for key in sorted(different - ignored)
+        if f"config.{key}" not in different  # once is enough
+    ]
+
+
+def _flat(data: Any, prefix: str = "") -> dict[str, Any]:
+    """Flatten nested mappings to dotted keys."""
+    if not isinstance(data, dict) or not data:
+        return {prefix: data}
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        flat |= _flat(value, f"{prefix}.{key}" if prefix else key)
+    return flat
+
+
+def _show(flat: dict[str, Any], key: str) -> str:
+    return json.dumps(flat[key]) if key in flat else "not set"
+
+
+def check_writable(folder: Path) -> None:
+    """Create the folder and write a file in it; raises OutputError saying what to do."""
+    with output_errors(folder), stage(folder / "tmp", ".probe") as probe:
+        os.write(probe.descriptor, b"letterset")
+        os.fsync(probe.descriptor)
 
 
 def take_lock(folder: Path, writer: str) -> int:
@@ -213,66 +273,6 @@ def all_locks(folder: Path) -> Iterator[None]:
         for writer in sorted(writers):
             stack.callback(os.close, take_lock(folder, writer))
         yield
-
-
-def differences(found: DatasetMeta, wanted: DatasetMeta) -> list[str]:
-    """Describe each setting in which a dataset differs from the wanted one."""
-    ignored = {"digest", "created_with"}
-    old, new = (_flat(record_data(meta)) for meta in (found, wanted))
-    different = {key for key in old.keys() | new.keys() if old.get(key, ...) != new.get(key, ...)}
-    return [
-        f"{key} is {_show(old, key)} there and {_show(new, key)} now"
-        for key in sorted(different - ignored)
-        if f"config.{key}" not in different  # once is enough
-    ]
-
-
-def _refuse_different(path: Path, found: DatasetMeta, wanted: DatasetMeta) -> None:
-    if differing := differences(found, wanted):
-        raise ConfigError(
-            f"{path} was made with other settings: {'; '.join(differing)}. Use the same settings "
-            "to continue it, or another output folder. A build may also start anew, with "
-            "--overwrite: it keeps what is there under replaced/"
-        )
-
-
-def _flat(data: Any, prefix: str = "") -> dict[str, Any]:
-    """Flatten nested mappings to dotted keys."""
-    if not isinstance(data, dict) or not data:
-        return {prefix: data}
-    flat: dict[str, Any] = {}
-    for key, value in data.items():
-        flat |= _flat(value, f"{prefix}.{key}" if prefix else key)
-    return flat
-
-
-def _show(flat: dict[str, Any], key: str) -> str:
-    return json.dumps(flat[key]) if key in flat else "not set"
-
-
-def store_at(path: Path) -> Store:
-    """Return the store that keeps the episodes of the dataset folder ``path``.
-
-    It is known by the folder it keeps them in; without one they will be HDF5 files.  Raises
-    DatasetError when there are several, and when episodes are listed that a plug-in may keep
-    which cannot be imported.
-    """
-    there, errors = stores_found(lambda place: (path / place).is_dir())
-    if len(there) > 1:
-        raise DatasetError(
-            f"{path} holds episodes of several stores, {', '.join(there)}: move one of "
-            f"{', '.join(there.values())} away and run letterset repair"
-        )
-    if (
-        errors
-        and not there
-        and any(each.stat().st_size for each in (path / "index").glob("*.jsonl"))
-    ):
-        raise DatasetError(
-            f"{path} lists episodes, but keeps them in no store that can be used here: "
-            f"{'; '.join(errors)}"
-        )
-    return STORES.load(next(iter(there), "hdf5"))(path)
 
 
 def is_locked(folder: Path, writer: str) -> bool | None:
