@@ -29,7 +29,7 @@ from builder.stores.atomic import (
     stage,
     try_lock,
 )
-from builder.stores.base import EpisodeReader, stores_found
+from builder.stores.base import EpisodeReader, Store, stores_found
 from schemas.dataset import DatasetMeta
 from schemas.layers import LayerMeta
 
@@ -81,9 +81,8 @@ class RemoteDataset(Dataset):
         return path
 
     def _reader(self, episode_id: str) -> EpisodeReader:
-        stores = [self.store, *(layer_store(self.path, name) for name in self.layers)]
-        paths = [store.path(episode_id) for store in stores]
-        known = [store.has(episode_id) for store in stores]
+        paths = [store.path(episode_id) for store in self._stores()]
+        known = [store.has(episode_id) for store in self._stores()]
         for path in (path for path, there in zip(paths, known, strict=True) if not there):
             self._fetch_episode(path, replace=False)
         try:
@@ -98,6 +97,9 @@ class RemoteDataset(Dataset):
         if self.cache_bytes is not None:
             self._make_room(self.cache_bytes)
         return reader
+
+    def _stores(self) -> list[Store]:
+        return [self.store, *(layer_store(self.path, name) for name in self.layers)]
 
     def _held(self, episode_id: str, paths: list[Path]) -> EpisodeReader:
         """Open an episode and lock it against deletion by any process while it is open."""
@@ -143,9 +145,8 @@ class RemoteDataset(Dataset):
 
     def _make_room(self, limit: int) -> None:
         """Delete the least recently used episodes until the others fit in ``limit`` bytes."""
-        stores = [self.store, *(layer_store(self.path, name) for name in self.layers)]
-        found = [(store.path(key), store) for store in stores for key in store.ids()]
-        sizes = {path: _size(path) for path, _ in found}
+        paths = (store.path(key) for store in self._stores() for key in store.ids())
+        sizes = {path: _size(path) for path in paths}
         total = sum(size for size, _ in sizes.values())
         for path, (size, _) in sorted(sizes.items(), key=lambda item: item[1][1]):
             if total <= limit:

@@ -58,7 +58,7 @@ def hash_splits(
 
     ``keys`` maps an id to what is hashed: the id itself, its task, or its group, so that all
     episodes of a task stay together.  ``shares`` are the expected shares, in order, up to 1 in
-    sum; what is left over belongs to no split.  Raises ConfigError for shares out of range and
+    sum; the remainder belongs to no split.  Raises ConfigError for shares out of range and
     for an episode without a key.
     """
     total = math.fsum(shares.values())
@@ -68,9 +68,7 @@ def hash_splits(
     for episode_id in sorted(keys):
         key = keys[episode_id]
         if key is None:
-            raise ConfigError(
-                f"{episode_id} has no {by}, so it cannot be split by it; split by episode instead"
-            )
+            raise ConfigError(f"{episode_id} has no {by} to split by; split by episode instead")
         name = _draw(f"{salt}\0{key}", shares)
         if name is not None:
             found[name].append(episode_id)
@@ -87,7 +85,7 @@ def source_splits(given: Iterable[tuple[str, tuple[str, ...]]]) -> Splits:
         for name in names:
             found.setdefault(name, []).append(episode_id)
     if not found:
-        raise ConfigError("the source puts its episodes in no split; split them by hash")
+        raise ConfigError("the source assigns no splits to its episodes; split them by hash")
     return _checked({"by": "source", "splits": {k: sorted(set(v)) for k, v in found.items()}})
 
 
@@ -127,7 +125,7 @@ def refuse_other(dataset: Path, name: str, new: Splits) -> None:
             differing = ["its lists were edited by hand"]
     if differing:
         raise ConfigError(
-            f"{path} is there already and another split: {'; '.join(differing)}. Choose another "
+            f"{path} exists already and is another split: {'; '.join(differing)}. Choose another "
             "--name, or --overwrite it"
         )
 
@@ -158,7 +156,7 @@ def _draw(key: str, shares: Mapping[str, float]) -> str | None:
         end += share
         if number < end:
             return name
-    # Shares of 1 in sum may miss it by rounding.
+    # The sum of shares may miss 1 by rounding.
     return name if end > 1 - 1e-9 else None
 
 

@@ -35,7 +35,7 @@ from schemas.layers import LayerMeta
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong with a dataset; a ``note`` is only worth knowing.
+    """Something wrong with a dataset, or, as a ``note``, something a user should know.
 
     With ``unread`` nothing is known to be wrong: a newer letterset made it.
     """
@@ -74,12 +74,12 @@ def validate(path: Path | str, deep: bool = False) -> list[Problem]:
     for name in layer_names(folder):
         problems += check_layer(folder, store, name, index or {}, deep)
     problems += [Problem(None, *found) for found in _check_companions(folder, index)]
-    other = "no episode, and not verified: move it away if it is not wanted"
+    other = "part of no episode and not verified: move it away if not needed"
     problems += [
         Problem(None, path.relative_to(folder).as_posix(), other, note=True)
         for path in _foreign(folder, store)
     ]
-    left = "left over from a run that died; the next build clears it"
+    left = "left over from a killed run; the next build removes it"
     problems += [Problem(None, f"tmp/{p.name}", left, note=True) for p in store.leftovers()]
     return problems
 
@@ -116,7 +116,7 @@ def check_episode(
 def check_layer(
     folder: Path, store: Store, name: str, index: Mapping[str, IndexLine], deep: bool = False
 ) -> list[Problem]:
-    """Check a layer: its own metadata and files, and whether it still fits the episodes."""
+    """Check a layer: its metadata, its files, and whether it was made for these episodes."""
     try:
         meta = load_layer(folder, name)
     except (DatasetError, NewerFormatError) as error:
@@ -138,7 +138,7 @@ def check_layer(
             found.append(Problem(episode_id, where, str(error)))
     missing = len(index.keys() - set(own.ids()))
     if missing:
-        text = f"{missing} of {len(index)} episodes are not in it"
+        text = f"it lacks {missing} of {len(index)} episodes"
         found.append(Problem(None, f"layers/{name}", text, note=True))
     return found
 
@@ -177,7 +177,7 @@ def _listed(store: Store, episode_id: str, line: IndexLine | None) -> list[Probl
             if line == index_line(reader.meta):
                 return []
     except (DatasetError, NewerFormatError):
-        return []  # check_episode tells
+        return []  # check_episode reports it
     what = "is not listed in the index" if line is None else "is not what the index lists"
     return [Problem(episode_id, "index", f"the episode {what}; run letterset repair")]
 
@@ -189,7 +189,7 @@ def _dataset(folder: Path) -> tuple[list[Problem], DatasetMeta | None]:
         return [Problem(None, META_NAME, str(error))], None
     text = (folder / META_NAME).read_text(encoding="utf-8")
     if text != pretty(json.loads(text)):
-        message = "it says the right things, but not in the form it was written in: it was edited"
+        message = "its values are valid, but not in the form letterset writes: it was edited"
         return [Problem(None, META_NAME, message)], meta
     return [], meta
 
@@ -238,15 +238,15 @@ def _check_companions(
         for part, listed in parts.items():
             gone = [] if ids is None else [each for each in listed if each not in ids]
             if gone:
-                text = f"{part} lists {len(gone)} that are not in the dataset, the first {gone[0]}"
+                text = f"{part} lists {len(gone)} that the dataset lacks, the first is {gone[0]}"
                 yield where, text, True  # it may be on purpose
 
 
 def _foreign(folder: Path, store: Store) -> Iterator[Path]:
-    """Yield the files among the episodes of a dataset that are no part of any, sorted."""
+    """Yield the files in the episodes' folder that belong to no episode, sorted."""
     episodes, found = set[Path](), list[Path]()
     for each in store.ids():
-        with suppress(DatasetError):  # of a name that no episode can have
+        with suppress(DatasetError):  # for a name that no episode can have
             episodes.add(store.path(each))
     for place, folders, names in os.walk(folder / store.place):
         folders[:] = [name for name in folders if Path(place, name) not in episodes]
@@ -255,7 +255,7 @@ def _foreign(folder: Path, store: Store) -> Iterator[Path]:
 
 
 def _lost_layers(folder: Path) -> list[str]:
-    """Name the layers whose own metadata are gone, so that nothing else knows of them."""
+    """Name the layers whose ``layer.json`` is missing."""
     found = {
         path.parent.relative_to(folder / LAYERS).parts for path in (folder / LAYERS).rglob("*.hdf5")
     }

@@ -129,7 +129,7 @@ def update_window_stats(folder: Path, on_notice: Callable[[str], None]) -> None:
     try:
         refresh_window_stats(open_dataset(folder))
     except DatasetError as error:
-        on_notice(f"there is no table of windows: {error}; then letterset stats makes it")
+        on_notice(f"the window table was not written: {error}; after that, run letterset stats")
 
 
 def refresh_window_stats(dataset: Dataset) -> None:

@@ -191,7 +191,7 @@ def test_stale_and_damaged_layers_are_named(dataset):
     path.unlink()
     (note,) = validate(dataset)
     assert note.note
-    assert "1 of 2 episodes are not in it" in note.message
+    assert "it lacks 1 of 2 episodes" in note.message
 
 
 def test_a_layer_is_sealed(dataset):

@@ -89,7 +89,7 @@ def test_files_among_the_episodes_that_are_none_are_told(tmp_path, store, capsys
     names = [f"{store.place}/{name}" for name in ("b/a.hdf5.bak", "new/x.h5", "notes.txt")]
     assert [(problem.where, problem.note) for problem in found] == [(name, True) for name in names]
     assert main(["validate", str(tmp_path)]) == 0
-    says = f"note: {names[0]}: no episode, and not verified: move it away if it is not wanted"
+    says = f"note: {names[0]}: part of no episode and not verified: move it away if not needed"
     assert says in capsys.readouterr().out
 
 
@@ -346,7 +346,7 @@ def test_damaged_splits_are_found(dataset):
     whole = path.read_text()
     path.write_text(whole.replace('"a"', '"q"'))
     assert _texts(dataset) == [
-        "note: splits/default.json: train lists 1 that are not in the dataset, the first q"
+        "note: splits/default.json: train lists 1 that the dataset lacks, the first is q"
     ]
     path.write_text(whole[:-5])
     (text,) = _texts(dataset)
