@@ -35,38 +35,33 @@ class RemoteFolder:
 
     def read(self, relative: str) -> bytes | None:
         """Return what a small file holds; None when it is not there."""
-        files, root = self._connect()
-        with self._errors(relative):
+        with self._opened(relative) as (files, path):
             try:
-                found: bytes = files.cat_file(f"{root}/{relative}")
+                found: bytes = files.cat_file(path)
             except FileNotFoundError:
                 return None
             return found
 
     def has_folder(self, relative: str) -> bool:
         """Tell whether a folder is there and not empty."""
-        files, root = self._connect()
-        with self._errors(relative):
-            return bool(files.isdir(f"{root}/{relative}"))
+        with self._opened(relative) as (files, path):
+            return bool(files.isdir(path))
 
     def folders(self, relative: str) -> list[str]:
         """List the names of the folders in a folder, sorted; empty when it is not there."""
-        files, root = self._connect()
-        with self._errors(relative):
+        with self._opened(relative) as (files, path):
             try:
-                found = files.ls(f"{root}/{relative}", detail=True)
+                found = files.ls(path, detail=True)
             except FileNotFoundError:
                 return []
-        paths = [each["name"].rstrip("/") for each in found if each["type"] == "directory"]
-        names = sorted(path.rpartition("/")[2] for path in paths)
+        there = [each["name"].rstrip("/") for each in found if each["type"] == "directory"]
+        names = sorted(each.rpartition("/")[2] for each in there)
         self._refuse_unsafe(relative, names)
         return names
 
     def sizes(self, relative: str, depth: int | None = None) -> dict[str, int]:
         """List the files in a folder, or a file, by path relative to it ("" is a file itself)."""
-        files, root = self._connect()
-        start = f"{root}/{relative}"
-        with self._errors(relative):
+        with self._opened(relative) as (files, start):
             try:
                 facts = files.info(start)
             except FileNotFoundError:
@@ -96,11 +91,16 @@ class RemoteFolder:
                 job.result()
 
     def _fetch(self, relative: str, target: Path, size: int) -> None:
-        files, root = self._connect()
         with output_errors(target):
             target.parent.mkdir(parents=True, exist_ok=True)
-        with self._errors(relative), output_errors_of_disk(target):
-            files.get_file(f"{root}/{relative}", str(target))
+        with self._opened(relative) as (files, path):
+            try:
+                files.get_file(path, str(target))
+            except OSError as error:
+                if error.errno not in _LOCAL:
+                    raise
+                with output_errors(target):
+                    raise
         with output_errors(target), target.open("rb") as file:
             os.fsync(file.fileno())
             got = os.fstat(file.fileno()).st_size
@@ -137,26 +137,15 @@ class RemoteFolder:
         return files, root.rstrip("/")
 
     @contextmanager
-    def _errors(self, relative: str) -> Iterator[None]:
-        """Turn any error of the remote side into a DatasetError that names the URL."""
+    def _opened(self, relative: str) -> Iterator[tuple[Any, str]]:
+        """Yield the file system and a path in it; its errors become DatasetErrors with the URL."""
+        files, root = self._connect()
         try:
-            yield
+            yield files, f"{root}/{relative}"
+        except LettersetError:
+            raise
         except Exception as error:  # each kind of store has its own errors, of no common base
-            if isinstance(error, LettersetError):
-                raise
             raise DatasetError(
                 f"cannot read {self.url}/{relative}: {type(error).__name__}: {error}; check the "
                 "URL, the credentials and the network"
             ) from error
-
-
-@contextmanager
-def output_errors_of_disk(target: Path) -> Iterator[None]:
-    """Turn the errors that only a local disk has into an OutputError."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _LOCAL:
-            raise
-        with output_errors(target):
-            raise
