@@ -49,7 +49,7 @@ class EpisodeIndex(Mapping[str, IndexLine]):
 
     _places: dict[str, int] | None = None
 
-    def __init__(self, columns: _Columns) -> None:
+    def __init__(self, columns: Columns) -> None:
         self.view_sets = tuple(columns.view_sets)
         self.ids: tuple[str, ...] = tuple(columns.ids)
         self.lengths, self.view_set, self.digests = columns.arrays()
@@ -60,7 +60,7 @@ class EpisodeIndex(Mapping[str, IndexLine]):
 
         Raises DatasetError naming a damaged line.
         """
-        columns = _Columns()
+        columns = Columns()
         for path in sorted(folder.glob("*.jsonl")):
             columns.read(path)
         found = cls(columns)
@@ -71,7 +71,7 @@ class EpisodeIndex(Mapping[str, IndexLine]):
     @classmethod
     def of(cls, lines: Iterable[IndexLine]) -> EpisodeIndex:
         """Make an index of lines of different ids, in the order given."""
-        columns = _Columns()
+        columns = Columns()
         columns.add(lines)
         found = cls(columns)
         found._places = {key: at for at, key in enumerate(found.ids)}
@@ -118,7 +118,7 @@ class EpisodeIndex(Mapping[str, IndexLine]):
         return len(self.ids)
 
 
-class _Columns:
+class Columns:
     """Collects the columns of index lines, in the order of the lines."""
 
     def __init__(self) -> None:
