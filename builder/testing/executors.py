@@ -17,6 +17,7 @@ from typing import Any
 
 from builder.build.executors.base import Executor, Outcome, ProgressEvent, ReportProgress
 from builder.core.errors import WorkerError
+from builder.testing.checks import require
 
 MakeExecutor = Callable[[int, float], Executor]
 """``make_executor(workers, stall_seconds)`` gives a fresh executor."""
@@ -34,16 +35,16 @@ def check_executor(make_executor: MakeExecutor) -> None:
 def every_task_has_one_outcome(make_executor: MakeExecutor) -> None:
     """Check that each task's own result comes back, once, from another process."""
     outcomes = _outcomes(make_executor(2, PATIENT), _square, range(7))
-    _require(len(outcomes) == 7, f"7 tasks gave {len(outcomes)} outcomes")
+    require(len(outcomes) == 7, f"7 tasks gave {len(outcomes)} outcomes")
     results = {outcome.task: outcome.result for outcome in outcomes}
-    _require(sorted(results) == list(range(7)), f"outcomes are of the tasks {sorted(results)}")
+    require(sorted(results) == list(range(7)), f"outcomes are of the tasks {sorted(results)}")
     for task, result in results.items():
-        _require(result is not None, f"task {task} has no result")
+        require(result is not None, f"task {task} has no result")
         square, pid = result
-        _require(square == task * task, f"task {task} got the result {square}")
-        _require(pid != os.getpid(), "a task ran in the calling process")
+        require(square == task * task, f"task {task} got the result {square}")
+        require(pid != os.getpid(), "a task ran in the calling process")
     empty = list(make_executor(2, PATIENT).run(_square, []))
-    _require(not empty, f"no tasks gave {empty}")
+    require(not empty, f"no tasks gave {empty}")
 
 
 def progress_names_its_task(make_executor: MakeExecutor) -> None:
@@ -51,9 +52,9 @@ def progress_names_its_task(make_executor: MakeExecutor) -> None:
     events = list(make_executor(2, PATIENT).run(_report_three, [10, 20]))
     for task in (10, 20):
         mine = [event for event in events if event.task == task]
-        _require(isinstance(mine[-1], Outcome), f"task {task} ends with {mine[-1]}")
+        require(isinstance(mine[-1], Outcome), f"task {task} ends with {mine[-1]}")
         last = [event for event in mine if isinstance(event, ProgressEvent)][-1:]
-        _require(last == [ProgressEvent(task, 3, 3)], f"task {task}'s last progress is {last}")
+        require(last == [ProgressEvent(task, 3, 3)], f"task {task}'s last progress is {last}")
 
 
 def errors_come_back(make_executor: MakeExecutor) -> None:
@@ -62,19 +63,19 @@ def errors_come_back(make_executor: MakeExecutor) -> None:
         tasks: list[Any] = [(folder, kind) for kind in ("plain", "unpicklable", "result", "good")]
         tasks.append((folder, _local_function()))
         outcomes = _outcomes(make_executor(1, PATIENT), _fail, tasks)
-        _require(len(outcomes) == 5, f"5 tasks gave {len(outcomes)} outcomes")
+        require(len(outcomes) == 5, f"5 tasks gave {len(outcomes)} outcomes")
         error = {outcome.task[1]: outcome.error for outcome in outcomes}
         plain, unpicklable = error["plain"], error["unpicklable"]
-        _require(
+        require(
             type(plain) is ValueError and plain.args == ("seven", 7),
             f"ValueError('seven', 7) came back as {plain!r}",
         )
-        _require("the lock is stuck" in str(unpicklable), f"the text was lost: {unpicklable!r}")
-        _require(error["result"] is not None, "a result that cannot be pickled is no error")
-        _require(error["good"] is None, f"a good task after bad ones failed: {error['good']!r}")
+        require("the lock is stuck" in str(unpicklable), f"the text was lost: {unpicklable!r}")
+        require(error["result"] is not None, "a result that cannot be pickled is no error")
+        require(error["good"] is None, f"a good task after bad ones failed: {error['good']!r}")
         unsent = next(value for key, value in error.items() if callable(key))
-        _require(unsent is not None, "a task that cannot be pickled is no error")
-        _require(_tries(folder, "plain") == 1, "a task that raised was tried again")
+        require(unsent is not None, "a task that cannot be pickled is no error")
+        require(_tries(folder, "plain") == 1, "a task that raised was tried again")
 
 
 def a_dead_worker_costs_its_task_alone(make_executor: MakeExecutor) -> None:
@@ -83,14 +84,14 @@ def a_dead_worker_costs_its_task_alone(make_executor: MakeExecutor) -> None:
         kinds = ["good", "exit", "good too", "segfault", "crash once", "good again"]
         outcomes = _outcomes(make_executor(2, PATIENT), _die, [(folder, kind) for kind in kinds])
         found = sorted(outcome.task[1] for outcome in outcomes)
-        _require(found == sorted(kinds), f"the tasks {kinds} gave outcomes for {found}")
+        require(found == sorted(kinds), f"the tasks {kinds} gave outcomes for {found}")
         error = {outcome.task[1]: outcome.error for outcome in outcomes}
         for kind, cause in (("exit", "7"), ("segfault", "SIGSEGV")):
             _require_worker_error(error[kind], cause)
             tries = _tries(folder, kind)
-            _require(tries == 2, f"a task that ends its worker ({kind}) was tried {tries} times")
+            require(tries == 2, f"a task that ends its worker ({kind}) was tried {tries} times")
         for kind in ("good", "good too", "crash once", "good again"):
-            _require(error[kind] is None, f"the task {kind!r} failed: {error[kind]!r}")
+            require(error[kind] is None, f"the task {kind!r} failed: {error[kind]!r}")
 
 
 def a_silent_worker_is_stopped(make_executor: MakeExecutor) -> None:
@@ -99,9 +100,9 @@ def a_silent_worker_is_stopped(make_executor: MakeExecutor) -> None:
         tasks = [(folder, "hang"), (folder, "slow")]
         outcomes = _outcomes(make_executor(2, 1.0), _hang, tasks)
         error = {outcome.task[1]: outcome.error for outcome in outcomes}
-        _require(sorted(error) == ["hang", "slow"], f"outcomes are of {sorted(error)}")
+        require(sorted(error) == ["hang", "slow"], f"outcomes are of {sorted(error)}")
         _require_worker_error(error["hang"], "1 s")
-        _require(error["slow"] is None, f"a slow task that reported failed: {error['slow']!r}")
+        require(error["slow"] is None, f"a slow task that reported failed: {error['slow']!r}")
         _require_gone(folder)
 
 
@@ -113,7 +114,7 @@ def tasks_are_pulled_as_needed(make_executor: MakeExecutor) -> None:
         outcomes = (event for event in events if isinstance(event, Outcome))
         done = len(list(itertools.islice(outcomes, 20)))
     ahead = next(pulled) - done
-    _require(ahead <= 16, f"{ahead} tasks more than finished were pulled by 2 workers")
+    require(ahead <= 16, f"{ahead} tasks more than finished were pulled by 2 workers")
 
 
 def closing_ends_the_children(make_executor: MakeExecutor) -> None:
@@ -217,9 +218,9 @@ def _tries(folder: str, kind: str) -> int:
 def _require_gone(folder: str) -> None:
     until = time.monotonic() + GONE_SECONDS
     pids = {pid for kind, pid in _traces(folder) if kind == "hang"}
-    _require(bool(pids), "the hanging task was never started")
+    require(pids, "the hanging task was never started")
     while any(_alive(pid) for pid in pids):
-        _require(time.monotonic() < until, f"a child still runs after {GONE_SECONDS:g} s")
+        require(time.monotonic() < until, f"a child still runs after {GONE_SECONDS:g} s")
         time.sleep(0.05)
 
 
@@ -232,12 +233,7 @@ def _alive(pid: int) -> bool:
 
 
 def _require_worker_error(error: BaseException | None, cause: str) -> None:
-    _require(
+    require(
         isinstance(error, WorkerError) and cause in str(error),
         f"expected a WorkerError that names {cause!r}, got {error!r}",
     )
-
-
-def _require(condition: bool, otherwise: str) -> None:
-    if not condition:
-        raise AssertionError(otherwise)

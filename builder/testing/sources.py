@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from builder.inputs.streams import Frame
 from builder.sources.base import Source
+from builder.testing.checks import require
 from schemas.dataset import EpisodeId, Fingerprint, Name
 
 MakeSource = Callable[[], Source]
@@ -31,46 +32,46 @@ def listing_is_stable(make_source: MakeSource) -> None:
     """Check that listing twice gives the same refs, with ids that differ and can be stored."""
     source = make_source()
     refs = list(source.refs())
-    _require(bool(refs), "the source lists no episode")
-    _require(refs == list(source.refs()), "listing again gives other refs, or another order")
-    _require(refs == list(make_source().refs()), "a second source on the same data differs")
+    require(refs, "the source lists no episode")
+    require(refs == list(source.refs()), "listing again gives other refs, or another order")
+    require(refs == list(make_source().refs()), "a second source on the same data differs")
     ids = [ref.id.casefold() for ref in refs]
-    _require(len(set(ids)) == len(ids), f"ids collide (case folded): {sorted(ids)}")
+    require(len(set(ids)) == len(ids), f"ids collide (case folded): {sorted(ids)}")
     for ref in refs:
         _valid(EpisodeId, ref.id, "an id")
-        _require(_plain(ref.path), f"{ref.path!r} is not printable; use builder.core.paths")
+        require(_plain(ref.path), f"{ref.path!r} is not printable; use builder.core.paths")
         for text in (ref.task, ref.group, *ref.splits):
-            _require(text is None or _plain(text), f"{ref.path}: {text!r} is not plain text")
+            require(text is None or _plain(text), f"{ref.path}: {text!r} is not plain text")
 
 
 def source_and_refs_are_picklable(make_source: MakeSource) -> None:
     """Check that a child process can be handed the source and its refs."""
     source = make_source()
     refs = list(source.refs())
-    _require(_pickled(refs) == refs, "refs change by pickling")
+    require(_pickled(refs) == refs, "refs change by pickling")
     copy = _pickled(source)
-    _require(list(copy.refs()) == refs, "a pickled source lists other refs")
+    require(list(copy.refs()) == refs, "a pickled source lists other refs")
 
 
 def frames_are_what_was_promised(make_source: MakeSource) -> None:
     """Check number, shape, type and times of the frames against ``info``."""
     for ref, episode in _episodes(make_source()):
-        _require(bool(episode.views), f"{ref.path}: no view")
+        require(episode.views, f"{ref.path}: no view")
         for name, stream in episode.views.items():
             _valid(Name, name, f"{ref.path}: a view's name")
             frames = list(stream)
             info = stream.info
             what = f"{ref.path}, view {name}"
-            _require(info.num_frames >= 1, f"{what}: num_frames is {info.num_frames}")
-            _require(
+            require(info.num_frames >= 1, f"{what}: num_frames is {info.num_frames}")
+            require(
                 len(frames) == info.num_frames,
                 f"{what}: {len(frames)} frames came, info promised {info.num_frames}",
             )
             for frame in frames:
                 _check_frame(what, frame, info.coded_shape)
             seconds = np.array([frame.seconds for frame in frames])
-            _require(bool(np.isfinite(seconds).all()), f"{what}: a time is not finite")
-            _require(bool((np.diff(seconds) >= 0).all()), f"{what}: times go back")
+            require(np.isfinite(seconds).all(), f"{what}: a time is not finite")
+            require((np.diff(seconds) >= 0).all(), f"{what}: times go back")
 
 
 def iterating_again_starts_again(make_source: MakeSource) -> None:
@@ -80,7 +81,7 @@ def iterating_again_starts_again(make_source: MakeSource) -> None:
         next(iter(stream), None)
         again = [_pixels(frame) for frame in stream]
         same = len(first) == len(again) and all(map(np.array_equal, first, again))
-        _require(same, f"{ref.path}: a second pass gives other frames")
+        require(same, f"{ref.path}: a second pass gives other frames")
 
 
 def frames_can_be_kept(make_source: MakeSource) -> None:
@@ -88,7 +89,7 @@ def frames_can_be_kept(make_source: MakeSource) -> None:
     for ref, stream in _streams(make_source()):
         kept = [(frame, _pixels(frame).copy()) for frame in stream]
         same = all(np.array_equal(_pixels(frame), pixels) for frame, pixels in kept)
-        _require(same, f"{ref.path}: a frame changed when later ones were read")
+        require(same, f"{ref.path}: a frame changed when later ones were read")
 
 
 def shortcuts_agree(make_source: MakeSource) -> None:
@@ -98,7 +99,7 @@ def shortcuts_agree(make_source: MakeSource) -> None:
         if hasattr(stream, "times"):
             seconds = [frame.seconds for frame in frames]
             same = np.array_equal(stream.times(), seconds)
-            _require(same, f"{ref.path}: times() are not the seconds of the frames")
+            require(same, f"{ref.path}: times() are not the seconds of the frames")
         if hasattr(stream, "take"):
             wanted = np.array([0, 0, len(frames) // 2, len(frames) - 1])
             taken = list(stream.take(wanted))
@@ -107,7 +108,7 @@ def shortcuts_agree(make_source: MakeSource) -> None:
                 and one.seconds == frames[k].seconds
                 for one, k in zip(taken, wanted, strict=True)
             )
-            _require(same, f"{ref.path}: take() gives other frames than iterating")
+            require(same, f"{ref.path}: take() gives other frames than iterating")
 
 
 def arrays_fit_the_frames(make_source: MakeSource) -> None:
@@ -119,10 +120,10 @@ def arrays_fit_the_frames(make_source: MakeSource) -> None:
             what = f"{ref.path}, array {name}"
             _valid(Name, name, f"{ref.path}: an array's name")
             plain = isinstance(array, np.ndarray) and array.dtype.kind in "biuf"
-            _require(plain, f"{what}: not an array of plain numbers")
-            _require(array.dtype.str[0] in "<|", f"{what}: not little endian")
+            require(plain, f"{what}: not an array of plain numbers")
+            require(array.dtype.str[0] in "<|", f"{what}: not little endian")
         for name, array in episode.arrays.items():
-            _require(
+            require(
                 array.ndim > 0 and len(array) == ticks,
                 f"{ref.path}, array {name}: shape {array.shape}, expected {ticks} rows; what has "
                 f"no time axis goes into constants",
@@ -136,7 +137,7 @@ def maps_fit_the_frames(make_source: MakeSource) -> None:
             info = episode.views[view].info
             for name, stream in maps.items():
                 images = [frame.image for frame in stream]
-                _require(
+                require(
                     len(images) == info.num_frames
                     and all(np.shape(image) == tuple(info.coded_shape) for image in images),
                     f"{ref.path}, {name} of view {view}: expected {info.num_frames} arrays of "
@@ -147,13 +148,10 @@ def maps_fit_the_frames(make_source: MakeSource) -> None:
 def files_are_fingerprinted(make_source: MakeSource) -> None:
     """Check that an episode names the files it came from, relative to the source."""
     for ref, episode in _episodes(make_source()):
-        _require(
-            bool(episode.files),
-            f"{ref.path}: no file is named; see builder.inputs.fingerprint",
-        )
+        require(episode.files, f"{ref.path}: no file is named; see builder.inputs.fingerprint")
         for path, mark in episode.files.items():
             good = _plain(path) and not path.startswith("/") and isinstance(mark, Fingerprint)
-            _require(good, f"{ref.path}: {path!r} is not a relative printable path, or no mark")
+            require(good, f"{ref.path}: {path!r} is not a relative printable path, or no mark")
 
 
 def nothing_stays_open(make_source: MakeSource) -> None:
@@ -163,7 +161,7 @@ def nothing_stays_open(make_source: MakeSource) -> None:
     before = _open_files()
     _read_all(source)
     left = _open_files() - before
-    _require(left <= 0, f"{left} files stayed open")
+    require(left <= 0, f"{left} files stayed open")
 
 
 CHECKS = (
@@ -178,11 +176,6 @@ CHECKS = (
     files_are_fingerprinted,
     nothing_stays_open,
 )
-
-
-def _require(good: bool, message: str) -> None:
-    if not good:
-        raise AssertionError(message)
 
 
 def _valid(kind: Any, value: Any, what: str) -> None:
@@ -240,4 +233,4 @@ def _check_frame(what: str, frame: Frame, coded_shape: tuple[int, int]) -> None:
     else:
         good = (image.height, image.width) == tuple(coded_shape)
         got = f"(H, W) = {(image.height, image.width)}"
-    _require(good, f"{what}: expected a frame of {tuple(coded_shape)} uint8 RGB, got {got}")
+    require(good, f"{what}: expected a frame of {tuple(coded_shape)} uint8 RGB, got {got}")

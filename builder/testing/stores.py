@@ -12,7 +12,7 @@ import os
 import pickle
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import numpy as np
 
 from builder.core.errors import DatasetError, OutputError
 from builder.stores.base import Store, arrays_by_view
+from builder.testing.checks import refused, require
 from builder.testing.samples import Sample
 
 MakeStore = Callable[[Path], Store]
@@ -37,20 +38,19 @@ def check_store(make_store: MakeStore, tmp_path: Path) -> None:
 
 def what_was_written_comes_back(make_store: MakeStore, folder: Path) -> None:
     """Check metadata and arrays of every codec, whole and sliced."""
-    for sample in _samples():
-        store = make_store(folder / sample.codec / sample.track_codec)
+    for sample, store in _samples(make_store, folder):
         meta = sample.build(store)
         with closing(store.open(sample.id)) as reader:
-            _require(reader.meta == meta, "the metadata came back different")
-            _require(not reader.problems(), f"a fresh episode has problems: {reader.problems()}")
+            require(reader.meta == meta, "the metadata came back different")
+            require(not reader.problems(), f"a fresh episode has problems: {reader.problems()}")
             for (view, name), array in sample.arrays.items():
                 _compare(sample, reader.array(view, name), array, name)
 
 
 def _compare(sample: Sample, got: Any, array: np.ndarray, name: str) -> None:
     what = f"{name} ({sample.codec}, {sample.track_codec})"
-    _require(got.shape == array.shape, f"{what}: shape {got.shape}, expected {array.shape}")
-    _require(got.dtype == array.dtype, f"{what}: dtype {got.dtype}, expected {array.dtype}")
+    require(got.shape == array.shape, f"{what}: shape {got.shape}, expected {array.shape}")
+    require(got.dtype == array.dtype, f"{what}: dtype {got.dtype}, expected {array.dtype}")
     error = sample.tolerance(name)
     keys: list[Any] = [(), Ellipsis]
     if array.ndim and len(array):
@@ -58,24 +58,23 @@ def _compare(sample: Sample, got: Any, array: np.ndarray, name: str) -> None:
     for key in keys:
         want = array[key]
         have = np.asarray(got[key])
-        _require(have.shape == want.shape, f"{what}[{key}]: {have.shape}, expected {want.shape}")
+        require(have.shape == want.shape, f"{what}[{key}]: {have.shape}, expected {want.shape}")
         off = np.abs(have.astype(np.float64) - want.astype(np.float64)).max(initial=0)
-        _require(off <= error, f"{what}[{key}] is off by {off}")
+        require(off <= error, f"{what}[{key}] is off by {off}")
 
 
 def digests_are_of_the_stored_bytes(make_store: MakeStore, folder: Path) -> None:
     """Check that writer, reader and an outsider agree on every digest."""
-    for sample in _samples():
-        store = make_store(folder / sample.codec / sample.track_codec)
+    for sample, store in _samples(make_store, folder):
         meta = sample.build(store)
         with closing(store.open(sample.id)) as reader:
             for view, arrays in arrays_by_view(meta).items():
                 for name, array in arrays.items():
                     digest = hashlib.sha256(b"".join(reader.stored_bytes(view, name))).hexdigest()
-                    _require(digest == array.sha256, f"{name}: stored bytes and digest differ")
+                    require(digest == array.sha256, f"{name}: stored bytes and digest differ")
                     if array.codec in ("raw", "lz4") and not name.endswith("_offsets"):
                         own = hashlib.sha256(sample.arrays[view, name].tobytes()).hexdigest()
-                        _require(own == array.sha256, f"{name}: the digest is not of its bytes")
+                        require(own == array.sha256, f"{name}: the digest is not of its bytes")
 
 
 def blocks_come_in_order(make_store: MakeStore, folder: Path) -> None:
@@ -93,11 +92,11 @@ def blocks_come_in_order(make_store: MakeStore, folder: Path) -> None:
             "a missing axis": (2, frames[2]),
         }
         for what, (at, block) in misfits.items():
-            with _raises(ValueError, what):
+            with refused(ValueError, what):
                 writer.write("front", "frames", at, block)
-        with _raises(ValueError, "digests of an incomplete episode"):
+        with refused(ValueError, "digests of an incomplete episode"):
             writer.digests()
-    _require(not store.has(sample.id), "an incomplete episode exists")
+    require(not store.has(sample.id), "an incomplete episode exists")
 
 
 def an_episode_is_whole_or_absent(make_store: MakeStore, folder: Path) -> None:
@@ -105,11 +104,11 @@ def an_episode_is_whole_or_absent(make_store: MakeStore, folder: Path) -> None:
     sample, store = Sample("absent/deep"), make_store(folder)
     with store.begin(sample.id, sample.layout()) as writer:
         sample.write(writer)
-        _require(not store.has(sample.id), "an episode exists before it is committed")
-        _require(not list(store.ids()), "an episode is listed before it is committed")
-        _require(not store.leftovers(), "the temporary of a live writer counts as a leftover")
+        require(not store.has(sample.id), "an episode exists before it is committed")
+        require(not list(store.ids()), "an episode is listed before it is committed")
+        require(not store.leftovers(), "the temporary of a live writer counts as a leftover")
     _nothing(store, sample, folder, "leaving without commit")
-    with _raises(KeyboardInterrupt, "an exception"):
+    with refused(KeyboardInterrupt, "an exception"):
         with store.begin(sample.id, sample.layout()) as writer:
             sample.write(writer)
             raise KeyboardInterrupt
@@ -117,15 +116,15 @@ def an_episode_is_whole_or_absent(make_store: MakeStore, folder: Path) -> None:
     with store.begin(sample.id, sample.layout()) as writer:
         sample.write(writer)
         other = Sample("other", seed=1).meta(writer.digests())
-        with _raises(ValueError, "metadata of another episode"):
+        with refused(ValueError, "metadata of another episode"):
             writer.commit(other)
     _nothing(store, sample, folder, "a refused commit")
 
 
 def _nothing(store: Store, sample: Sample, folder: Path, what: str) -> None:
-    _require(not store.has(sample.id), f"{what} left an episode")
+    require(not store.has(sample.id), f"{what} left an episode")
     files = [path for path in folder.rglob("*") if path.is_file()]
-    _require(not files, f"{what} left {files}")
+    require(not files, f"{what} left {files}")
 
 
 def a_killed_writer_leaves_no_episode(make_store: MakeStore, folder: Path) -> None:
@@ -135,16 +134,16 @@ def a_killed_writer_leaves_no_episode(make_store: MakeStore, folder: Path) -> No
     child = context.Process(target=_write_and_die, args=(store, sample))
     child.start()
     child.join()
-    _require(child.exitcode == -signal.SIGKILL, f"the writer ended with {child.exitcode}")
-    _require(not store.has(sample.id), "a killed writer left an episode")
-    _require(not list(store.ids()), "a killed writer's temporary is listed")
+    require(child.exitcode == -signal.SIGKILL, f"the writer ended with {child.exitcode}")
+    require(not store.has(sample.id), "a killed writer left an episode")
+    require(not list(store.ids()), "a killed writer's temporary is listed")
     with store.begin("alive", sample.layout()) as writer:
-        _require(len(store.leftovers()) == 1, f"leftovers are {store.leftovers()}, expected one")
-        _require(len(store.leftovers(remove=True)) == 1, "the leftover was not removed")
-        _require(not store.leftovers(), "the leftover is still there")
+        require(len(store.leftovers()) == 1, f"leftovers are {store.leftovers()}, expected one")
+        require(len(store.leftovers(remove=True)) == 1, "the leftover was not removed")
+        require(not store.leftovers(), "the leftover is still there")
         sample.write(writer)
         writer.commit(Sample("alive").meta(writer.digests()))
-    _require(store.has("alive"), "clearing leftovers harmed a live writer")
+    require(store.has("alive"), "clearing leftovers harmed a live writer")
 
 
 def _write_and_die(store: Store, sample: Sample) -> None:
@@ -158,66 +157,65 @@ def nothing_is_overwritten_silently(make_store: MakeStore, folder: Path) -> None
     store = make_store(folder)
     first, second = Sample("same"), Sample("same", seed=1)
     meta = first.build(store)
-    with _raises(OutputError, "an episode that exists"):
+    with refused(OutputError, "an episode that exists"):
         second.build(store)
     with closing(store.open("same")) as reader:
-        _require(reader.meta == meta, "a refused episode changed the one that was there")
+        require(reader.meta == meta, "a refused episode changed the one that was there")
     replaced = second.build(store, replace=True)
     with closing(store.open("same")) as reader:
-        _require(reader.meta == replaced, "replace=True did not replace the episode")
+        require(reader.meta == replaced, "replace=True did not replace the episode")
 
 
 def ids_are_listed_and_safe(make_store: MakeStore, folder: Path) -> None:
     """Check sorted listing, folders in ids, long ids, and ids that lead elsewhere."""
     store = make_store(folder)
-    _require(not list(store.ids()), "a store that is not there yet lists episodes")
+    require(not list(store.ids()), "a store that is not there yet lists episodes")
     ids = ["b/2", "a", "b/10", f"long/{'n' * 200}"]
     for episode_id in ids:
         Sample(episode_id).build(store)
-    _require(list(store.ids()) == sorted(ids), f"ids are {list(store.ids())}")
+    require(list(store.ids()) == sorted(ids), f"ids are {list(store.ids())}")
     for bad in ("../out", "/etc/x", "a//b", "", "a/../../b", "a\0b"):
         for call in (store.has, store.open, lambda i: Sample("x").build(store, episode_id=i)):
-            with _raises((DatasetError, ValueError), f"the id {bad!r}"):
+            with refused((DatasetError, ValueError), f"the id {bad!r}"):
                 call(bad)
 
 
 def what_is_missing_is_named(make_store: MakeStore, folder: Path) -> None:
     """Check the errors for episodes and arrays that are not there."""
     store = make_store(folder)
-    with _raises(DatasetError, "an episode that is not there", says="absent"):
+    with refused(DatasetError, "an episode that is not there", says="absent"):
         store.open("absent")
     sample = Sample("there")
     sample.build(store)
     with closing(store.open("there")) as reader:
-        with _raises(KeyError, "an array that is not there", says="tracks"):
+        with refused(KeyError, "an array that is not there", says="tracks"):
             reader.array("front", "depth")
-        with _raises(KeyError, "a view that is not there", says="front"):
+        with refused(KeyError, "a view that is not there", says="front"):
             reader.array("back", "tracks")
 
 
 def readers_and_stores_travel(make_store: MakeStore, folder: Path) -> None:
     """Check that both can be pickled, that a reader works after close, and stays small."""
-    for sample in _samples():
-        store = make_store(folder / sample.codec / sample.track_codec)
+    for sample, store in _samples(make_store, folder):
         sample.build(pickle.loads(pickle.dumps(store)))
         with closing(store.open(sample.id)) as reader:
             reader.array("front", "frames")[0]
             data = pickle.dumps(reader)
-            _require(len(data) < 4096, f"a pickled reader takes {len(data)} bytes")
+            require(len(data) < 4096, f"a pickled reader takes {len(data)} bytes")
             with closing(pickle.loads(data)) as again:
                 _compare(sample, again.array("front", "frames"), sample.frames, "frames")
 
 
 def the_same_bytes_again(make_store: MakeStore, folder: Path) -> None:
     """Check that building an episode twice gives equal files."""
-    for sample in _samples():
+    for sample, _ in _samples(make_store, folder):
         trees = []
         for run in ("first", "second"):
             place = folder / sample.codec / sample.track_codec / run
             sample.build(make_store(place))
             files = sorted(path for path in place.rglob("*") if path.is_file())
             trees.append({path.relative_to(place): path.read_bytes() for path in files})
-        _require(trees[0] == trees[1], f"two runs differ ({sample.codec}, {sample.track_codec})")
+        require(trees[0] == trees[1], f"two runs differ ({sample.codec}, {sample.track_codec})")
 
 
 def damaged_episodes_are_set_aside(make_store: MakeStore, folder: Path) -> None:
@@ -225,37 +223,23 @@ def damaged_episodes_are_set_aside(make_store: MakeStore, folder: Path) -> None:
     store, sample = make_store(folder), Sample("a/b")
     sample.build(store)
     moved = store.set_aside(sample.id)
-    _require(moved.exists(), f"nothing is at {moved}")
-    _require(not store.has(sample.id) and not list(store.ids()), "it is still listed")
+    require(moved.exists(), f"nothing is at {moved}")
+    require(not store.has(sample.id) and not list(store.ids()), "it is still listed")
     sample.build(store)
     second = store.set_aside(sample.id)
-    _require(second != moved, f"the second one took the place of the first, {moved}")
-    _require(moved.exists() and second.exists(), f"{moved} or {second} is gone")
+    require(second != moved, f"the second one took the place of the first, {moved}")
+    require(moved.exists() and second.exists(), f"{moved} or {second} is gone")
     sample.build(store)
 
 
-def _samples() -> Iterator[Sample]:
-    """One sample per combination of codecs that can be used here."""
+def _samples(make_store: MakeStore, folder: Path) -> Iterator[tuple[Sample, Store]]:
+    """Yield a sample, and a store of its own, per combination of codecs that can be used here."""
     packages = {"raw": "numpy", "lz4": "hdf5plugin", "jpeg": "cv2"}
     for codec, package in packages.items():
         if importlib.util.find_spec(package) is not None:
             for track_codec in ("raw", "u16"):
-                yield Sample("some/episode", codec=codec, track_codec=track_codec)
-
-
-@contextmanager
-def _raises(kinds: Any, what: str, says: str = "") -> Iterator[None]:
-    try:
-        yield
-    except kinds as error:
-        _require(says in str(error), f"the error for {what} does not say {says!r}: {error}")
-        return
-    raise AssertionError(f"{what} was not refused")
-
-
-def _require(holds: Any, message: str) -> None:
-    if not holds:
-        raise AssertionError(message)
+                sample = Sample("some/episode", codec=codec, track_codec=track_codec)
+                yield sample, make_store(folder / codec / track_codec)
 
 
 CHECKS: tuple[Callable[[MakeStore, Path], None], ...] = (

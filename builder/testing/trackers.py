@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from builder.core.errors import TrackingError
+from builder.testing.checks import require
 from builder.trackers.base import Tracker, Window
 from schemas.dataset import TrackerInfo
 
@@ -74,16 +75,16 @@ def run_tracker(
 def check_info(make_tracker: MakeTracker) -> None:
     """Require an ``info`` that can be stored and a tracker that can be sent to a worker."""
     info = make_tracker().info
-    _require(isinstance(info, TrackerInfo), f".info must be a TrackerInfo, got {type(info)}")
+    require(isinstance(info, TrackerInfo), f".info must be a TrackerInfo, got {type(info)}")
     again = TrackerInfo.model_validate_json(info.model_dump_json())
-    _require(again == info, ".info must survive JSON unchanged")
+    require(again == info, ".info must survive JSON unchanged")
     try:
         again = pickle.loads(pickle.dumps(make_tracker())).info
     except Exception as error:
         raise AssertionError(
             f"a tracker must be picklable before its first use: {error}"
         ) from error
-    _require(again == info, ".info must survive pickling unchanged")
+    require(again == info, ".info must survive pickling unchanged")
 
 
 def check_windows(make_tracker: MakeTracker) -> None:
@@ -93,14 +94,14 @@ def check_windows(make_tracker: MakeTracker) -> None:
         windows = run_tracker(tracker, moving_frames(length), horizon, start_every)
         starts = [window.start for window in windows]
         expected = list(range(0, length, start_every))
-        _require(
+        require(
             starts == expected,
             f"{length} frames with start_every {start_every} must give windows starting at "
             f"{expected}, in this order; got {starts}",
         )
         for window in windows:
             _check_form(window, horizon)
-            _require(
+            require(
                 (window.conf is not None) == tracker.gives_conf,
                 "a window must carry conf if, and only if, the tracker's gives_conf is true",
             )
@@ -110,14 +111,14 @@ def check_short_clips(make_tracker: MakeTracker) -> None:
     """Require right windows from clips of one frame, or shorter than the horizon, or empty."""
     for length in (1, 3):
         windows = run_tracker(make_tracker(), moving_frames(length), horizon=8, start_every=1)
-        _require(
+        require(
             len(windows) == length,
             f"{length} frames must give {length} windows, not {len(windows)}",
         )
         for window in windows:
             _check_form(window, 8)
             _check_tail(window, length)
-    _require(not run_tracker(make_tracker(), []), "without frames there must be no windows")
+    require(not run_tracker(make_tracker(), []), "without frames there must be no windows")
 
 
 def check_tail(make_tracker: MakeTracker) -> None:
@@ -129,7 +130,7 @@ def check_tail(make_tracker: MakeTracker) -> None:
 def check_whole_episode(make_tracker: MakeTracker) -> None:
     """Require one window for a horizon of the whole clip and a start_every beyond it."""
     windows = run_tracker(make_tracker(), moving_frames(LENGTH), LENGTH, LENGTH + 1)
-    _require(
+    require(
         [window.start for window in windows] == [0],
         f"horizon {LENGTH} on {LENGTH} frames must give one window, got {len(windows)}",
     )
@@ -171,7 +172,7 @@ def check_leaves_inputs_alone(make_tracker: MakeTracker) -> None:
     for number, frame in enumerate(frames):
         buffer[:] = frame
         windows += session.push(buffer)
-        _require(np.array_equal(buffer, frame), f"frame {number} was changed by push")
+        require(np.array_equal(buffer, frame), f"frame {number} was changed by push")
     _require_same(
         expected, windows + session.finish(), "when the caller reuses its frame and query arrays"
     )
@@ -207,12 +208,12 @@ def check_follows_motion(make_tracker: MakeTracker, max_error_px: float = 0.5) -
         steps = np.minimum(np.arange(HORIZON), LENGTH - 1 - window.start)
         truth = QUERIES + steps[:, None, None] * np.array(STEP_XY)
         error = np.linalg.norm(window.tracks_xy - truth, axis=-1).max()
-        _require(
+        require(
             error <= max_error_px,
             f"a picture that moves by {STEP_XY} px (x, y) per frame must be followed within "
             f"{max_error_px} px; the window from frame {window.start} is {error:.2f} px off",
         )
-        _require(bool(window.vis.all()), "points in plain sight must be visible")
+        require(window.vis.all(), "points in plain sight must be visible")
 
 
 CHECKS: tuple[Callable[[MakeTracker], None], ...] = (
@@ -232,14 +233,14 @@ def _check_form(window: Window, horizon: int) -> None:
     count = len(QUERIES)
     _require_array("tracks_xy", window.tracks_xy, (horizon, count, 2), np.float32)
     _require_array("vis", window.vis, (horizon, count), np.uint8)
-    _require(bool((window.vis <= 1).all()), "vis must hold nothing but 0 and 1")
+    require((window.vis <= 1).all(), "vis must hold nothing but 0 and 1")
     if window.conf is not None:
         _require_array("conf", window.conf, (horizon, count), np.float32)
-        _require(
+        require(
             bool(((window.conf >= 0) & (window.conf <= 1)).all()), "conf must lie between 0 and 1"
         )
-    _require(bool(np.isfinite(window.tracks_xy).all()), "tracks_xy must be finite")
-    _require(
+    require(np.isfinite(window.tracks_xy).all(), "tracks_xy must be finite")
+    require(
         np.array_equal(window.tracks_xy[0], QUERIES),
         "step 0 of tracks_xy must be the query points themselves",
     )
@@ -249,7 +250,7 @@ def _check_tail(window: Window, length: int) -> None:
     last = length - window.start - 1
     for name in ("tracks_xy", "vis"):
         tail = getattr(window, name)[last:]
-        _require(
+        require(
             bool((tail == tail[:1]).all()),
             f"{name} past the last frame must repeat the last real step (window from frame "
             f"{window.start} of {length} frames)",
@@ -260,7 +261,7 @@ def _require_array(
     name: str, array: np.ndarray, shape: tuple[int, ...], dtype: type[np.generic]
 ) -> None:
     got = (getattr(array, "shape", None), getattr(array, "dtype", None))
-    _require(got == (shape, dtype), f"{name} must be {shape} {dtype.__name__}, got {got}")
+    require(got == (shape, dtype), f"{name} must be {shape} {dtype.__name__}, got {got}")
 
 
 def _require_same(expected: list[Window], windows: list[Window], when: str) -> None:
@@ -269,9 +270,4 @@ def _require_same(expected: list[Window], windows: list[Window], when: str) -> N
         for left, right in zip(expected, windows, strict=True)
         for a, b in zip(left, right, strict=True)
     )
-    _require(same, f"windows must come out the same {when}")
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise AssertionError(message)
+    require(same, f"windows must come out the same {when}")
