@@ -42,11 +42,11 @@ def check_augment(augment: Augment | None, img_shape: tuple[int, int]) -> None:
             f"augment takes an object with draw(rng, img_shape) and recolor(images, rng), such as "
             f"RandomAugment(hflip=0.5); got {augment!r}"
         )
-    turn = augment.draw(np.random.default_rng(0), img_shape)
-    if not isinstance(turn, AxisAffine | None):
+    affine = augment.draw(np.random.default_rng(0), img_shape)
+    if not isinstance(affine, AxisAffine | None):
         raise ConfigError(
             f"{augment!r}: draw must return a schemas.AxisAffine of the canvas, or None; got "
-            f"{type(turn).__name__}"
+            f"{type(affine).__name__}"
         )
 
 
@@ -78,22 +78,22 @@ class RandomAugment(Record):
     def draw(self, rng: np.random.Generator, img_shape: tuple[int, int]) -> AxisAffine | None:
         """Return this sample's map.  Raises ValueError for quarter turns of a non-square."""
         height, width = img_shape
-        turn = AxisAffine()
+        affine = AxisAffine()
         for name, probability in (("hflip", self.hflip), ("vflip", self.vflip)):
             if rng.random() < probability:
-                turn = AxisAffine.orient(name, img_shape) @ turn  # type: ignore[arg-type]
+                affine = AxisAffine.orient(name, img_shape) @ affine  # type: ignore[arg-type]
         if self.quarter_turns:
             if height != width:
                 raise ValueError(f"quarter turns need a square img_shape, got {img_shape}")
             names = ("none", "rot90", "rot180", "rot270")
-            turn = AxisAffine.orient(names[rng.integers(4)], img_shape) @ turn  # type: ignore[arg-type]
+            affine = AxisAffine.orient(names[rng.integers(4)], img_shape) @ affine  # type: ignore[arg-type]
         zoom = float(rng.uniform(*self.zoom))
         if zoom != 1.0:
             # Where the zoomed canvas may lie: covering the view above 1, inside it below.
             spare = (1 - zoom) * rng.random(2)
             offset_xy = (float(width * spare[0]), float(height * spare[1]))
-            turn = AxisAffine(scale_xy=(zoom, zoom), offset_xy=offset_xy) @ turn
-        return None if turn == AxisAffine() else turn
+            affine = AxisAffine(scale_xy=(zoom, zoom), offset_xy=offset_xy) @ affine
+        return None if affine == AxisAffine() else affine
 
     def recolor(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Shift brightness and stretch contrast, the same for all pictures of a sample."""
@@ -115,12 +115,12 @@ def affine_matrix(affine: AxisAffine) -> np.ndarray:
     return np.array([[sx, 0.0, ox], [0.0, sy, oy]])
 
 
-def warp(image: np.ndarray, turn: AxisAffine) -> np.ndarray:
+def warp(image: np.ndarray, affine: AxisAffine) -> np.ndarray:
     """Resample a picture (H, W, 3) by a map of its canvas onto itself; black from outside.
 
     Flips and turns are exact; anything else is linear interpolation.
     """
     height, width = image.shape[:2]
-    rows = affine_matrix(turn)
+    rows = affine_matrix(affine)
     rows[:, 2] += rows[:, :2].sum(axis=1) / 2 - 0.5  # OpenCV counts from pixel centres
     return cv2.warpAffine(image, rows, (width, height), flags=cv2.INTER_LINEAR)

@@ -20,7 +20,7 @@ class MixtureDataset(SampleDataset):
 
     All parts must give samples of one canvas, horizon, number of points and views; give each
     ``WindowDataset`` the same ``img_shape``, ``resample``, ``points`` and ``view_map`` (with
-    ``missing="mask"`` where views lack), which is how datasets of different cameras, frame
+    ``missing="mask"`` where some lack a view), which is how datasets of different cameras, frame
     rates and window lengths are brought together.
 
     A sample is the part's, plus ``source`` (its name), plus for every name in ``pad`` the array

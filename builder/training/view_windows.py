@@ -17,8 +17,8 @@ from builder.training.augment import affine_matrix, warp
 from schemas.affine import AxisAffine, swap_xy
 from schemas.geometry import Geometry, Stretch
 
-Step = tuple[np.ufunc, tuple[float, float]]
-"""An operation on all points, and its numbers (row, col)."""
+Operation = tuple[np.ufunc, tuple[float, float]]
+"""A ufunc on all points, and its second operand (row, col)."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class ViewWindows:
     stored: Geometry
     box: Geometry
     """The geometry of the sample's canvas; the stored one unless another img_shape is asked."""
-    steps: tuple[Step, ...]
+    operations: tuple[Operation, ...]
     """What makes [-1, 1] on the sample's canvas of points as stored, in this order; the first
     multiplies."""
     decode: AxisAffine
@@ -44,11 +44,11 @@ class ViewWindows:
     in_content: np.ndarray
     """(N,) bool: points that start on the picture."""
     older: OlderTracks | None = None
-    """Of an older file: its tracks are checked, and clipped, as that route clips them."""
+    """Of an older file: its tracks are checked, and clipped, as their own loader clips them."""
 
 
 @dataclass(frozen=True)
-class Sliding:
+class EpisodeWindows:
     """A whole-episode array (1, T, ...) as windows; past its end the last step is repeated."""
 
     stored: Any
@@ -77,22 +77,22 @@ def view_windows(view: ViewData, img_shape: tuple[int, int], cut_every: int | No
         scale_xy = (1.0, 1.0)
         if older.only_scaled:
             tracks, scale_xy = older.stored, older.scale_xy
-        steps = older_steps(scale_xy, img_shape)
+        operations = older_operations(scale_xy, img_shape)
     else:
         if box is not stored:
             norm = encode @ ~stored.affine
         maps: tuple[AxisAffine, ...] = (norm,)
         if isinstance(tracks, FixedPoint):
             tracks, maps = tracks.stored, packed_maps(norm)
-        steps = tuple(step for each in maps for step in _steps_of(each))
+        operations = tuple(step for each in maps for step in _operations_of(each))
     decode = ~encode
     return ViewWindows(
-        tracks=tracks if cut_every is None else Sliding(tracks, cut_every),
-        vis=vis if cut_every is None else Sliding(vis, cut_every),
+        tracks=tracks if cut_every is None else EpisodeWindows(tracks, cut_every),
+        vis=vis if cut_every is None else EpisodeWindows(vis, cut_every),
         frames=view.frames,
         stored=stored,
         box=box,
-        steps=steps,
+        operations=operations,
         decode=decode,
         decode_rows=affine_matrix(decode),
         in_content=np.asarray(stored.inside(np.asarray(view.queries))),
@@ -113,12 +113,14 @@ def packed_maps(norm: AxisAffine) -> tuple[AxisAffine, ...]:
     return (folded,) if np.array_equal(folded(every), norm(unpack(every))) else (unpack, norm)
 
 
-def _steps_of(norm: AxisAffine) -> tuple[Step, Step]:
+def _operations_of(norm: AxisAffine) -> tuple[Operation, Operation]:
     return (np.multiply, swap_xy(norm.scale_xy)), (np.add, swap_xy(norm.offset_xy))
 
 
-def older_steps(scale_xy: tuple[float, float], img_shape: tuple[int, int]) -> tuple[Step, ...]:
-    """Return the older route's own operations, or fewer that give the same bits.
+def older_operations(
+    scale_xy: tuple[float, float], img_shape: tuple[int, int]
+) -> tuple[Operation, ...]:
+    """Return the operations of the loader of older files, or fewer that give the same bits.
 
     They are ``(points * scale - half) / half`` with half of ``img_shape``.  Dividing by a power
     of two is exact and may come first.
@@ -139,15 +141,15 @@ def write_tracks(
     """
     tracks_xy = np.asarray(view.tracks[window, steps])[:, points]
     numbers = out.reshape(-1)
-    steps_left = view.steps
+    operations = view.operations
     if tracks_xy.dtype == np.uint16:
         numbers[...] = _swapped(tracks_xy)
     else:
         tracks_xy = np.asarray(tracks_xy, np.float32)
-        cv2.transform(tracks_xy, _swap_and_scale(view.steps[0][1]), out)
-        steps_left = view.steps[1:]
-    for operation, numbers_rc in steps_left:
-        operation(numbers, _per_point(numbers_rc, numbers.size), out=numbers)
+        cv2.transform(tracks_xy, _swap_and_scale(operations[0][1]), out)
+        operations = operations[1:]
+    for ufunc, numbers_rc in operations:
+        ufunc(numbers, _per_point(numbers_rc, numbers.size), out=numbers)
     if view.older is not None:
         # What is not finite has become NaN in one pass with the swap (infinity times 0 is), and
         # the least number tells of it; the slower look is for the message.
@@ -163,17 +165,19 @@ def write_vis(view: ViewWindows, window: int, steps: slice, points: Any, out: np
         view.older.check_finite(out, "vis")
 
 
-def write_pictures(view: ViewWindows, start: int, turn: AxisAffine | None, out: np.ndarray) -> None:
+def write_pictures(
+    view: ViewWindows, start: int, affine: AxisAffine | None, out: np.ndarray
+) -> None:
     """Write the frames up to and including ``start`` into ``out`` (K, H, W, 3), oldest first.
 
-    Before the first frame, that one is repeated.  ``turn`` is the augmentation's map of the canvas.
+    The first frame is repeated before it.  ``affine`` is the augmentation's map of the canvas.
     """
     for back, slot in enumerate(reversed(out)):
         frame = np.asarray(view.frames[max(0, start - back)])
         if view.box is not view.stored:
             frame = _onto_canvas(frame, view)
-        if turn is not None:
-            frame = warp(frame, turn)
+        if affine is not None:
+            frame = warp(frame, affine)
         slot[...] = frame
         if out.dtype == np.float32:
             slot /= 255

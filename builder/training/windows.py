@@ -42,7 +42,7 @@ class WindowDataset(SampleDataset):
     A sample has, for V views and N points:
 
     ``traj`` (V, horizon, N, 2) float32, (row, col), [-1, 1] on the canvas, not clipped
-    (of older files: by their own arithmetic, clipping among it);
+    (of older files: with the arithmetic of their own loader, which clips);
     ``vis`` (V, horizon, N) float32, 0 or 1;
     ``valid`` (horizon,) bool: steps that show a frame of their own (not the frozen tail); with
     ``resample`` also ``valid_read`` (T,) bool, the same of the T steps read, for actions;
@@ -52,10 +52,10 @@ class WindowDataset(SampleDataset):
     ``decode`` (V, 2, 3) float64: the matrix from normalized (x, y, 1) to source pixels (x, y),
     so that a mixed batch decodes sample by sample (:func:`builder.training.decode_batch`);
     ``view_mask`` (V,) bool: views that are there (``missing="mask"`` fills others with zeros);
-    ``episode`` id, ``t`` frame of step 0, ``text``, and pass-through arrays, those of layers among
-    them: such as ``actions`` (T, D) of the T steps read, zeros after the end; of views (V, T, ...)
-    or, where there is not a row per frame, (V, ...), as stored; ``proprioception`` (D,) float32
-    when the option says what it is made of.
+    ``episode`` id, ``t`` frame of step 0, ``text``, and pass-through arrays, also those of layers:
+    arrays with a row per frame, such as ``actions``, are (T, D) of the T steps read, zeros after
+    the last frame, those of views (V, T, ...); all others are as stored, those of views (V, ...);
+    ``proprioception`` (D,) float32 when the option names its arrays.
 
     Episodes that turn out damaged are listed in ``damaged`` when they are skipped.  Samples do not
     depend on workers or on the order of reading.  Small to pickle, safe to fork.
@@ -112,7 +112,7 @@ class WindowDataset(SampleDataset):
         # Resampled steps are spread evenly over those that are read.
         self._steps = np.linspace(0, self.read_steps - 1, self.horizon)
         self._prepared: OrderedDict[str, _Prepared] = OrderedDict()
-        # By place: whether this process or a worker found it damaged.
+        # One flag per episode: this process or a worker found it damaged.
         self._damaged = torch.zeros(len(self.ids), dtype=torch.bool).share_memory_()
         self._reasons: dict[str, str] = {}
         used = (key for at, key in enumerate(self.ids) if self._index.indices(at))
@@ -179,9 +179,9 @@ class WindowDataset(SampleDataset):
     @property
     def damaged(self) -> dict[str, str]:
         """Episodes that were skipped so far, by this process or a worker: id to reason."""
-        unsaid = f"a worker found it damaged; letterset validate {self.dataset.path} says how"
+        reason = f"a worker found it damaged; letterset validate {self.dataset.path} says how"
         found = (self.ids[at] for at in np.flatnonzero(self._damaged.numpy()))
-        return {key: self._reasons.get(key, unsaid) for key in found}
+        return {key: self._reasons.get(key, reason) for key in found}
 
     def _note_damaged(self, at: int, error: DatasetError) -> None:
         self._damaged[at], self._reasons[self.ids[at]] = True, str(error)
@@ -203,9 +203,9 @@ class WindowDataset(SampleDataset):
         episode = self.dataset[self.ids[at]]
         start = window * self.dataset.meta.start_every + self._read.start
         augment, shape = self.augment, self.img_shape
-        turn = None if augment is None else augment.draw(self._rng(index, 0), shape)
+        affine = None if augment is None else augment.draw(self._rng(index, 0), shape)
         views, pass_through = self._prepare(episode)
-        arrays = self._arrays(views, window, start, turn)
+        arrays = self._arrays(views, window, start, affine)
         if augment is not None and "images" in arrays:
             arrays["images"] = augment.recolor(arrays["images"], self._rng(index, 1))
         sample: Sample = {key: torch.from_numpy(value) for key, value in arrays.items()}
@@ -244,7 +244,7 @@ class WindowDataset(SampleDataset):
         return views, arrays
 
     def _arrays(
-        self, views: dict[str, ViewWindows], window: int, start: int, turn: AxisAffine | None
+        self, views: dict[str, ViewWindows], window: int, start: int, affine: AxisAffine | None
     ) -> dict[str, np.ndarray]:
         count, shape = len(self.views), (self.read_steps, self.num_points)
         out: dict[str, np.ndarray] = {
@@ -258,12 +258,12 @@ class WindowDataset(SampleDataset):
             dtype = np.float32 if self.options.images == "float" else np.uint8
             frames = (self.options.history,) if self.options.history > 1 else ()
             out["images"] = np.empty((count, *frames, *self.img_shape, 3), dtype)
-        for index, name in enumerate(self.views):
+        for at, name in enumerate(self.views):
             if name in views:
-                self._fill(views[name], window, start, turn, out, index)
+                self._fill(views[name], window, start, affine, out, at)
             else:
-                for rows in out.values():
-                    rows[index] = 0
+                for array in out.values():
+                    array[at] = 0
         if self.options.resample:
             out["traj"] = interpolate_traj(out["traj"], self.horizon, self.options.method)
             vis = interpolate_traj(out["vis"], self.horizon, "linear", axis=-2)
@@ -275,7 +275,7 @@ class WindowDataset(SampleDataset):
         view: ViewWindows,
         window: int,
         start: int,
-        turn: AxisAffine | None,
+        affine: AxisAffine | None,
         out: dict[str, np.ndarray],
         at: int,
     ) -> None:
@@ -284,14 +284,14 @@ class WindowDataset(SampleDataset):
         write_vis(view, window, self._read, self.points, out["vis"][at])
         out["in_content"][at] = view.in_content[self.points]
         out["decode"][at] = view.decode_rows
-        if turn is not None:
+        if affine is not None:
             to_norm = AxisAffine.normalization(self.img_shape)
-            norm_turn = to_norm @ turn @ ~to_norm
-            traj[:] = norm_turn(traj[..., ::-1])[..., ::-1]
-            out["decode"][at] = affine_matrix(view.decode @ ~norm_turn)
+            norm_affine = to_norm @ affine @ ~to_norm
+            traj[:] = norm_affine(traj[..., ::-1])[..., ::-1]
+            out["decode"][at] = affine_matrix(view.decode @ ~norm_affine)
         if "images" in out:
-            slots = out["images"][at] if self.options.history > 1 else out["images"][at][None]
-            write_pictures(view, start, turn, slots)
+            frames = out["images"][at] if self.options.history > 1 else out["images"][at][None]
+            write_pictures(view, start, affine, frames)
 
     def _valid(self, steps: Any, start: int, length: int) -> torch.Tensor:
         every = self.options.tail == "include"

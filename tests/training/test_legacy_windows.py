@@ -17,7 +17,7 @@ from builder.testing.samples import Sample, sample_dataset
 pytest.importorskip("torch")
 
 from builder.training import MixtureDataset, WindowDataset
-from builder.training.view_windows import older_steps
+from builder.training.view_windows import older_operations
 
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
 SHAPES = [(128, 256), (64, 512), (72, 100), (96, 128), (1, 2), (47, 91)]
@@ -37,14 +37,14 @@ def test_any_finite_point_gets_the_bits_of_the_formula(tracks_xy, img_shape, tra
         if tracked_shape is not None:
             points_rc[..., 0] *= height / rows
             points_rc[..., 1] *= width / columns
-        for operation, numbers_rc in older_steps((width / columns, height / rows), img_shape):
+        for operation, numbers_rc in older_operations((width / columns, height / rows), img_shape):
             operation(found, np.array(numbers_rc, np.float32), out=found)
         want = np.clip((points_rc - half) / half, -1, 1)
     np.testing.assert_array_equal(found.clip(-1, 1), want)
 
 
 def test_only_canvases_whose_halves_are_powers_of_two_take_the_shorter_way():
-    assert [len(older_steps((1.0, 1.0), shape)) for shape in SHAPES] == [2, 2, 3, 3, 2, 3]
+    assert [len(older_operations((1.0, 1.0), shape)) for shape in SHAPES] == [2, 2, 3, 3, 2, 3]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
