@@ -152,7 +152,7 @@ def _dot(
     distance = np.hypot(x, y[:, None])[..., None]
     patch = out[low[1] : high[1], low[0] : high[0]]
     disc = np.clip(radius + 0.5 - distance, 0, 1)
-    # A dark rim keeps dots apart from a picture of their own colour.
+    # A dark outline sets dots off from pixels of their own colour.
     rim = np.clip(radius + 1.2 - distance, 0, 1) * 0.7
     if hollow:
         inner = np.clip(radius - 0.7 - distance, 0, 1)

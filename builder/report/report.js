@@ -27,9 +27,9 @@ function drawTable() {
   body.replaceChildren(...found.slice(0, ROWS_SHOWN).map((row) => {
     const line = document.createElement("tr");
     row.forEach((cell, index) => {
-      const place = line.insertCell();
-      place.textContent = cell;
-      if (NUMBERS.has(index)) place.className = "number";
+      const td = line.insertCell();
+      td.textContent = cell;
+      if (NUMBERS.has(index)) td.className = "number";
     });
     return line;
   }));
@@ -93,8 +93,8 @@ function layout() {
   draw();
 }
 
-// The place on the timeline: windows back to back, each of horizon steps.
-function place() {
+// The position on the timeline: windows back to back, each of horizon steps.
+function position() {
   const { horizon, starts, length } = state.episode;
   const window = Math.floor(state.at / horizon), step = state.at % horizon;
   const frame = starts[window] + step;
@@ -125,13 +125,13 @@ function projection(view) {
 
 function draw() {
   if (!state.episode) return;
-  const now = place();
+  const now = position();
   for (const view of state.shown) drawView(view, now);
   $("scrub").value = state.at;
   const tail = now.tail ? " - frozen tail: the last frame repeated, not real motion" : "";
-  const blind = state.shown.every((view) => view.images.length) ? "" : "; no pictures are stored";
+  const unseen = state.shown.every((view) => view.images.length) ? "" : "; no pictures are stored";
   $("when").textContent = `frame ${now.frame} of ${state.episode.length}, window from ` +
-    `${state.episode.starts[now.window]}, step ${now.step}${blind}${tail}`;
+    `${state.episode.starts[now.window]}, step ${now.step}${unseen}${tail}`;
   $("when").classList.toggle("bad", now.tail);
   readout(now);
 }
@@ -172,7 +172,7 @@ function drawPoint(pen, view, now, index, map) {
   const seen = visible(view, now.window, now.step, index), color = pen.strokeStyle;
   pen.beginPath();
   pen.arc(...map(point(view, now.window, now.step, index)), followed ? 6 : 3, 0, 7);
-  // A dark rim keeps points apart from a picture of their own colour.
+  // A dark outline sets points off from pixels of their own colour.
   pen.strokeStyle = "#161b22";
   pen.lineWidth = seen ? 1 : followed ? 4.5 : 3;
   pen.stroke();
@@ -185,7 +185,7 @@ function pick(view, canvas, event) {
   const box = canvas.getBoundingClientRect();
   const x = (event.clientX - box.left) * canvas.width / box.width;
   const y = (event.clientY - box.top) * canvas.height / box.height;
-  const now = place(), { map } = projection(view);
+  const now = position(), { map } = projection(view);
   let best = null, reach = 20;
   for (let index = 0; index < view.count; index++) {
     const [px, py] = map(point(view, now.window, now.step, index));

@@ -20,12 +20,12 @@ class MixtureDataset(SampleDataset):
 
     All parts must give samples of one canvas, horizon, number of points and views; give each
     ``WindowDataset`` the same ``img_shape``, ``resample``, ``points`` and ``view_map`` (with
-    ``missing="mask"`` where some lack a view), which is how datasets of different cameras, frame
-    rates and window lengths are brought together.
+    ``missing="mask"`` where some lack a view), so that datasets of different cameras, frame
+    rates and window lengths mix.
 
     A sample is the part's, plus ``source`` (its name), plus for every name in ``pad`` the array
     zero-padded to the largest size among the parts and ``<name>_mask`` telling what the part has.
-    Other pass-through arrays are left out: the parts need not have the same.  When a part is
+    Other pass-through arrays are left out, since parts may have different ones.  When a part is
     resampled, ``valid_read`` (T,) tells of the largest T which rows are there, False in padding.
     """
 
@@ -66,7 +66,7 @@ class MixtureDataset(SampleDataset):
         self.seed = seed
         self._sizes = {name: _largest(self.parts, name) for name in pad}
         resampled = any(part.options.resample for part in parts.values())
-        self._rows = max(part.read_steps for part in parts.values()) if resampled else None
+        self._read_steps = max(part.read_steps for part in parts.values()) if resampled else None
 
     def set_epoch(self, epoch: int) -> None:
         """Draw other samples in another epoch; call it before iterating over the DataLoader."""
@@ -87,9 +87,9 @@ class MixtureDataset(SampleDataset):
         sample = part[int(rng.integers(len(part)))]
         kept = {key: sample[key] for key in (*_TENSORS, "episode", "t", "text") if key in sample}
         kept["source"] = name
-        if self._rows is not None:
+        if self._read_steps is not None:
             there = sample["valid_read" if "valid_read" in sample else "valid"]
-            kept["valid_read"] = torch.zeros(self._rows, dtype=torch.bool)
+            kept["valid_read"] = torch.zeros(self._read_steps, dtype=torch.bool)
             kept["valid_read"][: len(there)] = there
         for array, size in self._sizes.items():
             if size is not None:
