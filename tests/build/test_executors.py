@@ -14,12 +14,15 @@ from collections.abc import Iterator
 from contextlib import closing
 from itertools import count
 from multiprocessing import active_children
+from multiprocessing.connection import wait
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
+from places import FIXTURES
+from waiting import wait_until
 
-from builder.build.executors import supervisor
+from builder.build.executors import child, supervisor
 from builder.build.executors.base import EXECUTORS, Outcome, ProgressEvent
 from builder.build.executors.child import available_cores, unpack
 from builder.build.executors.kinds.processes import Processes, Serial
@@ -190,13 +193,13 @@ def threads(task, report):
 
 def work_a_little(task, report):
     report(0, 1)
-    time.sleep(0.01)
+    time.sleep(0.01)  # a pace, so that every worker gets some of the tasks
     return -task, os.getpid()
 
 
 def sleep_long(task, report):
     report(os.getpid(), 0)
-    time.sleep(600)
+    signal.pause()
 
 
 def tidy(folder, report):
@@ -205,7 +208,7 @@ def tidy(folder, report):
     try:
         path.touch()
         report(1, 2)
-        time.sleep(600)
+        signal.pause()
     finally:
         path.unlink()
 
@@ -282,25 +285,27 @@ def test_a_child_leaves_through_its_with_blocks(tmp_path):
 
 
 def stay(task, report):
-    """Refuse to end; the first of two answers SIGTERM with the user's second Ctrl-C."""
+    """Refuse to end; once all are asked to, the first answers with the user's second Ctrl-C."""
+    number, folder = task
 
     def refuse(*_):
-        if task == 0:
-            time.sleep(0.5)  # the parent waits by then
+        (folder / str(number)).touch()
+        if number == 0:
+            wait_until(lambda: (folder / "1").exists())  # the parent has none left to ask
             os.kill(os.getppid(), signal.SIGINT)
 
     signal.signal(signal.SIGTERM, refuse)
     report(1, 2)
     while True:
-        time.sleep(1)
+        signal.pause()
 
 
-def test_a_second_ctrl_c_waits_for_no_child(monkeypatch):
+def test_a_second_ctrl_c_waits_for_no_child(monkeypatch, tmp_path):
     monkeypatch.setattr("builder.build.executors.child.GRACE_SECONDS", 100.0)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    events = make(2, 600).run(stay, range(2))
+    events = make(2, 600).run(stay, [(0, tmp_path), (1, tmp_path)])
     try:
-        assert {next(events).task for _ in range(2)} == {0, 1}
+        assert {next(events).task[0] for _ in range(2)} == {0, 1}
         with pytest.raises(KeyboardInterrupt):
             events.close()
         # Released or killed: a child that was not would live on for ever.
@@ -313,19 +318,35 @@ def test_a_second_ctrl_c_waits_for_no_child(monkeypatch):
             child.kill()
 
 
-def test_stalled_children_tidy_up_too(tmp_path):
-    outcomes = [e for e in make(1, 0.3).run(tidy, [str(tmp_path)]) if isinstance(e, Outcome)]
-    assert "stalled" in str(outcomes[0].error)
-    assert outcomes[0].error.stage == "worker"
+@pytest.fixture
+def pass_time(monkeypatch):
+    """Let so many seconds pass, for executors alone."""
+    passed = [0.0]
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + sum(passed))
+    for module in (supervisor, child):
+        monkeypatch.setattr(module, "time", clock)
+    return passed.append
+
+
+def test_stalled_children_tidy_up_too(tmp_path, pass_time):
+    events = make(1, 60).run(tidy, [str(tmp_path)])
+    assert isinstance(next(events), ProgressEvent)
+    assert (tmp_path / "half-done").exists()
+    pass_time(100)
+    [outcome] = events
+    assert "stalled" in str(outcome.error)
+    assert outcome.error.stage == "worker"
     assert not any(tmp_path.iterdir())
 
 
-def test_a_slow_consumer_is_no_stall():
+def test_a_slow_consumer_is_no_stall(pass_time, monkeypatch):
     """The clock of silence must not run while nobody listens."""
-    events = make(1, 0.5).run(work_a_little, range(3))
+    # So long a time is enough for every worker to say what it has to say.
+    monkeypatch.setattr(supervisor, "wait", lambda pipes, seconds: wait(pipes, 60))
+    events = make(1, 60).run(work_a_little, range(3))
     outcomes = []
     for event in events:
-        time.sleep(0.3)
+        pass_time(100)
         outcomes += [event] if isinstance(event, Outcome) else []
     assert [outcome.error for outcome in outcomes] == [None] * 3
 
@@ -453,7 +474,7 @@ def parent(root, tmp_path):
         stderr=subprocess.PIPE,
         text=True,
         cwd=root,
-        env={**os.environ, "PYTHONPATH": str(root)},
+        env={**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{FIXTURES}"},
         start_new_session=True,
     )
     children = [int(process.stdout.readline()) for _ in range(2)]
@@ -462,11 +483,8 @@ def parent(root, tmp_path):
     process.communicate()
 
 
-def wait_until_gone(pids, seconds=60):
-    until = time.monotonic() + seconds
-    while alive := [pid for pid in pids if Path(f"/proc/{pid}").exists()]:
-        assert time.monotonic() < until, f"{alive} still run"
-        time.sleep(0.05)
+def wait_until_gone(pids):
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
 
 
 def test_children_die_with_a_killed_parent(parent):

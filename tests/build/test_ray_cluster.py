@@ -19,6 +19,7 @@ pytest.importorskip("ray", reason="the extra [ray] is not installed")
 
 import ray
 from source_fixtures import write_video
+from waiting import wait_until
 
 from builder.build.executors.base import Outcome
 from builder.build.executors.kinds import ray_cluster
@@ -53,7 +54,7 @@ def test_conformance(cluster, check):
 def work_a_little(task, report):
     for step in range(5):
         report(step, 5)
-        time.sleep(0.02)
+        time.sleep(0.02)  # a pace, so that processes are killed in the middle of a task
     return -task, os.getpid()
 
 
@@ -185,18 +186,13 @@ def test_a_cluster_of_its_own_ends_with_the_build(tmp_path):
     write_video(tmp_path / "videos" / "a long one.mp4", count=3000, shape=(48, 90))
     command = [sys.executable, "-m", "builder.cli", *argv]
     process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
-    until = time.monotonic() + 120
-    while not any((tmp_path / "out" / "tmp").glob("*.h5")) and time.monotonic() < until:
-        time.sleep(0.05)
+    drafts = tmp_path / "out" / "tmp"
+    wait_until(lambda: any(drafts.glob("*.h5")), 120)
     process.send_signal(signal.SIGUSR1)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 143, errors
     # A child that was killed leaves its draft behind; it is known for what it is and cleared.
-    drafts, until = tmp_path / "out" / "tmp", time.monotonic() + 30
-    while any(drafts.glob("*.h5")) and time.monotonic() < until:
-        leftovers(drafts, remove=True)
-        time.sleep(0.1)
-    assert list(drafts.glob("*.h5")) == []
+    wait_until(lambda: not (leftovers(drafts, remove=True) or any(drafts.glob("*.h5"))))
     assert list((tmp_path / "out").rglob("*.hdf5")) == []
 
 

@@ -9,13 +9,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
-import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from source_fixtures import write_video
+from waiting import wait_until
 
 from builder.build.shards import WEIGH_AT_MOST, Shard, own_refs
 from builder.cli import main
@@ -245,11 +244,12 @@ def test_a_shard_that_is_run_twice_changes_nothing(sharded, tmp_path, capsys):
     assert before == {path: path.read_bytes() for part in parts for path in out.glob(part)}
 
 
-def test_a_lock_that_is_looked_at_is_no_obstacle(undivided, tmp_path):
+def test_a_lock_that_is_looked_at_is_no_obstacle(tmp_path, monkeypatch):
     """Status holds a lock for an instant; a build that starts just then waits a little."""
-    descriptor = take_lock(tmp_path, "main")
-    threading.Timer(0.15, os.close, [descriptor]).start()
+    held = [take_lock(tmp_path, "main")]
+    monkeypatch.setattr("builder.dataset.folder.time.sleep", lambda _: os.close(held.pop()))
     os.close(take_lock(tmp_path, "main"))
+    assert held == []  # it did wait
 
 
 def test_finalize_finds_what_is_not_right(sharded, tmp_path, capsys):
@@ -326,9 +326,7 @@ def test_a_job_that_is_told_to_end_ends_cleanly(videos, undivided, tmp_path, nam
     where = ["--source", str(long), "--out", str(out), "--quiet", *SHAPE]
     command = [sys.executable, "-m", "builder.cli", "build", *SETTINGS, *where, "--shard", "0/1"]
     process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
-    until = time.monotonic() + 60
-    while not any((out / "tmp").glob("*.h5")) and time.monotonic() < until:
-        time.sleep(0.02)
+    wait_until(lambda: any((out / "tmp").glob("*.h5")))
     os.killpg(process.pid, getattr(signal, name))
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 143, errors

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from source_fixtures import write_video
+from waiting import wait_until
 
 from builder.build.executors.base import EXECUTORS, Outcome
 from builder.build.executors.kinds.processes import Processes
@@ -112,7 +113,7 @@ class _TouchySession:
                 once.touch()
             os.kill(os.getpid(), signal.SIGSEGV)
         if what == HANG:
-            time.sleep(600)
+            signal.pause()
         if what == REFUSE:
             raise TrackingError("refused", what)
         return self.session.push(frame)
@@ -133,7 +134,7 @@ def track_clip(task, report):
         windows = []
         session = shared_tracker(address).open(SHAPE, QUERIES, 3, 1)
         for number, frame in enumerate(clip(what)):
-            time.sleep(0.01)
+            time.sleep(0.01)  # a pace at which several workers are in the middle of their clips
             windows += session.push(frame)
             report(number, 12)
         return np.stack([w.tracks_xy for w in windows + session.finish()])
@@ -347,15 +348,11 @@ def test_a_killed_build_leaves_no_process(videos, tmp_path):
     where = ["--source", str(long), "--out", str(out), "--quiet", "--img-shape", "48", "100"]
     command = [sys.executable, "-m", "builder.cli", "build", *SETTINGS, *where, *fed]
     process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
-    until = time.monotonic() + 60
-    while not any((out / "tmp").glob("*.h5")) and time.monotonic() < until:
-        time.sleep(0.02)
+    wait_until(lambda: any((out / "tmp").glob("*.h5")))
     assert len(members(process.pid)) >= 3
     process.kill()
     process.communicate(timeout=30)  # ends when nobody holds its standard error any more
-    while members(process.pid):
-        assert time.monotonic() < until + 60
-        time.sleep(0.05)
+    wait_until(lambda: not members(process.pid))
 
 
 def members(session):

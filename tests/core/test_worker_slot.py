@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from functools import partial
+
+from waiting import wait_until
 
 from builder.build.executors.base import Outcome
 from builder.build.executors.kinds.processes import Processes
@@ -40,6 +41,5 @@ def test_slots_are_different_at_any_time(tmp_path):
 def slot_while_others_work(folder, task, report):
     """Wait for the others, so that no worker does two tasks."""
     (folder / str(task)).touch()
-    while len(os.listdir(folder)) < 3:
-        time.sleep(0.01)
+    wait_until(lambda: len(os.listdir(folder)) == 3)
     return worker_slot()
