@@ -4,7 +4,9 @@ import ast
 import re
 import subprocess
 import sys
+from collections import Counter
 from importlib import import_module
+from types import SimpleNamespace
 
 import pytest
 from places import ROOT
@@ -13,11 +15,8 @@ from builder.core.registry import BUILTIN
 
 pytestmark = pytest.mark.core
 
-MAP = re.search(
-    r"### The map\n.*?```text\n(.*?)```",
-    (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"),
-    re.DOTALL,
-)
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+MAP = re.search(r"### The map\n.*?```text\n(.*?)```", CONTRIBUTING, re.DOTALL)
 # Rooms of one line of this list stand side by side: neither imports the other.
 FLOORS = [
     ["schemas"],
@@ -99,13 +98,70 @@ def wrong_imports(root, order):
     return found
 
 
+def wrong_map(order, modules):
+    """List the modules that are not in the map, those that are no more, and those named twice."""
+    named = Counter([*order, "builder"])
+    return sorted({*modules} ^ {*named} | {name for name, times in named.items() if times > 1})
+
+
+def says_what_is_inside(room, door, text):
+    """Tell whether CONTRIBUTING's table has the first sentence of the docstring of a room."""
+    said = " ".join(door.__doc__.partition("\n\n")[0].split())
+    return f"| `{room}` | {said} |" in text
+
+
+def heavy_imports(modules):
+    """List what schemas import that is neither pydantic nor of the standard library."""
+    allowed = {"schemas", "pydantic", "typing_extensions"} | sys.stdlib_module_names
+    return [
+        f"{module} imports {name}"  # typing_extensions to type checkers alone
+        for module, path in modules.items()
+        if module.partition(".")[0] == "schemas"
+        for name in imports_of(path, modules)
+        if name.partition(".")[0] not in allowed
+    ]
+
+
+def imported_backends(modules):
+    """List the imports of backends by anybody but their own files."""
+    targets = [target for part in BUILTIN.values() for target in part.values()]
+    backends = {target.partition(":")[0] for target in targets}
+    assert all(".kinds." in name for name in backends)
+    return [
+        f"{module} imports {imported}"
+        for module, path in modules.items()
+        for imported in imports_of(path, modules)
+        if (
+            ".kinds." in imported
+            and not module.startswith(f"{imported.partition('.kinds.')[0]}.kinds")
+        )
+        or (imported in backends and module in backends)
+    ]
+
+
 MODULES = modules_of(ROOT)
 ORDER = mapped_order(MAP[1])
 ROOMS = [room for rooms in FLOORS for room in rooms]
 
 
 def test_the_map_names_every_module_once():
-    assert sorted([*ORDER, "builder"]) == sorted(MODULES)
+    assert wrong_map(ORDER, MODULES) == []
+
+
+def test_a_module_that_is_not_in_the_map_is_found():
+    new, old = "builder.core.brand_new", ORDER[3]
+    assert wrong_map(ORDER, {**MODULES, new: None}) == [new]
+    assert wrong_map([*ORDER, new], MODULES) == [new]
+    assert wrong_map([*ORDER, old], MODULES) == [old]
+
+
+def test_where_it_is_names_files_that_are_there():
+    """Ten features, and the one file to open for each."""
+    rows = re.search(r"### Where is it\?\n\n((?:\|.*\n)+)", CONTRIBUTING)[1]
+    files = re.findall(r"^\| [^|]+ \| `([^`]+)` \|$", rows, re.MULTILINE)
+    assert len(files) == len(rows.splitlines()) - 2  # the heading and the line below it
+    assert len(files) >= 10
+    assert [name for name in files if ROOT / name not in MODULES.values()] == []
 
 
 def test_the_house_has_at_most_fourteen_rooms():
@@ -160,34 +216,45 @@ def test_every_door_says_what_contributing_says(room):
     """And hands on what it lists."""
     name = room if room == "schemas" else f"builder.{room}"
     door = import_module(name)
-    said = " ".join(door.__doc__.partition("\n\n")[0].split())
-    table = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    assert f"| `{room}` | {said} |" in table
+    assert says_what_is_inside(room, door, CONTRIBUTING)
     if room in ("training",):
         pytest.importorskip("torch")
     for exported in getattr(door, "__all__", ()):
         assert getattr(door, exported) is not None
 
 
+def test_a_door_that_says_something_else_is_found():
+    door = import_module("builder.core")
+    assert says_what_is_inside("core", door, CONTRIBUTING)
+    assert not says_what_is_inside(
+        "core", SimpleNamespace(__doc__="Every other file."), CONTRIBUTING
+    )
+    assert not says_what_is_inside("core", import_module("builder.stores"), CONTRIBUTING)
+
+
 def test_schemas_need_pydantic_and_the_standard_library_alone():
-    for module, path in MODULES.items():
-        if module.partition(".")[0] == "schemas":
-            imported = {name.partition(".")[0] for name in imports_of(path, MODULES)}
-            allowed = {"schemas", "pydantic", "typing_extensions"}  # the last to type checkers
-            assert imported - sys.stdlib_module_names <= allowed, module
+    assert heavy_imports(MODULES) == []
 
 
 def test_nobody_imports_a_backend_but_its_own_files():
     # The registry finds backends by name; nothing above or beside them may know one.
-    targets = [target for part in BUILTIN.values() for target in part.values()]
-    backends = {target.partition(":")[0] for target in targets}
-    assert all(".kinds." in name for name in backends)
-    for module, path in MODULES.items():
-        for imported in imports_of(path, MODULES):
-            kinds = imported.partition(".kinds.")[0]
-            assert ".kinds." not in imported or module.startswith(f"{kinds}.kinds"), module
-            if imported in backends and module in backends:
-                raise AssertionError(f"{module} imports {imported}")
+    assert imported_backends(MODULES) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "planted", "guard"),
+    [
+        ("schemas.geometry", "import numpy", heavy_imports),
+        ("schemas.geometry", "from builder.core import errors", heavy_imports),
+        ("builder.build.pipeline", "import builder.sources.kinds.atm", imported_backends),
+        ("builder.trackers.kinds.lk", "import builder.trackers.kinds.dis", imported_backends),
+    ],
+)
+def test_a_planted_dependency_is_found(tmp_path, module, planted, guard):
+    path = tmp_path / "planted.py"
+    path.write_text(f"{MODULES[module].read_text(encoding='utf-8')}\n\n{planted}\n", "utf-8")
+    (found,) = guard({**MODULES, module: path})
+    assert found.startswith(f"{module} imports ")
 
 
 @pytest.mark.parametrize(
