@@ -26,6 +26,16 @@ def root() -> Path:
     return Path(__file__).parents[1]
 
 
+@pytest.fixture(scope="module")
+def inline_executor():
+    """Let ``executor.kind=inline`` run tasks in this process."""
+    from builder.core.registry import BUILTIN
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BUILTIN["executors"], "inline", "inline_executor:Inline")
+        yield
+
+
 def mount(place: Path, *options: str) -> None:
     """Mount at a place, or once more with other options; skips the test where that is refused."""
     try:

@@ -13,7 +13,6 @@ from source_fixtures import write_video
 
 from builder.build.resume import replacing, standing
 from builder.cli import main
-from builder.core.registry import BUILTIN
 from builder.dataset.folder import index_line, read_index
 from builder.dataset.opening import open_dataset
 from builder.dataset.validate import validate
@@ -22,16 +21,11 @@ from builder.sources.kinds.video_files import VideoFiles
 from builder.stores.atomic import make_folders
 from builder.stores.kinds.hdf5.store import Hdf5Store
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _inline():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(BUILTIN["executors"], "inline", "inline_executor:Inline")
-        yield
+pytestmark = pytest.mark.usefixtures("inline_executor")
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory):
+def built(inline_executor, tmp_path_factory):
     folder = tmp_path_factory.mktemp("resume")
     for index, name in enumerate(("a", "b 100%")):
         write_video(folder / "videos" / f"{name}.mp4", count=5 + index, shape=(30, 50))

@@ -10,12 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from inline_executor import Inline
 from source_fixtures import write_video
 
 from builder.cli import main
 from builder.core.errors import ConfigError, DatasetError
-from builder.core.registry import BUILTIN
 from builder.dataset.folder import DatasetWriter, index_line
 from builder.dataset.layers import LayerWriter, layer_names
 from builder.dataset.opening import open_dataset
@@ -32,12 +30,7 @@ from schemas.dataset import EpisodeMeta
 IDS = ("a/1", "b")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _inline():
-    assert Inline.run
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(BUILTIN["executors"], "inline", "inline_executor:Inline")
-        yield
+pytestmark = pytest.mark.usefixtures("inline_executor")
 
 
 @pytest.fixture(params=[Hdf5Store, ZarrStore])

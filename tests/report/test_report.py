@@ -41,6 +41,14 @@ def page_data(folder):
     return json.loads(re.search(r'id="data">(.*?)</script>', page).group(1))
 
 
+def build_and_report(folder, count, *settings):
+    """Write the report of a dataset of one video of ``count`` frames."""
+    write_video(folder / "videos" / "a.mp4", count=count, shape=(48, 64))
+    argv = ["--source", str(folder / "videos"), "--out", str(folder / "out"), "--quiet"]
+    assert main(["build", *settings, *argv, "--img-shape", "32", "48"]) == 0
+    assert main(["report", str(folder / "out"), "--out", str(folder / "report.html")]) == 0
+
+
 def test_the_page_needs_nothing_else_and_names_what_failed(folder):
     page = (folder / "report.html").read_text()
     assert "broken.mp4" in page
@@ -105,21 +113,15 @@ def test_tracks_that_are_no_numbers_are_damage(folder, tmp_path):
 
 
 def test_the_player_passes_every_frame_where_starts_do_not_divide_the_horizon(tmp_path):
-    write_video(tmp_path / "videos" / "a.mp4", count=24, shape=(48, 64))
-    argv = ["--source", str(tmp_path / "videos"), "--out", str(tmp_path / "out"), "--quiet"]
     settings = ["queries.grid=[2, 3]", "tracker.horizon=8", "tracker.start_every=3"]
-    assert main(["build", *settings, *argv, "--img-shape", "32", "48"]) == 0
-    assert main(["report", str(tmp_path / "out"), "--out", str(tmp_path / "report.html")]) == 0
+    build_and_report(tmp_path, 24, *settings)
     (episode,) = page_data(tmp_path)["episodes"]
     passed = {start + step for start in episode["starts"] for step in range(8)}
     assert passed >= set(range(24))
 
 
 def test_views_without_tracks_have_no_numbers_of_motion(tmp_path):
-    write_video(tmp_path / "videos" / "a.mp4", count=5, shape=(48, 64))
-    argv = ["--source", str(tmp_path / "videos"), "--out", str(tmp_path / "out"), "--quiet"]
-    assert main(["build", "tracker.kind=none", *argv, "--img-shape", "32", "48"]) == 0
-    assert main(["report", str(tmp_path / "out"), "--out", str(tmp_path / "report.html")]) == 0
+    build_and_report(tmp_path, 5, "tracker.kind=none")
     (row,) = page_data(tmp_path)["rows"]
     assert row[6:9] == ["", "", ""]
     assert 'id="player"' not in (tmp_path / "report.html").read_text()  # there is nothing to play
@@ -145,11 +147,8 @@ def test_a_share_is_a_part_of_a_whole_bar_and_a_count_of_the_longest():
 
 
 def test_pictures_of_sizes_of_their_own_are_not_said_to_be_of_one(tmp_path):
-    write_video(tmp_path / "videos" / "a.mp4", count=5, shape=(48, 64))
-    argv = ["--source", str(tmp_path / "videos"), "--out", str(tmp_path / "out"), "--quiet"]
     settings = ["geometry=resize_shorter", "short_side=32", "queries.region=canvas"]
-    assert main(["build", *settings, *argv, "--img-shape", "32", "48"]) == 0
-    assert main(["report", str(tmp_path / "out"), "--out", str(tmp_path / "report.html")]) == 0
+    build_and_report(tmp_path, 5, *settings)
     assert "each picture&#x27;s own, for training at 32 x 48" in (
         (tmp_path / "report.html").read_text()
     )

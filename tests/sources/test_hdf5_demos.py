@@ -118,22 +118,24 @@ def test_a_damaged_file_is_one_failure_among_good_ones(tmp_path):
             Libero(root).open(ref).__enter__()
 
 
+def refused(folder, words):
+    """The only file there is refused when it is opened, in these words."""
+    source = Libero(folder)
+    [ref] = source.refs()
+    with pytest.raises(SourceError, match=words):
+        source.open(ref).__enter__()
+
+
 def test_a_file_without_demonstrations_says_so(tmp_path):
     with h5py.File(tmp_path / "x.hdf5", "w") as file:
         file["something"] = np.zeros(3)
-    source = Libero(tmp_path)
-    [ref] = source.refs()
-    with pytest.raises(SourceError, match="there are no demonstrations"):
-        source.open(ref).__enter__()
+    refused(tmp_path, "there are no demonstrations")
 
 
 def test_a_demonstration_without_cameras_lists_what_it_has(tmp_path):
     with h5py.File(tmp_path / "x.hdf5", "w") as file:
         file["data/demo_0/obs/agentview_image"] = fixtures.pictures(3)
-    source = Libero(tmp_path)
-    [ref] = source.refs()
-    with pytest.raises(SourceError, match=r"no camera \(_rgb\) among \['agentview_image'\]"):
-        source.open(ref).__enter__()
+    refused(tmp_path, r"no camera \(_rgb\) among \['agentview_image'\]")
 
 
 @pytest.mark.parametrize(
@@ -313,10 +315,7 @@ def test_common_filters_are_read(file, name):
 
 def test_a_pipe_is_refused_without_waiting_for_it(tmp_path):
     os.mkfifo(tmp_path / "x.hdf5")
-    source = Libero(tmp_path)
-    [ref] = source.refs()
-    with pytest.raises(SourceError, match="not a regular file"):
-        source.open(ref).__enter__()
+    refused(tmp_path, "not a regular file")
 
 
 def test_damaged_bytes_are_an_error_that_names_the_place(tmp_path):

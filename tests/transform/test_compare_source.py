@@ -7,24 +7,20 @@ import shutil
 
 import numpy as np
 import pytest
-from inline_executor import Inline, build
+from inline_executor import build
 from source_fixtures import write_video
 
 from builder.cli import main
-from builder.core.registry import BUILTIN
 from builder.dataset.opening import open_dataset
 from builder.stores.base import ArraySpec
 from builder.transform.compare_source import compare_source
 
 
 @pytest.fixture
-def place(tmp_path):
-    with pytest.MonkeyPatch.context() as patch:
-        assert Inline.run
-        patch.setitem(BUILTIN["executors"], "inline", "inline_executor:Inline")
-        for name in ("a", "b"):
-            write_video(tmp_path / "videos" / f"{name}.mp4", count=5, shape=(30, 50))
-        yield tmp_path
+def place(tmp_path, inline_executor):
+    for name in ("a", "b"):
+        write_video(tmp_path / "videos" / f"{name}.mp4", count=5, shape=(30, 50))
+    return tmp_path
 
 
 @pytest.mark.parametrize("codec", ["raw", "jpeg"])
