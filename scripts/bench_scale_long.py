@@ -118,7 +118,7 @@ class Device(NoTracker):
 
     def open(self, *args: Any) -> DeviceSession:
         """Start a session; see ``Tracker.open``."""
-        return DeviceSession(args[0])
+        return DeviceSession(*args)
 
 
 class DeviceSession(NoSession):

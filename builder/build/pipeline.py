@@ -134,8 +134,8 @@ def _open(
     if changed == "overwrite" and (moved := replace_dataset(out, meta)):
         on_notice(f"the dataset of other settings is now {moved}; delete it when it is not needed")
     with DatasetWriter.create(out, meta, shard.writer if shard else "main") as catalog:
-        notices = [getattr(each, "notice", None) for each in (tracker, executor)]
-        for sentence in filter(None, [*notices, *weaknesses(catalog.folder)]):
+        notices = [tracker.notice, executor.notice, *weaknesses(catalog.folder)]
+        for sentence in filter(None, notices):
             on_notice(sentence)
         yield _Build(
             config, source, refs, tracker, executor, own, catalog, on_notice, shard is None

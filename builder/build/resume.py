@@ -146,8 +146,9 @@ def settle(
             f"{store.place}: use the same store.kind, or letterset convert afterwards"
         )
     # After a run that replaced episodes and was killed, the index may be behind the episodes.
-    known = None if replacing(catalog.folder).exists() else getattr(source, "files", None)
-    found = standing(store, catalog.index(), refs, root, known or (lambda ref: None))
+    behind = replacing(catalog.folder).exists()
+    files = (lambda ref: None) if behind else source.files
+    found = standing(store, catalog.index(), refs, root, files)
     for line in found.relisted:
         catalog.add(line)
     for why in found.damaged.values():

@@ -72,11 +72,10 @@ class Shard:
 def own_refs(refs: Sequence[EpisodeRef], shard: Shard, source: Source) -> list[EpisodeRef]:
     """Return the shard's episodes, in order; all shards together have each episode once.
 
-    Balanced by ``source.weight(ref)`` where the source has such a method, else, and for very
-    many episodes, by their number.
+    Balanced by ``source.weight(ref)``; very many episodes are balanced by their number.
     """
-    weigh = getattr(source, "weight", None) if len(refs) <= WEIGH_AT_MOST else None
-    weights = [0.0 if weigh is None else float(weigh(ref)) for ref in refs]
+    few = len(refs) <= WEIGH_AT_MOST
+    weights = [float(source.weight(ref)) if few else 0.0 for ref in refs]
     # The heaviest first, each to the shard that has least; ids make every tie the same anywhere.
     order = sorted(range(len(refs)), key=lambda at: (-weights[at], refs[at].id))
     loads = [(0.0, 0, number) for number in range(min(shard.count, len(refs)))]

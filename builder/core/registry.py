@@ -67,12 +67,14 @@ EXTRA_OF = {
 
 @dataclass(frozen=True)
 class Backends(Generic[B]):
-    """The backends of one part of a config; ``B`` is the protocol that each keeps.
+    """The backends of one part of a config; ``B`` is the protocol or base class of each.
 
-    ``part`` is ``sources``, ``trackers``, ``stores`` or ``executors``.
+    ``part`` is ``sources``, ``trackers``, ``stores`` or ``executors``; ``base`` is what a class
+    has to inherit from, if anything.
     """
 
     part: str
+    base: type | None = None
 
     def kinds(self) -> list[str]:
         """List the kinds there are, without importing any."""
@@ -109,6 +111,8 @@ class Backends(Generic[B]):
         Raises ConfigError naming the key, and what :meth:`load` raises.
         """
         found: Any = self.load(envelope.kind)
+        if self.base is not None:
+            require_base(found, self.base, f"{self.part[:-1]} {envelope.kind!r}")
         try:
             return found, found.Config.model_validate(envelope.settings)
         except ValidationError as error:
@@ -136,6 +140,15 @@ def _load_plugin(entry: EntryPoint, key: str) -> Any:
             f"be imported: {type(error).__name__}: {error}; upgrade or uninstall {package}, or "
             f"choose another {key}"
         ) from error
+
+
+def require_base(found: type, base: type, what: str) -> None:
+    """Raise ConfigError unless a class, maybe of another package, inherits from ``base``."""
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise ConfigError(
+            f"{what}: {found.__module__}.{found.__qualname__} must inherit from "
+            f"{base.__module__}.{base.__name__}"
+        )
 
 
 def raise_missing_extra(error: ModuleNotFoundError) -> None:

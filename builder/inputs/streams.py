@@ -1,10 +1,11 @@
-"""Frame streams over things that are addressed by frame number: arrays, image files."""
+"""What a stream of frames is, and streams over what is addressed by frame number."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,20 +13,6 @@ from builder.core.errors import DecodeError
 from schemas.config import Limits
 from schemas.dataset import ArrayMeta, ColorInfo, MotionSummary, ViewMeta
 from schemas.geometry import Geometry, Orientation, oriented_shape
-
-if TYPE_CHECKING:
-    import numpy as np
-from dataclasses import replace
-from typing import TYPE_CHECKING
-
-import numpy as np
-
-if TYPE_CHECKING:
-    pass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -84,32 +71,49 @@ class Frame(NamedTuple):
     seconds: float
 
 
-class FrameStream(Protocol):
-    """The frames of one view; iterating again starts again.
+class FrameStream(ABC):
+    """Base of streams: the frames of one view; iterating again starts again.
 
-    Two optional methods save work when frames are selected: ``times()`` returns the seconds
-    of all frames, (num_frames,) float64, without decoding them; ``take(indices)`` yields the
-    frames of an ascending array of indices (one may repeat) without reading the others.
+    A subclass sets ``info`` and iterates.  It overrides ``times`` and ``take`` where it can do
+    so without decoding the frames that are not asked for.
     """
 
-    @property
-    def info(self) -> StreamInfo:
-        """What is known before decoding."""
-        ...
+    info: StreamInfo
 
+    @abstractmethod
     def __iter__(self) -> Iterator[Frame]:
         """Yield frames in presentation order, exactly ``info.num_frames`` of them.
 
         Raises DecodeError when the stream turns out damaged, short or of changing size.
         """
-        ...
+
+    def times(self) -> np.ndarray:
+        """Return the seconds of all frames, (num_frames,) float64."""
+        return np.fromiter((frame.seconds for frame in self), np.float64)
+
+    def take(self, indices: np.ndarray) -> Iterator[Frame]:
+        """Yield the frames of ascending indices, (n,), of which one may repeat.
+
+        Raises DecodeError when the stream ends before the last of them.
+        """
+        wanted = iter(indices.tolist())
+        index = next(wanted, None)
+        for number, frame in enumerate(self):
+            while index == number:
+                yield frame
+                index = next(wanted, None)
+            # After its last frame a stream still checks that it was whole.
+            if index is None and number + 1 < self.info.num_frames:
+                return
+        if index is not None:
+            raise DecodeError(f"the stream ended before its frame {index}")
 
 
 _BLOCK_BYTES = 1 << 20
 
 
-class BlockStream:
-    """Frames read by number, neighbouring ones together; a ``FrameStream``.
+class BlockStream(FrameStream):
+    """Frames read by number, neighbouring ones together.
 
     ``read(first, last)`` returns the frames of that range: an array (n, H, W, 3) uint8, or any
     sequence of what ``Frame.image`` may be.  ``seconds`` (T,) are their times, ``block`` is how
@@ -201,15 +205,7 @@ def _runs(indices: np.ndarray, block: int) -> Iterator[tuple[int, int]]:
     yield from zip(firsts.tolist(), lasts.tolist(), strict=True)
 
 
-def frame_times(stream: FrameStream) -> np.ndarray:
-    """Return the seconds of all frames, (num_frames,) float64, decoding only if needed."""
-    times = getattr(stream, "times", None)
-    if times is not None:
-        return np.asarray(times(), np.float64)
-    return np.fromiter((frame.seconds for frame in stream), np.float64)
-
-
-class PickedStream:
+class PickedStream(FrameStream):
     """Some frames of another stream, in its order; a frame may come more than once.
 
     ``indices`` (T,) ascending frame numbers; ``seconds`` (T,) replaces their times.
@@ -224,35 +220,18 @@ class PickedStream:
         **changes: Any,
     ) -> None:
         self._stream, self._indices, self._seconds = stream, indices, seconds
-        self.info: StreamInfo = replace(stream.info, num_frames=len(indices), **changes)
+        self.info = replace(stream.info, num_frames=len(indices), **changes)
 
     def __iter__(self) -> Iterator[Frame]:
         """Yield the picked frames."""
-        for k, frame in enumerate(self._frames()):
+        for k, frame in enumerate(self._stream.take(self._indices)):
             yield frame if self._seconds is None else Frame(frame.image, float(self._seconds[k]))
 
     def times(self) -> np.ndarray:
         """Return the seconds of the picked frames, (T,) float64."""
         if self._seconds is not None:
             return self._seconds
-        return frame_times(self._stream)[self._indices]
-
-    def _frames(self) -> Iterator[Frame]:
-        take = getattr(self._stream, "take", None)
-        if take is not None:
-            yield from take(self._indices)
-            return
-        wanted = iter(self._indices.tolist())
-        index = next(wanted, None)
-        for number, frame in enumerate(self._stream):
-            while index == number:
-                yield frame
-                index = next(wanted, None)
-            # After its last frame a stream still checks that it was whole.
-            if index is None and number + 1 < self._stream.info.num_frames:
-                return
-        if index is not None:
-            raise DecodeError(f"the stream ended before its frame {index}")
+        return self._stream.times()[self._indices]
 
 
 def period(times: np.ndarray) -> float:

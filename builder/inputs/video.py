@@ -23,7 +23,7 @@ from builder.core.errors import DecodeError
 from builder.inputs.containers import cut_off
 from builder.inputs.display import color_info, orientation_of, pixel_aspect
 from builder.inputs.listing import regular_file
-from builder.inputs.streams import Frame, StreamInfo, period
+from builder.inputs.streams import Frame, FrameStream, StreamInfo, period
 from schemas.config import Limits
 from schemas.geometry import Orientation
 
@@ -158,7 +158,7 @@ class _Clock:
         return np.array([float(value * self._unit) for value in self._pts])
 
 
-class VideoStream:
+class VideoStream(FrameStream):
     """The frames of one video file; a ``FrameStream``.
 
     ``orientation`` overrides what the file says.  Raises DecodeError for whatever is not a

@@ -205,7 +205,7 @@ def _window_preview(
     steps = min(config.tracker.horizon, MAX_STEPS, info.num_frames)
     tracker, start = open_tracker(config), min(info.num_frames // 3, MAX_SKIPPED)
     # What is known of a view beforehand is known of its beginning.
-    start = 0 if hasattr(tracker, "for_view") else min(start, info.num_frames - steps)
+    start = 0 if tracker.needs_view else min(start, info.num_frames - steps)
     once = {"mode": "reinit", "horizon": steps, "start_every": steps}
     part = config.tracker.model_copy(update=once)
     key = view_key(config, job.ref, view)._replace(cut=True)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from builder.core.paths import episode_id, printable_path
 from builder.core.registry import Backends, raise_missing_extra
@@ -87,31 +88,40 @@ class Episode:
     missing_views: tuple[str, ...] = ()
 
 
-class Source(Protocol):
-    """Episodes of one kind.  Constructed as ``Source(path, config, limits)``; picklable.
+class Source(ABC):
+    """Episodes of one kind.  Constructed as ``Source(path, config, limits)``; picklable."""
 
-    Two optional methods cost at most a look into a folder.  ``weight(ref)`` tells how much work
-    an episode is beside the source's others, in one unit (frames, or bytes); shards are balanced
-    by it.  ``files(ref)`` lists the paths of all files an episode is made of (None: unknown);
-    a resumed build then need not open finished episodes whose files were not touched.
-    """
-
+    @abstractmethod
     def refs(self) -> Iterator[EpisodeRef]:
         """List episodes in a stable order, cheaply.  Raises SourceError if there is no source."""
-        ...
 
+    @abstractmethod
     def open(self, ref: EpisodeRef) -> AbstractContextManager[Episode]:
         """Open one episode.  Raises SourceError (or DecodeError) naming what is wrong."""
-        ...
+
+    def weight(self, ref: EpisodeRef) -> float:
+        """Return how much work an episode is, in one unit for all: frames, or bytes.
+
+        Shards are balanced by it.  Costs at most a look into a folder.
+        """
+        return 1.0
+
+    def files(self, ref: EpisodeRef) -> list[Path] | None:
+        """List the paths of all files an episode is made of; None: unknown.
+
+        Where they are known, a resumed build does not open finished episodes whose files were
+        not touched.  Costs at most a look into a folder.
+        """
+        return None
 
 
-SOURCES: Backends[Source] = Backends("sources")
+SOURCES: Backends[Source] = Backends("sources", Source)
 
 
-class BaseSource(Generic[C]):
-    """What a source begins with: the path it reads, its settings, what one episode may cost.
+class BaseSource(Source, Generic[C]):
+    """Base of sources: the path a source reads, its settings, what one episode may cost.
 
-    A subclass names the model of its settings, ``Config``.
+    A subclass names the model of its settings, ``Config``, and gives ``refs`` and ``open``.
     """
 
     Config: ClassVar[Any]

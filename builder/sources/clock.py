@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from builder.core.errors import SourceError
-from builder.inputs.streams import frame_times, period
+from builder.inputs.streams import period
 from builder.sources.base import Episode
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Ticks:
 
     def _times(self, owner: str | None) -> np.ndarray:
         if owner is not None:
-            return frame_times(self._episode.views[owner])
+            return self._episode.views[owner].times()
         return np.asarray(self._episode.clock, np.float64)
 
     def _count(self, owner: str | None) -> int:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from builder.core.errors import SourceError
+from builder.core.registry import require_base
 from builder.inputs.listing import matches
 from builder.inputs.streams import FrameStream, PickedStream
 from builder.sources.base import Episode, EpisodeRef, Source
@@ -25,7 +26,7 @@ from schemas.geometry import oriented_shape
 _RANGE = re.compile(r"(\d+)|(\d*):(\d*)", re.ASCII)
 
 
-class Selected:
+class Selected(Source):
     """A source seen through a selection; itself a source."""
 
     def __init__(self, source: Source, how: Selection) -> None:
@@ -71,14 +72,12 @@ class Selected:
             yield select(episode, self.how)
 
     def weight(self, ref: EpisodeRef) -> float:
-        """Tell how much work an episode is; 1 for all where the source does not know."""
-        weigh = getattr(self.source, "weight", None)
-        return float(weigh(ref)) if weigh else 1.0
+        """Return how much work an episode is, whatever is selected of it."""
+        return self.source.weight(ref)
 
     def files(self, ref: EpisodeRef) -> list[Path] | None:
-        """Return the files an episode is made of; None where the source does not know."""
-        find = getattr(self.source, "files", None)
-        return find(ref) if find else None
+        """List the files an episode is made of, whatever is selected of it."""
+        return self.source.files(ref)
 
     def _globbed(self) -> Iterator[EpisodeRef]:
         for ref in self.source.refs():
@@ -104,6 +103,9 @@ def select(episode: Episode, how: Selection) -> Episode:
     for views that are missing or do not fit.
     """
     views = _choose(episode, how)
+    for name, stream in views.items():
+        for each in (stream, *episode.maps.get(name, {}).values()):
+            require_base(type(each), FrameStream, f"the stream of view {name}")
     ticks = Ticks(episode, how, list(views))
     streams: dict[str, FrameStream] = {}
     maps: dict[str, dict[str, FrameStream]] = {}

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, Protocol
 
+import numpy as np
+
+from builder.canvas.query_grid import queries_in_frame
+from builder.core.errors import TrackingError
 from builder.core.registry import Backends
 from schemas.dataset import TrackerInfo
-
-if TYPE_CHECKING:
-    import numpy as np
+from schemas.geometry import Geometry
 
 
 class Window(NamedTuple):
@@ -51,29 +55,72 @@ class Session(Protocol):
         ...
 
 
-class Tracker(Protocol):
-    """A tracking method.  Constructed as ``Tracker(config)``; picklable before first use.
+@dataclass(eq=False)
+class BaseSession(ABC):
+    """Base of sessions: checks what ``Tracker.open`` was given, and every frame.
 
-    A tracker with ``gives_tracks = False`` (there by default: True) makes no windows.
-    ``gives_conf`` tells whether windows carry ``conf``.  ``notice`` is one sentence a user
-    should read before trusting the tracks, or None.
-
-    A tracker that needs to know which view it tracks has a method ``for_view(key, geometry,
-    length)``: given a ViewKey, the view's geometry and its number of frames, it returns the
-    tracker to open for that view, or raises TrackingError.  One that brings its own points says
-    so by ``brings_points = True`` (there by default: False); what its ``for_view`` returns has
-    ``queries_xy`` (N, 2) float32 img pixels.  That may have ``notes``, sentences that the view's
-    metadata keep.
+    A subclass defines ``_add`` and ``finish``.  ``_pushed`` frames came so far.
     """
 
-    gives_conf: bool
-    notice: str | None
+    shape: tuple[int, int]
+    queries_xy: np.ndarray
+    horizon: int
+    start_every: int
+
+    def __post_init__(self) -> None:
+        if self.horizon < 1 or self.start_every < 1:
+            raise TrackingError(
+                f"horizon and start_every must be at least 1, got {self.horizon} and "
+                f"{self.start_every}"
+            )
+        self.queries_xy = queries_in_frame(self.shape, self.queries_xy)
+        self._pushed = 0
+
+    def push(self, frame_rgb: np.ndarray) -> list[Window]:
+        """Take the next frame (H, W, 3) uint8 RGB; return the windows it finished, in order."""
+        if frame_rgb.shape != (*self.shape, 3) or frame_rgb.dtype != np.uint8:
+            raise TrackingError(
+                f"expected a frame {(*self.shape, 3)} uint8, got {frame_rgb.shape} "
+                f"{frame_rgb.dtype}"
+            )
+        self._pushed += 1
+        return self._add(frame_rgb)
+
+    @abstractmethod
+    def _add(self, frame_rgb: np.ndarray) -> list[Window]:
+        """Do the work of ``push`` for a frame that was checked; must copy it to keep it."""
+
+    @abstractmethod
+    def finish(self) -> list[Window]:
+        """Return the windows still open, their tail padded by repeating the last frame."""
+
+
+class Tracker(ABC):
+    """Base of trackers.  Constructed as ``Tracker(config)``; picklable before first use.
+
+    A subclass names the model of its settings, ``Config``, and defines ``info`` and ``open``.
+    """
+
+    Config: ClassVar[Any]
+    gives_conf: bool = False
+    """Whether windows carry ``conf``."""
+    gives_tracks: bool = True
+    """Whether there are any windows."""
+    notice: str | None = None
+    """One sentence that a user should read before trusting the tracks."""
+    brings_points: bool = False
+    """Whether it brings its own query points, by ``for_view``, instead of tracking given ones."""
+    queries_xy: np.ndarray | None = None
+    """The points (N, 2) float32 img pixels that a tracker from ``for_view`` brings."""
+    notes: tuple[str, ...] = ()
+    """Sentences that the metadata of a view keep, of a tracker from ``for_view``."""
 
     @property
+    @abstractmethod
     def info(self) -> TrackerInfo:
         """What the dataset records about it."""
-        ...
 
+    @abstractmethod
     def open(
         self, shape: tuple[int, int], queries_xy: np.ndarray, horizon: int, start_every: int
     ) -> Session:
@@ -82,7 +129,18 @@ class Tracker(Protocol):
         A window starts at frames 0, start_every, 2 * start_every, ... from the same queries
         and covers ``horizon`` steps.  Raises TrackingError for queries outside the frame.
         """
-        ...
+
+    def for_view(self, key: ViewKey, geometry: Geometry, length: int) -> Tracker:
+        """Return the tracker to open for a view of ``length`` frames.
+
+        Overridden by a tracker that needs to know which view it tracks.  Raises TrackingError.
+        """
+        return self
+
+    @property
+    def needs_view(self) -> bool:
+        """Whether it needs to know which view it tracks: it overrides ``for_view``."""
+        return type(self).for_view is not Tracker.for_view
 
 
-TRACKERS: Backends[Tracker] = Backends("trackers")
+TRACKERS: Backends[Tracker] = Backends("trackers", Tracker)

@@ -10,6 +10,7 @@ from builder.canvas.letterbox import Letterboxer
 from builder.canvas.query_grid import query_points
 from builder.canvas.windows import window_starts
 from builder.core.errors import ConfigError, TrackingError
+from builder.core.registry import require_base
 from builder.trackers.base import Session, Tracker, ViewKey, Window
 from schemas.config import ShortSide, TrackerPart
 from schemas.dataset import QuerySpec
@@ -44,7 +45,7 @@ def tracking_plan(box: Geometry, tracker: TrackerPart) -> TrackingPlan:
 
 def check_query_region(tracker: Tracker, kind: str, queries: QuerySpec) -> None:
     """Raise ConfigError unless ``queries`` place points, or the tracker brings its own."""
-    if getattr(tracker, "brings_points", False) == (queries.region == "stored"):
+    if tracker.brings_points == (queries.region == "stored"):
         return
     if queries.region == "stored":
         raise ConfigError(
@@ -75,17 +76,17 @@ class ViewTracker:
     ) -> None:
         """Open a session for a view of ``length`` frames; raises TrackingError."""
         self._view, self._gives_conf = key.view, tracker.gives_conf
-        if hasattr(tracker, "for_view"):
-            tracker = tracker.for_view(key, box, length)
-        self.notes: tuple[str, ...] = getattr(tracker, "notes", ())
+        tracker = tracker.for_view(key, box, length)
+        require_base(type(tracker), Tracker, f"the tracker of view {key.view}")
+        self.notes = tracker.notes
         self.queries_xy = _points(tracker, queries, box, key)
         self.horizon = length if part.mode == "episode" else part.horizon
         self.start_every = length if part.mode == "episode" else part.start_every
         self.box, self.plan = box, tracking_plan(box, part)
         self._tracked = box.inside(self.queries_xy)
         # A tracker may track nothing at all, for a dataset of frames alone.
-        some = getattr(tracker, "gives_tracks", True)
-        self.starts = window_starts(length, self.start_every) if some else np.empty(0, np.int64)
+        starts = window_starts(length, self.start_every)
+        self.starts = starts if tracker.gives_tracks else starts[:0]
         self._session: Session | None = None
         self._length, self._pushed, self._given = length, 0, 0
         if self._tracked.any():
@@ -197,7 +198,7 @@ def _points(tracker: Tracker, queries: QuerySpec, box: Geometry, key: ViewKey) -
     """Return the query points (N, 2), img pixels; raises TrackingError for another N."""
     if queries.region != "stored":
         return query_points(queries, box)
-    own: np.ndarray | None = getattr(tracker, "queries_xy", None)
+    own = tracker.queries_xy
     if own is None:
         raise TrackingError(f"the tracker brings no points of its own for view {key.view}")
     if len(own) != queries.num_points:
@@ -205,6 +206,6 @@ def _points(tracker: Tracker, queries: QuerySpec, box: Geometry, key: ViewKey) -
         raise TrackingError(
             f"view {key.view} of {key.episode}: its tracks have {len(own)} points, but "
             f"queries.grid=[{rows}, {columns}] says {queries.num_points}; all views need the same "
-            f"number ({'; '.join(getattr(tracker, 'notes', ()))})"
+            f"number ({'; '.join(tracker.notes)})"
         )
     return own

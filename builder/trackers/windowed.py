@@ -2,49 +2,27 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import deque
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from builder.canvas.query_grid import queries_in_frame
 from builder.core.errors import TrackingError
-from builder.trackers.base import Session, Window
-from schemas.dataset import TrackerInfo
+from builder.trackers.base import BaseSession, Session, Tracker, Window
 
 
-def checked_window(horizon: int, start_every: int) -> None:
-    """Raise TrackingError unless both are at least 1."""
-    if horizon < 1 or start_every < 1:
-        raise TrackingError(
-            f"horizon and start_every must be at least 1, got {horizon} and {start_every}"
-        )
-
-
-def checked_frame(frame_rgb: np.ndarray, shape: tuple[int, int]) -> None:
-    """Raise TrackingError unless the frame is (H, W, 3) uint8 of ``shape`` (H, W)."""
-    if frame_rgb.shape != (*shape, 3) or frame_rgb.dtype != np.uint8:
-        raise TrackingError(
-            f"expected a frame {(*shape, 3)} uint8, got {frame_rgb.shape} {frame_rgb.dtype}"
-        )
-
-
-class WindowedTracker(ABC):
+class WindowedTracker(Tracker):
     """Base of trackers whose model sees one whole clip per window.
 
-    A subclass gives ``info`` and ``track``, and may set ``batch`` (windows per call),
+    A subclass defines ``info`` and ``track``, and may set ``batch`` (windows per call),
     ``min_clip`` (shorter clips are padded by their last frame) and ``prepare`` (work done once
     per frame, whatever the number of windows that see it).
     """
 
     batch: int = 1
     min_clip: int = 1
-
-    @property
-    @abstractmethod
-    def info(self) -> TrackerInfo:
-        """What the dataset records about it."""
 
     @abstractmethod
     def track(
@@ -65,60 +43,49 @@ class WindowedTracker(ABC):
         self, shape: tuple[int, int], queries_xy: np.ndarray, horizon: int, start_every: int
     ) -> Session:
         """Start a session; see ``Tracker.open``."""
-        return WindowedSession(self, shape, queries_xy, horizon, start_every)
+        return WindowedSession(shape, queries_xy, horizon, start_every, self)
 
 
-class WindowedSession:
+@dataclass(eq=False)
+class WindowedSession(BaseSession):
     """Feeds a WindowedTracker: a rolling buffer of prepared frames, cut into clips.
 
     Holds at most ``horizon + (batch - 1) * start_every`` prepared frames.  Windows are batched
     in the order of their starts, so batches do not depend on how frames arrive.
     """
 
-    def __init__(
-        self,
-        tracker: WindowedTracker,
-        shape: tuple[int, int],
-        queries_xy: np.ndarray,
-        horizon: int,
-        start_every: int,
-    ) -> None:
-        checked_window(horizon, start_every)
-        self._tracker, self._shape = tracker, shape
-        self._queries = queries_in_frame(shape, queries_xy)
-        self._horizon, self._start_every = horizon, start_every
+    tracker: WindowedTracker
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self._frames: deque[Any] = deque()
         self._first = 0  # number of the oldest buffered frame
-        self._pushed = 0
         self._next_start = 0
 
-    def push(self, frame_rgb: np.ndarray) -> list[Window]:
-        """Take the next frame (H, W, 3) uint8 RGB; return the windows it finished, in order."""
-        checked_frame(frame_rgb, self._shape)
-        if self._pushed >= self._next_start:  # else it lies between two windows
-            self._frames.append(self._tracker.prepare(frame_rgb))
+    def _add(self, frame_rgb: np.ndarray) -> list[Window]:
+        if self._pushed > self._next_start:  # else it lies between two windows
+            self._frames.append(self.tracker.prepare(frame_rgb))
         else:
             self._first += 1
-        self._pushed += 1
-        last_start = self._next_start + (self._tracker.batch - 1) * self._start_every
-        if self._pushed - last_start < self._horizon:
+        last_start = self._next_start + (self.tracker.batch - 1) * self.start_every
+        if self._pushed - last_start < self.horizon:
             return []
-        return self._run(self._tracker.batch)
+        return self._run(self.tracker.batch)
 
     def finish(self) -> list[Window]:
         """Return the windows still open, their tail padded by repeating the last frame."""
         windows: list[Window] = []
         while self._next_start < self._pushed:
-            left = -((self._next_start - self._pushed) // self._start_every)
-            windows += self._run(min(left, self._tracker.batch))
+            left = -((self._next_start - self._pushed) // self.start_every)
+            windows += self._run(min(left, self.tracker.batch))
         return windows
 
     def _run(self, count: int) -> list[Window]:
         """Track the next ``count`` windows and drop the frames no later window needs."""
-        starts = [self._next_start + i * self._start_every for i in range(count)]
+        starts = [self._next_start + i * self.start_every for i in range(count)]
         clips = [self._clip(start) for start in starts]
-        results = self._tracker.track(clips, self._queries)
-        self._next_start += count * self._start_every
+        results = self.tracker.track(clips, self.queries_xy)
+        self._next_start += count * self.start_every
         while self._frames and self._first < self._next_start:
             self._frames.popleft()
             self._first += 1
@@ -126,10 +93,8 @@ class WindowedSession:
 
     def _clip(self, start: int) -> list[Any]:
         begin = start - self._first
-        clip = [
-            self._frames[i] for i in range(begin, min(begin + self._horizon, len(self._frames)))
-        ]
-        missing = max(self._horizon, self._tracker.min_clip) - len(clip)
+        clip = [self._frames[i] for i in range(begin, min(begin + self.horizon, len(self._frames)))]
+        missing = max(self.horizon, self.tracker.min_clip) - len(clip)
         return clip + [clip[-1]] * missing
 
     def _window(
@@ -139,17 +104,17 @@ class WindowedSession:
 
         Raises TrackingError when the model gives numbers that are not finite.
         """
-        tracks = np.array(tracks[: self._horizon], dtype=np.float32)
-        vis = np.array(vis[: self._horizon], dtype=np.uint8)
-        conf = None if conf is None else np.array(conf[: self._horizon], dtype=np.float32)
-        tracks[0] = self._queries
+        tracks = np.array(tracks[: self.horizon], dtype=np.float32)
+        vis = np.array(vis[: self.horizon], dtype=np.uint8)
+        conf = None if conf is None else np.array(conf[: self.horizon], dtype=np.float32)
+        tracks[0] = self.queries_xy
         real = self._pushed - start
         for array in (tracks, vis, conf):
-            if array is not None and real < self._horizon:
+            if array is not None and real < self.horizon:
                 array[real:] = array[real - 1]
         if not np.isfinite(tracks).all() or (conf is not None and not np.isfinite(conf).all()):
             raise TrackingError(
-                f"the tracker {self._tracker.info.name} gave NaN or infinity in the window that "
+                f"the tracker {self.tracker.info.name} gave NaN or infinity in the window that "
                 f"starts at frame {start}"
             )
         return Window(start, tracks, vis, conf)

@@ -95,7 +95,7 @@ def track(
         raise ConfigError("stored frames are content-size: for another tracker.input give --source")
     make_tracker, own = TRACKERS.configure(tracker)
     opened = make_tracker(own)
-    if not getattr(opened, "gives_tracks", True):
+    if not opened.gives_tracks:
         raise ConfigError(f"tracker {tracker.kind!r} makes no tracks: choose another tracker.kind")
     check_query_region(opened, tracker.kind, queries)
     tracks = TrackSet(

@@ -22,7 +22,7 @@ from builder.core.errors import ConfigError, OutputError
 from builder.dataset.folder import DatasetWriter, load_meta, read_failures, read_index, take_lock
 from builder.dataset.opening import open_dataset
 from builder.dataset.validate import validate
-from builder.sources.base import EpisodeRef
+from builder.sources.base import EpisodeRef, Source
 from builder.sources.kinds.episode_folders import EpisodeFolders
 from builder.sources.kinds.video_files import VideoFiles
 from builder.sources.select import Selected
@@ -35,7 +35,15 @@ SETTINGS = ["queries.grid=[3, 4]", "tracker.horizon=4", "executor.kind=serial"]
 SHAPE = ["--img-shape", "48", "100"]
 
 
-class Weighed:
+class Unlisted(Source):
+    def refs(self):
+        return iter(())
+
+    def open(self, ref):
+        raise AssertionError("it was opened")
+
+
+class Weighed(Unlisted):
     def __init__(self, weights):
         self.weights = weights
 
@@ -74,7 +82,7 @@ def test_shards_are_balanced_by_weight(weights, count):
 
 
 def test_shards_of_a_source_that_does_not_weigh_are_balanced_by_number():
-    for source in (object(), Selected(object(), Selection())):
+    for source in (Unlisted(), Selected(Unlisted(), Selection())):
         assert sorted(map(len, split([5] * 11, 4, source))) == [2, 3, 3, 3]
 
 

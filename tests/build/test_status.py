@@ -11,7 +11,7 @@ import pytest
 from source_fixtures import write_video
 
 from builder.build.episode import Built
-from builder.build.executors.base import Outcome, ProgressEvent
+from builder.build.executors.base import Executor, Outcome, ProgressEvent
 from builder.build.run_log import RunLog
 from builder.build.status import status
 from builder.cli import main
@@ -245,7 +245,7 @@ def test_a_line_longer_than_what_is_read_of_a_log(catalog, tmp_path):
         assert status(tmp_path)[0].left in (4, 5)
 
 
-class Dying:
+class Dying(Executor):
     """Its first worker dies while it writes; the parent lives on."""
 
     class Config(Record):

@@ -8,14 +8,17 @@ from pathlib import Path
 import pytest
 from places import ROOT
 
+from builder.build.executors.base import EXECUTORS
 from builder.core.errors import ConfigError, DatasetError, MissingExtraError
 from builder.core.registry import BUILTIN, Backends
 from builder.dataset.folder import store_at
 from builder.dataset.opening import open_dataset
+from builder.sources.base import SOURCES
 from builder.stores.base import PLACES, STORES
 from builder.testing.samples import Sample, sample_dataset
+from builder.trackers.base import TRACKERS
 from schemas.base import Record
-from schemas.config import SourcePart, TrackerPart
+from schemas.config import ExecutorPart, SourcePart, TrackerPart
 
 pytestmark = pytest.mark.core
 
@@ -191,3 +194,26 @@ def test_a_build_with_a_broken_plugin_is_refused_by_its_name(part, tmp_path):
     assert "RuntimeError: no license server" in done.stderr
     assert "sad-plugins" in done.stderr
     assert not Path(tmp_path / "out").exists()
+
+
+class Bare:
+    """A backend that inherits from nothing."""
+
+    class Config(Record):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("backends", "part"),
+    [
+        (SOURCES, SourcePart(kind="bare", path=".")),
+        (TRACKERS, TrackerPart(kind="bare")),
+        (EXECUTORS, ExecutorPart(kind="bare")),
+    ],
+)
+def test_a_backend_without_its_base_is_refused_by_name(monkeypatch, backends, part):
+    monkeypatch.setitem(BUILTIN[backends.part], "bare", f"{__name__}:Bare")
+    name = backends.part[:-1]
+    words = rf"{name} 'bare': {__name__}\.Bare must inherit from builder\.\S*\.{name.title()}$"
+    with pytest.raises(ConfigError, match=words):
+        backends.configure(part)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from source_fixtures import SHAPE, pictures
 
-from builder.inputs.streams import BlockStream, Frame, StreamInfo, even_times
-from builder.sources.base import Episode, EpisodeRef
+from builder.inputs.streams import BlockStream, Frame, FrameStream, StreamInfo, even_times
+from builder.sources.base import Episode, EpisodeRef, Source
 from builder.testing.sources import CHECKS, check_source
 from schemas.dataset import Fingerprint
 
@@ -17,7 +17,7 @@ COUNT = 6
 FRAMES = pictures(COUNT)
 
 
-class Good:
+class Good(Source):
     """Two episodes in memory."""
 
     def refs(self):
@@ -106,7 +106,7 @@ class Changed(Good):
         return frames
 
 
-class PlainStream:
+class PlainStream(FrameStream):
     def __init__(self, info, change):
         self.info, self._change = info, change
 
@@ -155,7 +155,7 @@ class Once(Good):
         stream = super().stream()
         rest = iter(list(stream))
 
-        class Rest:
+        class Rest(FrameStream):
             info = stream.info
 
             def __iter__(self):

@@ -8,8 +8,15 @@ from hypothesis import strategies as st
 from source_fixtures import numbers
 
 import builder.sources.select as select_module
-from builder.core.errors import DecodeError, SourceError
-from builder.inputs.streams import BlockStream, Frame, PickedStream, StreamInfo, even_times
+from builder.core.errors import ConfigError, DecodeError, SourceError
+from builder.inputs.streams import (
+    BlockStream,
+    Frame,
+    FrameStream,
+    PickedStream,
+    StreamInfo,
+    even_times,
+)
 from builder.sources.base import Episode, EpisodeRef
 from builder.sources.clock import nearest
 from builder.sources.select import Selected, select
@@ -22,7 +29,7 @@ def stream(count, fps=10.0, start=0.0, seconds=None, **info):
     return Sequential(StreamInfo((36, 48), count, fps=fps, **info), times)
 
 
-class Sequential:
+class Sequential(FrameStream):
     def __init__(self, info, seconds):
         self.info, self.seconds, self.read = info, seconds, 0
 
@@ -30,6 +37,12 @@ class Sequential:
         for index, seconds in enumerate(self.seconds):
             self.read += 1
             yield Frame(fixtures.picture(index % 50), float(seconds))
+
+
+def test_a_stream_without_its_base_is_refused_by_name():
+    words = r"view main: builtins\.list must inherit from builder\.inputs\.streams\.FrameStream"
+    with pytest.raises(ConfigError, match=words):
+        select(episode(main=[]), Selection())
 
 
 def episode(arrays=None, **views):

@@ -11,7 +11,7 @@ from builder.core.errors import TrackingError
 from builder.testing import check_tracker
 from builder.testing import trackers as suite
 from builder.trackers.base import TRACKERS as KINDS
-from builder.trackers.base import Window
+from builder.trackers.base import Tracker, Window
 from builder.trackers.kinds.dis import NOTICE, DisConfig, DisTracker, sample
 from builder.trackers.kinds.lk import LkTracker
 from builder.trackers.kinds.none import NoTracker
@@ -213,10 +213,9 @@ def test_no_tracking_gives_no_windows():
 # The conformance suite must notice every one of these.
 
 
-class Broken:
+class Broken(Tracker):
     """A good tracker that misbehaves as ``fault`` says."""
 
-    notice = None
     made = 0
     frames_seen = 0
 

@@ -17,7 +17,7 @@ from builder.core.errors import ConfigError, TrackingError
 from builder.dataset.opening import open_dataset
 from builder.testing import check_tracker
 from builder.testing.trackers import STEP_XY
-from builder.trackers.base import TRACKERS, ViewKey
+from builder.trackers.base import TRACKERS, Tracker, ViewKey
 from builder.trackers.view_tracker import ViewTracker
 from schemas.config import TrackerPart
 from schemas.dataset import QuerySpec
@@ -244,14 +244,16 @@ def test_bad_settings_are_refused_before_any_work(tmp_path):
         _ = opened(tmp_path / "nowhere", coordinates="pixel_edge").info
 
 
-class Prepared:
+class Prepared(Tracker):
     """The tracker for the conformance suite: true tracks are written where it looks for them."""
-
-    gives_conf, notice = False, None
 
     def __init__(self, folder):
         self.inner = opened(folder, coordinates="pixel_edge")
-        self.folder, self.info = folder, self.inner.info
+        self.folder = folder
+
+    @property
+    def info(self):
+        return self.inner.info
 
     def open(self, shape, queries_xy, horizon, start_every):
         steps = np.arange(horizon)[:, None, None] * np.array(STEP_XY)

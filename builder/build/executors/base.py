@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from builder.core.registry import Backends
 
@@ -37,13 +38,19 @@ Events = Generator[Outcome | ProgressEvent, None, None]
 """What a run yields; closing it ends the run."""
 
 
-class Executor(Protocol):
+class Executor(ABC):
     """Runs ``function(task, report)`` for many tasks; nothing a task does can end the run.
 
     Constructed as ``Executor(config, workers, stall_seconds)``: its own settings, how many
     children work at a time (None: one per core it may use) and the patience with a silent one.
     """
 
+    @property
+    def notice(self) -> str | None:
+        """One sentence that a user should read before the run starts."""
+        return None
+
+    @abstractmethod
     def run(self, function: Function, tasks: Iterable[Any]) -> Events:
         """Yield progress as it is reported and one Outcome per task, in any order.
 
@@ -60,7 +67,6 @@ class Executor(Protocol):
         Closing the iterator ends the children within seconds: do so, for example with
         ``contextlib.closing``, also when an exception ends the loop early.
         """
-        ...
 
 
-EXECUTORS: Backends[Executor] = Backends("executors")
+EXECUTORS: Backends[Executor] = Backends("executors", Executor)

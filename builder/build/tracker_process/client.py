@@ -13,7 +13,7 @@ import numpy as np
 
 from builder.build.executors.child import unpacked
 from builder.core.errors import WorkerError
-from builder.trackers.base import Window
+from builder.trackers.base import Tracker, Window
 from schemas.dataset import TrackerInfo
 
 CONNECT_SECONDS = 300.0  # a process that is started again may load a model first
@@ -58,7 +58,7 @@ class TrackerAddress(NamedTuple):
     ahead: int
 
 
-class SharedTracker:
+class SharedTracker(Tracker):
     """The ``Tracker`` at an address; waits until somebody listens there.
 
     Raises what making the tracker raised there.
@@ -66,11 +66,14 @@ class SharedTracker:
 
     def __init__(self, address: TrackerAddress) -> None:
         self._address = address
-        self.gives_conf: bool
-        self.notice: str | None
-        self.info: TrackerInfo
         facts = _Pipe(address.socket).ask("facts")
-        self.gives_conf, self.gives_tracks, self.notice, self.info = facts
+        self.gives_conf, self.gives_tracks, self.notice, self._info = facts
+
+    @property
+    def info(self) -> TrackerInfo:
+        """What the dataset records about it."""
+        info: TrackerInfo = self._info
+        return info
 
     def open(
         self, shape: tuple[int, int], queries_xy: np.ndarray, horizon: int, start_every: int

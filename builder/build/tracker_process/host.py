@@ -63,7 +63,7 @@ def tracker_hosts(
     tracker that has to know which view it tracks.
     """
     count = getattr(own, "trackers", 0)
-    if count and hasattr(tracker, "for_view"):
+    if count and tracker.needs_view:
         raise ConfigError(
             "executor.trackers: this tracker is told which view it tracks, which only a worker's "
             "own can be; leave executor.trackers at 0"
@@ -178,8 +178,7 @@ class _Client:
 
     def do(self, tracker: Tracker, what: str, *args: Any) -> Any:
         if what == "facts":
-            gives_tracks = getattr(tracker, "gives_tracks", True)
-            return tracker.gives_conf, gives_tracks, tracker.notice, tracker.info
+            return tracker.gives_conf, tracker.gives_tracks, tracker.notice, tracker.info
         if what == "open":
             self.session = tracker.open(*args)
             return None

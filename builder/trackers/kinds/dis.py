@@ -13,7 +13,8 @@ import cv2
 import numpy as np
 from pydantic import Field
 
-from builder.trackers.chained import CarriedSession, Link, Sight
+from builder.trackers.base import Tracker
+from builder.trackers.chained import ChainedSession, Link, Observation
 from schemas.base import Record
 from schemas.dataset import TrackerInfo, VisibilityRule
 
@@ -25,7 +26,7 @@ NOTICE = (
 MIN_SIDE = 16
 """OpenCV's DIS fails or returns NaN on smaller pictures; they are padded by their edges."""
 
-LOOK_SIGMA = 1.5
+COLOUR_SIGMA = 1.5
 """Colours are compared after a Gaussian blur of this many pixels: noise and jitter go."""
 
 
@@ -58,12 +59,11 @@ class DisConfig(Record):
     )
 
 
-class DisTracker:
-    """Points carried by dense optical flow, with a forward-backward check."""
+class DisTracker(Tracker):
+    """Points that follow dense optical flow, with a forward-backward check."""
 
     Config = DisConfig
-    gives_conf = False
-    notice: str | None = NOTICE
+    notice = NOTICE
 
     def __init__(self, config: DisConfig | None = None) -> None:
         self.config = config or DisConfig()
@@ -90,14 +90,14 @@ class DisTracker:
 
     def open(
         self, shape: tuple[int, int], queries_xy: np.ndarray, horizon: int, start_every: int
-    ) -> CarriedSession:
+    ) -> ChainedSession:
         """Start tracking; see ``Tracker.open``."""
-        return CarriedSession(
-            _Flow(PRESETS[self.config.preset]),
+        return ChainedSession(
             shape,
             queries_xy,
             horizon,
             start_every,
+            observe=_Flow(PRESETS[self.config.preset]),
             max_error=self.config.fb_threshold,
             max_colour=self.config.colour_threshold,
         )
@@ -110,7 +110,7 @@ class _Flow:
         self._dis = {gap: _dis(finest) for gap, finest in finest_by_gap.items()}
         self._greys: deque[np.ndarray] = deque(maxlen=max(finest_by_gap))
 
-    def __call__(self, frame_rgb: np.ndarray) -> Sight:
+    def __call__(self, frame_rgb: np.ndarray) -> Observation:
         grey = _padded(cv2.cvtColor(frame_rgb, cv2.COLOR_RGB2GRAY))
         links = [
             Link(gap, _both_ways(dis, self._greys[-gap], grey))
@@ -118,8 +118,8 @@ class _Flow:
             if gap <= len(self._greys)
         ]
         self._greys.append(grey)
-        smooth = cv2.GaussianBlur(frame_rgb, (0, 0), LOOK_SIGMA)
-        return Sight(links, lambda points: sample(smooth, points))
+        smooth = cv2.GaussianBlur(frame_rgb, (0, 0), COLOUR_SIGMA)
+        return Observation(links, lambda points: sample(smooth, points))
 
 
 def _dis(finest_scale: int) -> cv2.DISOpticalFlow:

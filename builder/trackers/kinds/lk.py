@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 from pydantic import Field
 
-from builder.trackers.chained import CarriedSession, Link, Sight
+from builder.trackers.base import Tracker
+from builder.trackers.chained import ChainedSession, Link, Observation
 from schemas.base import Record
 from schemas.dataset import TrackerInfo, VisibilityRule
 
@@ -32,12 +33,11 @@ class LkConfig(Record):
     )
 
 
-class LkTracker:
-    """Points carried by pyramidal Lucas-Kanade flow, with a forward-backward check."""
+class LkTracker(Tracker):
+    """Points that follow pyramidal Lucas-Kanade flow, with a forward-backward check."""
 
     Config = LkConfig
-    gives_conf = False
-    notice: str | None = (
+    notice = (
         "tracker 'lk' chains optical flow: it drifts and cannot see through occlusions; "
         "it is not CoTracker quality"
     )
@@ -64,14 +64,14 @@ class LkTracker:
 
     def open(
         self, shape: tuple[int, int], queries_xy: np.ndarray, horizon: int, start_every: int
-    ) -> CarriedSession:
+    ) -> ChainedSession:
         """Start tracking; see ``Tracker.open``."""
-        return CarriedSession(
-            _PairLk(self.config),
+        return ChainedSession(
             shape,
             queries_xy,
             horizon,
             start_every,
+            observe=_PairLk(self.config),
             max_error=self.config.fb_threshold,
         )
 
@@ -84,11 +84,11 @@ class _PairLk:
         self._levels = config.levels
         self._previous: np.ndarray | None = None
 
-    def __call__(self, frame_rgb: np.ndarray) -> Sight:
+    def __call__(self, frame_rgb: np.ndarray) -> Observation:
         grey = cv2.cvtColor(frame_rgb, cv2.COLOR_RGB2GRAY)
         previous, self._previous = self._previous, grey
         if previous is None:
-            return Sight([])
+            return Observation([])
 
         def follow(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             moved, found = self._flow(previous, grey, points)
@@ -96,7 +96,7 @@ class _PairLk:
             error = np.linalg.norm(back - points, axis=1)
             return moved, np.where(found & found_back, error, np.inf)
 
-        return Sight([Link(1, follow)])
+        return Observation([Link(1, follow)])
 
     def _flow(
         self, first: np.ndarray, second: np.ndarray, points: np.ndarray

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from builder.canvas.query_grid import queries_in_frame
-from builder.trackers.base import Window
-from builder.trackers.windowed import checked_frame, checked_window
+from builder.trackers.base import BaseSession, Tracker, Window
 from schemas.base import Record
 from schemas.dataset import TrackerInfo, VisibilityRule
 
@@ -15,15 +13,14 @@ class NoConfig(Record):
     """There is nothing to set."""
 
 
-class NoTracker:
+class NoTracker(Tracker):
     """Gives no windows at all; a dataset made with it has frames and no tracks, for now.
 
     Tracks are added later, as a layer: ``letterset track``.
     """
 
     Config = NoConfig
-    gives_conf = gives_tracks = False
-    notice: str | None = None
+    gives_tracks = False
 
     def __init__(self, config: NoConfig | None = None) -> None:
         self.config = config or NoConfig()
@@ -42,23 +39,16 @@ class NoTracker:
     def open(
         self, shape: tuple[int, int], queries_xy: np.ndarray, horizon: int, start_every: int
     ) -> NoSession:
-        """Check the arguments as every tracker does; see ``Tracker.open``."""
-        queries_in_frame(shape, queries_xy)
-        checked_window(horizon, start_every)
-        return NoSession(shape)
+        """Start a session that gives no windows; see ``Tracker.open``."""
+        return NoSession(shape, queries_xy, horizon, start_every)
 
 
-class NoSession:
-    """Takes frames, gives nothing."""
+class NoSession(BaseSession):
+    """Takes frames and gives no windows."""
 
-    def __init__(self, shape: tuple[int, int]) -> None:
-        self._shape = shape
-
-    def push(self, frame_rgb: np.ndarray) -> list[Window]:
-        """Check the frame (H, W, 3) uint8 RGB and forget it."""
-        checked_frame(frame_rgb, self._shape)
+    def _add(self, frame_rgb: np.ndarray) -> list[Window]:
         return []
 
     def finish(self) -> list[Window]:
-        """Return nothing."""
+        """Return no windows."""
         return []

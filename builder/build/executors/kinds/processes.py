@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import Field
 
-from builder.build.executors.base import Events, Function, Outcome, ProgressEvent
+from builder.build.executors.base import Events, Executor, Function, Outcome, ProgressEvent
 from builder.build.executors.child import available_cores
 from builder.build.executors.supervisor import (
     FailedStarts,
@@ -38,7 +38,7 @@ class ProcessesConfig(Record):
     ahead: Side = Field(default=8, description="frames of a view on their way to such a process")
 
 
-class Processes:
+class Processes(Executor):
     """Runs tasks in ``workers`` spawned, single-threaded children; the default executor."""
 
     Config = ProcessesConfig

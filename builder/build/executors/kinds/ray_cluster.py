@@ -24,7 +24,7 @@ import ray
 from pydantic import Field
 from ray.exceptions import RayError
 
-from builder.build.executors.base import Events, Function, Outcome, ProgressEvent
+from builder.build.executors.base import Events, Executor, Function, Outcome, ProgressEvent
 from builder.build.executors.child import available_cores, unpack
 from builder.build.executors.kinds.ray_host import Host
 from builder.build.executors.supervisor import event_of, next_sendable
@@ -50,7 +50,7 @@ class RayClusterConfig(Record):
     )
 
 
-class RayCluster:
+class RayCluster(Executor):
     """Runs tasks in Ray actors; without ``workers``, in as many as the cluster has room for."""
 
     Config = RayClusterConfig

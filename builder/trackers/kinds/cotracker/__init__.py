@@ -3,6 +3,6 @@
 The package ``cotracker`` and its weights are installed by the user; see docs/guides/cotracker.md.
 """
 
-from builder.trackers.kinds.cotracker.adapter import CoTracker, CoTrackerConfig
+from builder.trackers.kinds.cotracker.tracker import CoTracker, CoTrackerConfig
 
 __all__ = ["CoTracker", "CoTrackerConfig"]

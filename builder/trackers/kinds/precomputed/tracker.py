@@ -1,11 +1,12 @@
-"""Tracks that exist already: read from files, one view at a time, and placed by the geometry."""
+"""Tracks that exist already: read from files, checked against their view, given out as windows."""
 
 from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Literal, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 import numpy as np
@@ -15,8 +16,7 @@ from builder.core.errors import ConfigError, SourceError, TrackingError
 from builder.core.paths import printable_path
 from builder.inputs.fingerprint import fingerprints
 from builder.inputs.listing import HDF5_SUFFIXES
-from builder.trackers.base import ViewKey
-from builder.trackers.kinds.precomputed.replay import Found, Replay, ViewTracks
+from builder.trackers.base import BaseSession, Session, Tracker, ViewKey, Window
 from builder.trackers.kinds.precomputed.track_files import (
     DEFAULT_NAMES,
     Names,
@@ -29,6 +29,11 @@ from schemas.geometry import Geometry, Stretch, swap_xy, unnormalize
 
 _SUFFIX = re.compile(r"(?<=.)\.[A-Za-z][A-Za-z0-9]{0,4}$")
 _FIELDS = ("id", "path", "parent", "name", "view")
+
+TOLERANCE_PX = 1e-3
+"""How exactly all windows of a view must start from the same points."""
+SLACK_PX = 1.0
+"""How far a visible point may start outside the frame: rounding, not another size."""
 
 
 class PrecomputedConfig(Record):
@@ -83,13 +88,11 @@ class PrecomputedConfig(Record):
         return value
 
 
-class Precomputed:
+class Precomputed(Tracker):
     """Tracks that exist already, in files: see docs/guides/precomputed-tracks.md."""
 
     Config = PrecomputedConfig
-    gives_conf = False
     brings_points = True
-    notice: str | None = None
 
     def __init__(self, config: PrecomputedConfig) -> None:
         self.config = config
@@ -123,13 +126,13 @@ class Precomputed:
             [mark] = fingerprints(folder, [relative]).values()
         except SourceError as error:
             raise TrackingError(f"view {key.view} of {key.episode}: {error}") from None
-        found = self._found(stored, geometry.source_shape, where)
+        tracks = self._source_tracks(stored, geometry.source_shape, where)
         note = f"tracks of {printable_path(relative)}: {mark.size} bytes, sha256 {mark.sha256}"
-        return ViewTracks(self.info, found, geometry, length, key.cut, where, (note,))
+        return ViewTracks(self.info, tracks, geometry, length, key.cut, where, (note,))
 
     def open(
         self, shape: tuple[int, int], queries_xy: np.ndarray, horizon: int, start_every: int
-    ) -> Replay:
+    ) -> Session:
         """Refuse to guess: raises TrackingError, for tracks belong to a view."""
         raise TrackingError("precomputed tracks belong to a view: open what for_view returns")
 
@@ -149,7 +152,9 @@ class Precomputed:
         vis = default.vis if self.config.visibility is None else self.config.visibility
         return relative, Names(tracks.format(**fields), vis.format(**fields) if vis else None)
 
-    def _found(self, stored: StoredTracks, source_shape: tuple[int, int], where: str) -> Found:
+    def _source_tracks(
+        self, stored: StoredTracks, source_shape: tuple[int, int], where: str
+    ) -> SourceTracks:
         """Convert to source pixels, (x, y); raises TrackingError for what is not finite."""
         tracks, vis, size = stored
         finite = np.isfinite(tracks).all(axis=-1)
@@ -173,8 +178,8 @@ class Precomputed:
             xy = Stretch(source_shape=tracked, img_shape=source_shape).to_img(xy)
         seen = np.ones(xy.shape[:-1], bool) if vis is None else vis > config.visibility_threshold
         if xy.ndim == 3:
-            return Found(xy[None], seen[None], whole=True)
-        return Found(xy, seen, whole=False)
+            return SourceTracks(xy[None], seen[None], whole=True)
+        return SourceTracks(xy, seen, whole=False)
 
     def _tracked_size(
         self, size: tuple[int, int] | None, source_shape: tuple[int, int], where: str
@@ -192,3 +197,139 @@ class Precomputed:
                 f"tracker.size, [{source_shape[0]}, {source_shape[1]}] if it was the source's own"
             )
         return known or source_shape
+
+
+class SourceTracks(NamedTuple):
+    """Tracks (S, steps, N, 2) in source pixels and vis (S, steps, N) bool.
+
+    ``whole``: one window is the whole episode.
+    """
+
+    xy: np.ndarray
+    vis: np.ndarray
+    whole: bool
+
+
+@dataclass(eq=False)
+class ViewTracks(Tracker):
+    """The tracks of one view; raises TrackingError when they do not fit the view."""
+
+    recorded: TrackerInfo
+    tracks: SourceTracks
+    geometry: Geometry
+    length: int
+    cut: bool
+    where: str
+    notes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        first_xy = self.geometry.to_img(self.tracks.xy[:, 0])
+        self.queries_xy = first_xy[0].astype(np.float32)
+        self._check_starts(first_xy)
+
+    @property
+    def info(self) -> TrackerInfo:
+        """What the dataset records about it."""
+        return self.recorded
+
+    def open(
+        self, shape: tuple[int, int], queries_xy: np.ndarray, horizon: int, start_every: int
+    ) -> StoredSession:
+        """Start a session; see ``Tracker.open``.
+
+        ``queries_xy`` are the own points that lie in the picture.
+        """
+        inside = np.asarray(self.geometry.inside(self.queries_xy))
+        to_shown = Stretch(source_shape=self.geometry.source_shape, img_shape=shape)
+        tracks_xy = to_shown.to_img(self.tracks.xy[:, :, inside])
+        vis = self.tracks.vis[:, :, inside]
+        session = StoredSession(shape, queries_xy, horizon, start_every, tracks_xy, vis)
+        self._check_length(horizon, start_every)
+        if tracks_xy.shape[2] != len(queries_xy) or not np.allclose(
+            tracks_xy[0, 0], queries_xy, rtol=0, atol=0.01
+        ):
+            raise TrackingError(
+                f"{self.where}: asked for {len(queries_xy)} points that are not its own "
+                f"{tracks_xy.shape[2]}; precomputed tracks cannot start anywhere else"
+            )
+        return session
+
+    def _check_starts(self, first_img_xy: np.ndarray) -> None:
+        """Require one set of points (S, N, 2) for all windows, visible ones inside the frame."""
+        off = np.abs(first_img_xy - first_img_xy[0]).max(axis=(1, 2))
+        if off.max() > TOLERANCE_PX:
+            window = int(np.argmax(off > TOLERANCE_PX))
+            raise TrackingError(
+                f"{self.where}: window {window} starts up to {off[window]:g} img px from where "
+                "the first one starts; all windows must start at the same points"
+            )
+        start, (height, width) = self.tracks.xy[0, 0], self.geometry.source_shape
+        out = ((start < -SLACK_PX) | (start > np.add((width, height), SLACK_PX))).any(axis=1)
+        out &= self.tracks.vis[0, 0]
+        if out.any():
+            point = int(np.argmax(out))
+            x, y = start[point]
+            raise TrackingError(
+                f"{self.where}: point {point} starts visible at (x, y) = ({x:g}, {y:g}), outside "
+                f"its source of {height} x {width} (H x W): tracker.coordinates, order or size do "
+                "not describe this file"
+            )
+
+    def _check_length(self, horizon: int, start_every: int) -> None:
+        """Require as many windows and steps as the view has; more where the view was cut."""
+        windows, steps = self.tracks.xy.shape[:2]
+        wanted = len(range(0, self.length, start_every))
+        if windows == 1 and (self.tracks.whole or horizon >= self.length):
+            if wanted > 1:
+                raise TrackingError(
+                    f"{self.where}: it has one track of {steps} steps per point, not one for "
+                    f"each of {wanted} windows: set tracker.mode=episode"
+                )
+            if steps < self.length or (steps > self.length and not self.cut):
+                raise TrackingError(
+                    f"{self.where}: tracks of {steps} frames for a view of {self.length}"
+                )
+            return
+        if windows < wanted or (windows > wanted and not self.cut):
+            raise TrackingError(
+                f"{self.where}: {windows} windows, but {self.length} frames with a start at "
+                f"every {start_every} (tracker.start_every) have {wanted}"
+            )
+        if steps < min(horizon, self.length):
+            raise TrackingError(
+                f"{self.where}: windows of {steps} steps, tracker.horizon is {horizon}"
+            )
+
+
+@dataclass(eq=False)
+class StoredSession(BaseSession):
+    """Gives stored windows out when their last frame is pushed.
+
+    ``tracks_xy`` (S, steps, N, 2) pixels of the frames, ``vis`` (S, steps, N).
+    """
+
+    tracks_xy: np.ndarray
+    vis: np.ndarray
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._given = 0
+
+    def _add(self, frame_rgb: np.ndarray) -> list[Window]:
+        return self._finished(self.horizon)
+
+    def finish(self) -> list[Window]:
+        """Return the windows still open; their tail repeats the last real step."""
+        return self._finished(1)
+
+    def _finished(self, least: int) -> list[Window]:
+        """Return the next windows of which ``least`` frames were pushed."""
+        windows = []
+        while self._given * self.start_every + least <= self._pushed:
+            start = self._given * self.start_every
+            last = min(self.horizon, self._pushed - start) - 1
+            steps = np.minimum(np.arange(self.horizon), last)
+            tracks_xy = self.tracks_xy[self._given, steps].astype(np.float32)
+            windows.append(Window(start, tracks_xy, self.vis[self._given, steps].astype(np.uint8)))
+            self._given += 1
+        return windows

@@ -1,9 +1,10 @@
-"""The ``cotracker`` tracker: windows as clips, long lone windows as streams."""
+"""The ``cotracker`` tracker: windows as clips, long windows that do not overlap as streams."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -12,7 +13,7 @@ import torch
 from pydantic import Field, model_validator
 
 from builder.core.errors import TrackingError
-from builder.trackers.base import Session
+from builder.trackers.base import BaseSession, Session, Window
 from builder.trackers.kinds.cotracker.engine import Engine, Prediction, Prepared, Result
 from builder.trackers.kinds.cotracker.loading import (
     HUB,
@@ -25,7 +26,6 @@ from builder.trackers.kinds.cotracker.loading import (
     package_version,
     weights_file,
 )
-from builder.trackers.kinds.cotracker.stream import StreamSession
 from builder.trackers.windowed import WindowedTracker
 from schemas.base import Record, Side
 from schemas.dataset import TrackerInfo, VisibilityRule
@@ -94,9 +94,7 @@ class CoTracker(WindowedTracker):
     """CoTracker 2 or 3, whose package and weights you install: see docs/guides/cotracker.md."""
 
     Config = CoTrackerConfig
-    notice: str | None = (
-        f"CoTracker's code and weights are {LICENCE}: its tracks are for non-commercial use"
-    )
+    notice = f"CoTracker's code and weights are {LICENCE}: its tracks are for non-commercial use"
 
     def __init__(self, config: CoTrackerConfig | None = None, network: Any = None) -> None:
         """Keep the settings; the model is built and its weights are loaded when first needed.
@@ -177,7 +175,7 @@ class CoTracker(WindowedTracker):
         streamed where the model can; others are held in memory, up to ``max_clip`` frames.
         """
         if self.spec.streams and horizon > self.spec.window_len and start_every >= horizon:
-            return StreamSession(self, shape, queries_xy, horizon, start_every)
+            return StreamSession(shape, queries_xy, horizon, start_every, self)
         if horizon > self.config.max_clip:
             raise TrackingError(
                 f"{self.config.model} would hold a window of {horizon} frames in memory, the "
@@ -237,3 +235,106 @@ class CoTracker(WindowedTracker):
                 f"({str(error).partition('.')[0]}): use a smaller tracker.batch, fewer query "
                 "points, a shorter horizon, fewer workers per GPU, or tracker.device=cpu"
             ) from None
+
+
+class OnlineTrack:
+    """One long track through a streaming network, in constant memory.
+
+    The network sees ``window_len`` frames at a time and moves on by half of them.  Its state is
+    kept here, so that several tracks can share one network, and is moved back in time after
+    every window: the network itself would keep, and copy, all it ever predicted.
+    """
+
+    def __init__(self, engine: Engine, queries: torch.Tensor) -> None:
+        self._engine, self._queries = engine, queries
+        self._window = int(engine.network.window_len)
+        self._step = self._window // 2
+        self._features: list[torch.Tensor] = []
+        self._known: Prediction | None = None  # of the frames in _features, the oldest
+        engine.network.init_video_online_processing()
+        self._state = self._take_state()
+
+    def add(self, features: torch.Tensor) -> Prediction | None:
+        """Take the next frame's features (C, h, w); return the steps that are final now."""
+        self._features.append(features)
+        if len(self._features) < self._window:
+            return None
+        prediction = self._run()
+        self._features = self._features[self._step :]
+        self._known = prediction.rows(self._step)
+        return prediction.rows(0, self._step)
+
+    def end(self) -> Prediction:
+        """Return the steps not yet returned."""
+        if self._known is not None and self._known.tracks.shape[1] == len(self._features):
+            return self._known
+        return self._run()
+
+    def _run(self) -> Prediction:
+        """Predict all frames in the window, the oldest of which were predicted before."""
+        network = self._engine.network
+        vars(network).update(self._state)
+        answer = self._engine.forward(
+            torch.stack(self._features)[None], self._queries, is_online=True
+        )
+        done = answer.tracks.shape[1] - len(self._features)
+        if network.online_ind > self._step:
+            network.online_ind = self._step
+            for name in ("coords", "vis", "conf"):
+                name = f"online_{name}_predicted"
+                if hasattr(network, name):
+                    setattr(network, name, getattr(network, name)[:, self._step :].clone())
+        self._state = self._take_state()
+        return answer.rows(done)
+
+    def _take_state(self) -> dict[str, Any]:
+        network = self._engine.network
+        return {k: v for k, v in vars(network).items() if k.startswith("online_")}
+
+
+@dataclass(eq=False)
+class StreamSession(BaseSession):
+    """Long windows, one after another: constant memory but for a window's own tracks."""
+
+    tracker: CoTracker
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._online: OnlineTrack | None = None
+        self._parts: list[Result] = []
+
+    def _add(self, frame_rgb: np.ndarray) -> list[Window]:
+        step = (self._pushed - 1) % self.start_every
+        if step >= self.horizon:
+            return []  # it lies between two windows
+        if self._online is None:
+            engine = self.tracker.engine
+            self._online = OnlineTrack(engine, engine.queries(self.queries_xy, self.shape))
+        add = partial(self._online.add, self.tracker.prepare(frame_rgb).features)
+        self._keep(self.tracker.within_memory("a part of a long window", add))
+        return self.finish() if step == self.horizon - 1 else []
+
+    def finish(self) -> list[Window]:
+        """Return the window still open, its tail padded by repeating the last frame's points."""
+        if self._online is None:
+            return []
+        self._keep(self.tracker.within_memory("the end of a long window", self._online.end))
+        tracks, vis, conf = zip(*self._parts, strict=True)
+        self._parts, self._online = [], None
+        window = Window(
+            (self._pushed - 1) // self.start_every * self.start_every,
+            self._padded(tracks),
+            self._padded(vis).astype(np.uint8),
+            None if conf[0] is None else self._padded(conf),
+        )
+        window.tracks_xy[0], window.vis[0] = self.queries_xy, 1
+        return [window]
+
+    def _keep(self, prediction: Prediction | None) -> None:
+        if prediction is not None:
+            self._parts += self.tracker.results(prediction, self.shape)
+
+    def _padded(self, parts: Sequence[Any]) -> np.ndarray:
+        """Join steps (k, ...) of a window and repeat the last up to its horizon."""
+        joined = np.concatenate(parts)
+        return np.concatenate([joined, joined[-1:].repeat(self.horizon - len(joined), axis=0)])
