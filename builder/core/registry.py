@@ -42,7 +42,7 @@ BUILTIN: dict[str, dict[str, str]] = {
         "dis": "builder.trackers.kinds.dis:DisTracker",
         "lk": "builder.trackers.kinds.lk:LkTracker",
         "none": "builder.trackers.kinds.none:NoTracker",
-        "precomputed": "builder.trackers.kinds.precomputed.tracker:Precomputed",
+        "precomputed": "builder.trackers.kinds.precomputed:Precomputed",
     },
     "stores": {
         "hdf5": "builder.stores.kinds.hdf5.store:Hdf5Store",

@@ -5,6 +5,7 @@ The motion of a pair of frames is estimated once, however many windows it serves
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from builder.trackers.base import BaseSession, Window
+from builder.trackers.base import BaseSession, Session, Tracker, Window
 
 LINK_COST = 0.1
 """What one more link in a chain costs, in pixels of disagreement: fewer links drift less."""
@@ -43,6 +44,31 @@ class Observation(NamedTuple):
     colours_at: Callable[[np.ndarray], np.ndarray] | None = None
 
 
+Observe = Callable[[np.ndarray], Observation]
+"""What looks at each frame (H, W, 3) uint8 RGB of a view, in order."""
+
+
+class ChainedTracker(Tracker):
+    """Base of trackers that chain the motion between frames.
+
+    A subclass defines ``info``, ``observe``, and the thresholds that its settings hold.
+    """
+
+    max_error: float
+    max_colour: float | None = None
+
+    @abstractmethod
+    def observe(self) -> Observe:
+        """Return what estimates motion, for one view."""
+
+    def open(
+        self, shape: tuple[int, int], queries_xy: np.ndarray, horizon: int, start_every: int
+    ) -> Session:
+        """Start a session; see ``Tracker.open``."""
+        observe, limits = self.observe(), (self.max_error, self.max_colour)
+        return ChainedSession(shape, queries_xy, horizon, start_every, observe, *limits)
+
+
 class _Chain(NamedTuple):
     """An open window; ``cost`` (horizon, N) is the error and link cost summed up to each step."""
 
@@ -64,7 +90,7 @@ class ChainedSession(BaseSession):
     Holds the open windows, at most ``ceil(horizon / start_every)``, and what ``observe`` keeps.
     """
 
-    observe: Callable[[np.ndarray], Observation]
+    observe: Observe
     max_error: float
     max_colour: float | None = None
 

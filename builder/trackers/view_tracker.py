@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -17,19 +17,14 @@ from schemas.dataset import QuerySpec
 from schemas.geometry import AxisAffine, Geometry, Letterbox, Orientation
 
 
-class TrackingPlan(NamedTuple):
-    """What a tracker is shown and how its points get onto the canvas."""
+def tracker_input(box: Geometry, tracker: TrackerPart) -> tuple[Geometry, AxisAffine]:
+    """Choose the frames a tracker is shown, from ``tracker.input``.
 
-    input_box: Geometry
-    """Its content is what the tracker sees: never bars, never a stretched picture."""
-    to_img: AxisAffine
-    """From pixels of that content to pixels of the canvas."""
-
-
-def tracking_plan(box: Geometry, tracker: TrackerPart) -> TrackingPlan:
-    """Choose the frames a tracker is shown, from ``tracker.input``."""
+    Returns the geometry whose content they are (never bars, never a stretched picture), and the
+    map from their pixels to those of the canvas of ``box``.
+    """
     if tracker.input == "content":
-        return TrackingPlan(box, box.content_to_img)
+        return box, box.content_to_img
     height, width = box.source_shape
     numerator, denominator = box.sample_aspect_ratio
     # The displayed size: rows keep their number, columns follow the shape of a pixel.
@@ -40,7 +35,7 @@ def tracking_plan(box: Geometry, tracker: TrackerPart) -> TrackingPlan:
         shown = (max(1, round(shown[0] * ratio)), max(1, round(shown[1] * ratio)))
     input_box = Letterbox.fit(box.source_shape, shown, box.sample_aspect_ratio)
     to_content = ~input_box.content_to_img @ input_box.affine
-    return TrackingPlan(input_box, box.affine @ ~to_content)
+    return input_box, box.affine @ ~to_content
 
 
 def check_query_region(tracker: Tracker, kind: str, queries: QuerySpec) -> None:
@@ -82,7 +77,7 @@ class ViewTracker:
         self.queries_xy = _points(tracker, queries, box, key)
         self.horizon = length if part.mode == "episode" else part.horizon
         self.start_every = length if part.mode == "episode" else part.start_every
-        self.box, self.plan = box, tracking_plan(box, part)
+        self.box, (self.input_box, self._to_img) = box, tracker_input(box, part)
         self._tracked = box.inside(self.queries_xy)
         # A tracker may track nothing at all, for a dataset of frames alone.
         starts = window_starts(length, self.start_every)
@@ -90,16 +85,16 @@ class ViewTracker:
         self._session: Session | None = None
         self._length, self._pushed, self._given = length, 0, 0
         if self._tracked.any():
-            inner_xy = (~self.plan.to_img)(self.queries_xy[self._tracked].astype(np.float64))
+            inner_xy = (~self._to_img)(self.queries_xy[self._tracked].astype(np.float64))
             self._session = tracker.open(
-                self.plan.input_box.content_shape,
+                self.input_box.content_shape,
                 inner_xy.astype(np.float32),
                 self.horizon,
                 self.start_every,
             )
 
     def push(self, frame_rgb: np.ndarray) -> list[Window]:
-        """Take the next frame, ``plan.input_box``'s content; return the windows it finished."""
+        """Take the next frame, ``input_box``'s content; return the windows it finished."""
         if self._session is None:
             return []
         self._pushed += 1
@@ -149,7 +144,7 @@ class ViewTracker:
     def _on_canvas(self, window: Window) -> Window:
         self._check(window)
         out = self.untracked(window.start)
-        out.tracks_xy[:, self._tracked] = self.plan.to_img(window.tracks_xy.astype(np.float64))
+        out.tracks_xy[:, self._tracked] = self._to_img(window.tracks_xy.astype(np.float64))
         # Exactly the stored queries, not their round trip through float32.
         out.tracks_xy[0] = self.queries_xy
         out.vis[:, self._tracked] = window.vis
@@ -177,10 +172,9 @@ class ViewFrames:
     """
 
     def __init__(self, tracks: ViewTracker, orientation: Orientation) -> None:
-        shown = tracks.plan.input_box
         self._stored = self._shown = Letterboxer(tracks.box, orientation)
-        if shown != tracks.box:
-            self._shown = Letterboxer(shown, orientation)
+        if tracks.input_box != tracks.box:
+            self._shown = Letterboxer(tracks.input_box, orientation)
 
     def tracked(self, image: Any, canvas: np.ndarray | None = None) -> np.ndarray:
         """Return what ``ViewTracker.push`` takes of a frame; also letterbox it onto ``canvas``.

@@ -51,7 +51,7 @@ def replay(tracker, box=BOX, length=LENGTH, key=KEY, points=3, **part):
     part = TrackerPart(kind="precomputed", **part)
     spec = QuerySpec(grid=(points, 1), region="stored")
     view = ViewTracker(tracker, box, spec, part, length, key)
-    frame = np.zeros((*view.plan.input_box.content_shape, 3), np.uint8)
+    frame = np.zeros((*view.input_box.content_shape, 3), np.uint8)
     return [w for _ in range(length) for w in view.push(frame)] + view.finish()
 
 

@@ -47,7 +47,7 @@ class Forgetful(Sure):
 def follow(box, tracker, length=5, spec=QUERIES):
     part = TrackerPart(horizon=4)
     view = ViewTracker(tracker, box, spec, part, length, KEY)
-    frame = np.zeros((*view.plan.input_box.content_shape, 3), np.uint8)
+    frame = np.zeros((*view.input_box.content_shape, 3), np.uint8)
     return view, [w for _ in range(length) for w in view.push(frame)] + view.finish()
 
 

@@ -13,8 +13,7 @@ import cv2
 import numpy as np
 from pydantic import Field
 
-from builder.trackers.base import Tracker
-from builder.trackers.chained import ChainedSession, Link, Observation
+from builder.trackers.chained import ChainedTracker, Link, Observation, Observe
 from schemas.base import Record
 from schemas.dataset import TrackerInfo, VisibilityRule
 
@@ -59,7 +58,7 @@ class DisConfig(Record):
     )
 
 
-class DisTracker(Tracker):
+class DisTracker(ChainedTracker):
     """Points that follow dense optical flow, with a forward-backward check."""
 
     Config = DisConfig
@@ -67,6 +66,8 @@ class DisTracker(Tracker):
 
     def __init__(self, config: DisConfig | None = None) -> None:
         self.config = config or DisConfig()
+        self.max_error = self.config.fb_threshold
+        self.max_colour = self.config.colour_threshold
 
     @property
     def info(self) -> TrackerInfo:
@@ -88,19 +89,9 @@ class DisTracker(Tracker):
             ),
         )
 
-    def open(
-        self, shape: tuple[int, int], queries_xy: np.ndarray, horizon: int, start_every: int
-    ) -> ChainedSession:
-        """Start tracking; see ``Tracker.open``."""
-        return ChainedSession(
-            shape,
-            queries_xy,
-            horizon,
-            start_every,
-            observe=_Flow(PRESETS[self.config.preset]),
-            max_error=self.config.fb_threshold,
-            max_colour=self.config.colour_threshold,
-        )
+    def observe(self) -> Observe:
+        """Return what estimates motion, for one view."""
+        return _Flow(PRESETS[self.config.preset])
 
 
 class _Flow:

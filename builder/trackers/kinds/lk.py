@@ -12,8 +12,7 @@ import cv2
 import numpy as np
 from pydantic import Field
 
-from builder.trackers.base import Tracker
-from builder.trackers.chained import ChainedSession, Link, Observation
+from builder.trackers.chained import ChainedTracker, Link, Observation, Observe
 from schemas.base import Record
 from schemas.dataset import TrackerInfo, VisibilityRule
 
@@ -33,7 +32,7 @@ class LkConfig(Record):
     )
 
 
-class LkTracker(Tracker):
+class LkTracker(ChainedTracker):
     """Points that follow pyramidal Lucas-Kanade flow, with a forward-backward check."""
 
     Config = LkConfig
@@ -44,6 +43,7 @@ class LkTracker(Tracker):
 
     def __init__(self, config: LkConfig | None = None) -> None:
         self.config = config or LkConfig()
+        self.max_error = self.config.fb_threshold
 
     @property
     def info(self) -> TrackerInfo:
@@ -62,18 +62,9 @@ class LkTracker(Tracker):
             ),
         )
 
-    def open(
-        self, shape: tuple[int, int], queries_xy: np.ndarray, horizon: int, start_every: int
-    ) -> ChainedSession:
-        """Start tracking; see ``Tracker.open``."""
-        return ChainedSession(
-            shape,
-            queries_xy,
-            horizon,
-            start_every,
-            observe=_PairLk(self.config),
-            max_error=self.config.fb_threshold,
-        )
+    def observe(self) -> Observe:
+        """Return what estimates motion, for one view."""
+        return _PairLk(self.config)
 
 
 class _PairLk:
