@@ -97,8 +97,8 @@ def count_frames(config: BuildConfig, source: Source, refs: Sequence[EpisodeRef]
     frames, raw = sum(each.frames for each in found), sum(each.raw_bytes for each in found)
     if len(sample) == len(refs):
         return FrameCount(frames, 0.0, raw, opened, unreadable)
-    weigh = getattr(source, "weight", None) if len(refs) <= WEIGH_AT_MOST else None
-    weight = {ref.id: 1.0 if weigh is None else max(1.0, weigh(ref)) for ref in refs}
+    few = len(refs) <= WEIGH_AT_MOST
+    weight = {ref.id: max(1.0, source.weight(ref)) if few else 1.0 for ref in refs}
     share = sum(weight.values()) / sum(weight[ref.id] for ref in sample)
     ratios = np.array(
         [each.frames / weight[ref.id] for each, ref in zip(found, sample, strict=True)]
@@ -207,7 +207,7 @@ def dry_run(config: BuildConfig) -> DryRun:
     )
 
 
-class _Beginning:
+class _Beginning(FrameStream):
     """The first ``length`` frames of a stream."""
 
     def __init__(self, stream: FrameStream, length: int) -> None:
