@@ -1,4 +1,8 @@
-"""How much a view moves, summed up while it is being tracked."""
+"""How much a view moves, summed up while it is being tracked.
+
+Other counts of motion stay apart, for they are other numbers: the window table has float32 sums
+per window, and ``builder.training.metrics`` counts normalized tracks in AMPLIFY's loss classes.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from builder.trackers.base import Window
 from schemas.dataset import MotionSummary
 
 ZERO_STEP_PX = 0.5
+"""A shorter step counts as no motion."""
 
 
 class MotionMeter:

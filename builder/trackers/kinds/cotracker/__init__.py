@@ -1,4 +1,4 @@
-"""CoTracker 2 and 3 as a tracker: settings, loading, the model with remembered features.
+"""CoTracker 2 and 3 as a tracker: settings, loading, and the model on features computed once.
 
 The package ``cotracker`` and its weights are installed by the user; see docs/guides/cotracker.md.
 """

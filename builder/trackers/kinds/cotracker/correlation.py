@@ -1,8 +1,8 @@
 """CoTracker 3's features around its points, looked up twice as fast, with equal bits.
 
 The network samples 7 x 7 places around every point of every frame, in each refinement, through
-a sampler of volumes: channels lie far apart in memory there, and its answer has to be laid out
-anew for the product that follows.  Here the channels of a place lie together, are read as rows,
+a sampler of volumes: channels lie far apart in memory there, and its output has to be copied into
+another layout for the product that follows.  Here the channels of a place lie together, are read as rows,
 and are written in the order in which the product reads them.
 """
 
@@ -17,7 +17,7 @@ _BLOCK = 1024
 
 
 class CorrelationRows:
-    """Stands in for ``network.get_correlation_feat``.
+    """Replaces ``network.get_correlation_feat``.
 
     Products and sums are those of ``torch.nn.functional.grid_sample`` (bilinear, border,
     align_corners), in their order.
@@ -28,7 +28,7 @@ class CorrelationRows:
         self._rows: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]] = {}
 
     def forget(self) -> None:
-        """Let go of the features of the last clip."""
+        """Free the features of the last clip."""
         self._rows.clear()
 
     def __call__(self, fmaps: torch.Tensor, queried_coords: torch.Tensor) -> torch.Tensor:

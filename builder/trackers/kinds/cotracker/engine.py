@@ -1,7 +1,7 @@
 """A CoTracker network that is given features instead of frames, and its coordinates.
 
 The convolutional features of a frame do not depend on the window it is seen in.  They are
-computed once per frame and handed to the network in place of its own encoder's answer.
+computed once per frame and handed to the network in place of its own encoder's output.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Prepared(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """What the network says: tracks (B, T, N, 2) model pixels; vis, conf (B, T, N) in [0, 1]."""
+    """What the network predicts: tracks (B, T, N, 2) model pixels; vis, conf (B, T, N) in [0, 1]."""
 
     tracks: torch.Tensor
     vis: torch.Tensor
@@ -42,7 +42,7 @@ class Prediction(NamedTuple):
 
 
 class HeldFeatures(torch.nn.Module):
-    """Stands in for the network's encoder: answers with features computed before."""
+    """Replaces the network's encoder: returns features that were computed before."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class Transformer(torch.nn.Module):
         self.inner, self.bf16 = inner, bf16
 
     def forward(self, tokens: torch.Tensor, mask: Any = None, **options: Any) -> torch.Tensor:
-        """Run ``inner``; its answer is float32 again."""
+        """Run ``inner``; its output is float32 again."""
         with torch.autocast(tokens.device.type, torch.bfloat16, enabled=self.bf16):
             return self.inner(tokens, **options).float()
 
@@ -85,7 +85,7 @@ class ViewOrCopy(TorchFunctionMode):
 
 
 class Engine:
-    """Owns a network: moves it to ``device`` and takes over its encoder.
+    """Owns a network: moves it to ``device`` and replaces its encoder by ``HeldFeatures``.
 
     Model pixels are pixel-centre indices of the frame stretched to ``resolution`` (H, W).
     """
