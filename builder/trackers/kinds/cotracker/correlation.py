@@ -2,8 +2,8 @@
 
 The network samples 7 x 7 places around every point of every frame, in each refinement, through
 a sampler of volumes: channels lie far apart in memory there, and its output has to be copied into
-another layout for the product that follows.  Here the channels of a place lie together, are read as rows,
-and are written in the order in which the product reads them.
+another layout for the product that follows.  Here the channels of a place lie together, are read
+as rows, and are written in the order in which the product reads them.
 """
 
 from __future__ import annotations

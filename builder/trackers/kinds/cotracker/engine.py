@@ -29,7 +29,7 @@ class Prepared(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """What the network predicts: tracks (B, T, N, 2) model pixels; vis, conf (B, T, N) in [0, 1]."""
+    """The network's output: tracks (B, T, N, 2) model pixels; vis, conf (B, T, N) in [0, 1]."""
 
     tracks: torch.Tensor
     vis: torch.Tensor
