@@ -156,17 +156,13 @@ def _layer(
         )
 
 
-def _disputed(found: list[Splits], built: Mapping[str, object]) -> str | None:
+def _disputed(found: list[Splits], built: Iterable[str]) -> str | None:
     """Return an episode that is, say, in train for one dataset and in val for another."""
-    parts: dict[str, set[str]] = {}
-    for splits in found:
-        own: dict[str, set[str]] = {}
-        for name, ids in splits.splits.items():
-            for key in ids:
-                own.setdefault(key, set()).add(name)
-        for key, names in own.items():
-            if key in built and parts.setdefault(key, names) != names:
-                return key
+    named = [{name: set(ids) for name, ids in splits.splits.items()} for splits in found]
+    for key in built:
+        parts = {frozenset(name for name in each if key in each[name]) for each in named}
+        if len(parts - {frozenset()}) > 1:
+            return key
     return None
 
 

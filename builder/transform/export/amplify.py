@@ -33,7 +33,7 @@ from builder.transform.export.common import (
     new_folder,
     plan_undamaged,
     refuse,
-    refused_canvas,
+    refused_views,
 )
 from schemas.dataset import DatasetMeta
 
@@ -154,19 +154,19 @@ def _checked_views(dataset: Dataset, views: Sequence[str] | None, target: Target
     names = chosen_views(dataset, views)
     refused = _refused_settings(dataset, target)
     widths: dict[int, str] = {}
-    for episode_id in dataset.ids:
-        episode = dataset[episode_id]
-        refused += [
-            f"episode {episode_id} without view {name!r}: every sample has all views"
-            for name in names
-            if name not in episode.views
-        ]
-        if target == "upstream":
-            refused += _refused_episode(dataset, episode, names)
-            widths.setdefault(actions_of(episode).shape[1], episode_id)
+    upstream = target == "upstream"
+    for episode in dataset:
+        needs = "every sample has all views"
+        refused += refused_views(dataset, episode, names, needs, frames=upstream)
+        if upstream:
+            actions, length = actions_of(episode), episode.meta.length
+            widths.setdefault(actions.shape[1], episode.id)
+            if len(actions) != length:
+                refused.append(f"episode {episode.id}: {len(actions)} actions for {length} frames")
     if len(widths) > 1:
         refused.append(f"actions of different sizes: {widths}")
-    refuse(f"AMPLIFY's {target} layout", refused)
+    frames = " (amplify-attrs needs no frames)" if upstream else ""
+    refuse(f"AMPLIFY's {target} layout{frames}", refused)
     return names
 
 
@@ -183,23 +183,6 @@ def _refused_settings(dataset: Dataset, target: Target) -> list[str]:
         )
     if target == "upstream" and meta.queries.grid[0] != meta.queries.grid[1]:
         refused.append(f"a query grid of {meta.queries.grid}: its uniform grid is square")
-    return refused
-
-
-def _refused_episode(dataset: Dataset, episode: EpisodeData, names: Sequence[str]) -> list[str]:
-    refused = []
-    for view in (episode.views[name].meta for name in names if name in episode.views):
-        refused += refused_canvas(dataset, episode.id, view)
-        if "frames" not in view.arrays:
-            refused.append(
-                f"episode {episode.id}, view {view.name}: no frames are stored (amplify-attrs "
-                "needs none)"
-            )
-    if len(actions_of(episode)) != episode.meta.length:
-        refused.append(
-            f"episode {episode.id}: {len(actions_of(episode))} actions for "
-            f"{episode.meta.length} frames"
-        )
     return refused
 
 

@@ -115,6 +115,25 @@ def view_of(episode: EpisodeData, name: str) -> ViewData:
     return episode.views[name]
 
 
+def refused_views(
+    dataset: Dataset, episode: EpisodeData, names: Sequence[str], needs: str, frames: bool = True
+) -> list[str]:
+    """Say which views of an episode a target cannot hold that ``needs`` all of ``names``.
+
+    With ``frames`` it needs their frames, too, in one size.
+    """
+    refused = []
+    for name in names:
+        if name not in episode.views:
+            refused.append(f"episode {episode.id} without view {name!r}: {needs}")
+        elif frames:
+            view = episode.views[name].meta
+            if "frames" not in view.arrays:
+                refused.append(f"episode {episode.id}, view {name}: no frames are stored")
+            refused += refused_canvas(dataset, episode.id, view)
+    return refused
+
+
 def refused_canvas(dataset: Dataset, episode_id: str, view: ViewMeta) -> list[str]:
     """Say, for a target with one size for all, that a view has another; else nothing.
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from builder.dataset.episodes import Dataset
-from builder.transform.export.common import chosen_views, refuse, refused_canvas
+from builder.transform.export.common import chosen_views, refuse, refused_views
 from schemas.dataset import EpisodeMeta
 
 ACTIONS = ("action", "actions")
@@ -68,13 +68,7 @@ def _refused(dataset: Dataset, names: list[str]) -> list[str]:
     if any(side % 2 for side in meta.img_shape):
         refused.append(f"img_shape {meta.img_shape}: H.264 with 4:2:0 colours needs even sides")
     for episode in dataset:
-        for name in names:
-            if name not in episode.views:
-                refused.append(f"episode {episode.id} without view {name!r}: every row has all")
-                continue
-            if "frames" not in episode.views[name].meta.arrays:
-                refused.append(f"episode {episode.id}, view {name}: no frames are stored")
-            refused += refused_canvas(dataset, episode.id, episode.views[name].meta)
+        refused += refused_views(dataset, episode, names, "every row has all")
     return refused
 
 
