@@ -48,14 +48,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--fps", type=float, metavar="F", help="frames per second, where there is no video"
     )
     parser.add_argument(
-        "--layout", choices=("amplify", "atm"), help="of the files (default: as they tell)"
+        "--layout", choices=("amplify", "atm"), help="of the files (default: found in them)"
     )
     parser.add_argument(
         "--mode",
         choices=("reinit", "episode"),
-        help="windows, or whole-episode tracks (default: as the files and their folder tell)",
+        help="windows, or whole-episode tracks (default: found in the files and their folder)",
     )
-    parser.add_argument("--dry-run", action="store_true", help="list what would happen")
+    parser.add_argument("--dry-run", action="store_true", help="only list what would be done")
     declare(parser, "--json")
 
 

@@ -103,12 +103,12 @@ def _common_meta(datasets: Sequence[Dataset]) -> DatasetMeta:
     """Describe all of them at once; raises ConfigError listing what they differ in."""
     first, stores = datasets[0], {type(each.store) for each in datasets}
     if len(stores) > 1:
-        raise ConfigError("datasets of different stores do not merge: run letterset convert first")
+        raise ConfigError("datasets of different stores cannot be merged: letterset convert one")
     for other in datasets[1:]:
         wanted = other.meta.model_copy(update={"config": first.meta.config})
         if found := differences(first.meta, wanted):
             raise ConfigError(
-                f"{first.path} and {other.path} do not merge: "
+                f"{first.path} and {other.path} cannot be merged: "
                 f"{'; '.join(each.replace(' now', ' here') for each in found)}"
             )
     configs = {json.dumps(each.meta.config, sort_keys=True): each.meta.config for each in datasets}

@@ -59,7 +59,7 @@ ORIGIN_NOTES = {
 }
 
 UNKNOWN_ORIGIN = (
-    "what the tracker meant by a coordinate is recorded as unknown and nothing is changed; for "
+    "the pixel origin of these tracks is recorded as unknown, and they are not changed; for "
     "CoTracker's tracks give --pixel-origin center, which adds half a tracked pixel"
 )
 
@@ -186,7 +186,7 @@ def migrate(
     meta, failures = _dataset_meta(migration, pixel_origin, given), dict(problems)
     # dataset.json never changes: it is not written before a file can be read.
     writes = queries is not None and not dry_run
-    moves = _move(migration, out, meta if writes else None, failures, on_progress)
+    moves = _migrate_files(migration, out, meta if writes else None, failures, on_progress)
     return Migrated(
         out=str(out),
         dry_run=dry_run,
@@ -197,14 +197,14 @@ def migrate(
     )
 
 
-def _move(
+def _migrate_files(
     migration: Migration,
     out: Path,
     meta: DatasetMeta | None,
     failures: dict[str, str],
     on_progress: Callable[[int, int], None],
 ) -> list[Move]:
-    """Migrate what is not there yet; without ``meta`` only tell what would become of it.
+    """Migrate what is not there yet; without ``meta`` only say what would become of it.
 
     Files that cannot be migrated join ``failures``, reasons by path, which are listed with them.
     """
@@ -239,12 +239,12 @@ def _move(
 def _in_order(
     migration: Migration, writes: bool, refs: list[LegacyRef]
 ) -> Generator[tuple[LegacyRef, Future[_Done]]]:
-    """Work on a few files at a time: while one waits for the disk another is hashed."""
+    """Migrate a few files at a time: while one waits for the disk another is hashed."""
     pool = ThreadPoolExecutor(THREADS)
     pending: deque[tuple[LegacyRef, Future[_Done]]] = deque()
     try:
         for ref in refs:
-            pending.append((ref, pool.submit(_one, migration, writes, ref)))
+            pending.append((ref, pool.submit(_migrate_one, migration, writes, ref)))
             if len(pending) > THREADS:
                 yield pending.popleft()
         yield from pending
@@ -253,7 +253,7 @@ def _in_order(
         pool.shutdown(cancel_futures=True)
 
 
-def _one(migration: Migration, writes: bool, ref: LegacyRef) -> _Done:
+def _migrate_one(migration: Migration, writes: bool, ref: LegacyRef) -> _Done:
     views = prepare(migration, ref)
     basis = {view.name: view.basis for view in views}
     frames = any(view.stream is not None for view in views)

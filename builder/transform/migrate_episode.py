@@ -47,22 +47,22 @@ class Migration:
     fps: float | None = None
     stopped: Event = field(default_factory=Event)
 
-    def go_on(self) -> None:
-        """Raise CancelledError when nobody waits for the episode any more."""
+    def check_stopped(self) -> None:
+        """Raise CancelledError when the run has ended, so that its result is not needed."""
         if self.stopped.is_set():
             raise CancelledError
 
 
-def prepare(migration: Migration, ref: LegacyRef) -> list[OlderView]:
+def prepare(migration: Migration, ref: LegacyRef) -> list[MigratedView]:
     """Open a file and check what can be checked before anything is written.
 
     Raises DatasetError and SourceError for what cannot be migrated.
     """
     episode = EpisodeData(migration.dataset.open_file(ref.id))
-    return [OlderView(migration, ref, episode, name) for name in ref.tracked]
+    return [MigratedView(migration, ref, episode, name) for name in ref.tracked]
 
 
-def migrate_episode(migration: Migration, ref: LegacyRef, views: list[OlderView]) -> EpisodeMeta:
+def migrate_episode(migration: Migration, ref: LegacyRef, views: list[MigratedView]) -> EpisodeMeta:
     """Write one episode from what ``prepare`` gave, whole or not at all.
 
     Raises DatasetError and DecodeError for damage found on the way, OutputError for ``out``.
@@ -86,8 +86,8 @@ def migrate_episode(migration: Migration, ref: LegacyRef, views: list[OlderView]
     return meta
 
 
-class OlderView:
-    """One view of an older file on its way into an episode."""
+class MigratedView:
+    """One view of an older file: its arrays, checked, as they are written to the episode."""
 
     def __init__(
         self, migration: Migration, ref: LegacyRef, episode: EpisodeData, name: str
@@ -104,9 +104,9 @@ class OlderView:
             self.geometry = Letterbox.fit(info.source_shape, img_shape, info.sample_aspect_ratio)
             spread = Stretch(source_shape=info.source_shape, img_shape=img_shape)
             self.to_canvas = self.geometry.affine @ ~spread.affine
-        self.queries = self._placed(view.queries)
+        self.queries = self._on_canvas(view.queries)
         self._check_queries()
-        self.soft = _is_soft(view.vis, self.where)
+        self.has_conf = _has_confidence(view.vis, self.where)
 
     def _frames(self) -> FrameStream | None:
         """Return the frames if they are at hand; raises SourceError if they should be."""
@@ -122,7 +122,7 @@ class OlderView:
         what = "no frames" if self.stream is None else "with frames"
         return f"{self.geometry.kind} of {height} x {width}, {what}"
 
-    def _placed(self, points_xy: np.ndarray) -> np.ndarray:
+    def _on_canvas(self, points_xy: np.ndarray) -> np.ndarray:
         if self.to_canvas is not None:
             points_xy = self.to_canvas(points_xy.astype(np.float64))
         return points_xy.astype(np.float32, copy=False)
@@ -147,7 +147,7 @@ class OlderView:
             "queries": ArraySpec(self.queries.shape, "<f4"),
             "timestamps": ArraySpec((self.ref.length,), "<f8"),
         }
-        if self.soft:
+        if self.has_conf:
             arrays["conf"] = ArraySpec(shape[:-1], "<f4")
         frames = self.migration.frames
         if self.stream is not None and frames.codec != "none":
@@ -161,18 +161,18 @@ class OlderView:
         writer.write(self.name, "starts", 0, np.asarray(self.view.starts, "<i8"))
         rows = max(1, BLOCK_BYTES // int(8 * np.prod(self.view.tracks.shape[1:-1])))
         for at in range(0, len(self.view.tracks), rows):
-            self.migration.go_on()
+            self.migration.check_stopped()
             block = self._block(at, rows)
             writer.write(self.name, "tracks", at, block)
             vis = np.asarray(self.view.vis[at : at + rows])
             writer.write(self.name, "vis", at, (vis >= 0.5).view(np.uint8))
-            if self.soft:
+            if self.has_conf:
                 writer.write(self.name, "conf", at, vis.astype("<f4"))
         self._write_frames(writer)
 
     def _block(self, at: int, rows: int) -> np.ndarray:
         read_xy = self.view.tracks[at : at + rows]
-        block = self._placed(read_xy)
+        block = self._on_canvas(read_xy)
         if not block.flags.writeable:  # the file itself, mapped
             block = block.copy()
         off = np.abs(block[:, 0] - self.queries).max()
@@ -202,7 +202,7 @@ class OlderView:
         boxer = Letterboxer(self.geometry, self.stream.info.orientation)
         canvas = np.zeros((1, *self.geometry.img_shape, 3), np.uint8)
         for index, frame in enumerate(self.stream):
-            self.migration.go_on()
+            self.migration.check_stopped()
             writer.write(self.name, "timestamps", index, np.array([frame.seconds], "<f8"))
             if self.migration.frames.codec != "none":
                 boxer.canvas(frame.image, canvas[0])
@@ -222,7 +222,7 @@ class OlderView:
 
 
 def _meta(
-    episode: EpisodeData, ref: LegacyRef, views: list[OlderView], writer: EpisodeWriter
+    episode: EpisodeData, ref: LegacyRef, views: list[MigratedView], writer: EpisodeWriter
 ) -> EpisodeMeta:
     arrays = writer.digests()
     files = {printable_path(ref.relative): fingerprint(ref.path)}
@@ -244,13 +244,13 @@ def _meta(
     )
 
 
-def _is_soft(vis: Any, where: str) -> bool:
-    """Tell whether visibility holds more than yes and no; such values are kept as ``conf``."""
-    soft = False
+def _has_confidence(vis: Any, where: str) -> bool:
+    """Tell whether visibility holds more than 0 and 1; such values are kept as ``conf``."""
+    found = False
     for at in range(0, len(vis), 64):
         block = np.asarray(vis[at : at + 64])
         if not ((block == 0) | (block == 1)).all():
-            soft = True
+            found = True
             if not ((block >= 0) & (block <= 1)).all():
                 raise DatasetError(f"{where}: vis must lie in [0, 1], see windows from {at}")
-    return soft
+    return found

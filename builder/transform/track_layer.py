@@ -1,4 +1,4 @@
-"""A further track set of a dataset, as a layer: from its stored frames or from its source."""
+"""Tracks a dataset once more into a layer, on its stored frames or on those of its source."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class TrackJob:
 
 @dataclass
 class Tracked(Result):
-    """How tracking ended: episodes, those that were there, and reasons by id of the others."""
+    """How tracking ended: episodes tracked, those already there, and why others failed, by id."""
 
     layer: str
     tracked: int = 0
@@ -92,7 +92,7 @@ def track(
     queries = queries or dataset.meta.queries
     executor = executor or ExecutorPart()
     if source is None and tracker.input != "content":
-        raise ConfigError("stored frames are content-size: for another tracker.input give --source")
+        raise ConfigError("stored frames show content alone: for this tracker.input give --source")
     make_tracker, own = TRACKERS.configure(tracker)
     opened = make_tracker(own)
     if not opened.gives_tracks:
@@ -241,7 +241,7 @@ def _contents(view: ViewData, output: TrackWriter, episode: Episode | None) -> I
 def _check_source(base: EpisodeData, episode: Episode, part: SourcePart) -> None:
     """Refuse a source that is not the one the episode was built from."""
     if change := source_change(base.meta, Path(part.path)):
-        raise SourceError(f"it is not what the dataset was built from: {change}")
+        raise SourceError(f"the source is not what the dataset was built from: {change}")
     for name, view in base.views.items():
         if name not in episode.views:
             raise SourceError(f"the source has no view {name!r} any more")

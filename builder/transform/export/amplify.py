@@ -140,7 +140,7 @@ def _file_name(text: str, names: dict[str, str]) -> str:
     if "_demo" in name:
         raise ConfigError(
             f"task {text!r}: AMPLIFY cuts '_demo' out of file names, so it would look for the "
-            f"wrong ones; leave it out (letterset subset) or call the task otherwise"
+            f"wrong ones; leave it out (letterset subset) or rename the task"
         )
     words, number, wanted = re.sub(r"[\W_]+", " ", text.lower()).strip(), 1, name
     while names.setdefault(name, words) != words:
@@ -175,14 +175,14 @@ def _refused_settings(dataset: Dataset, target: Target) -> list[str]:
     if not meta.has_tracks:
         refused.append("a dataset without tracks (open a layer with tracks, or letterset track)")
     if meta.mode == "reinit" and meta.start_every != 1:
-        refused.append(f"start_every {meta.start_every}: it looks up windows by frame number")
+        refused.append(f"start_every {meta.start_every}: AMPLIFY looks up windows by frame number")
     if target == "upstream" and meta.mode == "episode":
         refused.append(
-            "whole-episode tracks: it cuts shorter windows near the end, which no batch can hold "
-            "(track with mode: reinit)"
+            "whole-episode tracks: AMPLIFY cuts shorter windows near the end, which no batch can "
+            "hold (track with mode: reinit)"
         )
     if target == "upstream" and meta.queries.grid[0] != meta.queries.grid[1]:
-        refused.append(f"a query grid of {meta.queries.grid}: its uniform grid is square")
+        refused.append(f"a query grid of {meta.queries.grid}: AMPLIFY's uniform grid is square")
     return refused
 
 

@@ -43,7 +43,7 @@ def make_plan(dataset: Dataset, views: Sequence[str] | None) -> Plan:
     keys = {name.removeprefix(IMAGES): name for name in names}
     refused = _refused(dataset, names)
     if len(keys) < len(names):
-        refused.append(f"views {names}: two of them would have one name")
+        refused.append(f"views {names}: two of them would have the same name")
     rate, irregular = (Fraction(1), []) if refused else _rate(dataset, names[0])
     features = _view_features(dataset, keys, rate)
     arrays, lost = _arrays(dataset, {*features, *COUNTERS})
