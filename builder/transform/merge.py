@@ -103,7 +103,7 @@ def _common_meta(datasets: Sequence[Dataset]) -> DatasetMeta:
     """Describe all of them at once; raises ConfigError listing what they differ in."""
     first, stores = datasets[0], {type(each.store) for each in datasets}
     if len(stores) > 1:
-        raise ConfigError("datasets of different stores cannot be merged: letterset convert one")
+        raise ConfigError("datasets of different stores: run letterset convert first, then merge")
     for other in datasets[1:]:
         wanted = other.meta.model_copy(update={"config": first.meta.config})
         if found := differences(first.meta, wanted):
