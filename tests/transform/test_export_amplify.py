@@ -218,7 +218,7 @@ def test_whole_episodes_fit_into_track_files_only(tmp_path):
     write_atm(tmp_path / "old" / "a.hdf5", shape=(96, 160))
     migrate(tmp_path / "old", tmp_path / "new", img_shape=IMG)
     dataset = open_dataset(tmp_path / "new")
-    with pytest.raises(ConfigError, match="whole-episode tracks: it cuts shorter windows"):
+    with pytest.raises(ConfigError, match="whole-episode tracks: AMPLIFY cuts shorter windows"):
         export_amplify(dataset, tmp_path / "out")
     (demo,) = export_amplify(dataset, tmp_path / "out", "attrs")
     tracks = tmp_path / "out" / "preprocessed_data" / SUITE / "uniform_16" / f"{demo.task}_demo"

@@ -165,8 +165,9 @@ def _checked_views(dataset: Dataset, views: Sequence[str] | None, target: Target
                 refused.append(f"episode {episode.id}: {len(actions)} actions for {length} frames")
     if len(widths) > 1:
         refused.append(f"actions of different sizes: {widths}")
-    frames = " (amplify-attrs needs no frames)" if upstream else ""
-    refuse(f"AMPLIFY's {target} layout{frames}", refused)
+    frames = any("no frames" in text for text in refused)
+    hint = " (amplify-attrs needs no frames)" if frames else ""
+    refuse(f"AMPLIFY's {target} layout{hint}", refused)
     return names
 
 
