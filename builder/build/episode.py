@@ -71,7 +71,7 @@ class Built:
 
 
 def build_episode(job: Job, report: ReportProgress) -> Built:
-    """Build one episode, whole or not at all; runs in a child process.
+    """Build one episode, completely or not at all; runs in a child process.
 
     Raises SourceError for a bad source and OutputError when the store cannot be written.
     """
@@ -164,7 +164,7 @@ def _build(
 
 @contextmanager
 def _still_alive(report: Callable[[], None], limits: Limits) -> Iterator[None]:
-    """ReportProgress in the background while a single long call goes on, but not for ever."""
+    """Report in the background while a single long call runs, up to a limit."""
     over = threading.Event()
 
     def beat() -> None:

@@ -285,7 +285,7 @@ def free_bytes(path: Path) -> int:
 
 
 def measure(config: BuildConfig, episodes: int = PROBED_EPISODES) -> Costs:
-    """Fit the cost model on a few episodes; works in a folder beside the output, and removes it.
+    """Fit the cost model on a few episodes; works in a temporary folder next to the output.
 
     Raises SourceError when no episode can be built, OutputError when nothing can be written.
     """

@@ -132,7 +132,7 @@ def _open(
         refs = own_refs(refs, shard, source)
     out, meta = Path(config.store.path), dataset_meta(config, tracker)
     if changed == "overwrite" and (moved := replace_dataset(out, meta)):
-        on_notice(f"the dataset of other settings is now {moved}; delete it when it is not needed")
+        on_notice(f"the dataset of other settings is now {moved}; delete it if you do not need it")
     with DatasetWriter.create(out, meta, shard.writer if shard else "main") as catalog:
         notices = [tracker.notice, executor.notice, *weaknesses(catalog.folder)]
         for sentence in filter(None, notices):

@@ -1,4 +1,4 @@
-"""Going on with a dataset that is there: what of it still stands, and what has changed."""
+"""Resuming a build: which episodes are finished, and whether their sources have changed since."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ _MOVED = ("index/*.jsonl", "failures/*.jsonl", "episodes", "episodes.zarr", "lay
 
 
 @dataclass
-class Standing:
-    """What is there of the episodes a build wants."""
+class Finished:
+    """Which of the episodes that a build wants are finished, and in what state they are."""
 
     done: dict[str, IndexLine] = field(default_factory=dict)
     changed: dict[str, str] = field(default_factory=dict)
@@ -48,21 +48,21 @@ class Standing:
     damaged: dict[str, str] = field(default_factory=dict)
 
 
-def standing(
+def find_finished(
     store: Store,
     index: Mapping[str, IndexLine],
     refs: Iterable[EpisodeRef],
     root: Path,
     files_of: Callable[[EpisodeRef], list[Path] | None] = lambda ref: None,
-) -> Standing:
-    """Look at each listed episode of ``refs`` and at the files it was built from.
+) -> Finished:
+    """Compare each listed episode of ``refs`` with the files it was built from.
 
     ``root`` is the source's path.  Sizes are compared; only a file that was touched, or put where
     it is, after the episode was written is read, its first and last MiB.  An episode is not even
     opened when ``files_of`` tells its files and all of them are older.  A listed episode that is
     not there is left out, so that it is built again.
     """
-    found = Standing()
+    found = Finished()
     for ref in refs:
         line = index.get(ref.id)
         if line is None or not store.has(ref.id):
@@ -115,12 +115,12 @@ def _change(path: Path, mark: Fingerprint, written: int) -> str | None:
     try:
         status = path.stat()
         if status.st_size != mark.size:
-            return f"had {mark.size} bytes and has {status.st_size} now"
+            return f"had {mark.size} bytes and now has {status.st_size}"
         # Reading every file would cost more than a whole resume should.
         if _touched(status) >= written and fingerprint(path) != mark:
-            return "has other content now"
+            return "now has other content"
     except OSError as error:
-        return f"cannot be read any more ({error.strerror})"
+        return f"can no longer be read ({error.strerror})"
     return None
 
 
@@ -148,7 +148,7 @@ def settle(
     # After a run that replaced episodes and was killed, the index may be behind the episodes.
     behind = replacing(catalog.folder).exists()
     files = (lambda ref: None) if behind else source.files
-    found = standing(store, catalog.index(), refs, root, files)
+    found = find_finished(store, catalog.index(), refs, root, files)
     for line in found.relisted:
         catalog.add(line)
     for why in found.damaged.values():
@@ -185,8 +185,8 @@ def _changed_text(changed: Mapping[str, str]) -> str:
 def replace_dataset(folder: Path, wanted: DatasetMeta) -> Path | None:
     """Move a dataset of other settings to ``replaced/<n>/``, where it can still be opened.
 
-    Returns where it is now; None when there was none or its settings are the same.  Interrupted,
-    it goes on where it was when called again.  Raises OutputError while it is being written.
+    Returns where it is now; None when there was none or its settings are the same.  Called again
+    after an interruption, it continues.  Raises OutputError while it is being written.
     """
     if not (folder / META_NAME).exists() or not differences(load_meta(folder), wanted):
         return None

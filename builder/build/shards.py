@@ -1,6 +1,6 @@
 """Splitting one build over independent jobs, such as the tasks of a SLURM array.
 
-Every job computes the whole partition by itself from the list of episodes alone, so the jobs
+Every job computes the same partition from the list of episodes alone, so the jobs
 need not know of each other and may start at any time.
 """
 

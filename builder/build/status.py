@@ -6,7 +6,7 @@ import json
 import os
 import time
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ FRESH_SECONDS = 60.0
 _TAIL_BYTES = 1 << 18
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class WriterStatus:
     """One writer: what it has listed altogether, and how its latest run goes.
 
@@ -39,14 +39,14 @@ class WriterStatus:
 
     writer: str
     state: str
-    why: str
+    why: str = ""
     done: int
     failed: int
-    todo: int
-    left: int
-    frames_per_second: float | None
-    seconds_left: float | None
-    running: dict[str, tuple[int, int]]
+    todo: int = 0
+    left: int = 0
+    frames_per_second: float | None = None
+    seconds_left: float | None = None
+    running: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
 def status(path: Path | str) -> list[WriterStatus]:
@@ -92,11 +92,10 @@ def _writer_status(
 ) -> WriterStatus:
     if log is None:
         state = "running" if locked else "finished"
-        return WriterStatus(writer, state, "", done, failed, 0, 0, None, None, {})
+        return WriterStatus(writer=writer, state=state, done=done, failed=failed)
     ended = log.last["event"] == "end"
     running = (not ended and log.age < FRESH_SECONDS) if locked is None else locked
     why = log.last.get("how", "") if ended and log.last.get("how") != "done" else ""
-    state = "running" if running else "killed" if not ended else "stopped" if why else "finished"
     there = log.alive.get("running", {}) if running else {}
     frames = {path: (int(at), int(total)) for path, (at, total) in there.items()}
     begun = sum(at / max(1, total) for at, total in frames.values())
@@ -104,16 +103,16 @@ def _writer_status(
     left, seconds = log.start["todo"] - finished, log.last["seconds"]
     pace = (finished + begun) / seconds if seconds else 0.0
     return WriterStatus(
-        writer,
-        state,
-        why,
-        done,
-        failed,
-        log.start["todo"],
-        left,
-        log.last["frames_done"] / seconds if seconds else None,
-        max(0.0, left - begun) / pace if pace and running else None,
-        frames,
+        writer=writer,
+        state="running" if running else "killed" if not ended else "stopped" if why else "finished",
+        why=why,
+        done=done,
+        failed=failed,
+        todo=log.start["todo"],
+        left=left,
+        frames_per_second=log.last["frames_done"] / seconds if seconds else None,
+        seconds_left=max(0.0, left - begun) / pace if pace and running else None,
+        running=frames,
     )
 
 
@@ -184,5 +183,5 @@ def unfinished(path: Path | str) -> list[Problem]:
         texts.append(f"{count(gone, 'episode')} in damaged/: build again")
     found = [Problem(None, "", text, note=True) for text in texts]
     if not index and next(store.ids(), None) is None:
-        found.append(Problem(None, "", "0 episodes: nothing to prove"))
+        found.append(Problem(None, "", "0 episodes: nothing to verify"))
     return found

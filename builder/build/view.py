@@ -78,8 +78,8 @@ class TrackWriter:
 class ViewBuilder:
     """One view being built: frames are decoded once, stored and tracked as they come.
 
-    ``maps``, depth or labels that the source keeps beside the pictures, are stored under their
-    own names, (T, img_H, img_W).
+    ``maps`` are depth or labels of the same frames; they are stored under their own names,
+    (T, img_H, img_W).
     """
 
     def __init__(

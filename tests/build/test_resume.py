@@ -11,7 +11,7 @@ import pytest
 from inline_executor import build
 from source_fixtures import write_video
 
-from builder.build.resume import replacing, standing
+from builder.build.resume import find_finished, replacing
 from builder.cli import main
 from builder.dataset.folder import index_line, read_index
 from builder.dataset.opening import open_dataset
@@ -56,7 +56,7 @@ def test_a_changed_source_is_refused_with_the_difference(place, capsys):
     assert build(videos, out) == 2
     error = capsys.readouterr().err
     now = (videos / "b 100%.mp4").stat().st_size
-    assert f"b 100%25.mp4 had {size} bytes and has {now} now" in error
+    assert f"b 100%25.mp4 had {size} bytes and now has {now}" in error
     assert "--overwrite" in error
     assert "--append" in error
     assert digests(out) == before
@@ -121,7 +121,7 @@ def test_an_older_file_of_equal_size_in_its_place_is_noticed(place, put, capsys)
     put(other, video)
     assert int(video.stat().st_mtime) == 1
     assert build(place / "videos", place / "out") == 2
-    assert "a.mp4 has other content now" in capsys.readouterr().err
+    assert "a.mp4 now has other content" in capsys.readouterr().err
 
 
 def test_several_writers_must_be_put_together_before_overwriting(place, capsys):
@@ -189,10 +189,12 @@ def test_episodes_whose_files_were_not_touched_are_not_opened(place):
     index, store, refs = read_index(out), Hdf5Store(out), list(source.refs())
     path = store.path(refs[0].id)
     path.write_bytes(b"x" * 100)  # younger than its video, and damaged if it were opened
-    assert not standing(store, index, refs, source.path, source.files).damaged
-    assert list(standing(store, index, refs, source.path).damaged) == [refs[0].id]
+    assert not find_finished(store, index, refs, source.path, source.files).damaged
+    assert list(find_finished(store, index, refs, source.path).damaged) == [refs[0].id]
     os.utime(path, (0, 0))
-    assert list(standing(store, index, refs, source.path, source.files).damaged) == [refs[0].id]
+    assert list(find_finished(store, index, refs, source.path, source.files).damaged) == [
+        refs[0].id
+    ]
 
 
 def test_damaged_episodes_and_lost_sources_are_told(place):
@@ -203,7 +205,7 @@ def test_damaged_episodes_and_lost_sources_are_told(place):
         path.unlink()
     (first, second), path = index, store.path(next(iter(index)))
     path.write_bytes(b"x" * 100)
-    found = standing(store, index, refs, place / "videos")
+    found = find_finished(store, index, refs, place / "videos")
     assert list(found.done) == [first, second]
     assert str(path) in found.damaged[first]
     assert "cannot be read any more" in found.changed[second]

@@ -439,7 +439,7 @@ def test_what_repair_moved_away_is_noted(dataset, capsys):
 def test_an_empty_dataset_proves_nothing(tmp_path, capsys):
     DatasetWriter.create(tmp_path, sample_meta()).close()
     code, text = _validated(tmp_path, capsys)
-    assert (code, text.splitlines()[0]) == (1, "0 episodes: nothing to prove")
+    assert (code, text.splitlines()[0]) == (1, "0 episodes: nothing to verify")
 
 
 def test_deep_decodes_every_frame(tmp_path):

@@ -10,7 +10,7 @@ from typing import Any
 from builder.core.registry import Backends
 
 ReportProgress = Callable[[int, int], None]
-"""``report(frames_done, frames_total)``: what a task calls to show that it goes on."""
+"""``report(frames_done, frames_total)``: what a task calls to tell how far it is."""
 
 Function = Callable[[Any, ReportProgress], Any]
 """What is done to each task, in a child process: picklable; a task in, its result out."""

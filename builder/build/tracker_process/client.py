@@ -1,4 +1,4 @@
-"""A tracker that lives in another process, as a worker sees it; see ``host`` beside this."""
+"""A tracker that lives in another process, as a worker sees it; ``host`` is the other side."""
 
 from __future__ import annotations
 

@@ -141,7 +141,7 @@ class _TrackerProcess(Worker):
         self.on_death("fell silent and was ended")
 
     def on_death(self, how: str) -> None:
-        """Start it again; where that fails time and again, as one that says so to its clients."""
+        """Start it again; after START_ATTEMPTS failures, as one that tells its clients so."""
         self._listening = False
         self.failed_starts.count += 1
         if self.failed_starts.count >= START_ATTEMPTS:
