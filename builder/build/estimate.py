@@ -52,7 +52,7 @@ LZ4_SHARE = 0.52
 
 @dataclass(frozen=True)
 class _Headers:
-    """What opening an episode tells: frames of all views, also in raw bytes, rate, file sizes."""
+    """What the headers of an episode tell of all its views, and the bytes of its files."""
 
     frames: int = 0
     raw_bytes: int = 0
@@ -62,7 +62,7 @@ class _Headers:
 
 @dataclass(frozen=True)
 class FrameCount:
-    """Frames of single views of all episodes; raw bytes are those of letterboxed frames.
+    """Frames of all views of all episodes; raw bytes are those of letterboxed frames.
 
     ``error`` is the relative standard error of ``frames``: 0 where every episode was opened.
     """

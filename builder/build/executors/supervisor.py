@@ -1,4 +1,4 @@
-"""Supervising a child process: its task, patience with its silence, its death, a fresh start.
+"""Supervising child processes: assigning tasks, stall watch, death, restart.
 
 Executors and tracker processes share this; ``child`` has what runs in the child itself.
 """
@@ -20,13 +20,13 @@ from builder.build.executors.child import cause_of_death, describe, end_all, sta
 from builder.core.errors import LettersetError, WorkerError
 
 START_ATTEMPTS = 5  # in a row, before it is clear that no child can start
-SUSPENDED_SECONDS = 1.0  # of waking up late: not by load alone
+SUSPENDED_SECONDS = 1.0  # woken later than this, the process was suspended, not only busy
 START_SECONDS = 300.0  # patience with imports, which may come from a slow network disk
-TASKS_PER_WORKER = 200  # then a fresh child, so that a library's leak stays small
+TASKS_PER_WORKER = 200  # then a fresh child, so that leaks of libraries stay small
 
 
 class Message(NamedTuple):
-    """What a child says of its task: progress, result or error; ``packed`` as it was sent."""
+    """A child's message about its task: progress, result or error; ``packed`` as it was sent."""
 
     kind: str
     value: Any
@@ -34,13 +34,13 @@ class Message(NamedTuple):
 
     @classmethod
     def error(cls, text: str) -> Message:
-        """Make the message of a task that its child cannot tell the end of."""
+        """Make the message of a task whose child can no longer send one."""
         error = WorkerError(text)
         return cls("error", error, pickle.dumps(("error", (error, ""))))
 
 
 class CannotStart(LettersetError):
-    """Children ended ``how``, before their first task, START_ATTEMPTS times in a row."""
+    """START_ATTEMPTS children in a row ended before their first task; ``how`` the last one did."""
 
     def __init__(self, how: str) -> None:
         super().__init__(
@@ -67,7 +67,7 @@ class Worker:
 
     pipe: Connection
     ready: bool
-    """Whether the child spoke since it was started: it never had a task before."""
+    """Whether the child has spoken since it was started; before that it never has a task."""
     heard: float
     """When it last spoke, or was given a task, on the monotonic clock."""
 

@@ -63,4 +63,4 @@ class Host:
         try:
             return [message for _, message in watch([self._worker], seconds)]
         except CannotStart as error:
-            return [Message.error(f"its worker {error.how} before its first task, time and again")]
+            return [Message.error(f"its worker {error.how} before its first task, repeatedly")]
