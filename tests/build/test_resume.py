@@ -208,7 +208,7 @@ def test_damaged_episodes_and_lost_sources_are_told(place):
     found = find_finished(store, index, refs, place / "videos")
     assert list(found.done) == [first, second]
     assert str(path) in found.damaged[first]
-    assert "cannot be read any more" in found.changed[second]
+    assert "can no longer be read" in found.changed[second]
 
 
 def test_readers_tell_where_they_read(place):
