@@ -31,7 +31,7 @@ import numpy as np
 from builder.canvas.letterbox import Letterboxer
 from builder.inputs.video import VideoStream
 from builder.stores.base import ArraySpec
-from builder.stores.kinds.hdf5.store import Hdf5Store
+from builder.stores.kinds.hdf5 import Hdf5Store
 from schemas.geometry import Letterbox
 
 SIDE = 256

@@ -174,7 +174,7 @@ def main() -> None:
     if args.memory_of:
         memory_child(args.memory_of)
         return
-    from builder.stores.kinds.hdf5.store import Hdf5Store
+    from builder.stores.kinds.hdf5 import Hdf5Store
 
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)

@@ -141,8 +141,8 @@ def make_copies(folder: Path) -> None:
 
 def prepare(root: Path) -> None:
     """Write all layouts into a folder."""
-    from builder.stores.kinds.hdf5.store import Hdf5Store
-    from builder.stores.kinds.zarr.store import ZarrStore
+    from builder.stores.kinds.hdf5 import Hdf5Store
+    from builder.stores.kinds.zarr import ZarrStore
 
     make_amplify(root / "amplify")
     make_sized(root / "sized", root / "amplify" / "tracks")

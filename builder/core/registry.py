@@ -45,8 +45,8 @@ BUILTIN: dict[str, dict[str, str]] = {
         "precomputed": "builder.trackers.kinds.precomputed:Precomputed",
     },
     "stores": {
-        "hdf5": "builder.stores.kinds.hdf5.store:Hdf5Store",
-        "zarr": "builder.stores.kinds.zarr.store:ZarrStore",
+        "hdf5": "builder.stores.kinds.hdf5:Hdf5Store",
+        "zarr": "builder.stores.kinds.zarr:ZarrStore",
     },
     "executors": {
         "serial": "builder.build.executors.kinds.processes:Serial",

@@ -1,9 +1,9 @@
 """Episodes on disk, whole or not at all: what a store is, and what stores of files share."""
 
+from builder.stores.atomic import fsync_tree
 from builder.stores.base import ArraySpec, EpisodeReader, EpisodeWriter, Store, arrays_by_view
-from builder.stores.layout import stored_dtype
+from builder.stores.codecs import stored_dtype
 from builder.stores.reading import FileReader
-from builder.stores.trees import fsync_tree
 from builder.stores.writing import FileStore, FileWriter
 
 __all__ = [

@@ -16,10 +16,10 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 
 from builder.core.errors import OutputError
-from builder.stores.exchange import exchange
 
 try:
     import fcntl
@@ -42,6 +42,13 @@ _ADVICE = {
     errno.EISDIR: "name a file",
     errno.EIO: "check the disk; run the same command again to finish",
 }
+
+
+# From linux/fs.h and fcntl.h.
+_RENAME_EXCHANGE, _AT_FDCWD = 2, -100
+
+# The kernel, or the filesystem, knows no such call.
+_UNKNOWN = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 @contextlib.contextmanager
@@ -116,6 +123,25 @@ def write_all(descriptor: int, data: bytes | memoryview, at: int) -> None:
     while data:
         written = os.pwrite(descriptor, data, at)
         data, at = data[written:], at + written
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Let two names that are there change places in one step; False where that is unknown.
+
+    Raises OSError.
+    """
+    import ctypes
+
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):  # not Linux, or an older C library
+        return False
+    if not rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE):
+        return True
+    number = ctypes.get_errno()
+    if number in _UNKNOWN:
+        return False
+    raise OSError(number, os.strerror(number), str(other))
 
 
 @dataclass
@@ -271,3 +297,47 @@ def leftovers(folder: Path, *, remove: bool = False) -> list[Path]:
                     if remove:
                         _clear(path)
     return found
+
+
+def fsync_tree(folder: Path) -> None:
+    """Make a folder durable, with all files and folders in it.  Raises OSError."""
+    for inner, _, names in os.walk(folder):
+        for name in names:
+            _fsync_file(Path(inner, name))
+        fsync_folder(Path(inner))
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Make a file, or a folder of files, exist a second time, durably."""
+    if source.is_dir():
+        target.mkdir()
+        for path in sorted(source.iterdir()):
+            link_or_copy(path, target / path.name)
+        fsync_folder(target)
+        return
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or one without links
+        shutil.copyfile(source, target)
+        _fsync_file(target)
+
+
+def move_aside(path: Path, folder: Path, place: Path | str) -> Path:
+    """Move a damaged file, or folder, to ``damaged/<place>`` of the dataset ``folder``, durably.
+
+    What is there already is kept: the next one of a place goes to ``damaged.2/``, and so on.
+    Returns where it is now.  Raises OutputError.
+    """
+    names = chain(["damaged"], (f"damaged.{number}" for number in count(2)))
+    target = next(each for name in names if not os.path.lexists(each := folder / name / place))
+    with output_errors(target):
+        make_folders(target.parent)
+        os.rename(path, target)
+        fsync_folder(target.parent)
+        fsync_folder(path.parent)
+    return target
+
+
+def _fsync_file(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

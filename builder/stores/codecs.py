@@ -8,11 +8,21 @@ from typing import Any
 import numpy as np
 
 from builder.core.errors import DatasetError, MissingExtraError, StoreError
+from schemas.dataset import ArrayMeta
 
 # Fixed point: 1/64 px steps from -192 px reach just below 832 px, exact in float32.
 U16_SCALE = 1.0 / 64.0
 U16_OFFSET = -192.0
 _U16_MAX = 65535
+U16_ATTRS = {"scale": U16_SCALE, "offset": U16_OFFSET}
+
+STORED_DTYPES = {"u16": "<u2", "jpeg": "|u1"}
+"""Of the codecs that store another dtype than the array's own."""
+
+
+def stored_dtype(array: ArrayMeta) -> np.dtype:
+    """Return the dtype of an array's bytes in the file."""
+    return np.dtype(STORED_DTYPES.get(array.codec, array.dtype)).newbyteorder("<")
 
 
 def encode_u16(points: np.ndarray, what: str) -> np.ndarray:

@@ -17,12 +17,39 @@ from builder.core.errors import DatasetError
 from builder.core.records import parse_record
 from builder.stores.base import arrays_by_view
 from builder.stores.codecs import FixedPoint, Rows, decode_jpeg
-from schemas.dataset import ArrayMeta, EpisodeMeta
+from schemas.dataset import ArrayMeta, EpisodeMeta, ViewMeta
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+METADATA = "metadata"
+"""The attribute that holds an episode's metadata."""
+
 _PIECE_BYTES = 4 << 20
+
+
+def array_path(view: str | None, name: str) -> str:
+    """Return where an array lies in an episode."""
+    return f"root/{name}" if view is None else f"root/{view}/{name}"
+
+
+def view_attrs(view: Any) -> dict[str, Any]:
+    """Copy a view's geometry for people who look into the file; it is never the truth.
+
+    A layer's views have none: theirs is the base's.
+    """
+    if not isinstance(view, ViewMeta):
+        return {}
+    geometry = view.geometry
+    (height, width), (source_height, source_width) = geometry.img_shape, geometry.source_shape
+    return {
+        "height": height,
+        "width": width,
+        "source_height": source_height,
+        "source_width": source_width,
+        "scale_xy": np.asarray(geometry.affine.scale_xy, "<f8"),
+        "pad_xy": np.asarray(geometry.content_box[:2], "<i8"),
+    }
 
 
 def blocks(array: Any) -> Iterator[tuple[int, np.ndarray]]:

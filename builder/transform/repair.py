@@ -20,7 +20,7 @@ from builder.dataset.array_checks import check_digests
 from builder.dataset.folder import all_locks, index_line, load_meta, read_index, store_at
 from builder.dataset.layers import layer_names, layer_store
 from builder.dataset.validate import check_episode
-from builder.stores.trees import move_aside
+from builder.stores.atomic import move_aside
 from builder.transform.finalize import replace_lines
 from schemas.dataset import FailureLine, IndexLine
 

@@ -19,7 +19,7 @@ from builder.dataset.validate import validate
 from builder.sources.base import EpisodeRef
 from builder.sources.kinds.video_files import VideoFiles
 from builder.stores.atomic import make_folders
-from builder.stores.kinds.hdf5.store import Hdf5Store
+from builder.stores.kinds.hdf5 import Hdf5Store
 
 pytestmark = pytest.mark.usefixtures("inline_executor")
 

@@ -17,7 +17,7 @@ from builder.dataset.folder import read_index
 from builder.dataset.opening import open_dataset
 from builder.dataset.window_columns import COLUMNS, window_rows
 from builder.dataset.window_table import read_columns, write_window_stats
-from builder.stores.kinds.hdf5.store import Hdf5Store
+from builder.stores.kinds.hdf5 import Hdf5Store
 from builder.testing.samples import Sample, sample_dataset
 
 OPTIONS = ["queries.grid=[2, 3]", "tracker.horizon=4", "executor.workers=1", "--quiet"]

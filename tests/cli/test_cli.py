@@ -15,7 +15,7 @@ from builder.cli import main
 from builder.cli.main import VERBS, parser
 from builder.dataset.folder import DatasetWriter, index_line, read_failures
 from builder.dataset.opening import open_dataset
-from builder.stores.kinds.hdf5.store import Hdf5Store
+from builder.stores.kinds.hdf5 import Hdf5Store
 from builder.testing.samples import Sample, sample_dataset, sample_meta
 
 SHAPE = ["--img-shape", "60", "100"]

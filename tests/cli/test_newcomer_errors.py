@@ -15,7 +15,7 @@ from builder.dataset.folder import read_index
 from builder.dataset.layers import LayerWriter
 from builder.dataset.opening import open_dataset
 from builder.dataset.validate import validate
-from builder.stores.kinds.hdf5.store import Hdf5Store
+from builder.stores.kinds.hdf5 import Hdf5Store
 from builder.testing.samples import Sample, sample_dataset
 from builder.transform.repair import repair
 

@@ -34,7 +34,7 @@ MODULES = {
     "broken_plugin": "raise RuntimeError('no license server')",
     "leaving_plugin": "import sys\nsys.exit('bye')",
     "good_plugin": (
-        "from builder.stores.kinds.hdf5.store import Hdf5Store\n"
+        "from builder.stores.kinds.hdf5 import Hdf5Store\n"
         "class Good(Hdf5Store):\n    place = 'episodes.good'\n"
         "class Unset:\n    pass\n"
     ),

@@ -14,8 +14,8 @@ import pytest
 from builder.core.errors import DatasetError
 from builder.dataset.folder import DatasetWriter
 from builder.dataset.opening import open_dataset
-from builder.stores.kinds.hdf5.store import Hdf5Store
-from builder.stores.kinds.zarr.store import ZarrStore
+from builder.stores.kinds.hdf5 import Hdf5Store
+from builder.stores.kinds.zarr import ZarrStore
 from builder.testing.samples import Sample, sample_dataset, sample_meta
 from builder.transform.repair import repair
 

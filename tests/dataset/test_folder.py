@@ -26,7 +26,7 @@ from builder.dataset.folder import (
 )
 from builder.dataset.validate import validate
 from builder.stores.atomic import leftovers, stage
-from builder.stores.kinds.hdf5.store import Hdf5Store
+from builder.stores.kinds.hdf5 import Hdf5Store
 from builder.testing.samples import Sample, sample_dataset, sample_meta
 from builder.transform.repair import repair
 from schemas.base import canonical_json, json_sha256

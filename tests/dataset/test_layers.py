@@ -19,8 +19,8 @@ from builder.dataset.layers import LayerWriter, layer_names
 from builder.dataset.opening import open_dataset
 from builder.dataset.validate import validate
 from builder.dataset.window_table import read_columns
-from builder.stores.kinds.hdf5.store import Hdf5Store
-from builder.stores.kinds.zarr.store import ZarrStore
+from builder.stores.kinds.hdf5 import Hdf5Store
+from builder.stores.kinds.zarr import ZarrStore
 from builder.testing.samples import Sample, sample_dataset
 from builder.transform.convert import convert
 from builder.transform.embed import embed

@@ -10,7 +10,7 @@ from source_fixtures import write_video
 from builder.cli import main
 from builder.core.errors import ConfigError
 from builder.dataset.folder import DatasetWriter
-from builder.stores.kinds.hdf5.store import Hdf5Store
+from builder.stores.kinds.hdf5 import Hdf5Store
 from builder.testing.samples import Sample, sample_dataset, sample_meta
 
 SMALL = ["--quiet", "--img-shape", "60", "100", "queries.grid=[3,4]", "tracker.horizon=4"]

@@ -19,8 +19,8 @@ from builder.dataset.remote_folder import RemoteFolder
 from builder.dataset.splits import hash_splits, read_splits, write_splits
 from builder.dataset.window_table import write_window_stats
 from builder.stores.atomic import stage
-from builder.stores.kinds.hdf5.store import Hdf5Store
-from builder.stores.kinds.zarr.store import ZarrStore
+from builder.stores.kinds.hdf5 import Hdf5Store
+from builder.stores.kinds.zarr import ZarrStore
 from builder.testing.samples import Sample, sample_dataset
 
 fsspec = pytest.importorskip("fsspec")

@@ -24,8 +24,8 @@ from builder.dataset.layers import LayerWriter
 from builder.dataset.splits import Splits, write_splits
 from builder.dataset.validate import Problem, check_episode, validate
 from builder.stores.atomic import stage
-from builder.stores.kinds.hdf5.store import Hdf5Store
-from builder.stores.kinds.zarr.store import ZarrStore
+from builder.stores.kinds.hdf5 import Hdf5Store
+from builder.stores.kinds.zarr import ZarrStore
 from builder.testing.samples import HORIZON, Sample, sample_dataset, sample_meta
 from builder.transform.finalize import finalize
 from builder.transform.repair import repair

@@ -24,7 +24,7 @@ from builder.dataset.window_table import (
     read_columns,
     write_window_stats,
 )
-from builder.stores.kinds.hdf5.store import Hdf5Store
+from builder.stores.kinds.hdf5 import Hdf5Store
 from builder.testing.samples import HORIZON, IMG_SHAPE, Sample, sample_dataset
 from builder.training import WindowDataset
 

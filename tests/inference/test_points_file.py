@@ -12,7 +12,7 @@ import pytest
 from builder.cli import main
 from builder.core.errors import ConfigError
 from builder.inference.points_file import read_geometry, read_points
-from builder.stores.kinds.hdf5.store import Hdf5Store
+from builder.stores.kinds.hdf5 import Hdf5Store
 from builder.testing.samples import Sample, sample_dataset
 from schemas import Letterbox, swap_xy
 

@@ -13,7 +13,7 @@ from builder.core.errors import ConfigError
 from builder.dataset.folder import DatasetWriter, index_line
 from builder.dataset.opening import open_dataset
 from builder.report.diagnosis import Diagnosis, diagnose, diagnose_path
-from builder.stores.kinds.hdf5.store import Hdf5Store
+from builder.stores.kinds.hdf5 import Hdf5Store
 from builder.testing.samples import QUERIES, Sample, sample_dataset, sample_meta
 from schemas import QuerySpec
 

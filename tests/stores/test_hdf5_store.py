@@ -23,9 +23,8 @@ from builder.core.errors import (
 )
 from builder.stores import codecs
 from builder.stores.base import ArraySpec
-from builder.stores.columns import Column
-from builder.stores.kinds.hdf5.reader import Hdf5Reader
-from builder.stores.kinds.hdf5.store import ALIGNMENT, Hdf5Store, Hdf5Writer
+from builder.stores.kinds.hdf5 import ALIGNMENT, Hdf5Reader, Hdf5Store, Hdf5Writer
+from builder.stores.writing import Column
 from builder.testing import stores as conformance
 from builder.testing.samples import Sample
 from schemas.base import canonical_json
@@ -515,7 +514,7 @@ def test_forked_readers_have_their_own_handle(tmp_path):
     # In a process of its own: forking a process that has threads is not what is tested.
     script = """
 import os, sys
-from builder.stores.kinds.hdf5.store import Hdf5Store
+from builder.stores.kinds.hdf5 import Hdf5Store
 reader = Hdf5Store(sys.argv[1]).open("a")
 frames = reader.array("front", "frames")
 before = frames[0].sum()

@@ -12,7 +12,7 @@ import pytest
 from places import FIXTURES
 
 from builder.dataset.folder import DatasetWriter, index_line
-from builder.stores.kinds.hdf5.store import Hdf5Store
+from builder.stores.kinds.hdf5 import Hdf5Store
 from builder.testing.samples import Sample, sample_meta
 
 # Every so many calls here; run tests/fixtures/store_faults.py with a step of 1 for all of them.

@@ -18,9 +18,8 @@ from builder.dataset.folder import store_at
 from builder.dataset.opening import open_dataset
 from builder.dataset.validate import check_episode, validate
 from builder.stores.base import ArraySpec
-from builder.stores.kinds.hdf5.store import Hdf5Store
-from builder.stores.kinds.zarr.layout import Grid
-from builder.stores.kinds.zarr.store import ZarrStore
+from builder.stores.kinds.hdf5 import Hdf5Store
+from builder.stores.kinds.zarr import Grid, ZarrStore
 from builder.testing import stores as conformance
 from builder.testing.samples import Sample, sample_dataset
 

@@ -8,7 +8,7 @@ import pytest
 from builder.build.view import TrackWriter
 from builder.canvas.letterbox import Letterboxer
 from builder.core.errors import TrackingError
-from builder.stores.kinds.hdf5.store import Hdf5Store
+from builder.stores.kinds.hdf5 import Hdf5Store
 from builder.testing.trackers import moving_frames
 from builder.trackers.base import TRACKERS, ViewKey, Window
 from builder.trackers.motion import MotionMeter

@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 
 from builder.core.errors import ConfigError, DatasetError
 from builder.dataset.opening import open_dataset
-from builder.stores.kinds.hdf5.store import Hdf5Store
+from builder.stores.kinds.hdf5 import Hdf5Store
 from builder.testing.samples import Sample, sample_dataset
 
 pytest.importorskip("torch")

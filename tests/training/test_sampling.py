@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from builder.core.errors import ConfigError, DatasetError
 from builder.dataset.opening import open_dataset
 from builder.dataset.window_table import write_window_stats
-from builder.stores.kinds.hdf5.store import Hdf5Store
+from builder.stores.kinds.hdf5 import Hdf5Store
 from builder.testing.samples import HORIZON, Sample, sample_dataset
 from builder.training import WindowDataset, WindowSampler, window_weights
 

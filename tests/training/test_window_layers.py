@@ -12,7 +12,7 @@ from builder.core.errors import ConfigError, DatasetError
 from builder.dataset.folder import DatasetWriter, index_line
 from builder.dataset.layers import LayerWriter
 from builder.dataset.opening import open_dataset
-from builder.stores.kinds.hdf5.store import Hdf5Store
+from builder.stores.kinds.hdf5 import Hdf5Store
 from builder.testing.samples import HORIZON, IMG_SHAPE, QUERIES, Sample, sample_dataset
 from builder.training import RandomAugment, WindowDataset, normalize_traj
 from schemas import swap_xy

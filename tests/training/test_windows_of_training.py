@@ -19,7 +19,7 @@ from builder.core.errors import ConfigError, DatasetError
 from builder.dataset.opening import open_dataset
 from builder.dataset.splits import Splits, write_splits
 from builder.stores.codecs import decode_u16
-from builder.stores.kinds.hdf5.store import Hdf5Store
+from builder.stores.kinds.hdf5 import Hdf5Store
 from builder.testing.samples import Sample, sample_dataset
 from builder.training import (
     MixtureDataset,

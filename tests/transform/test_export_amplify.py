@@ -13,7 +13,7 @@ from builder.core.errors import ConfigError, DatasetError
 from builder.dataset.folder import DatasetWriter, index_line
 from builder.dataset.legacy.dataset import open_legacy
 from builder.dataset.opening import open_dataset
-from builder.stores.kinds.hdf5.store import Hdf5Store
+from builder.stores.kinds.hdf5 import Hdf5Store
 from builder.testing import samples
 from builder.testing.samples import QUERIES, Sample, sample_dataset, sample_meta
 from builder.training.normalize import clip_traj, normalize_traj

@@ -11,7 +11,7 @@ import pytest
 from builder.cli import main
 from builder.core.errors import DatasetError, SourceError
 from builder.dataset.opening import open_dataset
-from builder.stores.kinds.hdf5.store import Hdf5Store
+from builder.stores.kinds.hdf5 import Hdf5Store
 from builder.testing import samples
 from builder.testing.samples import Sample, sample_dataset
 from builder.transform.embed import embed

@@ -19,7 +19,7 @@ from builder.core.errors import ConfigError, OutputError
 from builder.dataset.folder import DatasetWriter, index_line
 from builder.dataset.opening import open_dataset
 from builder.sources.kinds.lerobot import LeRobot
-from builder.stores.kinds.hdf5.store import Hdf5Store
+from builder.stores.kinds.hdf5 import Hdf5Store
 from builder.testing.samples import (
     HORIZON,
     IMG_SHAPE,

@@ -19,8 +19,8 @@ from builder.dataset.folder import DatasetWriter, read_failures
 from builder.dataset.opening import open_dataset
 from builder.dataset.splits import Splits, read_splits, write_splits
 from builder.dataset.validate import validate
-from builder.stores.kinds.hdf5.store import Hdf5Store
-from builder.stores.kinds.zarr.store import ZarrStore
+from builder.stores.kinds.hdf5 import Hdf5Store
+from builder.stores.kinds.zarr import ZarrStore
 from builder.testing.samples import Sample, sample_dataset, sample_meta
 from builder.transform.convert import convert
 from builder.transform.gather import carry_along

@@ -1,1 +1,1 @@
-"""One folder per format that episodes are stored in."""
+"""One module per format that episodes are stored in."""
