@@ -36,7 +36,6 @@ def lazy_names(
             from builder.core.registry import raise_missing_extra
 
             raise_missing_extra(error)
-            raise
 
     def __dir__() -> list[str]:
         return sorted({*vars(sys.modules[module]), *home})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -11,11 +10,12 @@ from typing import Any, ClassVar, Literal, Protocol
 import numpy as np
 
 from builder.core.errors import ConfigError, DatasetError
+from builder.core.lru_cache import LruCache
 from builder.dataset.folder import is_locked, load_meta, read_index, store_at
 from builder.dataset.index import EpisodeIndex
 from builder.dataset.layers import load_layer, open_overlay, with_tracks
 from builder.stores.base import EpisodeReader
-from builder.stores.reader_cache import Recall
+from builder.stores.reading import ReaderCache
 from schemas.dataset import DatasetMeta, EpisodeMeta, ViewMeta
 from schemas.geometry import Geometry
 from schemas.layers import LayerMeta
@@ -185,8 +185,9 @@ class Dataset:
         if not self.ids:
             self._refuse_unlisted()
         self.max_open = max_open
-        self._open: OrderedDict[str, EpisodeData] = OrderedDict()
-        self._known = Recall()
+        # Of an episode that is evicted arrays in use keep their memory map.
+        self._open = LruCache[str, EpisodeData](max_open)
+        self._readers = ReaderCache()
 
     def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
         return type(self), self._opened_with(*self._given)
@@ -238,23 +239,19 @@ class Dataset:
         Raises KeyError for an unknown id and DatasetError when its file is missing, damaged or
         not the one that was built.
         """
-        if episode_id in self._open:
-            self._open.move_to_end(episode_id)
-            return self._open[episode_id]
+        if (episode := self._open.get(episode_id)) is not None:
+            return episode
         if episode_id not in self.index:
             raise KeyError(
                 f"no episode {episode_id!r} in {self.path}; it has {len(self)}, "
                 f"the first is {self.ids[0] if self.ids else 'missing'}"
             )
-        self._open[episode_id] = self.episode_type(self._reader(episode_id))
-        if len(self._open) > self.max_open:
-            # Arrays in use keep their memory map; only this reference is dropped.
-            self._open.popitem(last=False)
-        return self._open[episode_id]
+        self._open[episode_id] = episode = self.episode_type(self._reader(episode_id))
+        return episode
 
     def _reader(self, episode_id: str) -> EpisodeReader:
         try:
-            reader: EpisodeReader = self._known.reader(self.store.open, episode_id)
+            reader: EpisodeReader = self._readers.open(self.store.open, episode_id)
         except DatasetError as error:
             raise DatasetError(
                 f"{error}; run letterset repair {self.path}, then build again"
@@ -265,4 +262,6 @@ class Dataset:
                 f"{self.path}: episode {episode_id!r} is not the one that is listed in the index; "
                 "run letterset repair"
             )
-        return open_overlay(reader, self.path, self.layers, self._known) if self.layers else reader
+        return (
+            open_overlay(reader, self.path, self.layers, self._readers) if self.layers else reader
+        )

@@ -22,7 +22,7 @@ from builder.core.records import check_name, parse_record
 from builder.dataset.folder import load_meta, pretty_json, take_lock
 from builder.stores.atomic import publish_text
 from builder.stores.base import STORES, ArraySpec, EpisodeReader, EpisodeWriter, Store
-from builder.stores.reader_cache import Recall
+from builder.stores.reading import ReaderCache
 from schemas.dataset import ArrayMeta, DatasetMeta, EpisodeMeta
 from schemas.layers import LayerEpisode, LayerMeta, LayerView, TrackSet
 
@@ -175,7 +175,7 @@ def commit_layer(writer: EpisodeWriter, base: EpisodeMeta) -> None:
     )
 
 
-class Overlay:
+class Overlay(EpisodeReader):
     """An episode with its layers: an EpisodeReader whose ``meta`` lists the arrays of all."""
 
     def __init__(self, base: EpisodeReader, layers: Mapping[str, EpisodeReader]) -> None:
@@ -248,13 +248,13 @@ def open_overlay(
     base: EpisodeReader,
     dataset: Path,
     layers: Mapping[str, LayerMeta],
-    known: Recall | None = None,
+    readers: ReaderCache | None = None,
 ) -> EpisodeReader:
     """Lay layers over an open episode.  Raises DatasetError naming what is missing or stale."""
     found: dict[str, EpisodeReader] = {}
-    known = known or Recall()
+    readers = readers or ReaderCache()
     for name in layers:
-        found[name] = reader = known.reader(layer_store(dataset, name).open, base.meta.id, name)
+        found[name] = reader = readers.open(layer_store(dataset, name).open, base.meta.id, name)
         if stale(reader, base.meta):
             raise DatasetError(
                 f"{dataset}: layer {name!r} of {base.meta.id!r} is stale: it was made for another "

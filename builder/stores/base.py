@@ -69,7 +69,7 @@ class EpisodeWriter(Protocol):
 
 
 class EpisodeReader(Protocol):
-    """One stored episode, read lazily; close it."""
+    """One stored episode, read lazily; close it.  Inherit from it: some methods have a default."""
 
     meta: EpisodeMeta
     path: Path
@@ -94,6 +94,13 @@ class EpisodeReader(Protocol):
     def close(self) -> None:
         """Release files."""
         ...
+
+    def reopen(self) -> EpisodeReader | None:
+        """Return a copy with no file open, which need not read the metadata again.
+
+        None when that is not possible, as when the file changed since.
+        """
+        return None
 
 
 class Store(Protocol):

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from builder.core.errors import DatasetError, MissingExtraError, StoreError
+from builder.core.errors import DatasetError, StoreError
+from builder.core.registry import import_extra
 from schemas.dataset import ArrayMeta
 
 # Fixed point: 1/64 px steps from -192 px reach just below 832 px, exact in float32.
@@ -50,7 +51,7 @@ def decode_u16(stored: np.ndarray) -> np.ndarray:
 
 def encode_jpeg(frame: np.ndarray, quality: int) -> bytes:
     """Compress one frame (H, W, 3) uint8 RGB, ``quality`` 1 to 100.  Raises StoreError."""
-    cv2 = _cv2()
+    cv2 = import_extra("cv2")
     settings = [cv2.IMWRITE_JPEG_QUALITY, quality]
     done, data = cv2.imencode(".jpg", frame[..., ::-1], settings)
     if not done:
@@ -63,29 +64,12 @@ def decode_jpeg(data: np.ndarray, shape: tuple[int, int], what: str) -> np.ndarr
 
     Raises DatasetError naming ``what`` when it is no JPEG or not of ``shape`` (H, W).
     """
-    cv2 = _cv2()
+    cv2 = import_extra("cv2")
     frame = cv2.imdecode(np.asarray(data), cv2.IMREAD_COLOR) if len(data) else None
     if frame is None or frame.shape[:2] != shape:
         got = "what is no JPEG" if frame is None else f"one of {frame.shape[:2]}"
         raise DatasetError(f"{what} is damaged: expected a JPEG of {shape}, got {got}")
     return np.ascontiguousarray(frame[..., ::-1])
-
-
-def load_lz4() -> Any:
-    """Register the LZ4 filter; returns hdf5plugin or raises MissingExtraError."""
-    try:
-        import hdf5plugin
-    except ModuleNotFoundError:
-        raise MissingExtraError("hdf5plugin", "build") from None
-    return hdf5plugin
-
-
-def _cv2() -> Any:
-    try:
-        import cv2
-    except ModuleNotFoundError:
-        raise MissingExtraError("cv2", "build") from None
-    return cv2
 
 
 class FixedPoint:

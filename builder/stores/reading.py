@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from builder.core.errors import DatasetError
+from builder.core.lru_cache import LruCache
 from builder.core.records import parse_record
-from builder.stores.base import arrays_by_view
+from builder.stores.base import EpisodeReader, arrays_by_view
 from builder.stores.codecs import FixedPoint, Rows, decode_jpeg
 from schemas.dataset import ArrayMeta, EpisodeMeta, ViewMeta
 
@@ -26,6 +27,8 @@ METADATA = "metadata"
 """The attribute that holds an episode's metadata."""
 
 _PIECE_BYTES = 4 << 20
+_MAX_CACHED = 4096
+"""Readers in a cache, with no file open: their metadata take some 25 KB each."""
 
 
 def array_path(view: str | None, name: str) -> str:
@@ -63,8 +66,8 @@ def blocks(array: Any) -> Iterator[tuple[int, np.ndarray]]:
         yield at, np.asarray(array[at : at + rows])
 
 
-class Reopened(ABC):
-    """A reader of files that another of its kind opens again without checking all anew."""
+class ReopenableReader(EpisodeReader):
+    """A reader of files that can be reopened without parsing and verifying the metadata again."""
 
     def __init__(self, path: Path) -> None:
         self.path, self._stamp = path, file_stamp(path)
@@ -73,11 +76,8 @@ class Reopened(ABC):
     def _open_nothing(self) -> None:
         """Begin without any open file, leaving those of the reader this was copied from alone."""
 
-    def again(self) -> Self | None:
-        """Return another reader of the episode, with no file open; None when the file changed.
-
-        What this one has read and checked, that one need not.
-        """
+    def reopen(self) -> Self | None:
+        """Return a copy with no file open; None when the file changed since it was opened."""
         if self._stamp is None or file_stamp(self.path) != self._stamp:
             return None
         twin = object.__new__(type(self))
@@ -86,7 +86,7 @@ class Reopened(ABC):
         return twin
 
 
-class FileReader(Reopened):
+class FileReader(ReopenableReader):
     """One stored episode.  Safe to fork, small to pickle (it opens the file again)."""
 
     meta: Any
@@ -125,9 +125,9 @@ class FileReader(Reopened):
     def _disagreements(self) -> Iterator[str]:
         """Compare what is stored twice, and look for what should not be there."""
 
-    @abstractmethod
     def close(self) -> None:
         """Release files; arrays already handed out stay valid, the next access opens again."""
+        self._open_nothing()
 
     def problems(self) -> list[str]:
         """List arrays that cannot be read, and copies that disagree with the metadata."""
@@ -193,6 +193,31 @@ class FileReader(Reopened):
         if not 0 <= begin <= end <= len(data):
             raise DatasetError(f"{self.path} is damaged: {name}_offsets jump at row {row}")
         return decode_jpeg(data[begin:end], shape, f"{self.path}: {name}[{row}]")
+
+
+class ReaderCache:
+    """LRU cache of episode readers whose metadata was parsed and verified.
+
+    Opening such an episode once more skips both unless its file changed.
+    """
+
+    def __init__(self) -> None:
+        self._readers = LruCache[tuple[str | None, str], EpisodeReader](_MAX_CACHED)
+
+    def open(
+        self, open_new: Callable[[str], EpisodeReader], episode_id: str, layer: str | None = None
+    ) -> EpisodeReader:
+        """Return a reader of an episode, or of a layer's.
+
+        ``open_new`` is called for one that is not cached or whose file changed; what it raises
+        is raised.
+        """
+        cached = self._readers.pop((layer, episode_id))
+        reader = (cached and cached.reopen()) or open_new(episode_id)
+        # A copy is kept, with no file open: whoever holds the reader may open files with it.
+        if copy := reader.reopen():
+            self._readers[layer, episode_id] = copy
+        return reader
 
 
 def mapped(path: Path) -> mmap.mmap:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Collection
 from inspect import cleandoc
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 
 from builder.core.errors import ConfigError, DatasetError
+from builder.core.lru_cache import LruCache
 from builder.dataset.episodes import Dataset, EpisodeData
 from builder.dataset.filters import Expression
 from builder.dataset.opening import open_dataset
@@ -111,7 +111,7 @@ class WindowDataset(SampleDataset):
             self._index.kept = self._matching(options.where)
         # Resampled steps are spread evenly over those that are read.
         self._steps = np.linspace(0, self.read_steps - 1, self.horizon)
-        self._prepared: OrderedDict[str, _Prepared] = OrderedDict()
+        self._prepared = LruCache[str, _Prepared](self.dataset.max_open)
         # One flag per episode: this process or a worker found it damaged.
         self._damaged = torch.zeros(len(self.ids), dtype=torch.bool).share_memory_()
         self._reasons: dict[str, str] = {}
@@ -120,7 +120,7 @@ class WindowDataset(SampleDataset):
 
     def __getstate__(self) -> dict[str, Any]:
         # Open files stay behind; a worker opens its own.
-        return {**self.__dict__, "_prepared": OrderedDict()}
+        return {**self.__dict__, "_prepared": LruCache(self.dataset.max_open)}
 
     def _counts(self, lengths: np.ndarray) -> np.ndarray:
         """Count the samples of episodes by their frames, (E,)."""
@@ -224,9 +224,8 @@ class WindowDataset(SampleDataset):
     def _prepare(self, episode: EpisodeData) -> _Prepared:
         """Find what samples of an episode are cut from; kept for as many as the dataset opens."""
         key = episode.meta.id
-        if key in self._prepared:
-            self._prepared.move_to_end(key)
-            return self._prepared[key]
+        if (prepared := self._prepared.get(key)) is not None:
+            return prepared
         if self.options.verify:
             episode_selection.verify(episode, self.dataset.path)
         meta = self.dataset.meta
@@ -239,8 +238,6 @@ class WindowDataset(SampleDataset):
         moved = self.augment is not None or self.img_shape != meta.img_shape
         arrays = PassThrough(episode, self.views.values(), self.options, moved)
         self._prepared[key] = views, arrays
-        if len(self._prepared) > self.dataset.max_open:
-            self._prepared.popitem(last=False)
         return views, arrays
 
     def _arrays(

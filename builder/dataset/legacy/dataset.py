@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 from builder.canvas.query_grid import query_points
 from builder.canvas.windows import EPISODE_HORIZON
 from builder.core.errors import ConfigError, DatasetError, SourceError
+from builder.core.lru_cache import LruCache
 from builder.core.paths import printable_path
 from builder.core.records import checked_shape
 from builder.core.registry import raise_missing_extra
@@ -42,7 +42,7 @@ from builder.dataset.legacy.files import (
     track_files,
 )
 from builder.dataset.legacy.reader import UNSEALED, LegacyReader
-from builder.stores.reader_cache import Recall
+from builder.stores.reading import ReaderCache
 from schemas.dataset import DatasetMeta, IndexLine, QuerySpec, TrackerInfo, VisibilityRule
 from schemas.geometry import Stretch
 from schemas.legacy import QUERY_SLACK_PX, PixelOrigin, missing_size_note
@@ -119,8 +119,8 @@ class LegacyDataset(Dataset):
             for key, ref in refs.items()
         )
         self.max_open = max_open
-        self._open: OrderedDict[str, EpisodeData] = OrderedDict()
-        self._known = Recall()
+        self._open = LruCache[str, EpisodeData](max_open)
+        self._readers = ReaderCache()
         unsized = [
             f"{printable_path(ref.path.relative_to(path))} ({view})"
             for ref in refs.values()
@@ -143,7 +143,7 @@ class LegacyDataset(Dataset):
 
     def _reader(self, episode_id: str) -> EpisodeReader:
         """Open one file; without the advice of others to run ``letterset repair``."""
-        return self._known.reader(self.open_file, episode_id)
+        return self._readers.open(self.open_file, episode_id)
 
     def open_file(self, episode_id: str) -> LegacyReader:
         """Open a file anew; raises DatasetError naming file and view for contradictions."""

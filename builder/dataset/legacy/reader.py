@@ -15,7 +15,7 @@ from builder.core.paths import printable_path
 from builder.dataset.legacy.arrays import LegacyTracks, LegacyVideo
 from builder.dataset.legacy.files import LegacyRef, open_older, track_shape
 from builder.inputs.hdf5 import SafeHdf5
-from builder.stores.reading import Reopened, mapped
+from builder.stores.reading import ReopenableReader, mapped
 from schemas.dataset import ArrayMeta, EpisodeMeta, SourceInfo, ViewMeta
 from schemas.geometry import Stretch
 from schemas.legacy import QUERY_SLACK_PX, PixelOrigin, check_queries, implied_geometry
@@ -42,7 +42,7 @@ class _Plan(NamedTuple):
 _Make = Callable[["LegacyReader"], Any]
 
 
-class LegacyReader(Reopened):
+class LegacyReader(ReopenableReader):
     """One older file.  See :class:`builder.stores.base.EpisodeReader`.
 
     ``vis`` is what the file holds, whatever its dtype; all ones where it holds none.

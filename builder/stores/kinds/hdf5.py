@@ -22,8 +22,9 @@ import numpy as np
 
 from builder.core.errors import DatasetError
 from builder.core.records import stored_form
+from builder.core.registry import import_extra
 from builder.stores.atomic import write_all
-from builder.stores.codecs import U16_ATTRS, load_lz4, stored_dtype
+from builder.stores.codecs import U16_ATTRS, stored_dtype
 from builder.stores.reading import (
     METADATA,
     FileReader,
@@ -49,9 +50,9 @@ class Hdf5Writer(FileWriter):
     _file: Any = None
 
     def _create(self) -> None:
-        self._disk = Disk(self._staged.descriptor)
+        self._output = _Output(self._staged.descriptor)
         self._file = h5py.File(
-            self._disk,
+            self._output,
             "w",
             # Checksummed headers, and files that HDF5 1.10 and later can read.
             libver=("v110", "v110"),
@@ -62,7 +63,7 @@ class Hdf5Writer(FileWriter):
         )
         root = self._file.create_group("root")
         groups = {view: root.create_group(view) for view in self._views}
-        self._lay_out(lambda view: Hdf5Place(root if view is None else groups[view]))
+        self._lay_out(lambda view: Hdf5Group(root if view is None else groups[view]))
 
     def _finish(self, meta: EpisodeMeta) -> None:
         for view in meta.views:
@@ -79,11 +80,11 @@ class Hdf5Writer(FileWriter):
         """Turn errors of the disk, now or a moment ago, into an OutputError."""
         with super()._errors():
             yield
-            self._disk.check()
+            self._output.check()
 
 
-class Hdf5Place:
-    """A group that arrays are created in."""
+class Hdf5Group:
+    """A group being written."""
 
     def __init__(self, group: Any) -> None:
         self.group, self.name = group, group.name
@@ -98,7 +99,7 @@ class Hdf5Place:
                 chunks=(1, *shape[1:]),
                 # The checksum covers the packed bytes, which our own digest does not.
                 fletcher32=True,
-                **load_lz4().LZ4(),
+                **import_extra("hdf5plugin").LZ4(),
             )
         else:
             dataset = _create_contiguous(self.group, name, shape, dtype)
@@ -125,7 +126,7 @@ def _create_contiguous(group: Any, name: str, shape: tuple[int, ...], dtype: np.
     return h5py.Dataset(h5py.h5d.create(group.id, name.encode(), kind, space, plist))
 
 
-class Disk(io.RawIOBase):
+class _Output(io.RawIOBase):
     """The file HDF5 writes to.  It never lets HDF5 see an error.
 
     HDF5 can crash the process when a disk fills up under it.  So the first error is kept for
@@ -202,7 +203,7 @@ class Hdf5Reader(FileReader):
     def array(self, view: str | None, name: str) -> Any:
         """Return one array; see :class:`builder.stores.base.EpisodeReader`."""
         if self._meta_of(view, name).codec == "lz4":
-            load_lz4()
+            import_extra("hdf5plugin")  # registers the filter
         return super().array(view, name)
 
     def _metadata(self) -> str:

@@ -23,8 +23,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from builder.core.errors import DatasetError, MissingExtraError, OutputError
+from builder.core.errors import DatasetError, OutputError
 from builder.core.records import stored_form
+from builder.core.registry import import_extra
 from builder.stores.atomic import fsync_folder, write_all
 from builder.stores.base import arrays_by_view
 from builder.stores.codecs import U16_ATTRS, stored_dtype
@@ -40,13 +41,13 @@ from builder.stores.writing import FileStore, FileWriter, Put
 from schemas.base import canonical_json
 from schemas.dataset import EpisodeMeta
 
-ARRAY, GROUP = "array", "group"
 META_FILE = "zarr.json"
 
 # Smaller arrays are one chunk; the others are shards of chunks of about so many bytes.
 _WHOLE_BYTES = 1 << 20
 _CHUNK_BYTES = 256 << 10
 _BYTES = {"name": "bytes", "configuration": {"endian": "little"}}
+# Each memory map keeps a file open: arrays up to this size are read instead.
 _SMALL_BYTES = 1 << 16
 
 
@@ -56,21 +57,16 @@ class ZarrWriter(FileWriter):
     suffix: ClassVar = ".zarr"
 
     def _create(self) -> None:
-        self._places: list[ZarrPlace] = []
+        self._arrays: list[_ZarrArray] = []
         for parent in self.path.parents:
             if (parent / META_FILE).exists():
                 raise OutputError(f"{self.path} lies inside an episode; choose another id")
         self._root = self._staged.folder / "root"
-        self._lay_out(self._place)
-
-    def _place(self, view: str | None) -> ZarrPlace:
-        place = ZarrPlace(self._root if view is None else self._root / view)
-        self._places.append(place)
-        return place
+        self._lay_out(lambda view: ZarrGroup(self._root / (view or ""), self._arrays))
 
     def _finish(self, meta: EpisodeMeta) -> None:
-        for place in self._places:
-            place.finish()
+        for array in self._arrays:
+            array.finish()
         for view in meta.views:
             _write_text(self._root / view.name / META_FILE, group_json(view_attrs(view)))
             fsync_folder(self._root / view.name)
@@ -81,16 +77,15 @@ class ZarrWriter(FileWriter):
         fsync_folder(self._staged.folder)
 
     def _release(self) -> None:
-        for place in self._places:
-            place.close()
+        for array in self._arrays:
+            array.close()
 
 
-class ZarrPlace:
-    """A group that arrays are created in."""
+class ZarrGroup:
+    """A group being written; its arrays are added to ``arrays``."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.name = folder, folder.name
-        self._arrays: list[_ArrayFolder] = []
+    def __init__(self, folder: Path, arrays: list[_ZarrArray]) -> None:
+        self.folder, self.name, self._arrays = folder, folder.name, arrays
         folder.mkdir(parents=True, exist_ok=True)
 
     def create(self, name: str, shape: tuple[int, ...], dtype: np.dtype, codec: str) -> Put:
@@ -98,23 +93,12 @@ class ZarrPlace:
         if dtype.itemsize > 8:
             raise ValueError(f"{name}: Zarr has no dtype {dtype}")
         grid = Grid(shape, dtype, packed=codec == "lz4")
-        attributes = U16_ATTRS if codec == "u16" else {}
-        array = _ArrayFolder(self.folder / name, grid, grid.array_json(attributes))
+        array = _ZarrArray(self.folder / name, grid, grid.array_json(codec))
         self._arrays.append(array)
         return array.put
 
-    def finish(self) -> None:
-        """Make all arrays complete and durable."""
-        for array in self._arrays:
-            array.finish()
 
-    def close(self) -> None:
-        """Release the files."""
-        for array in self._arrays:
-            array.close()
-
-
-class _ArrayFolder:
+class _ZarrArray:
     """One array being written: its rows go straight to their place in the file."""
 
     def __init__(self, folder: Path, grid: Grid, text: str) -> None:
@@ -179,10 +163,6 @@ class ZarrReader(FileReader):
         self._open_nothing()
         super().__init__(path, episode_id, record)
 
-    def close(self) -> None:
-        """Release files; arrays already handed out stay valid, the next access opens again."""
-        self._open_nothing()
-
     def _open_nothing(self) -> None:
         self._maps: dict[tuple[str | None, str], np.ndarray] = {}
         self._ends: dict[tuple[str | None, str], np.ndarray] = {}
@@ -225,8 +205,7 @@ class ZarrReader(FileReader):
         if meta.codec not in ("raw", "u16", "jpeg", "lz4"):
             raise ValueError(f"unknown codec {meta.codec!r}")
         grid = self._grid(view, name)
-        attributes = U16_ATTRS if meta.codec == "u16" else {}
-        if _read(folder / META_FILE).decode() != grid.array_json(attributes):
+        if _read(folder / META_FILE).decode() != grid.array_json(meta.codec):
             raise ValueError(f"{META_FILE} is not what follows from the metadata")
         return grid
 
@@ -249,7 +228,6 @@ class ZarrReader(FileReader):
             if not grid.nbytes:
                 return np.empty(grid.shape, grid.dtype)
             with self._damage(array_path(view, name)):
-                # Each map keeps a file open: small arrays are read instead.
                 if grid.file_bytes > _SMALL_BYTES:
                     data: Any = mapped(path)
                 else:
@@ -421,7 +399,7 @@ class Grid:
     def _chunk_shape(self, rows: int) -> list[int]:
         return [rows, *(max(1, side) for side in self.shape[1:])] if self.shape else []
 
-    def array_json(self, attributes: dict[str, Any]) -> str:
+    def array_json(self, codec: str) -> str:
         """Return the text of the array's ``zarr.json``."""
         data = {
             "chunk_grid": {
@@ -434,21 +412,17 @@ class Grid:
             "fill_value": False if self.dtype.kind == "b" else 0,
             "shape": self.shape,
         }
-        return _json(ARRAY, attributes, **data)
+        return _json("array", U16_ATTRS if codec == "u16" else {}, **data)
 
 
 def group_json(attributes: dict[str, Any]) -> str:
     """Return the text of a group's ``zarr.json``."""
-    return _json(GROUP, attributes)
+    return _json("group", attributes)
 
 
 def _json(kind: str, attributes: dict[str, Any], **data: Any) -> str:
     record = {"zarr_format": 3, "node_type": kind, "attributes": attributes, **data}
-    return json.dumps(record, indent=1, sort_keys=True, default=_plain) + "\n"
-
-
-def _plain(value: Any) -> Any:
-    return value.tolist()
+    return json.dumps(record, indent=1, sort_keys=True, default=np.ndarray.tolist) + "\n"
 
 
 def _blosc(itemsize: int) -> dict[str, Any]:
@@ -458,7 +432,7 @@ def _blosc(itemsize: int) -> dict[str, Any]:
 
 def pack(row: np.ndarray) -> bytes:
     """Compress one row; raises MissingExtraError."""
-    blosc, crc32c = _packers()
+    blosc, crc32c = import_extra("numcodecs").blosc, import_extra("google_crc32c").value
     # The array, not its bytes: they would not tell older numcodecs the size of an item.
     data = blosc.compress(np.ascontiguousarray(row), b"lz4", 5, 0, 0)
     return data + crc32c(data).to_bytes(4, "little")
@@ -466,20 +440,11 @@ def pack(row: np.ndarray) -> bytes:
 
 def unpack(data: bytes, row: np.ndarray) -> None:
     """Decompress into ``row``.  Raises ValueError for damage, MissingExtraError."""
-    blosc, crc32c = _packers()
+    blosc, crc32c = import_extra("numcodecs").blosc, import_extra("google_crc32c").value
     body, checksum = data[:-4], data[-4:]
     if crc32c(body).to_bytes(4, "little") != checksum:
         raise ValueError("its checksum does not fit")
     blosc.decompress(body, row)
-
-
-def _packers() -> tuple[Any, Any]:
-    try:
-        from google_crc32c import value
-        from numcodecs import blosc
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(error.name or "zarr", "zarr") from None
-    return blosc, value
 
 
 class ZarrStore(FileStore):

@@ -1,0 +1,40 @@
+"""Names that load when asked for, and modules that moved."""
+
+import importlib
+import sys
+
+import pytest
+
+import builder
+from builder.core.lazy import lazy_names
+
+pytestmark = pytest.mark.core
+
+
+def test_every_module_that_moved_imports_under_its_old_name_with_a_warning():
+    assert builder._MOVED
+    for old, new in builder._MOVED.items():
+        if new == "builder.inputs.video":
+            pytest.importorskip("av")
+        sys.modules.pop(old, None)
+        try:
+            with pytest.warns(DeprecationWarning, match=rf"^{old} is now {new}$"):
+                moved = importlib.import_module(old)
+            assert moved is importlib.import_module(new)
+        finally:
+            sys.modules.pop(old, None)
+
+
+def test_names_load_when_they_are_asked_for(tmp_path):
+    stub = (
+        "from collections.abc import Mapping as Mapping\nfrom no_such_module_ import gone as gone\n"
+    )
+    (tmp_path / "__init__.pyi").write_text(stub)
+    get, names, exported = lazy_names(__name__, str(tmp_path / "__init__.py"))
+    assert exported == ["Mapping", "gone"]
+    assert {"Mapping", "gone", "test_names_load_when_they_are_asked_for"} <= {*names()}
+    assert get("Mapping").__module__ == "collections.abc"
+    with pytest.raises(AttributeError, match="has no attribute 'other'"):
+        get("other")
+    with pytest.raises(ModuleNotFoundError, match="no_such_module_"):
+        get("gone")
