@@ -1,4 +1,10 @@
-"""What stores of files share: where episodes lie, and how one is written whole or not at all."""
+"""What stores of files share: where episodes lie, and how one is written whole or not at all.
+
+From the top down: ``FileStore.begin`` makes a ``FileWriter``, which stages the episode under a
+temporary name; each of its arrays has an ``ArrayWriter``, which checks, encodes, buffers and
+hashes the rows and hands them to what the format's group returned from ``create``; ``commit``
+compares the digests, writes the metadata and renames.
+"""
 
 from __future__ import annotations
 
@@ -140,7 +146,7 @@ class FileWriter(ABC):
         self.path, self._is_folder = store.path(episode_id), bool(store.meta_file)
         _check_names(layout)
         self._folder = store.folder / "tmp"
-        self._columns: dict[tuple[str | None, str], Column] = {}
+        self._array_writers: dict[tuple[str | None, str], ArrayWriter] = {}
         self._views = [view for view in layout if view is not None]
         self._layout = layout
 
@@ -148,7 +154,6 @@ class FileWriter(ABC):
         if not self._replace:
             refuse_existing(self.path)
         self._staged = stage(self._folder, self.suffix)
-        self._committed = False
         try:
             with self._errors():
                 self._create()
@@ -161,12 +166,12 @@ class FileWriter(ABC):
     def _create(self) -> None:
         """Create the temporary, a folder or a file, and all arrays in it."""
 
-    def _lay_out(self, place_of: Callable[[str | None], Place]) -> None:
-        """Create the arrays of every view (None: the root) in the place that is made for it."""
+    def _lay_out(self, group_of: Callable[[str | None], Group]) -> None:
+        """Create the arrays of every view (None: the root) in the group that is made for it."""
         for view, arrays in self._layout.items():
-            place = place_of(view)
+            group = group_of(view)
             for name, spec in arrays.items():
-                self._columns[view, name] = make_column(place, name, spec, self._folder)
+                self._array_writers[view, name] = _array_writer(group, name, spec, self._folder)
 
     @abstractmethod
     def _finish(self, meta: EpisodeMeta) -> None:
@@ -176,17 +181,13 @@ class FileWriter(ABC):
     def _release(self) -> None:
         """Close what is open of the temporary; called at the end, committed or not."""
 
-    def _publish(self) -> None:
-        publish = self._staged.publish_folder if self._is_folder else self._staged.publish
-        publish(self.path, replace=self._replace)
-
     def write(self, view: str | None, name: str, at: int, block: np.ndarray | Encoded) -> None:
         """Write ``block`` at row ``at`` of array ``name`` of ``view`` (None: the root).
 
         Blocks of one array come in order, without gaps; raises ValueError otherwise.
         """
         with self._errors():
-            self._columns[view, name].write(at, block)
+            self._array_writers[view, name].write(at, block)
 
     def digests(self) -> dict[str | None, dict[str, ArrayMeta]]:
         """Describe all arrays written, by view (None: the root).  All must be complete.
@@ -195,8 +196,8 @@ class FileWriter(ABC):
         """
         found: dict[str | None, dict[str, ArrayMeta]] = {view: {} for view in (None, *self._views)}
         with self._errors():
-            for (view, _), column in self._columns.items():
-                found[view].update(column.finish())
+            for (view, _), array in self._array_writers.items():
+                found[view].update(array.finish())
         return found
 
     def commit(self, meta: EpisodeMeta) -> None:
@@ -213,17 +214,16 @@ class FileWriter(ABC):
             )
         with self._errors():
             self._finish(meta)
-        self._publish()
-        self._committed = True
+        publish = self._staged.publish_folder if self._is_folder else self._staged.publish
+        publish(self.path, replace=self._replace)
 
     def __exit__(self, *exc: object) -> None:
-        for column in self._columns.values():
-            column.close()
+        for array in self._array_writers.values():
+            array.close()
         # What a full disk did not take is not needed any more.
         with contextlib.suppress(OSError):
             self._release()
-        if not self._committed:
-            self._staged.discard()
+        self._staged.__exit__()
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
@@ -240,8 +240,8 @@ def _check_names(layout: Layout) -> None:
         raise ValueError(f"a view and a root array must not share a name, got {clash}")
 
 
-class Place(Protocol):
-    """Where the arrays of one view, or of the root, go; ``name`` is for messages."""
+class Group(Protocol):
+    """Where the arrays of one view, or of the root, are created; ``name`` is for messages."""
 
     name: str
 
@@ -250,25 +250,26 @@ class Place(Protocol):
         ...
 
 
-def make_column(place: Place, name: str, spec: ArraySpec, scratch_folder: Path) -> Column:
+def _array_writer(group: Group, name: str, spec: ArraySpec, scratch_folder: Path) -> ArrayWriter:
     """Create the array ``name``; raises ValueError for an impossible spec."""
     _NAME.validate_python(name)
     if np.dtype(spec.dtype).kind not in "biuf":
         raise ValueError(f"{name}: only numbers can be stored, got dtype {spec.dtype}")
-    kinds = {"raw": Column, "lz4": Column, "u16": Column, "jpeg": JpegColumn}
+    kinds = {"raw": ArrayWriter, "lz4": ArrayWriter, "u16": ArrayWriter, "jpeg": JpegWriter}
     if spec.codec not in kinds:
         raise ValueError(f"{name}: unknown codec {spec.codec!r}; there are {', '.join(kinds)}")
-    return kinds[spec.codec](place, name, spec, scratch_folder)
+    return kinds[spec.codec](group, name, spec, scratch_folder)
 
 
-class Column:
+class ArrayWriter:
     """One array being written: raw, LZ4 row by row, or u16 fixed point."""
 
-    def __init__(self, place: Place, name: str, spec: ArraySpec, scratch_folder: Path) -> None:
-        self.place, self.name, self.spec = place, name, spec
+    def __init__(self, group: Group, name: str, spec: ArraySpec, scratch_folder: Path) -> None:
+        self.group, self.name, self.spec = group, name, spec
+        self.label = f"{group.name}/{name}"
         self.dtype = np.dtype(spec.dtype).newbyteorder("<")
         self._scratch_folder = scratch_folder
-        # A scalar is one row of nothing.
+        # A scalar is written as one row.
         self.shape = spec.shape or (1,)
         self._written = 0
         self._sha = hashlib.sha256()
@@ -276,7 +277,7 @@ class Column:
 
     def _open(self) -> None:
         stored = np.dtype(STORED_DTYPES.get(self.spec.codec, self.dtype))
-        self._put = self.place.create(self.name, self.spec.shape, stored, self.spec.codec)
+        self._put = self.group.create(self.name, self.spec.shape, stored, self.spec.codec)
         row_bytes = stored.itemsize * math.prod(self.shape[1:])
         rows = min(self.shape[0], max(1, _BUFFER_BYTES // max(1, row_bytes)))
         self._buffer = np.empty((rows, *self.shape[1:]), stored)
@@ -285,7 +286,7 @@ class Column:
     def write(self, at: int, block: np.ndarray | Encoded) -> None:
         """Take the next rows; raises ValueError for a gap or a block that does not fit."""
         if isinstance(block, Encoded):
-            raise ValueError(f"{self.place.name}/{self.name} has codec {self.spec.codec}, not jpeg")
+            raise ValueError(f"{self.label} has codec {self.spec.codec}, not jpeg")
         block = np.asarray(block)
         if not self.spec.shape:
             block = block.reshape(1)
@@ -297,7 +298,7 @@ class Column:
             or block.dtype.newbyteorder("<") != self.dtype
         ):
             raise ValueError(
-                f"{self.place.name}/{self.name} is {self.dtype} {self.shape} and has "
+                f"{self.label} is {self.dtype} {self.shape} and has "
                 f"{self._written} rows so far; got {block.dtype} {block.shape} for row {at}"
             )
         self._take(block)
@@ -305,7 +306,7 @@ class Column:
 
     def _take(self, block: np.ndarray) -> None:
         if self.spec.codec == "u16":
-            block = encode_u16(block, f"{self.place.name}/{self.name}")
+            block = encode_u16(block, self.label)
         while len(block):
             if not self._buffered and len(block) >= len(self._buffer):
                 self._flush(np.ascontiguousarray(block, self._buffer.dtype))
@@ -333,9 +334,7 @@ class Column:
 
     def _check_complete(self) -> None:
         if self._written != self.shape[0]:
-            raise ValueError(
-                f"{self.place.name}/{self.name} has {self._written} of {self.shape[0]} rows"
-            )
+            raise ValueError(f"{self.label} has {self._written} of {self.shape[0]} rows")
 
     def _meta(self) -> ArrayMeta:
         return ArrayMeta(
@@ -347,10 +346,10 @@ class Column:
         )
 
     def close(self) -> None:
-        """Release what is held besides the file."""
+        """Release scratch files; the episode's own are its writer's."""
 
 
-class JpegColumn(Column):
+class JpegWriter(ArrayWriter):
     """Frames (T, H, W, 3) uint8 RGB as JPEG files one after another.
 
     ``<name>_offsets`` (T+1,) int64 says where each begins.  Their total size is known only at
@@ -373,8 +372,7 @@ class JpegColumn(Column):
             return
         if at != self._written or at >= self.shape[0]:
             raise ValueError(
-                f"{self.place.name}/{self.name} has {self._written} of {self.shape[0]} frames; "
-                f"got one for row {at}"
+                f"{self.label} has {self._written} of {self.shape[0]} frames; got one for row {at}"
             )
         self._append(block.data)
         self._written += 1
@@ -394,14 +392,14 @@ class JpegColumn(Column):
             self._check_complete()
             self._copy()
             spec = ArraySpec((len(self._offsets),), "int64")
-            offsets = Column(self.place, f"{self.name}_offsets", spec, self._scratch_folder)
+            offsets = ArrayWriter(self.group, f"{self.name}_offsets", spec, self._scratch_folder)
             offsets.write(0, np.array(self._offsets, "<i8"))
             self._metas = {self.name: self._meta(), **offsets.finish()}
         return self._metas
 
     def _copy(self) -> None:
         size = self._offsets[-1]
-        put = self.place.create(self.name, (size,), np.dtype(np.uint8), "raw")
+        put = self.group.create(self.name, (size,), np.dtype(np.uint8), "raw")
         self._scratch.seek(0)
         for at in range(0, size, _BUFFER_BYTES):
             put(at, np.frombuffer(self._scratch.read(_BUFFER_BYTES), np.uint8))

@@ -24,7 +24,7 @@ from builder.core.errors import (
 from builder.stores import codecs
 from builder.stores.base import ArraySpec
 from builder.stores.kinds.hdf5 import ALIGNMENT, Hdf5Reader, Hdf5Store, Hdf5Writer
-from builder.stores.writing import Column
+from builder.stores.writing import ArrayWriter
 from builder.testing import stores as conformance
 from builder.testing.samples import Sample
 from schemas.base import canonical_json
@@ -85,14 +85,14 @@ class HashesPackedBytes(Fake):
 class AllowsGaps(Fake):
     class writer(Hdf5Writer):
         def write(self, view, name, at, block):
-            column = self._columns[view, name]
-            super().write(view, name, min(at, column._written), block)
+            array = self._array_writers[view, name]
+            super().write(view, name, min(at, array._written), block)
 
 
 class AcceptsMisfits(Fake):
     class writer(Hdf5Writer):
         def write(self, view, name, at, block):
-            super().write(view, name, at, block.astype(self._columns[view, name].dtype))
+            super().write(view, name, at, block.astype(self._array_writers[view, name].dtype))
 
 
 class CommitsAlways(Fake):
@@ -542,7 +542,7 @@ def test_errors_of_the_disk_say_what_to_do(tmp_path, monkeypatch):
     def full(self, rows):
         raise OSError(errno.ENOSPC, "full")
 
-    monkeypatch.setattr(Column, "_flush", full, raising=True)
+    monkeypatch.setattr(ArrayWriter, "_flush", full, raising=True)
     with pytest.raises(OutputError, match=r"a\.hdf5: No space left on device; free some space"):
         Sample("a").build(Hdf5Store(tmp_path))
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
