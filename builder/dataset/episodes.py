@@ -185,7 +185,7 @@ class Dataset:
         if not self.ids:
             self._refuse_unlisted()
         self.max_open = max_open
-        # Of an episode that is evicted arrays in use keep their memory map.
+        # Arrays in use keep the memory map of an evicted episode.
         self._open = LruCache[str, EpisodeData](max_open)
         self._readers = ReaderCache()
 
@@ -262,6 +262,6 @@ class Dataset:
                 f"{self.path}: episode {episode_id!r} is not the one that is listed in the index; "
                 "run letterset repair"
             )
-        return (
-            open_overlay(reader, self.path, self.layers, self._readers) if self.layers else reader
-        )
+        if not self.layers:
+            return reader
+        return open_overlay(reader, self.path, self.layers, self._readers)
