@@ -214,6 +214,9 @@ class FileWriter(ABC):
             )
         with self._errors():
             self._finish(meta)
+        self._publish()
+
+    def _publish(self) -> None:
         publish = self._staged.publish_folder if self._is_folder else self._staged.publish
         publish(self.path, replace=self._replace)
 
