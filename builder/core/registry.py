@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -151,7 +151,15 @@ def require_base(found: type, base: type, what: str) -> None:
         )
 
 
-def raise_missing_extra(error: ModuleNotFoundError) -> None:
+def import_extra(module: str) -> Any:
+    """Import an optional package, or a module of one; raises MissingExtraError."""
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        raise_missing_extra(error)
+
+
+def raise_missing_extra(error: ModuleNotFoundError) -> NoReturn:
     """Raise MissingExtraError for a missing optional package, the error itself for another."""
     module = _top(error)
     if module in EXTRA_OF:

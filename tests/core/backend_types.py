@@ -9,8 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from builder.trackers.kinds.precomputed.tracker import Precomputed
-
 from builder.build.executors.base import Executor
 from builder.build.executors.kinds.processes import Processes, Serial
 from builder.build.executors.kinds.ray_cluster import RayCluster
@@ -35,6 +33,7 @@ from builder.trackers.kinds.cotracker import CoTracker
 from builder.trackers.kinds.dis import DisTracker
 from builder.trackers.kinds.lk import LkTracker
 from builder.trackers.kinds.none import NoTracker
+from builder.trackers.kinds.precomputed import Precomputed
 from schemas.config import Limits
 
 SOURCES: dict[str, Callable[[Path, Any, Limits], Source]] = {

@@ -217,3 +217,14 @@ def test_a_backend_without_its_base_is_refused_by_name(monkeypatch, backends, pa
     words = rf"{name} 'bare': {__name__}\.Bare must inherit from builder\.\S*\.{name.title()}$"
     with pytest.raises(ConfigError, match=words):
         backends.configure(part)
+
+
+def test_the_type_checker_sees_every_builtin_backend(root):
+    text = (Path(__file__).parent / "backend_types.py").read_text(encoding="utf-8")
+    for part, kinds in BUILTIN.items():
+        table = text.partition(f"\n{part.upper()}: ")[2].partition("}")[0]
+        for kind, target in kinds.items():
+            module, _, name = target.partition(":")
+            assert f'"{kind}": {name}' in table
+            assert f"from {module} import" in text
+    assert "tests/core/backend_types.py" in (root / "pyproject.toml").read_text(encoding="utf-8")
