@@ -1,7 +1,7 @@
-"""Cut-off files: what a container says about its own size, against the bytes there are.
+"""Cut-off video files: the sizes a container declares, compared with the size of the file.
 
-FFmpeg reads the start of many a cut-off file without a word, so the few bytes that tell are
-read here.  What nobody can tell: a transport or program stream cut between two packets, a
+FFmpeg reads the start of many cut-off files without an error, so these few bytes are read here.
+Some cuts cannot be detected: a transport or program stream cut between two packets, a
 fragmented MP4 cut between two fragments, a live WebM recording (no sizes, no duration) cut
 between two frames.
 """
@@ -17,7 +17,7 @@ _SEGMENT = 0x18538067 & 0x0FFFFFFF
 
 
 def cut_off(path: Path, container: str, *, declared: int, counted: int) -> str | None:
-    """Tell what is missing at the end of a file, in words; None when nothing is known to be.
+    """Say how much is missing at the end of a file; None when nothing is known to be missing.
 
     ``container`` is FFmpeg's name; ``declared`` (0: unknown) and ``counted`` are frames.
     """

@@ -1,4 +1,4 @@
-"""How a video wants to be shown: display matrix, sample aspect ratio, colours."""
+"""How a video is to be displayed: display matrix, sample aspect ratio, colours."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def orientation_of(frame: Any) -> Orientation:
     except ValueError:
         # PyAV builds all side data at once and stops at kinds it does not know.
         raise ValueError(
-            "it carries side data of a kind that hides how it is turned (EXIF or stereo, for "
+            "it carries side data of a kind that hides its orientation (EXIF or stereo, for "
             "example); re-encode it upright, or set the source's orientation by hand"
         ) from None
     a, b, _, c, d = struct.unpack("=5i", matrix[:20])

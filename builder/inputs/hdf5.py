@@ -49,8 +49,8 @@ class SafeHdf5:
 
     def keys(self, group: str) -> list[str]:
         """List the names in a group in natural order; [] when there is no such group."""
-        found = self._follow(group)
-        return sorted(found, key=natural_key) if isinstance(found, h5py.Group) else []
+        node = self._follow(group)
+        return sorted(node, key=natural_key) if isinstance(node, h5py.Group) else []
 
     def is_group(self, path: str) -> bool:
         """Tell whether there is a group at a path."""
@@ -58,11 +58,11 @@ class SafeHdf5:
 
     def attr(self, path: str, name: str) -> Any:
         """Return a text or number attribute, or None."""
-        found = self._follow(path)
-        if found is None or name not in found.attrs:
+        node = self._follow(path)
+        if node is None or name not in node.attrs:
             return None
         with self._named(f"{path}@{name}"):
-            value = found.attrs[name]
+            value = node.attrs[name]
         if isinstance(value, bytes):
             return value.decode("utf-8", "replace")
         return value.item() if isinstance(value, np.generic) else value

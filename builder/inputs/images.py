@@ -139,7 +139,7 @@ def decode_image(data: bytes, path: Path, limits: Limits) -> Any:
 
 
 def exif_orientation(data: bytes) -> Orientation:
-    """Read how an image wants to be turned; "none" when it does not say."""
+    """Return the EXIF orientation of an image; "none" when it has none."""
     tiff = _exif(data)
     order = "<" if tiff[:2] == b"II" else ">"
     try:

@@ -111,10 +111,12 @@ def _walk(
         return
     with listing as entries:
         # DirEntry.is_dir raises for a link to itself; that is a broken file, not a broken source.
-        found = [(entry.name, os.path.isdir(entry)) for entry in entries if entry.name[:1] != "."]
-    found.sort(key=lambda pair: natural_key(pair[0]))
-    yield below, [name for name, is_folder in found if not is_folder]
-    for name, is_folder in found:
+        children = [
+            (entry.name, os.path.isdir(entry)) for entry in entries if entry.name[:1] != "."
+        ]
+    children.sort(key=lambda pair: natural_key(pair[0]))
+    yield below, [name for name, is_folder in children if not is_folder]
+    for name, is_folder in children:
         if is_folder:
             yield from _walk(root, f"{below}/{name}" if below else name, (*trail, here))
 

@@ -45,14 +45,14 @@ def select_rows(path: Path, columns: list[str], key: str, value: int, limits: Li
         missing = [name for name in (key, *columns) if name not in names]
         if missing:
             raise SourceError.at(path, f"no columns {missing} among {names}")
-        found = []
+        tables = []
         for group in range(file.num_row_groups):
             if _excluded(file, group, key, value):
                 continue
             _check(path, file, group, columns, limits)
             table = file.read_row_group(group, columns=[*columns, key])
-            found.append(table.filter(pc.equal(table[key], value)))
-        return pa.concat_tables(found) if found else file.schema_arrow.empty_table()
+            tables.append(table.filter(pc.equal(table[key], value)))
+        return pa.concat_tables(tables) if tables else file.schema_arrow.empty_table()
 
 
 def to_array(column: Any, shape: tuple[int, ...], what: str) -> np.ndarray:

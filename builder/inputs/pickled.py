@@ -75,10 +75,10 @@ class _Bounded(io.BytesIO):
 # The pure Python unpickler: the C one allocates what a few bytes of a broken pickle announce.
 class _Restricted(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        found = _ALLOWED.get((module.replace("numpy._core", "numpy.core"), name))
-        if found is None:
+        stand_in = _ALLOWED.get((module.replace("numpy._core", "numpy.core"), name))
+        if stand_in is None:
             raise _RefusedError(f"{module}.{name}")
-        return found
+        return stand_in
 
     def persistent_load(self, pid: Any) -> Any:
         raise _RefusedError("a persistent object")

@@ -1,4 +1,4 @@
-"""What lies beside the pictures of an episode folder: arrays and a text."""
+"""Arrays and a text, kept in an episode folder beside its videos or images."""
 
 from __future__ import annotations
 

@@ -182,7 +182,7 @@ class VideoStream(FrameStream):
             self._count = self._count_decodable() if packets.inside else packets.count
             self._clock = _Clock(opened, packets.pts if packets.count == self._count else None)
             self.info = self._describe(opened, first, orientation, stored=packets.count)
-        # The first reading goes on where this stopped: opening a file has its cost.
+        # The first iteration continues from here: opening the file again would cost time.
         self._opened: _Opened | None = opened._replace(frames=chain([first], opened.frames))
 
     def __iter__(self) -> Iterator[Frame]:
@@ -340,7 +340,7 @@ class VideoSpan(VideoStream):
             frames = self._seek(opened)
             first = self._first_frame(frames, f"it has no frame at {self._expected(0):.3f} s")
             self.info = self._describe(opened, first, orientation, stored=self._count)
-        # The first reading goes on where this stopped.
+        # The first iteration continues from here.
         self._opened = opened._replace(frames=chain([first], frames))
 
     def __iter__(self) -> Iterator[Frame]:

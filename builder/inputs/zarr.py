@@ -43,8 +43,10 @@ class SafeZarr:
             names = {n.split("/")[-2] for n in self._archive.namelist() if _is_array(n, group)}
         else:
             folder = self._path / group
-            found = os.scandir(folder) if folder.is_dir() else ()
-            names = {e.name for e in found if os.path.isfile(folder / e.name / ".zarray")}
+            entries = os.scandir(folder) if folder.is_dir() else ()
+            names = {
+                entry.name for entry in entries if os.path.isfile(folder / entry.name / ".zarray")
+            }
         return sorted(names, key=natural_key)
 
     def array(self, path: str) -> SafeZarrArray:

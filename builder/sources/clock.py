@@ -37,30 +37,14 @@ class Ticks:
         alone = owners == {self.reference}
         self.clock = None if alone and not timed else self._times(self.reference)
         count = self._count(self.reference)
-        self.picks = pick(
-            np.arange(count, dtype=np.float64) if self.clock is None else self.clock,
-            start=how.start_seconds,
-            end=how.end_seconds,
-            fps=how.fps,
-            step=how.frame_step,
-            most=how.max_frames,
-        )
+        times = np.arange(count, dtype=np.float64) if self.clock is None else self.clock
+        self.picks = pick(times, how)
 
     def indices(self, owner: str | None, label: str) -> tuple[np.ndarray, str | None]:
         """Return the frames of a view for the picked ticks, and a note if not one to one."""
         if owner == self.reference or self.clock is None:
             return self.picks, None
-        how = self._how
-        return align(
-            self._times(owner),
-            self.clock,
-            self.picks,
-            how.tolerance_seconds,
-            label,
-            # What was asked to be cut may be cut.
-            cut_start=how.start_seconds is not None,
-            cut_end=how.end_seconds is not None or how.max_frames is not None,
-        )
+        return align(self._times(owner), self.clock, self.picks, self._how, label)
 
     def rows(self) -> dict[str, np.ndarray]:
         """Return the arrays at the picked ticks.  Raises SourceError for another number of rows."""
@@ -86,19 +70,12 @@ class Ticks:
         return self._episode.views[owner].info.num_frames
 
 
-def pick(
-    times: np.ndarray,
-    *,
-    start: float | None,
-    end: float | None,
-    fps: float | None,
-    step: int,
-    most: int | None,
-) -> np.ndarray:
+def pick(times: np.ndarray, how: Selection) -> np.ndarray:
     """Return the indices (T,) of the frames with start <= seconds < end, thinned out.
 
     Raises SourceError when nothing is left or ``fps`` is beyond the recorded rate.
     """
+    start, end = how.start_seconds, how.end_seconds
     inside = np.ones(len(times), bool)
     if start is not None:
         inside &= times >= start
@@ -110,22 +87,22 @@ def pick(
             f"no frame lies in the seconds from {start} to {end}; the clock goes from "
             f"{times[0]:.3f} to {times[-1]:.3f}"
         )
-    if fps is not None:
-        indices = _thin(times, indices, fps)
-    return indices[::step][:most]
+    if how.fps is not None:
+        indices = _thin(times, indices, how.fps)
+    return indices[:: how.frame_step][: how.max_frames]
 
 
 def _thin(times: np.ndarray, indices: np.ndarray, fps: float) -> np.ndarray:
     first, last = times[indices[0]], times[indices[-1]]
     wanted = first + np.arange(int((last - first) * fps + 1e-6) + 1) / fps
-    found = indices[nearest(times[indices], wanted)]
-    if len(np.unique(found)) != len(found):
+    kept = indices[nearest(times[indices], wanted)]
+    if len(np.unique(kept)) != len(kept):
         rate = (len(indices) - 1) / (last - first)
         raise SourceError(
             f"fps {fps:g} would repeat frames: they come at about {rate:.3g} per second, not "
             f"evenly everywhere; ask for fewer"
         )
-    return found
+    return kept
 
 
 def nearest(have: np.ndarray, wanted: np.ndarray) -> np.ndarray:
@@ -137,30 +114,25 @@ def nearest(have: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 
 
 def align(
-    have: np.ndarray,
-    clock: np.ndarray,
-    picks: np.ndarray,
-    tolerance: float | None,
-    name: str,
-    *,
-    cut_start: bool,
-    cut_end: bool,
+    have: np.ndarray, clock: np.ndarray, picks: np.ndarray, how: Selection, name: str
 ) -> tuple[np.ndarray, str | None]:
     """Find a view's frame for every picked tick of a reference clock; errors call it ``name``.
 
     ``have`` (N,) and ``clock`` (M,) are seconds, ``picks`` (T,) indices into the clock.
-    ``tolerance`` None means half a tick.  Returns the indices (T,) of the nearest frames, and
-    a note when they are not one to one.  Raises SourceError when a tick has no frame within the
-    tolerance, or frames before the first or after the last tick would be cut unasked.
+    The tolerance is half a tick if ``how`` sets none.  Returns the indices (T,) of the nearest
+    frames, and a note when they are not one to one.  Raises SourceError when a tick has no frame
+    within the tolerance, or frames before the first or after the last tick would be cut unasked.
     """
     if (np.diff(have) < 0).any():
         raise SourceError(f"{name}: its frames are not in the order of their times")
-    tick = period(clock)
+    tolerance, tick = how.tolerance_seconds, period(clock)
     allowed = (tick / 2 if tolerance is None else tolerance) * 1.001 + 1e-6
     # A faster view has frames between the last tick and the one that would follow.
     spare = max(allowed, tick - period(have) / 2)
-    early = have[0] < clock[0] - spare and not cut_start
-    if early or (have[-1] > clock[-1] + spare and not cut_end):
+    # What was asked to be cut may be cut.
+    early = have[0] < clock[0] - spare and how.start_seconds is None
+    late = have[-1] > clock[-1] + spare and how.end_seconds is None and how.max_frames is None
+    if early or late:
         raise SourceError(
             f"{name} goes from {have[0]:.3f} to {have[-1]:.3f} s, the reference clock from "
             f"{clock[0]:.3f} to {clock[-1]:.3f} s; choose another reference_view, or set "

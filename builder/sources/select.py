@@ -27,7 +27,7 @@ _RANGE = re.compile(r"(\d+)|(\d*):(\d*)", re.ASCII)
 
 
 class Selected(Source):
-    """A source seen through a selection; itself a source."""
+    """A source with the selected episodes, views and frames of another source."""
 
     def __init__(self, source: Source, how: Selection) -> None:
         self.source, self.how = source, how
@@ -87,10 +87,10 @@ class Selected(Source):
 
 
 def _range_of(item: str | int) -> tuple[float, float] | None:
-    found = _RANGE.fullmatch(str(item))
-    if found is None:
+    match = _RANGE.fullmatch(str(item))
+    if match is None:
         return None
-    single, first, last = found.groups()
+    single, first, last = match.groups()
     if single:
         return int(single), int(single) + 1
     return int(first or 0), float(last or "inf")

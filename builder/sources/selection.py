@@ -54,9 +54,9 @@ class Selection(Record):
     )
 
     def turned_by_hand(self, view: str) -> Orientation | None:
-        """Return the orientation set for a view; None where the source's own holds.
+        """Return the orientation set for a view; None where the source's own is kept.
 
-        A source tells it to its videos: some can be read no other way.
+        Sources pass it on to their videos: some cannot be read without it.
         """
         turn = self.orientation
         return turn.get(view) if isinstance(turn, dict) else turn

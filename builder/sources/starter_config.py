@@ -39,20 +39,20 @@ class Guess:
 
 
 def with_kind(config: BuildConfig) -> tuple[BuildConfig, str | None]:
-    """Let a source of which no kind was stated be what it looks like; says so, if not videos.
+    """Set the kind of a source that states none; also return why, unless it is plain videos.
 
     Raises SourceError when it looks like nothing, ConfigError when it looks like several.
     """
     part = config.source
     if "kind" in part.model_fields_set:
         return config, None
-    found = recognize(Path(part.path))
+    seen = recognize(Path(part.path))
     # Only what is not the default anyway: the settings are the dataset's for ever.
-    _, default = SOURCES.configure(SourcePart(kind=found.kind, path=part.path))
-    own = {key: value for key, value in found.settings.items() if getattr(default, key) != value}
-    source = SourcePart(kind=found.kind, path=part.path, **{**own, **part.settings})
+    _, default = SOURCES.configure(SourcePart(kind=seen.kind, path=part.path))
+    own = {key: value for key, value in seen.settings.items() if getattr(default, key) != value}
+    source = SourcePart(kind=seen.kind, path=part.path, **{**own, **part.settings})
     said = "".join(f" source.{key}={value}" for key, value in own.items())
-    why = None if found.kind == "video" else f"source.kind={found.kind}{said}, because {found.why}"
+    why = None if seen.kind == "video" else f"source.kind={seen.kind}{said}, because {seen.why}"
     return config.model_copy(update={"source": source}), why
 
 
@@ -62,8 +62,8 @@ def guess(path: Path, kind: str | None = None) -> Guess:
     Raises SourceError when nothing is recognized, ConfigError when several kinds are,
     MissingExtraError when reading it needs more.
     """
-    found = recognize(path) if kind is None else Recognized(kind, "it was asked for", {})
-    part = SourcePart(kind=found.kind, path=str(path), **found.settings)
+    seen = recognize(path) if kind is None else Recognized(kind, "it was asked for", {})
+    part = SourcePart(kind=seen.kind, path=str(path), **seen.settings)
     make_source, own = SOURCES.configure(part)
     source = make_source(path, own, Limits())
     refs = list(islice(source.refs(), MAX_LISTED))
@@ -80,7 +80,7 @@ def guess(path: Path, kind: str | None = None) -> Guess:
     else:
         views, shapes = {}, {}
     return Guess(
-        found.kind, path, found.settings, found.why, len(refs), views, shapes, tuple(problems)
+        seen.kind, path, seen.settings, seen.why, len(refs), views, shapes, tuple(problems)
     )
 
 

@@ -95,7 +95,7 @@ def test_side_data_that_hide_the_orientation_are_refused_unless_set_by_hand(tmp_
             packet.stream, packet.time_base, packet.is_keyframe = stream, Fraction(1, 10), True
             packet.pts = packet.dts = index
             container.mux(packet)
-    with pytest.raises(DecodeError, match="hides how it is turned"):
+    with pytest.raises(DecodeError, match="hides its orientation"):
         VideoStream(tmp_path / "exif.avi")
     by_hand = VideoStream(tmp_path / "exif.avi", orientation="rot90")
     assert by_hand.info.source_shape == fixtures.SHAPE[::-1]

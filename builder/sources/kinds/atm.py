@@ -40,7 +40,7 @@ class Atm(BaseSource[AtmConfig]):
 
     @classmethod
     def recognize(cls, contents: Contents) -> Evidence | None:
-        """See HDF5 files with a video of a view; the videos beside them may be what it is from."""
+        """Look for HDF5 files with a video of a view; videos beside them may be its originals."""
         if contents.any_hdf5(_has_video):
             return Evidence("HDF5 files with root/<view>/video", covers=("episodes", "video"))
         return None

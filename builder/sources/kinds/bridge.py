@@ -45,7 +45,7 @@ class Bridge(BaseSource[BridgeConfig]):
 
     @classmethod
     def recognize(cls, contents: Contents) -> Evidence | None:
-        """See folders of a camera's images beside files of Bridge."""
+        """Look for folders of a camera's images beside files of Bridge."""
         cameras = any(_CAMERA.fullmatch(os.path.basename(each)) for each in contents.folders)
         if cameras and contents.names.intersection(_FILES):
             return Evidence("folders named images0 beside pickles or lang.txt", strength=3)
@@ -110,8 +110,8 @@ class Bridge(BaseSource[BridgeConfig]):
             for key, value in states.items():
                 array = _numbers(value)
                 if array is not None:
-                    found = arrays if array.shape[:1] == (length,) else constants
-                    found[names[str(key)]] = array
+                    group = arrays if array.shape[:1] == (length,) else constants
+                    group[names[str(key)]] = array
         if "policy_out.pkl" in inside:
             path = folder / "policy_out.pkl"
             arrays["actions"] = _actions(path, load_pickle(path, self._limits), length)

@@ -50,7 +50,7 @@ class DiffusionPolicy(BaseSource[DiffusionPolicyConfig]):
 
     @classmethod
     def recognize(cls, contents: Contents) -> Evidence | None:
-        """See a Zarr group with episodes, a folder of such groups, or a zip file."""
+        """Look for a Zarr group with episodes, a folder of such groups, or a zip file."""
         path = contents.path
         if all((path / mark).exists() for mark in cls.markers):
             return Evidence("a Zarr group with meta/episode_ends", strength=3)
@@ -110,7 +110,7 @@ class DiffusionPolicy(BaseSource[DiffusionPolicyConfig]):
                     for name, array in arrays.items()
                     if not _is_picture(array)
                 },
-                files=self._marks(relative),
+                files=self._fingerprints(relative),
             )
 
     def _opened(self, relative: str) -> AbstractContextManager[SafeZarr]:
@@ -124,12 +124,12 @@ class DiffusionPolicy(BaseSource[DiffusionPolicyConfig]):
         if not self.path.is_dir() or (self.path / ".zgroup").exists():
             return [self.path.name]
         names = sorted(os.listdir(self.path), key=natural_key)
-        found = [name for name in names if name.lower().endswith(SUFFIXES)]
-        if not found:
+        groups = [name for name in names if name.lower().endswith(SUFFIXES)]
+        if not groups:
             raise SourceError.at(
                 self.path, f"it is no Zarr group (.zgroup) and holds no {', '.join(SUFFIXES)}"
             )
-        return found
+        return groups
 
     def _place(self, relative: str) -> Path:
         is_group = (self.path / ".zgroup").exists()
@@ -174,7 +174,7 @@ class DiffusionPolicy(BaseSource[DiffusionPolicyConfig]):
             )
         return np.rint(scaled).astype(np.uint8)
 
-    def _marks(self, relative: str) -> Any:
+    def _fingerprints(self, relative: str) -> Any:
         place = self._place(relative)
         if not place.is_dir():
             return fingerprints(self.path, [relative])

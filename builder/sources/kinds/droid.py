@@ -51,7 +51,7 @@ class Droid(BaseSource[DroidConfig]):
 
     @classmethod
     def recognize(cls, contents: Contents) -> Evidence | None:
-        """See its trajectories."""
+        """Look for DROID's trajectory files."""
         if contents.is_folder and TRAJECTORY in contents.names:
             return Evidence(f"folders with a {TRAJECTORY}", strength=3)
         return None
@@ -97,10 +97,10 @@ class Droid(BaseSource[DroidConfig]):
 
     def _describe(self, path: Path) -> dict[str, Any]:
         try:
-            found = json.loads(read_small(path, _JSON_BYTES))
+            described = json.loads(read_small(path, _JSON_BYTES))
         except (ValueError, RecursionError) as error:
             raise SourceError.at(path, f"not JSON ({error})") from None
-        return found if isinstance(found, dict) else {}
+        return described if isinstance(described, dict) else {}
 
     def _arrays(self, file: SafeHdf5) -> dict[str, np.ndarray]:
         paths = [f"{group}/{key}" for group in _GROUPS for key in file.keys(group)]

@@ -34,7 +34,7 @@ class EpisodeFolders(BaseSource[EpisodeFoldersConfig]):
 
     @classmethod
     def recognize(cls, contents: Contents) -> Evidence | None:
-        """See several folders that each hold videos of the same names."""
+        """Look for several folders that each hold videos of the same names."""
         folders = contents.having(VIDEO_SUFFIXES)
         stems = [{os.path.splitext(name)[0] for name in names} for names in folders.values()]
         if len(folders) > 1 and (in_all := set.intersection(*stems)):
@@ -66,7 +66,7 @@ class EpisodeFolders(BaseSource[EpisodeFoldersConfig]):
         stems = [os.path.splitext(name)[0] for name in names]
         unique = len(set(stems)) == len(stems)
         views = safe_names(stems if unique else names)
-        beside = read_sidecars(folder, self._limits)
+        sidecars = read_sidecars(folder, self._limits)
         yield Episode(
             views={
                 view: VideoStream(
@@ -76,11 +76,11 @@ class EpisodeFolders(BaseSource[EpisodeFoldersConfig]):
                 )
                 for view, name in zip(views.values(), names, strict=True)
             },
-            arrays=beside.arrays,
+            arrays=sidecars.arrays,
             files=fingerprints(
-                self.path, (os.path.join(ref.locator, name) for name in (*names, *beside.files))
+                self.path, (os.path.join(ref.locator, name) for name in (*names, *sidecars.files))
             ),
-            text=beside.text,
+            text=sidecars.text,
         )
 
     def weight(self, ref: EpisodeRef) -> float:

@@ -57,7 +57,7 @@ class Demos(BaseSource[DemosConfig]):
 
     @classmethod
     def recognize(cls, contents: Contents) -> Evidence | None:
-        """See pictures of the layout's suffix in the first demonstration of a file."""
+        """Look for pictures of the layout's suffix in the first demonstration of a file."""
         suffix = cls.layout.image_suffix
 
         def has_pictures(file: SafeHdf5) -> bool:
@@ -83,8 +83,10 @@ class Demos(BaseSource[DemosConfig]):
         path = locate(self.path, relative)
         with open_hdf5(path, self._limits) as file:
             if demo is None:
-                found, declared = len(self._demos(file)), file.attr("data", "num_demos")
-                raise file.error("data", f"{found} demonstrations of num_demos {declared}; {_MEND}")
+                listed, declared = len(self._demos(file)), file.attr("data", "num_demos")
+                raise file.error(
+                    "data", f"{listed} demonstrations of num_demos {declared}; {_MEND}"
+                )
             group = f"data/{demo}"
             views, maps = self._views(file, group)
             self._check_length(file, group, views)
@@ -190,8 +192,8 @@ class Demos(BaseSource[DemosConfig]):
     def _arrays(self, file: SafeHdf5, group: str) -> dict[str, np.ndarray]:
         paths = self._config.arrays
         if paths is None:
-            found = [*file.keys(group), *(f"obs/{key}" for key in file.keys(f"{group}/obs"))]
-            paths = tuple(path for path in found if self._is_array(file, group, path))
+            members = [*file.keys(group), *(f"obs/{key}" for key in file.keys(f"{group}/obs"))]
+            paths = tuple(path for path in members if self._is_array(file, group, path))
         return file.arrays({f"{group}/{path}": path.replace("obs/", "") for path in paths})
 
     def _is_array(self, file: SafeHdf5, group: str, path: str) -> bool:

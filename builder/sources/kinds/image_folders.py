@@ -41,7 +41,7 @@ class ImageFolders(BaseSource[ImageFoldersConfig]):
 
     @classmethod
     def recognize(cls, contents: Contents) -> Evidence | None:
-        """See folders of images; where the same names come again and again, they are views."""
+        """Look for folders of images; where the same names come again and again, they are views."""
         folders = contents.having(IMAGE_SUFFIXES) if contents.is_folder else {}
         if not folders:
             return None
@@ -70,17 +70,17 @@ class ImageFolders(BaseSource[ImageFoldersConfig]):
     def open(self, ref: EpisodeRef) -> Iterator[Episode]:
         """Open one episode; images are read as they are needed.  Raises SourceError."""
         folder = self.path / ref.locator
-        beside = read_sidecars(folder, self._limits)
+        sidecars = read_sidecars(folder, self._limits)
         names = safe_names(self._view_folders(folder))
-        files = list(beside.files)
+        files = list(sidecars.files)
         views = {}
         for inner, name in names.items():
             fps = self._config.recorded_fps
             stream, ends = image_stream(folder / inner, fps, self._limits)
             views[name if inner else "main"] = stream
             files += [os.path.join(inner, image) for image in ends]
-        marks = fingerprints(self.path, (os.path.join(ref.locator, name) for name in files))
-        yield Episode(views=views, arrays=beside.arrays, files=marks, text=beside.text)
+        prints = fingerprints(self.path, (os.path.join(ref.locator, name) for name in files))
+        yield Episode(views=views, arrays=sidecars.arrays, files=prints, text=sidecars.text)
 
     def _view_folders(self, folder: Path) -> list[str]:
         if self._config.folder == "episode":

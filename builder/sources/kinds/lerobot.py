@@ -59,7 +59,7 @@ class LeRobot(BaseSource[LeRobotConfig]):
 
     @classmethod
     def recognize(cls, contents: Contents) -> Evidence | None:
-        """See the metadata and their version."""
+        """Look for the metadata, which state a version."""
         try:
             info = json.loads(read_small(contents.path / _INFO, _JSON_BYTES))
             return Evidence(f"{_INFO} of version {info.get('codebase_version', 'unknown')}", 3)
@@ -168,8 +168,8 @@ class LeRobot(BaseSource[LeRobotConfig]):
         if not readme.is_file():
             return None
         with readme.open("rb") as file:
-            found = _LICENCE.search(file.read(4096).decode("utf-8", "replace"))
-        return safe_text(found[1].strip("'\" "), 100) if found else None
+            licence = _LICENCE.search(file.read(4096).decode("utf-8", "replace"))
+        return safe_text(licence[1].strip("'\" "), 100) if licence else None
 
 
 def _clock(table: Any, fps: float) -> np.ndarray:
@@ -242,15 +242,15 @@ class LeRobotMeta:
         seen: set[int] = set()
         for row in source:
             try:
-                found = self._row(row, videos)
+                episode = self._row(row, videos)
             except KeyError as error:
                 raise self.error(f"its episode list has a row without {error}") from None
             except (TypeError, ValueError) as error:
-                raise self.error(f"its episode list has a row that is none ({error})") from None
-            if found.index in seen:
-                raise self.error(f"its episode list has two rows of episode {found.index}")
-            seen.add(found.index)
-            yield found
+                raise self.error(f"its episode list has an invalid row ({error})") from None
+            if episode.index in seen:
+                raise self.error(f"its episode list has two rows of episode {episode.index}")
+            seen.add(episode.index)
+            yield episode
 
     def unlisted(self, listed: int) -> str | None:
         """Say, in words, when fewer episodes are listed than declared."""
@@ -264,12 +264,12 @@ class LeRobotMeta:
 
     def splits(self, index: int) -> tuple[str, ...]:
         """Return the splits that hold an episode: ``{"train": "0:50"}``."""
-        found = []
+        splits = []
         for name, span in self._splits.items():
             first, _, last = str(span).partition(":")
             if first.isdecimal() and last.isdecimal() and int(first) <= index < int(last):
-                found.append(printable_path(name))
-        return tuple(found)
+                splits.append(printable_path(name))
+        return tuple(splits)
 
     def _jsonl(self, path: Path) -> Iterator[dict[str, Any]]:
         for number, line in enumerate(read_small(path, _JSON_BYTES).splitlines(), 1):
@@ -298,12 +298,12 @@ class LeRobotMeta:
         index = int(row["episode_index"])
         own = {"episode_index": index, "episode_chunk": index // self._chunks_size}
         data = {**own, **_places(row, "data/")}
-        found: dict[str, tuple[str, float | None]] = {}
+        files: dict[str, tuple[str, float | None]] = {}
         for key in videos:
-            where = {**own, "video_key": key, **_places(row, f"videos/{key}/")}
+            places = {**own, "video_key": key, **_places(row, f"videos/{key}/")}
             start = row.get(f"videos/{key}/from_timestamp")
-            found[key] = (
-                self._fill(str(self._video_path), where),
+            files[key] = (
+                self._fill(str(self._video_path), places),
                 None if start is None else float(start),
             )
             if start is not None and not math.isfinite(float(start)):
@@ -314,7 +314,7 @@ class LeRobotMeta:
             length=int(row["length"]),
             tasks=tuple(map(str, tasks)) if isinstance(tasks, list | tuple) else (str(tasks),),
             data=self._fill(self._data_path, data),
-            videos=found,
+            videos=files,
         )
 
     def _fill(self, template: str, places: dict[str, Any]) -> str:
@@ -323,7 +323,9 @@ class LeRobotMeta:
             if name is not None and (
                 name not in _PLACES or conversion or not _WIDTH.fullmatch(width or "")
             ):
-                raise self.error(f"the path template {template!r} has the odd place {{{name}}}")
+                raise self.error(
+                    f"the path template {template!r} has the unsupported placeholder {{{name}}}"
+                )
         path = PurePosixPath(template.format_map(places))
         if path.is_absolute() or ".." in path.parts:
             raise self.error(f"the path {str(path)!r} leads out of the dataset")

@@ -38,7 +38,7 @@ class SomethingSomething(BaseSource[SomethingSomethingConfig]):
 
     @classmethod
     def recognize(cls, contents: Contents) -> Evidence | None:
-        """See WebM videos and label files."""
+        """Look for WebM videos and label files."""
         labels = any(name.endswith(("train.json", "validation.json")) for name in contents.names)
         if labels and any(name.endswith(SUFFIXES) for name in contents.names):
             return Evidence("WebM videos and label files", strength=3)
@@ -63,11 +63,11 @@ class SomethingSomething(BaseSource[SomethingSomethingConfig]):
         relative, text = ref.locator
         turn = self._config.turned_by_hand("main")
         stream = VideoStream(locate(self.path, relative), limits=self._limits, orientation=turn)
-        marks = fingerprints(self.path, [relative])
-        yield Episode(views={"main": stream}, files=marks, text=text)
+        prints = fingerprints(self.path, [relative])
+        yield Episode(views={"main": stream}, files=prints, text=text)
 
     def _labels(self) -> dict[str, dict[str, Any]]:
-        found = {}
+        labels = {}
         for folder, names in walk(self.path):
             for name in names:
                 split = next((s for s in _SPLITS if name.endswith(f"{s}.json")), None)
@@ -76,12 +76,12 @@ class SomethingSomething(BaseSource[SomethingSomethingConfig]):
                 path = self.path / folder / name
                 try:
                     for entry in json.loads(read_small(path, _LABEL_BYTES)):
-                        found[str(entry["id"])] = {**entry, "split": split}
+                        labels[str(entry["id"])] = {**entry, "split": split}
                 except (ValueError, TypeError, KeyError, RecursionError) as error:
                     raise SourceError.at(
                         path, f"not a list of labels with ids ({error!r})"
                     ) from None
-        return found
+        return labels
 
 
 def _text(value: Any) -> str | None:

@@ -41,7 +41,7 @@ class TapVid(BaseSource[TapVidConfig]):
 
     @classmethod
     def recognize(cls, contents: Contents) -> Evidence | None:
-        """See pickles; beside videos or images they belong to these."""
+        """Look for pickles; beside videos or images they belong to these."""
         if not any(name.lower().endswith(PICKLE_SUFFIXES) for name in contents.names):
             return None
         if not contents.is_folder:

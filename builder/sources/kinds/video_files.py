@@ -45,7 +45,7 @@ class VideoFiles(BaseSource[VideoFilesConfig]):
 
     @classmethod
     def recognize(cls, contents: Contents) -> Evidence | None:
-        """See video files; one file of no known kind may be a video, too."""
+        """Look for video files; one file of no known kind may be a video, too."""
         videos = sum(map(len, contents.having(VIDEO_SUFFIXES).values()))
         if videos:
             return Evidence(count(videos, "video file") if contents.is_folder else "one video file")
