@@ -4,8 +4,6 @@ Each part is an envelope ``{kind, ...}``: the common keys are checked here, a ba
 keys by the model that sits beside the backend (see ``builder.core.registry``).
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field

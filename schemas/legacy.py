@@ -10,8 +10,6 @@ Remapping to img_shape and then normalizing by img_shape equals normalizing by t
 size.  What is lost without the attributes is therefore the amplitude, not the shape of motion.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from operator import index
 from typing import Any, Literal

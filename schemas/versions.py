@@ -4,8 +4,6 @@ When a record changes so that the old model could misread it, the old model stay
 another name, gets a method ``to_next_version()`` and is listed in ``OLDER``; its golden files stay.
 """
 
-from __future__ import annotations
-
 import json
 from typing import Any, Protocol, TypeVar
 

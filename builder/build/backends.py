@@ -1,7 +1,5 @@
 """The backends that a build config names, constructed: in the parent and in its children."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

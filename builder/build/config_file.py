@@ -1,7 +1,5 @@
 """Reading build configs: safe YAML, ``key=value`` overrides, errors in sentences."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Building one episode, from its source to the store: what a child process does."""
 
-from __future__ import annotations
-
 import json
 import threading
 import time

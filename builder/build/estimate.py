@@ -4,8 +4,6 @@ A dry run probes in this process and writes nothing.  ``measure`` builds the beg
 episodes for real, each at two lengths, which tells the cost of a frame from that of an episode.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import tempfile

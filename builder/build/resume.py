@@ -1,7 +1,5 @@
 """Resuming a build: which episodes are finished, and whether their sources have changed since."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing

@@ -1,7 +1,5 @@
 """How far the builds of a dataset are; reads only, so it may be asked at any time."""
 
-from __future__ import annotations
-
 import json
 import os
 import time

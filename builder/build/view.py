@@ -1,7 +1,5 @@
 """One view being built: frames are decoded once, letterboxed, stored and tracked."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np

@@ -4,8 +4,6 @@ A picture is resized to the integer ``content_shape`` of its ``Letterbox`` and p
 integer pad, so pixels and coordinates agree to a few thousandths of a pixel.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import av

@@ -1,7 +1,5 @@
 """Where tracked points start: the cell centres of a grid over the content or the canvas."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from builder.core.errors import TrackingError

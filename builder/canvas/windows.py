@@ -4,8 +4,6 @@ Window s covers frames starts[s] ... starts[s] + horizon - 1.  Windows that run 
 frame see it repeated: their tail stands still and is not real motion.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from schemas.dataset import DatasetMeta

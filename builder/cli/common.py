@@ -1,7 +1,5 @@
 """What the verbs share: printing, and options that mean the same everywhere."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import math

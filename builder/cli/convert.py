@@ -4,8 +4,6 @@ Lossless arrays are compared number by number; of others the largest error is pr
 episodes are listed and the others converted. Running the same command again continues.
 """
 
-from __future__ import annotations
-
 import argparse
 
 from builder.cli.common import declare, say_result

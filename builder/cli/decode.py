@@ -6,8 +6,6 @@ Stretch, or an episode's metadata), or a dataset folder together with --episode.
 (x, y) source pixels.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 from typing import Any

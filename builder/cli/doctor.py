@@ -5,8 +5,6 @@ bars, the frozen tail and visibility, and says what would degrade a model and ho
 Works on built datasets and on folders of older files.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

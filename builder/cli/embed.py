@@ -5,8 +5,6 @@ other that Python finds. AMPLIFY takes the first token of the last hidden state 
 lambda text: model(**tokens(text)).last_hidden_state[0, 0].
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

@@ -9,8 +9,6 @@ pickle of clips in TAP-Vid's convention. card: a README.md for the Hugging Face 
 Episodes are verified first: damaged ones are listed and left out, and the exit code is 1.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 from typing import Any

@@ -3,8 +3,6 @@
 Run it once, after the last shard. Running it again changes nothing.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Look at a folder, say what it holds, and write a commented config for it."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 from shlex import quote

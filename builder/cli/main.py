@@ -5,8 +5,6 @@ folder is no whole dataset; 2 bad usage or config, or an input that is not there
 3 nothing could be built (a shard: 1); 4 output unusable; 130 or 143 interrupted; 70 a bug of ours.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import re

@@ -5,8 +5,6 @@ they record, marked as stretched. Originals are never touched; running the same 
 finishes the job.
 """
 
-from __future__ import annotations
-
 import argparse
 
 from builder.cli.common import check_positive, declare, say_result, show_count

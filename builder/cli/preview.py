@@ -5,8 +5,6 @@ episodes of different shapes. Wrong orientation is the expensive mistake; catch 
 Writes one page (or a .png) and no dataset.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

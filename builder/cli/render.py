@@ -3,8 +3,6 @@
 A file that is there already is replaced.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 The next build builds them again; what is in damaged/ already stays there.
 """
 
-from __future__ import annotations
-
 import argparse
 
 from builder.cli.common import declare, say_result

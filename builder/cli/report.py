@@ -6,8 +6,6 @@ doctor's findings, a table of episodes and a player that shows the points move.
 The exit code is 1 when episodes cannot be read, or there are none; the page lists what failed.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

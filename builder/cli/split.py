@@ -4,8 +4,6 @@ By hash, each episode's part depends on its own id, task or group alone, so epis
 move no other. Read one with WindowDataset(dataset, split="default/train").
 """
 
-from __future__ import annotations
-
 import argparse
 from typing import Any
 

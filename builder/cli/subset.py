@@ -5,8 +5,6 @@ Those that cannot be opened are listed and the others taken. Running the same co
 continues.
 """
 
-from __future__ import annotations
-
 import argparse
 
 from builder.cli.common import declare, say_result

@@ -4,8 +4,6 @@ Frames are those that are stored, or, with --source, decoded again from the vide
 same command again continues.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Names that a door hands on, imported when they are first asked for."""
 
-from __future__ import annotations
-
 import ast
 import sys
 import warnings

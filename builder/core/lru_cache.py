@@ -1,7 +1,5 @@
 """A cache of what was used last."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from typing import Generic, TypeVar
 

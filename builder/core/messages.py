@@ -1,7 +1,5 @@
 """Numbers in sentences, and sentences that several verbs say."""
 
-from __future__ import annotations
-
 import difflib
 
 from pydantic import ValidationError

@@ -1,7 +1,5 @@
 """Names and texts from data, made safe to store."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from hashlib import sha256

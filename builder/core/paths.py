@@ -1,7 +1,5 @@
 """Episode ids and printable paths: functions of a path alone, safe for any file name."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from pathlib import PurePath

@@ -1,7 +1,5 @@
 """Parsing stored records: damage and newer formats become sentences that name the file."""
 
-from __future__ import annotations
-
 import json
 from typing import Any, TypeVar
 

@@ -6,8 +6,6 @@ A backend class has a ``Config`` model (a ``schemas.base.Record``) for its own s
 A plug-in that cannot be imported is an error where it is asked for, and nowhere else.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module

@@ -1,7 +1,5 @@
 """How a command over many episodes ended: one text, one JSON and one rule for exit codes."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict

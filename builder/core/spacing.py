@@ -1,7 +1,5 @@
 """Choosing a few of many, evenly: what samples, probes and previews look at."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Wall seconds by stage."""
 
-from __future__ import annotations
-
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator

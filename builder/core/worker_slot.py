@@ -1,7 +1,5 @@
 """Which of several equal processes this one is, so that they can share devices evenly."""
 
-from __future__ import annotations
-
 import os
 
 SLOT = "LETTERSET_WORKER_SLOT"

@@ -1,7 +1,5 @@
 """Checks of an episode's arrays: digests, types, shapes and values; each yields complaints."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterator
 from typing import Any

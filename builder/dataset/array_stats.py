@@ -1,7 +1,5 @@
 """Statistics of pass-through arrays with a row per frame, such as actions, over a dataset."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ They may hold numbers, texts, column names, comparisons (also ``in``), ``and``, 
 ``+ - * /``, nothing else of Python.
 """
 
-from __future__ import annotations
-
 import ast
 import operator
 from collections.abc import Callable, Collection, Mapping

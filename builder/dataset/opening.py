@@ -1,7 +1,5 @@
 """Opening a dataset: a folder of our own, a URL, or a folder of older track files."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

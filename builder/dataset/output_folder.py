@@ -1,7 +1,5 @@
 """Which folders a dataset may be written to: an empty one, or one that letterset made."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

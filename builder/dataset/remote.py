@@ -3,8 +3,6 @@
 The local cache is a dataset folder like any other and is read as one.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re

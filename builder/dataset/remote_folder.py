@@ -1,7 +1,5 @@
 """A folder at a URL that fsspec supports: listing it and fetching its files."""
 
-from __future__ import annotations
-
 import errno
 import os
 from collections.abc import Iterable, Iterator, Mapping

@@ -1,7 +1,5 @@
 """Verifying a dataset: what is stored is checked against everything the metadata say about it."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Container, Iterator, Mapping

@@ -1,7 +1,5 @@
 """The columns of the window table, computed for all windows of one view."""
 
-from __future__ import annotations
-
 import mmap
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Reading and writing points and geometries for the command line: data, never code."""
 
-from __future__ import annotations
-
 import io
 import json
 import sys

@@ -4,8 +4,6 @@ The same kernel as the build.  Decoding predictions needs ``schemas`` alone: see
 :class:`schemas.inference.Decoder`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

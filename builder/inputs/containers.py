@@ -6,8 +6,6 @@ fragmented MP4 cut between two fragments, a live WebM recording (no sizes, no du
 between two frames.
 """
 
-from __future__ import annotations
-
 import os
 import struct
 from pathlib import Path

@@ -1,7 +1,5 @@
 """How a video is to be displayed: display matrix, sample aspect ratio, colours."""
 
-from __future__ import annotations
-
 import struct
 from fractions import Fraction
 from typing import Any

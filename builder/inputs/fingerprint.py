@@ -1,7 +1,5 @@
 """Fingerprints of files: which files an episode was made of, and whether they have changed."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Iterable

@@ -5,8 +5,6 @@ without a bound.  Here every link on the way to a dataset is looked at, and ever
 checked, before it is read.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import math
 import os

@@ -5,8 +5,6 @@ can become gigabytes.  Every check is by header, by the best ratio possible, or 
 bounded pieces.
 """
 
-from __future__ import annotations
-
 import struct
 import zlib
 from collections.abc import Callable

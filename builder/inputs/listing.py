@@ -1,7 +1,5 @@
 """Listing folders: natural order, links followed but never in circles, nothing decoded."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator

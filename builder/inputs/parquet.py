@@ -1,7 +1,5 @@
 """Parquet files of others: read by row group and column, within the limits."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path

@@ -4,8 +4,6 @@ A pickle is a program that may call anything it names.  Here it may name the few
 NumPy's own pickles need, replaced by versions that check their arguments, and nothing else.
 """
 
-from __future__ import annotations
-
 import io
 import pickle
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Arrays and a text, kept in an episode folder beside its videos or images."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 

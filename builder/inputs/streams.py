@@ -1,7 +1,5 @@
 """What a stream of frames is, and streams over what is addressed by frame number."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace

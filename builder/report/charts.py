@@ -1,7 +1,5 @@
 """Small accessible SVG drawings: histograms and letterboxes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 

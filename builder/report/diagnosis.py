@@ -4,8 +4,6 @@ Windows are sampled evenly, episodes are read one after another and only counter
 memory does not grow with the dataset.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path

@@ -5,8 +5,6 @@ pixels: ``zoom`` tells how much larger the picture is than the image the points 
 enlarging by ``zoom`` maps a point p to exactly ``zoom * p``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import cv2

@@ -1,7 +1,5 @@
 """Self-contained HTML pages: no network, light and dark, one look for all of them."""
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Iterable, Mapping
 from html import escape

@@ -1,7 +1,5 @@
 """The data behind the report's player: sampled episodes, small enough for one page."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -4,8 +4,6 @@ A few episodes of different shapes, one window of each.  Orientation is the expe
 so every episode is shown in all orientations it could have.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass

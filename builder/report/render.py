@@ -1,7 +1,5 @@
 """``letterset render``: a contact sheet of a dataset, a video or Rerun recording of an episode."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path

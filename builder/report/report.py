@@ -1,7 +1,5 @@
 """``letterset report``: one self-contained page to open before training."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator

@@ -1,7 +1,5 @@
 """Points given in normalized coordinates, from 0 to 1 over the whole picture, as pixels."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from builder.core.errors import SourceError

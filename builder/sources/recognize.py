@@ -1,7 +1,5 @@
 """Which kind of source lies at a path: every kind is asked what speaks for it."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass

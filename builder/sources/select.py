@@ -3,8 +3,6 @@
 ``Selected`` wraps any source.  Sources list and open whole episodes and know nothing of it.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The settings that every source has: which episodes, views and frames of it are used."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field

@@ -1,7 +1,5 @@
 """A first config for a folder: what it holds, and every choice that matters, with comments."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """How arrays are packed: JPEG frames and fixed-point tracks, and what reads them back."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

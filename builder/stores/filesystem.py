@@ -1,7 +1,5 @@
 """What the filesystem of an output folder cannot do; said, because we cannot make up for it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

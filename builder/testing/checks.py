@@ -1,7 +1,5 @@
 """What all conformance suites check with."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any

@@ -3,8 +3,6 @@
 Call :func:`check_executor` in a backend's tests, or run the single ``CHECKS`` as cases.
 """
 
-from __future__ import annotations
-
 import itertools
 import os
 import signal

@@ -1,7 +1,5 @@
 """Small complete episodes and datasets for tests, made of numbers alone: no video, no tracker."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any

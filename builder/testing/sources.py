@@ -3,8 +3,6 @@
 Call :func:`check_source` in a source's tests, or run the single ``CHECKS`` as cases.
 """
 
-from __future__ import annotations
-
 import os
 import pickle
 from collections.abc import Callable

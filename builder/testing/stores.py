@@ -3,8 +3,6 @@
 Call :func:`check_store` in a backend's tests, or run the single ``CHECKS`` as cases.
 """
 
-from __future__ import annotations
-
 import hashlib
 import importlib.util
 import multiprocessing

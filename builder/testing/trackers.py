@@ -10,8 +10,6 @@ Use from your own tests, with any test runner::
 Every check raises AssertionError with a sentence that says what was wrong.
 """
 
-from __future__ import annotations
-
 import pickle
 from collections.abc import Callable, Iterable
 

@@ -3,8 +3,6 @@
 The motion of a pair of frames is estimated once, however many windows it serves.
 """
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable

@@ -4,8 +4,6 @@ Other counts of motion stay apart, for they are other numbers: the window table 
 per window, and ``builder.training.metrics`` counts normalized tracks in AMPLIFY's loss classes.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from builder.trackers.base import Window

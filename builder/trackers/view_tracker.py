@@ -1,7 +1,5 @@
 """From content frames to tracks on the canvas: which points, in which coordinates."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

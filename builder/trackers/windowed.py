@@ -1,7 +1,5 @@
 """Trackers whose model sees one whole clip per window: buffered frames, cut into clips."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections import deque
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Which episodes and views of a dataset a training set reads."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from itertools import islice

@@ -4,8 +4,6 @@ Both methods are linear in the data, so each is one small matrix (new, old) appl
 time; that serves numpy and torch (any device, with gradients) alike.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 from typing import Any, Literal
 

@@ -4,8 +4,6 @@ Names and definitions are those of AMPLIFY and its users.  Everything streams: p
 few counters are updated; nothing grows with the number of batches.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any

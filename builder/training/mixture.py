@@ -1,7 +1,5 @@
 """Several datasets as one, drawn by weight, in samples of one shape."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

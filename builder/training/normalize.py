@@ -4,8 +4,6 @@ The operations and their order are that code's, so that results are bit-equal to
 float32 (it knows no other dtype) and to the same formula in float64.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from schemas.geometry import Points, as_float_points

@@ -1,7 +1,5 @@
 """Pass-through arrays of a sample: actions, states, text embeddings, whatever layers add."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """Which sample lies where: samples are numbered through all episodes, one after another."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from builder.dataset.window_table import Table

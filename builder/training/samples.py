@@ -1,7 +1,5 @@
 """What datasets of samples have in common: the epoch all workers see, batching, decoding."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Which sample comes when: shuffled without a list, split over ranks, resumable anywhere."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any

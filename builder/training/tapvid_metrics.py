@@ -4,8 +4,6 @@ Definitions of the TAP-Vid benchmark (Doersch et al., 2022, section 3): threshol
 8 and 16 pixels on a 256 x 256 raster, query frames left out, averaged per video.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

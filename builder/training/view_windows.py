@@ -1,7 +1,5 @@
 """Windows of one view of an open episode: prepared once, then cut fast, sample by sample."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from functools import lru_cache

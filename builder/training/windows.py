@@ -1,7 +1,5 @@
 """Windows of a built dataset as training samples, with AMPLIFY's keys and shapes."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from inspect import cleandoc
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Compares a sample of stored frames with their source, decoded and letterboxed again."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

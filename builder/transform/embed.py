@@ -1,7 +1,5 @@
 """Text embeddings as a layer: one array per episode, by an encoder of the user's."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field

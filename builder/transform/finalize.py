@@ -1,7 +1,5 @@
 """Putting the files of many writers together once all of them are done."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass

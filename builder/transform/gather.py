@@ -4,8 +4,6 @@ Episodes are taken one by one; then the failures, splits, layers and rows of the
 belong to them follow.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Merges datasets, or takes a subset of one, without changing a byte of an episode."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Sequence
 from contextlib import closing

@@ -4,8 +4,6 @@ With the videos at hand an episode becomes complete: letterbox geometry and fram
 them it keeps a plain ``Stretch`` from the tracked size.  The originals are only ever read.
 """
 
-from __future__ import annotations
-
 import math
 from collections import deque
 from collections.abc import Callable, Generator, Iterable

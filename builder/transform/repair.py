@@ -1,7 +1,5 @@
 """Rebuilding the index from the episodes themselves: what verifies is listed, nothing else."""
 
-from __future__ import annotations
-
 import contextlib
 import platform
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Tracks a dataset once more into a layer, on its stored frames or on those of its source."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing

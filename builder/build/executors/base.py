@@ -1,7 +1,5 @@
 """What an executor is: it runs tasks in child processes and reports each one's outcome."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ A child is spawned, single-threaded, ignores Ctrl-C, leaves through its ``with``
 SIGTERM and dies with its parent.
 """
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import pickle

@@ -6,8 +6,6 @@ is one local socket per view: nothing is shared, so nothing is left behind by a 
 is at most ``ahead`` frames ahead of its tracker.
 """
 
-from __future__ import annotations
-
 import faulthandler
 import math
 import pickle

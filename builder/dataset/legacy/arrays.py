@@ -1,7 +1,5 @@
 """The arrays of older files, read lazily: tracks and ATM's video, in pixels of ``img_shape``."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

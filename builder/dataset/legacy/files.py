@@ -1,7 +1,5 @@
 """The headers of older files: layout, mode, length and tracked size."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """ATM (any-point trajectory modelling): preprocessed demonstrations with tracks, in HDF5."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager

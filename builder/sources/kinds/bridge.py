@@ -1,7 +1,5 @@
 """BridgeData in its raw form: ``traj*/images<k>/im_<t>.jpg`` and pickled states and actions."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterator

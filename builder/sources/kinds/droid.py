@@ -1,7 +1,5 @@
 """DROID in its raw form: ``metadata_*.json``, ``trajectory.h5`` and one MP4 per camera."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Episode folders: one folder per episode, one video per view."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager

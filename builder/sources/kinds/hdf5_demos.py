@@ -1,7 +1,5 @@
 """HDF5 files with demonstrations under ``data/demo_<i>``: what LIBERO and robomimic share."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager

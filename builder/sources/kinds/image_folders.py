@@ -1,7 +1,5 @@
 """Image-sequence folders: one folder of images per episode, or per view of an episode."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager

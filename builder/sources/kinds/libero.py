@@ -1,7 +1,5 @@
 """LIBERO: ``<suite>/<task>_demo.hdf5``; its pictures are stored upside-down."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import ClassVar

@@ -1,7 +1,5 @@
 """robomimic: HDF5 demonstrations, pictures upright, depth beside them, splits in ``mask``."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from builder.sources.kinds.hdf5_demos import DemoLayout, Demos, DemosConfig

@@ -1,7 +1,5 @@
 """Something-Something v2: ``<id>.webm`` and label files in JSON."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterator

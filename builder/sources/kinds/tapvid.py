@@ -1,7 +1,5 @@
 """TAP-Vid pickles: videos with ground-truth tracks."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path

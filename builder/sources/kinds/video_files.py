@@ -1,7 +1,5 @@
 """Plain video files: a folder of them, or one; each is an episode with one view."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager

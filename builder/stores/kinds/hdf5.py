@@ -5,8 +5,6 @@ very file, of the stated type and shape.  Links to other places, other files' st
 datasets and object types are refused.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json

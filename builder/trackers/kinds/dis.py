@@ -3,8 +3,6 @@
 CPU only, no weights, no torch.  Good where things move smoothly; see ``NOTICE``.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable
 from typing import Annotated, Literal

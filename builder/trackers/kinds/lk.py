@@ -4,8 +4,6 @@ Costs nothing per pixel of picture beyond its pyramid, but every point of every 
 pays: for a grid in many windows ``dis`` is both cheaper and better.
 """
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import cv2

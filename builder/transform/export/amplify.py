@@ -10,8 +10,6 @@ AMPLIFY's public loader makes the instruction and the path of its embedding from
 name, looks for demos 0 to 49 of a task, and for suites whose name contains "libero".
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping, Sequence

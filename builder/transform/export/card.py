@@ -1,7 +1,5 @@
 """The dataset card: a README.md with the YAML header that the Hugging Face hub expects."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator
 

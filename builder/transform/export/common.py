@@ -3,8 +3,6 @@
 In another form nothing tells any more that an episode was damaged, so bytes are verified first.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence

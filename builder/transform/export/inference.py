@@ -1,7 +1,5 @@
 """The one JSON file that a checkpoint needs to meet a robot."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 

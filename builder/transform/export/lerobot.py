@@ -7,8 +7,6 @@ step.  Time is ``frame_index / fps``, the only clock LeRobot has.  ``letterset.j
 ids and the geometry, with which points are decoded to source pixels.
 """
 
-from __future__ import annotations
-
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """What of a dataset goes where in a LeRobot v3.0 dataset, and what that cannot hold."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction

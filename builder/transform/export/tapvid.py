@@ -5,8 +5,6 @@ height, so a continuous canvas pixel p becomes exactly p / size.  ``occluded`` i
 of our visibility.
 """
 
-from __future__ import annotations
-
 import pickle
 from functools import partial
 from pathlib import Path

@@ -4,8 +4,6 @@ Every child has a pipe of its own and shares no lock with the others, so one may
 any instant without harm to the rest.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

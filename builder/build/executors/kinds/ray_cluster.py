@@ -6,8 +6,6 @@ itself, or its whole node, may die too: Ray restarts it and repeats the call, wh
 task and so begins it anew.
 """
 
-from __future__ import annotations
-
 import itertools
 import logging
 import math

@@ -1,7 +1,5 @@
 """What runs in an actor of a Ray cluster: one child process at a time and the job it has."""
 
-from __future__ import annotations
-
 import pickle
 import secrets
 import sys

@@ -6,8 +6,6 @@ another layout for the product that follows.  Here the channels of a place lie t
 as rows, and are written in the order in which the product reads them.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -3,8 +3,6 @@
 Nothing here is vendored: the user installs ``cotracker`` and brings the weights.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import pickle
