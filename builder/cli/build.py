@@ -23,7 +23,6 @@ from schemas.config import BuildConfig
 if TYPE_CHECKING:
     from builder.build.estimate import DryRun
     from builder.build.pipeline import Summary
-    from builder.build.shards import Shard
 
 HELP = "build a dataset from videos"
 EXAMPLE = """\
@@ -86,8 +85,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         const="append",
         help="keep episodes whose source changed as they are, build only new ones",
     )
-    parser.add_argument("--quiet", action="store_true", help="no progress, only the summary")
-    declare(parser, "--json")
+    declare(parser, "--quiet", "--json")
 
 
 def read_config(args: argparse.Namespace) -> BuildConfig:
@@ -112,15 +110,6 @@ def read_config(args: argparse.Namespace) -> BuildConfig:
     return load_config(path, overrides, given)
 
 
-def read_shard(text: str | None) -> Shard | None:
-    """Read --shard; raises ConfigError."""
-    from builder.build.shards import Shard
-
-    if text is None:
-        return None
-    return Shard.parse(text) if text else Shard.of_slurm_array(os.environ)
-
-
 def _integer(text: str) -> Any:
     # What is no integer goes on as it is, for the schema to refuse by name.
     try:
@@ -131,7 +120,12 @@ def _integer(text: str) -> Any:
 
 def run(args: argparse.Namespace) -> int:
     """Build, showing progress; returns the exit code."""
-    shard = read_shard(args.shard)
+    from builder.build.shards import Shard
+
+    shard = None
+    if args.shard is not None:
+        shard = Shard.parse(args.shard) if args.shard else Shard.of_slurm_array(os.environ)
+
     from builder.build.backends import settle_config
     from builder.build.estimate import dry_run, refuse_if_full
     from builder.build.pipeline import build

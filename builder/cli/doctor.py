@@ -21,11 +21,7 @@ EXAMPLE = """\
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
     declare(parser, "dataset", help="dataset, or folder of older files")
-    declare(
-        parser,
-        "--img-shape",
-        help="of the training; default: the dataset's",
-    )
+    declare(parser, "--img-shape", help="of the training; default: the dataset's")
     parser.add_argument(
         "--pixel-origin",
         choices=("corner", "center"),

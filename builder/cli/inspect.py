@@ -96,7 +96,7 @@ def _dataset(path: Path, limit: int) -> tuple[Row, list[Row], list[Row]]:
 def _dataset_rows(episode: EpisodeMeta) -> Iterator[Row]:
     row: Row = {}
     for view in episode.views:
-        motion = view.motion
+        motion, pad = view.motion, view.geometry.pad
         row = {
             "episode": episode.id,
             "view": view.name,
@@ -105,7 +105,7 @@ def _dataset_rows(episode: EpisodeMeta) -> Iterator[Row]:
             "SAR": _ratio(view.geometry.sample_aspect_ratio),
             "turned": view.orientation,
             "content": _shape(view.geometry.content_shape),
-            "pad": _pad(view.geometry.pad),
+            "pad": f"top {pad.top} bottom {pad.bottom} left {pad.left} right {pad.right}",
             "px/step": f"{motion.mean_px:.2f}" if motion else "-",
             "visible": f"{motion.visible_share:.0%}" if motion else "-",
         }
@@ -174,10 +174,6 @@ def _source_rows(path: str, episode: Episode) -> Iterator[Row]:
 
 def _shape(shape: tuple[int, int]) -> str:
     return f"{shape[0]} x {shape[1]}"
-
-
-def _pad(pad: Any) -> str:
-    return f"top {pad.top} bottom {pad.bottom} left {pad.left} right {pad.right}"
 
 
 def _ratio(ratio: tuple[int, int]) -> str:

@@ -142,14 +142,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except LettersetError as error:
         sys.stderr.write(f"letterset {args.verb}: {error}\n")
         return error.exit_code
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, _Terminated) as stop:
         _on_signals(signal.SIG_IGN, "SIGINT", "SIGTERM", "SIGUSR1")  # all that is left is to leave
-        sys.stderr.write("letterset: interrupted; run the same command again to go on\n")
-        return 130
-    except _Terminated:
-        _on_signals(signal.SIG_IGN, "SIGINT", "SIGTERM", "SIGUSR1")
-        sys.stderr.write("letterset: terminated; run the same command again to go on\n")
-        return 143
+        how, code = ("terminated", 143) if isinstance(stop, _Terminated) else ("interrupted", 130)
+        sys.stderr.write(f"letterset: {how}; run the same command again to go on\n")
+        return code
     except BrokenPipeError:
         # The reader of our output went away; that is its right.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

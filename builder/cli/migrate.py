@@ -20,11 +20,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
     parser.add_argument("legacy", metavar="LEGACY", help="folder of older files")
     declare(parser, "out", help="dataset folder to create or to finish")
-    declare(
-        parser,
-        "--img-shape",
-        help="canvas (default: the tracked size, if there is only one)",
-    )
+    declare(parser, "--img-shape", help="canvas (default: the tracked size, if there is only one)")
     parser.add_argument(
         "--tracked",
         nargs=2,

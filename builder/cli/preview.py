@@ -19,10 +19,8 @@ EXAMPLE = """\
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
     declare(parser, "source", "overrides")
-    parser.add_argument(
-        "--img-shape", nargs=2, type=int, default=(256, 256), metavar=("H", "W"),
-        help="height and width of every frame (default: 256 256)",
-    )  # fmt: skip
+    shape_help = "height and width of every frame (default: 256 256)"
+    declare(parser, "--img-shape", default=(256, 256), help=shape_help)
     parser.add_argument("--out", default="preview.html", help="page or .png to write")
     parser.add_argument("--count", type=int, default=6, metavar="N", help="episodes to draw")
 

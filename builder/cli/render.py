@@ -34,7 +34,11 @@ def run(args: argparse.Namespace) -> int:
     from builder.report.render import render_contact_sheet, render_rerun, render_video
 
     out = Path(args.out)
-    _refuse_unlike(args, out)
+    check_suffix(out, [SUFFIXES[args.to]])  # a file of another kind would be lost
+    if args.to == "contact-sheet" and args.episode is not None:
+        raise ConfigError("a contact-sheet chooses its episodes; --episode is for video and rerun")
+    if args.to != "video" and args.view is not None:
+        raise ConfigError(f"--view is for video; a {args.to} takes none")
     dataset = open_dataset(args.dataset)
     if args.to == "contact-sheet":
         render_contact_sheet(dataset, out)
@@ -48,12 +52,3 @@ def run(args: argparse.Namespace) -> int:
         frames = render_rerun(dataset, episode_id, out)
     say(f"wrote {out}: {count(frames, 'frame')} of {episode_id}")
     return 0
-
-
-def _refuse_unlike(args: argparse.Namespace, out: Path) -> None:
-    """Refuse a file of another kind, which would be lost, and options that would be ignored."""
-    check_suffix(out, [SUFFIXES[args.to]])
-    if args.to == "contact-sheet" and args.episode is not None:
-        raise ConfigError("a contact-sheet chooses its episodes; --episode is for video and rerun")
-    if args.to != "video" and args.view is not None:
-        raise ConfigError(f"--view is for video; a {args.to} takes none")

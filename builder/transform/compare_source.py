@@ -32,9 +32,11 @@ def compare_source(path: Path | str, source: str | None = None) -> list[Problem]
     them nothing is said.  Raises DatasetError when there is no dataset.
     """
     dataset = Dataset(Path(path), max_open=1)
-    source = source or _last_source(dataset.path)
-    if source is None:
-        return []
+    if not source:
+        recorded: Any = last_config(dataset.path).get("source")
+        if not isinstance(recorded, dict) or "path" not in recorded:
+            return []
+        source = str(recorded["path"])
     if not Path(source).exists():
         text = f"frames were not compared: the source {source} is not there; give --source"
         return [Problem(None, "source", text, note=True)]
@@ -59,12 +61,6 @@ def compare_source(path: Path | str, source: str | None = None) -> list[Problem]
         except LettersetError as error:
             found.append(Problem(episode_id, "source", str(error)))
     return found
-
-
-def _last_source(dataset: Path) -> str | None:
-    """Return the source path that the latest run recorded."""
-    part = last_config(dataset).get("source")
-    return str(part["path"]) if isinstance(part, dict) and "path" in part else None
 
 
 def _differences(view: ViewData, stream: FrameStream) -> Iterator[str]:

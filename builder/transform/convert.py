@@ -97,8 +97,8 @@ def _converted_meta(
     meta: DatasetMeta, part: Mapping[str, Any], out: str
 ) -> tuple[DatasetMeta, StorePart]:
     """Lay ``part`` over the recorded settings of the store."""
-    known = meta.config.get("store")
-    kept: dict[str, Any] = dict(known) if isinstance(known, dict) else {}
+    known: Any = meta.config.get("store")
+    kept = known if isinstance(known, dict) else {}
     merged = {"kind": "hdf5", **kept, "path": out}
     for key, value in part.items():
         old = merged.get(key)
@@ -140,7 +140,11 @@ def _convert(
         with store.begin(meta.id, layout) as writer:
             for array in arrays:
                 array.copy(writer)
-            writer.commit(_with_arrays(meta, writer.digests()))
+            digests = writer.digests()
+            views = (
+                view.model_copy(update={"arrays": dict(digests[view.name])}) for view in meta.views
+            )
+            writer.commit(meta.resealed(arrays=dict(digests[None]), views=tuple(views)))
     problems = [str(problem) for problem in check_episode(store, meta.id)]
     with closing(store.open(meta.id)) as written:
         for array in arrays:
@@ -228,10 +232,3 @@ def _cut(pieces: Iterator[bytes], sizes: np.ndarray) -> Iterator[bytes]:
             rest += next(pieces)
         yield rest[:size]
         rest = rest[size:]
-
-
-def _with_arrays(
-    meta: EpisodeMeta, arrays: Mapping[str | None, Mapping[str, ArrayMeta]]
-) -> EpisodeMeta:
-    views = [view.model_copy(update={"arrays": dict(arrays[view.name])}) for view in meta.views]
-    return meta.resealed(arrays=dict(arrays[None]), views=tuple(views))

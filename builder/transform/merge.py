@@ -126,7 +126,12 @@ def _gather(
     def take(key: str) -> IndexLine:
         dataset = wanted[key]
         line = index_line(dataset[key].meta)
-        _take(dataset.store, type(dataset.store)(out), line)  # type: ignore[call-arg]
+        store: Store = type(dataset.store)(out)  # type: ignore[call-arg]
+        if store.has(key):  # of a run that was killed
+            if _listed_as(store, line):
+                return line
+            store.set_aside(key)
+        store.adopt(dataset.store, key)
         return line
 
     with DatasetWriter.create(out, meta) as catalog:
@@ -139,15 +144,6 @@ def _gather(
     if result.any_done:  # else the failures tell why there is nothing
         result.notes += carry_along(sources, out, result.failures)
     return result
-
-
-def _take(source: Store, store: Store, line: IndexLine) -> None:
-    """Take an episode over, unless a run that was killed did it."""
-    if store.has(line.id):
-        if _listed_as(store, line):
-            return
-        store.set_aside(line.id)
-    store.adopt(source, line.id)
 
 
 def _listed_as(store: Store, line: IndexLine) -> bool:

@@ -23,22 +23,17 @@ from builder.core.messages import count
 from builder.core.paths import episode_id, printable_path
 from builder.core.records import checked_shape
 from builder.core.result import Result
+from builder.dataset.episodes import EpisodeData
 from builder.dataset.folder import DatasetWriter, index_line, read_index
 from builder.dataset.legacy.dataset import UNKNOWN_TRACKER, LegacyDataset, guess_queries, scan
-from builder.dataset.legacy.files import (
-    Layout,
-    LegacyRef,
-    Mode,
-    checked_choice,
-    mixture_of,
-)
+from builder.dataset.legacy.files import Layout, LegacyRef, Mode, checked_choice, mixture_of
 from builder.dataset.legacy.videos import Videos
 from builder.stores.base import STORES
 from builder.transform.migrate_episode import (
     QUERY_TOLERANCE_PX,
+    MigratedView,
     Migration,
     migrate_episode,
-    prepare,
 )
 from schemas.config import FrameStorage
 from schemas.dataset import DatasetMeta, EpisodeMeta, FailureLine, QuerySpec, VisibilityRule
@@ -252,7 +247,9 @@ def _in_order(
 
 
 def _migrate_one(migration: Migration, writes: bool, ref: LegacyRef) -> _Done:
-    views = prepare(migration, ref)
+    # Opening the views checks what can be checked before anything is written.
+    episode = EpisodeData(migration.dataset.open_file(ref.id))
+    views = [MigratedView(migration, ref, episode, name) for name in ref.tracked]
     basis = {view.name: view.basis for view in views}
     frames = any(view.stream is not None for view in views)
     move = Move(ref.id, printable_path(ref.relative), ref.length, basis, frames)
@@ -261,8 +258,7 @@ def _migrate_one(migration: Migration, writes: bool, ref: LegacyRef) -> _Done:
 
 def _common_size(refs: Iterable[LegacyRef]) -> tuple[int, int]:
     sizes = {size for ref in refs for size in ref.tracked.values()}
-    size = sizes.pop() if len(sizes) == 1 else None
-    if size is None:
+    if len(sizes) != 1 or (size := sizes.pop()) is None:
         raise ConfigError(
             "the files do not all record one tracked size: give img_shape (--img-shape "
             "H W), that of the training configuration"

@@ -53,17 +53,8 @@ class Migration:
             raise CancelledError
 
 
-def prepare(migration: Migration, ref: LegacyRef) -> list[MigratedView]:
-    """Open a file and check what can be checked before anything is written.
-
-    Raises DatasetError and SourceError for what cannot be migrated.
-    """
-    episode = EpisodeData(migration.dataset.open_file(ref.id))
-    return [MigratedView(migration, ref, episode, name) for name in ref.tracked]
-
-
 def migrate_episode(migration: Migration, ref: LegacyRef, views: list[MigratedView]) -> EpisodeMeta:
-    """Write one episode from what ``prepare`` gave, whole or not at all.
+    """Write one episode, whole or not at all.
 
     Raises DatasetError and DecodeError for damage found on the way, OutputError for ``out``.
     """
@@ -87,7 +78,10 @@ def migrate_episode(migration: Migration, ref: LegacyRef, views: list[MigratedVi
 
 
 class MigratedView:
-    """One view of an older file: its arrays, checked, as they are written to the episode."""
+    """One view of an older file: its arrays, checked, as they are written to the episode.
+
+    Raises DatasetError and SourceError for what cannot be migrated.
+    """
 
     def __init__(
         self, migration: Migration, ref: LegacyRef, episode: EpisodeData, name: str

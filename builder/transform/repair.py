@@ -83,7 +83,9 @@ def repair(path: Path | str, *, even_all: bool = False) -> Repair:
         kept: list[IndexLine] = []
         dropped: dict[str, str] = {}
         unread: dict[str, str] = {}
-        listed = _listed(folder)
+        listed: Mapping[str, IndexLine] = {}
+        with contextlib.suppress(DatasetError):  # a damaged index is what repair is for
+            listed = read_index(folder)
         # An episode behind a link to another disk is found by its name, not by looking around.
         stored = sorted({*store.ids(), *filter(store.has, listed)})
         for episode_id in stored:
@@ -157,10 +159,3 @@ def _repair_layer(folder: Path, name: str) -> dict[str, str]:
         where = path.relative_to(folder).as_posix()
         dropped[where] = f"{'; '.join(problems)}; make this part of the layer again"
     return dropped
-
-
-def _listed(folder: Path) -> Mapping[str, IndexLine]:
-    try:
-        return read_index(folder)
-    except DatasetError:
-        return {}  # a damaged index is what repair is for

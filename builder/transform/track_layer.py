@@ -132,19 +132,17 @@ def track(
             with closing(runner.run(track_episode, fed)) as events:
                 for event in events:
                     on_event(event)
-                    if isinstance(event, Outcome):
-                        _count(event, result)
+                    if not isinstance(event, Outcome):
+                        continue
+                    if isinstance(event.error, OutputError | ConfigError):
+                        raise event.error
+                    if event.error is not None:
+                        result.failures[event.task.ref.id] = str(event.error)
+                    else:
+                        result.tracked += 1
     if not result.failures:
         refresh_window_stats(dataset.with_layers(name))
     return result
-
-
-def _count(outcome: Outcome, result: Tracked) -> None:
-    if isinstance(outcome.error, OutputError | ConfigError):
-        raise outcome.error
-    if outcome.error is not None:
-        result.failures[outcome.task.ref.id] = str(outcome.error)
-    result.tracked += outcome.error is None
 
 
 def episode_refs(

@@ -33,7 +33,6 @@ from builder.transform.export.common import (
     refuse,
     refused_views,
 )
-from schemas.dataset import DatasetMeta
 
 Target = Literal["upstream", "attrs"]
 
@@ -193,12 +192,6 @@ def actions_of(episode: EpisodeData) -> np.ndarray:
     return actions.reshape(len(actions), -1)
 
 
-def track_method(meta: DatasetMeta) -> str:
-    """Return AMPLIFY's name of a kind of track files, such as ``uniform_400_reinit_16``."""
-    reinit = f"_reinit_{meta.horizon}" if meta.mode == "reinit" else ""
-    return f"uniform_{meta.queries.num_points}{reinit}"
-
-
 class _Texts:
     """Text embeddings: those given, by text, else those of the layer, else of the episode."""
 
@@ -230,7 +223,10 @@ class _Writer:
 
     @property
     def method(self) -> str:
-        return track_method(self.dataset.meta)
+        """AMPLIFY's name of a kind of track files, such as ``uniform_400_reinit_16``."""
+        meta = self.dataset.meta
+        reinit = f"_reinit_{meta.horizon}" if meta.mode == "reinit" else ""
+        return f"uniform_{meta.queries.num_points}{reinit}"
 
     def add(self, demo: Demo) -> None:
         """Write one episode."""

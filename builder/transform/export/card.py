@@ -1,5 +1,6 @@
 """The dataset card: a README.md with the YAML header that the Hugging Face hub expects."""
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator
 
@@ -15,6 +16,9 @@ from builder.transform.export.common import damage_of, plan_undamaged
 from schemas.dataset import EpisodeMeta
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)
+SIZE_NAMES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "n>10M")
+"""The hub's size classes: where each ends, and what it is called."""
+
 MAX_EPISODES = 5000
 
 
@@ -31,7 +35,7 @@ def dataset_card(dataset: Dataset, *, failures: dict[str, str] | None = None) ->
         "license": licences[0].lower() if len(licences) == 1 else "other",
         "task_categories": ["robotics"],
         "tags": ["letterset", "point-tracking", "motion-prior"],
-        "size_categories": [_size_category(_windows(dataset))],
+        "size_categories": [SIZE_NAMES[bisect_right(SIZES, _windows(dataset))]],
     }
     shapes = Counter(
         f"{view.name}: {view.geometry.source_shape[0]} x {view.geometry.source_shape[1]}"
@@ -85,9 +89,3 @@ def _body(dataset: Dataset, licences: list[str], shapes: Counter[str]) -> Iterat
 
 def _windows(dataset: Dataset) -> int:
     return int(window_counts(dataset.meta, dataset.index.lengths).sum())
-
-
-def _size_category(examples: int) -> str:
-    """Name the hub's size class of a number of examples."""
-    names = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "n>10M")
-    return names[sum(examples >= size for size in SIZES)]

@@ -326,7 +326,9 @@ class VideoFiles(Files):
             )
             frame.colorspace, frame.color_range = Colorspace.smpte170m, ColorRange.MPEG
             frame.pts, frame.time_base = self._frames, 1 / self._rate
-            self._mux(self._stream.encode(frame))
+            packets = self._stream.encode(frame)
+            self._bytes += sum(packet.size for packet in packets)
+            self._container.mux(packets)
             self._frames += 1
 
     def _open(self, path: Path) -> None:
@@ -342,10 +344,6 @@ class VideoFiles(Files):
         context.gop_size, context.max_b_frames = 2, 0
         context.time_base = 1 / self._rate
         context.colorspace, context.color_range = Colorspace.smpte170m, ColorRange.MPEG
-
-    def _mux(self, packets: list[Any]) -> None:
-        self._bytes += sum(packet.size for packet in packets)
-        self._container.mux(packets)
 
     def _seconds(self) -> float:
         return float(self._frames / self._rate)

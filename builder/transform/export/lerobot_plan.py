@@ -129,28 +129,25 @@ def fps_number(rate: Fraction) -> int | float:
 def _view_features(
     dataset: Dataset, views: dict[str, str], rate: Fraction
 ) -> dict[str, dict[str, Any]]:
-    features: dict[str, dict[str, Any]] = {}
-    for key in views:
-        features[IMAGES + key] = _video_feature(dataset.meta.img_shape, fps_number(rate))
-        if dataset.meta.has_tracks:
-            features |= _track_features(dataset, key)
-    return features
-
-
-def _video_feature(img_shape: tuple[int, int], fps: float) -> dict[str, Any]:
-    height, width = img_shape
+    height, width = dataset.meta.img_shape
     info = {
         "video.height": height,
         "video.width": width,
         "video.codec": "h264",
         "video.pix_fmt": "yuv420p",
         "video.is_depth_map": False,
-        "video.fps": fps,
+        "video.fps": fps_number(rate),
         "video.channels": 3,
         "has_audio": False,
     }
     names = ["height", "width", "channels"]
-    return {"dtype": "video", "shape": [height, width, 3], "names": names, "info": info}
+    video = {"dtype": "video", "shape": [height, width, 3], "names": names, "info": info}
+    features: dict[str, dict[str, Any]] = {}
+    for key in views:
+        features[IMAGES + key] = video
+        if dataset.meta.has_tracks:
+            features |= _track_features(dataset, key)
+    return features
 
 
 def _track_features(dataset: Dataset, key: str) -> dict[str, dict[str, Any]]:
