@@ -46,9 +46,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     declare(parser, "overrides")
     parser.add_argument("--source", metavar="DIR", help="folder or file to read")
     parser.add_argument("--out", metavar="DIR", help="dataset folder to create or to finish")
-    parser.add_argument(
-        "--img-shape", nargs=2, metavar=("H", "W"), help="height and width of every frame"
-    )
+    # Not numbers yet: the schema refuses what is none, by name.
+    declare(parser, "--img-shape", type=None, help="height and width of every frame")
     parser.add_argument("--views", nargs="+", metavar="VIEW", help="views to build (default: all)")
     parser.add_argument(
         "--episodes", nargs="+", metavar="ID", help="ids, paths, or ranges such as 0:100"

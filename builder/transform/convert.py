@@ -27,7 +27,7 @@ from builder.stores.base import (
     arrays_by_view,
 )
 from builder.stores.reading import blocks
-from builder.transform.gather import Gathered, carry_along, gather
+from builder.transform.merge import Gathered, carry_along, gather
 from schemas.config import StorePart
 from schemas.dataset import ArrayMeta, DatasetMeta, EpisodeMeta, IndexLine
 

@@ -379,12 +379,8 @@ def summarize(values: np.ndarray, axes: tuple[int, ...] = (0,)) -> Stats:
     rows = finite_rows(values)
     count = len(rows)
     rows = rows if count else np.zeros((1, *rows.shape[1:]))
-    found = {
-        "min": rows.min(axes, keepdims=True),
-        "max": rows.max(axes, keepdims=True),
-        "mean": rows.mean(axes, keepdims=True),
-        "std": rows.std(axes, keepdims=True),
-    }
+    names = ("min", "max", "mean", "std")
+    found = {name: getattr(rows, name)(axes, keepdims=True) for name in names}
     quantiles = np.quantile(rows, list(_QUANTILES.values()), axes, keepdims=True)
     found |= dict(zip(_QUANTILES, quantiles, strict=True))
     return {**{key: value[0] for key, value in found.items()}, "count": np.array([count])}

@@ -23,8 +23,7 @@ from builder.stores.kinds.hdf5 import Hdf5Store
 from builder.stores.kinds.zarr import ZarrStore
 from builder.testing.samples import Sample, sample_dataset, sample_meta
 from builder.transform.convert import convert
-from builder.transform.gather import carry_along
-from builder.transform.merge import merge, select, subset
+from builder.transform.merge import carry_along, merge, select, subset
 from schemas.dataset import FailureLine, QuerySpec
 
 IDS = ("a/1", "b")
