@@ -91,7 +91,7 @@ def merge(paths: Sequence[Path | str], out: Path | str) -> Gathered:
                     f"episode {key} is in {first.path} and in {dataset.path}, with different "
                     "content: merge a subset of one of them"
                 )
-    return _combine(owners.items(), meta, Path(out), [each.path for each in datasets])
+    return _combine(owners, meta, Path(out), [each.path for each in datasets])
 
 
 def subset(
@@ -108,8 +108,7 @@ def subset(
     if not chosen:
         all_of_them = count(len(dataset), "episode")
         raise ConfigError(f"{path}: none of {all_of_them} is chosen; letterset inspect lists them")
-    pairs = ((key, dataset) for key in chosen)
-    return _combine(pairs, dataset.meta, Path(out), [dataset.path])
+    return _combine(dict.fromkeys(chosen, dataset), dataset.meta, Path(out), [dataset.path])
 
 
 def select(dataset: Dataset, ids: Sequence[str], where: str | None) -> list[str]:
@@ -166,11 +165,11 @@ def _common_meta(datasets: Sequence[Dataset]) -> DatasetMeta:
 
 
 def _combine(
-    episodes: Iterable[tuple[str, Dataset]], meta: DatasetMeta, out: Path, sources: list[Path]
+    wanted: Mapping[str, Dataset], meta: DatasetMeta, out: Path, sources: list[Path]
 ) -> Gathered:
     if out.resolve() in [source.resolve() for source in sources]:
         raise ConfigError(f"{out} is one of the datasets; choose another folder")
-    result, wanted = Gathered(str(out)), dict(episodes)
+    result = Gathered(str(out))
 
     def take(key: str) -> IndexLine:
         dataset = wanted[key]
