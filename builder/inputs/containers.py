@@ -8,8 +8,9 @@ between two frames.
 
 import os
 import struct
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 _SEGMENT = 0x18538067 & 0x0FFFFFFF
 
@@ -41,32 +42,27 @@ def _matroska(file: BinaryIO, size: int) -> int:
             # Zeros behind the end, or a cut inside an element's head.
             return max(end, size + (number is not None))
         position = file.tell()
+        (name, _), (payload, unknown) = number, length
         # Live recordings do not know their sizes: their parts come one after another.  So do
         # those of the segment, which holds all the rest.
-        known = length.payload != length.unknown
-        if known:
-            end = max(end, position + length.payload)
-        if known and number.payload != _SEGMENT:
-            position += length.payload
+        if payload != unknown:
+            end = max(end, position + payload)
+            position += payload if name != _SEGMENT else 0
     return end
 
 
-class _Vint(NamedTuple):
-    """An EBML number without its length marker, and the value that means "unknown"."""
+def _vint(file: BinaryIO) -> tuple[int, int] | None:
+    """Read an EBML number without its length marker, and the value that means "unknown".
 
-    payload: int
-    unknown: int
-
-
-def _vint(file: BinaryIO) -> _Vint | None:
-    """Read an EBML number; None where there is none, or not all of it."""
+    Returns None where there is no number, or not all of it.
+    """
     head = file.read(1)
     if not head or not head[0]:
         return None
     width = 9 - head[0].bit_length()
     raw = head + file.read(width - 1)
     unknown = (1 << 7 * width) - 1
-    return _Vint(int.from_bytes(raw, "big") & unknown, unknown) if len(raw) == width else None
+    return (int.from_bytes(raw, "big") & unknown, unknown) if len(raw) == width else None
 
 
 def _avi(file: BinaryIO, size: int) -> int:
@@ -106,15 +102,6 @@ def _mpegts(file: BinaryIO, size: int) -> int:
     return -(-size // packet) * packet
 
 
-def _gif(file: BinaryIO, size: int) -> int:
-    """Look for the trailer behind the end of the last block."""
-    return _needs_ending(file, size, b"\0;")
-
-
-def _apng(file: BinaryIO, size: int) -> int:
-    return _needs_ending(file, size, b"IEND\xaeB`\x82")
-
-
 def _needs_ending(file: BinaryIO, size: int, ending: bytes) -> int:
     file.seek(max(0, size - 1024))
     return size + (not file.read().rstrip(b"\0").endswith(ending))
@@ -125,6 +112,6 @@ _CHECKS = {
     "matroska": _matroska,
     "avi": _avi,
     "mpegts": _mpegts,
-    "gif": _gif,
-    "apng": _apng,
+    "gif": partial(_needs_ending, ending=b"\0;"),  # the trailer behind the last block's end
+    "apng": partial(_needs_ending, ending=b"IEND\xaeB`\x82"),
 }

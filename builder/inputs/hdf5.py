@@ -136,15 +136,12 @@ class SafeHdf5:
         if isinstance(link, h5py.ExternalLink):
             raise self.error(path, "it is an external link; links to other files are refused")
         if isinstance(link, h5py.SoftLink):
-            return self._follow_soft(folder, link.path, hops)
+            if hops >= _MAX_HOPS:
+                raise self.error(folder, f"its links go round in circles, or over {_MAX_HOPS} hops")
+            target = link.path if link.path.startswith("/") else f"{folder}/{link.path}"
+            return self._follow(target, hops + 1)
         with self._named(path):
             return node[name]
-
-    def _follow_soft(self, folder: str, target: str, hops: int) -> Any:
-        if hops >= _MAX_HOPS:
-            raise self.error(folder, f"its links go round in circles, or over {_MAX_HOPS} hops")
-        absolute = target if target.startswith("/") else f"{folder}/{target}"
-        return self._follow(absolute, hops + 1)
 
     def _check_storage(self, path: str, data: Any) -> None:
         if data.is_virtual:

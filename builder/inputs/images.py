@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -78,17 +79,18 @@ def encoded_stream(
     data = data_of(0)
     first, orientation = decode_image(data, path_of(0), limits), exif_orientation(data)
     shape = (first.height, first.width)
+    try:
+        color = color_info(first)
+    except ValueError as error:
+        raise DecodeError.at(path_of(0), f"{error}") from None
     info = StreamInfo(
         coded_shape=shape,
         num_frames=len(seconds),
         orientation=orientation,
         fps=fps,
-        color=_color(first, path_of(0)),
+        color=color,
         codec=_codec_of(data),
     )
-
-    def read(start: int, stop: int) -> list[Any]:
-        return [one(index) for index in range(start, stop)]
 
     def one(index: int) -> Any:
         data = data_of(index)
@@ -101,7 +103,7 @@ def encoded_stream(
             )
         return frame
 
-    return BlockStream(info, seconds, read)
+    return BlockStream(info, seconds, lambda start, stop: list(map(one, range(start, stop))))
 
 
 def decode_image(data: bytes, path: Path, limits: Limits) -> Any:
@@ -142,15 +144,13 @@ def exif_orientation(data: bytes) -> Orientation:
     """Return the EXIF orientation of an image; "none" when it has none."""
     tiff = _exif(data)
     order = "<" if tiff[:2] == b"II" else ">"
-    try:
+    with suppress(struct.error):
         (at,) = struct.unpack_from(f"{order}I", tiff, 4)
         (count,) = struct.unpack_from(f"{order}H", tiff, at)
         for entry in range(min(count, 1000)):
             tag, kind, _, value = struct.unpack_from(f"{order}HHIH", tiff, at + 2 + 12 * entry)
             if tag == 0x112 and kind == 3 and 1 <= value <= 8:
                 return _EXIF[value - 1]
-    except struct.error:
-        return "none"
     return "none"
 
 
@@ -179,10 +179,3 @@ def _part(data: bytes, at: int, head: str, wanted: bytes) -> bytes:
 
 def _codec_of(data: bytes) -> str | None:
     return next((codec for magic, codec in _MAGIC if data.startswith(magic)), None)
-
-
-def _color(frame: Any, path: Path) -> Any:
-    try:
-        return color_info(frame)
-    except ValueError as error:
-        raise DecodeError.at(path, f"{error}") from None

@@ -18,11 +18,11 @@ _PIECE = 1 << 20
 def check_inflated(codec: str, raw: bytes, limit: int) -> None:
     """Raise ValueError when ``raw`` would become more than ``limit`` bytes, or cannot be judged.
 
-    ``codec`` is one of ``CODECS``; anything else is refused by name.
+    A ``codec`` whose sizes cannot be told is refused by name.
     """
     if codec not in _SIZES:
         raise ValueError(
-            f"the compression {codec!r} is refused; supported are {', '.join(CODECS)}; "
+            f"the compression {codec!r} is refused; supported are {', '.join(_SIZES)}; "
             f"write the data again with one of them"
         )
     try:
@@ -34,10 +34,6 @@ def check_inflated(codec: str, raw: bytes, limit: int) -> None:
             f"a chunk of {len(raw)} bytes ({codec}) would inflate beyond the limit of {limit} "
             f"bytes (limits.max_chunk_bytes)"
         )
-
-
-def _raw_size(raw: bytes, limit: int) -> int:
-    return len(raw)
 
 
 def _deflate_size(raw: bytes, limit: int) -> int:
@@ -57,24 +53,12 @@ def _deflate_size(raw: bytes, limit: int) -> int:
     return total
 
 
-def _lzf_size(raw: bytes, limit: int) -> int:
-    return len(raw) * _LZF_RATIO
-
-
 def _blosc_size(raw: bytes, limit: int) -> int:
     size, _, stored = struct.unpack_from("<III", raw, 4)
     if stored > len(raw):
         # Blosc believes its header, and reads on behind the end.
         raise struct.error(f"its header says {stored} bytes, there are {len(raw)}")
     return int(size)
-
-
-def _lz4_size(raw: bytes, limit: int) -> int:
-    return int(struct.unpack_from("<I", raw, 0)[0])
-
-
-def _lz4_hdf5_size(raw: bytes, limit: int) -> int:
-    return int(struct.unpack_from(">Q", raw, 0)[0])
 
 
 def _zstd_size(raw: bytes, limit: int) -> int:
@@ -93,14 +77,13 @@ def _zstd_size(raw: bytes, limit: int) -> int:
 
 
 _SIZES: dict[str, Callable[[bytes, int], int]] = {
-    "raw": _raw_size,
+    "raw": lambda raw, _: len(raw),
     "deflate": _deflate_size,
     "zlib": _deflate_size,
     "gzip": _deflate_size,
-    "lzf": _lzf_size,
+    "lzf": lambda raw, _: len(raw) * _LZF_RATIO,
     "blosc": _blosc_size,
-    "lz4": _lz4_size,
-    "lz4_hdf5": _lz4_hdf5_size,
+    "lz4": lambda raw, _: int(struct.unpack_from("<I", raw, 0)[0]),
+    "lz4_hdf5": lambda raw, _: int(struct.unpack_from(">Q", raw, 0)[0]),
     "zstd": _zstd_size,
 }
-CODECS = tuple(_SIZES)

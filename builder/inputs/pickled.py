@@ -111,10 +111,6 @@ class _Array:
         self.array = flat.reshape(shape, order="F" if fortran else "C")
 
 
-def _reconstruct(kind: Any, shape: Any, code: Any) -> _Array:
-    return _Array()
-
-
 def _frombuffer(data: Any, kind: _Dtype, shape: Any, order: str) -> np.ndarray:
     return np.frombuffer(data, kind.dtype).reshape(shape, order="F" if order == "F" else "C")
 
@@ -156,7 +152,7 @@ def _encode(text: str, encoding: str = "latin1") -> bytes:
 _ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
     ("numpy", "dtype"): _Dtype,
     ("numpy", "ndarray"): _Array,
-    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy.core.multiarray", "_reconstruct"): lambda kind, shape, code: _Array(),
     ("numpy.core.multiarray", "scalar"): _scalar,
     ("numpy.core.numeric", "_frombuffer"): _frombuffer,
     ("_codecs", "encode"): _encode,

@@ -1,7 +1,7 @@
 """Arrays and a text, kept in an episode folder beside its videos or images."""
 
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,13 +13,12 @@ from schemas.config import Limits
 _TEXT_BYTES = 1 << 20
 
 
-@dataclass(frozen=True)
-class Sidecars:
+class Sidecars(NamedTuple):
     """Per-frame arrays by name, a text, and the files both came from."""
 
-    arrays: dict[str, np.ndarray] = field(default_factory=dict)
-    text: str | None = None
-    files: tuple[str, ...] = ()
+    arrays: dict[str, np.ndarray]
+    text: str | None
+    files: tuple[str, ...]
 
 
 def read_sidecars(folder: Path, limits: Limits) -> Sidecars:

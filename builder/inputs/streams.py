@@ -153,14 +153,6 @@ def even_times(count: int, fps: float) -> np.ndarray:
     return np.arange(count) / fps
 
 
-def frames_at_once(chunk: int, frame_bytes: int) -> int:
-    """Return how many frames to read together: whole chunks of ``chunk`` frames, about a MiB.
-
-    So each chunk is decompressed once.
-    """
-    return chunk * max(1, _BLOCK_BYTES // (chunk * frame_bytes))
-
-
 def array_stream(
     read: Callable[[int, int], Any],
     shape: tuple[int, ...],
@@ -187,9 +179,11 @@ def array_stream(
             f"limits.max_frames {limits.max_frames}"
         )
     info = StreamInfo((height, width), count, orientation, fps=fps, codec=codec)
-    size = frame_bytes or 3 * pixels
-    # A chunk may hold parts of so many frames that they are not read together.
-    block = frames_at_once(chunk, size) if chunk * size <= limits.max_chunk_bytes else 1
+    chunk_bytes = chunk * (frame_bytes or 3 * pixels)
+    # Whole chunks, about a MiB, are read together, so that each is decompressed once; but a chunk
+    # may hold parts of so many frames that they are not.
+    whole = chunk_bytes <= limits.max_chunk_bytes
+    block = chunk * max(1, _BLOCK_BYTES // chunk_bytes) if whole else 1
     return BlockStream(info, even_times(count, fps), read, block)
 
 

@@ -179,7 +179,10 @@ class VideoStream(FrameStream):
             first = self._first_frame(opened.frames, f"no frame could be decoded; {_ADVICE}")
             packets = _survey(self.path, opened.stream.index, self._limits)
             self._check_end(opened, packets.count)
-            self._count = self._count_decodable() if packets.inside else packets.count
+            self._count = packets.count
+            if packets.inside:
+                with (again := self._open()).container:
+                    self._count = sum(1 for _ in again.frames)
             self._clock = _Clock(opened, packets.pts if packets.count == self._count else None)
             self.info = self._describe(opened, first, orientation, stored=packets.count)
         # The first iteration continues from here: opening the file again would cost time.
@@ -208,7 +211,7 @@ class VideoStream(FrameStream):
     def times(self) -> np.ndarray:
         """Return the seconds of all frames, (num_frames,) float64, without decoding if possible."""
         known = self._clock.all(self._count)
-        return known if known is not None else np.array([frame.seconds for frame in self])
+        return super().times() if known is None else known
 
     def _open(self) -> _Opened:
         container = _open_container(self.path, self._limits)
@@ -228,11 +231,6 @@ class VideoStream(FrameStream):
         self._shape = (first.height, first.width)
         self._check_pixels(first.width, first.height)
         return first
-
-    def _count_decodable(self) -> int:
-        opened = self._open()
-        with opened.container:
-            return sum(1 for _ in opened.frames)
 
     def _check_end(self, opened: _Opened, counted: int) -> None:
         declared = opened.stream.frames
