@@ -80,6 +80,13 @@ def files(
         )
 
 
+def folders_with(root: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
+    """Yield the folders below ``root`` that directly hold files with these suffixes."""
+    for folder, names in walk(root):
+        if any(has_suffix(name, suffixes) for name in names):
+            yield folder
+
+
 def has_suffix(name: str, suffixes: tuple[str, ...]) -> bool:
     """Tell whether a file is of a kind, by its name; ``UNREADABLE`` may be of any."""
     return name == UNREADABLE or name.lower().endswith(suffixes)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -134,30 +134,6 @@ class _Opened(NamedTuple):
     frames: Iterator[Any]
 
 
-class _Clock:
-    """When the frames of one stream are shown."""
-
-    def __init__(self, opened: _Opened, pts: Sequence[int] | None) -> None:
-        self._rate, self._unit = opened.stream.average_rate, opened.stream.time_base
-        # AVI has frame numbers in decoding order instead of times.
-        self._numbered = opened.container.format.name == "avi" and bool(self._rate)
-        self._pts = pts
-
-    def seconds(self, frame: Any, index: int) -> float:
-        """Return the time of a decoded frame; a file without times is read at its rate."""
-        if self._numbered or frame.pts is None:
-            return float(index / (self._rate or 1))
-        return float(frame.pts * frame.time_base)
-
-    def all(self, count: int) -> np.ndarray | None:
-        """Return the times of all frames, (count,) float64, or None when only decoding tells."""
-        if self._numbered:
-            return np.array([float(index / self._rate) for index in range(count)])
-        if self._pts is None:
-            return None
-        return np.array([float(value * self._unit) for value in self._pts])
-
-
 class VideoStream(FrameStream):
     """The frames of one video file; a ``FrameStream``.
 
@@ -183,7 +159,10 @@ class VideoStream(FrameStream):
             if packets.inside:
                 with (again := self._open()).container:
                     self._count = sum(1 for _ in again.frames)
-            self._clock = _Clock(opened, packets.pts if packets.count == self._count else None)
+            self._pts = packets.pts if packets.count == self._count else None
+            self._rate, self._unit = opened.stream.average_rate, opened.stream.time_base
+            # AVI has frame numbers in decoding order instead of times.
+            self._numbered = opened.container.format.name == "avi" and bool(self._rate)
             self.info = self._describe(opened, first, orientation, stored=packets.count)
         # The first iteration continues from here: opening the file again would cost time.
         self._opened: _Opened | None = opened._replace(frames=chain([first], opened.frames))
@@ -196,7 +175,9 @@ class VideoStream(FrameStream):
             with opened.container:
                 for frame in opened.frames:
                     self._check_frame(frame, count)
-                    seconds = self._clock.seconds(frame, count)
+                    # A file without times is read at its rate.
+                    numbered = self._numbered or frame.pts is None
+                    seconds = float(count / (self._rate or 1)) if numbered else _time(frame)
                     if seconds < last:
                         raise DecodeError.at(
                             self.path,
@@ -210,8 +191,11 @@ class VideoStream(FrameStream):
 
     def times(self) -> np.ndarray:
         """Return the seconds of all frames, (num_frames,) float64, without decoding if possible."""
-        known = self._clock.all(self._count)
-        return super().times() if known is None else known
+        if self._numbered:
+            return np.array([float(index / self._rate) for index in range(self._count)])
+        if self._pts is None:
+            return super().times()
+        return np.array([float(value * self._unit) for value in self._pts])
 
     def _open(self) -> _Opened:
         container = _open_container(self.path, self._limits)

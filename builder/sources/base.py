@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
+from builder.core.errors import SourceError
 from builder.core.paths import episode_id, printable_path
 from builder.core.registry import Backends, raise_missing_extra
 from builder.inputs.streams import FrameStream
@@ -52,12 +53,6 @@ class EpisodeRef:
     ) -> EpisodeRef:
         """Make the ref of what lies at a path relative to the source's root."""
         return cls(episode_id(path), printable_path(path), locator, task, group, splits)
-
-    @classmethod
-    def of_folder(cls, folder: str) -> EpisodeRef:
-        """Make the ref of a folder below the root ("" is the root); its group is the one above."""
-        group = printable_path(os.path.dirname(folder)) or None
-        return cls.at(os.fsencode(folder or "."), folder, group=group)
 
     @classmethod
     def inside(cls, relative: str, name: str | None, locator: Any, **more: Any) -> EpisodeRef:
@@ -144,3 +139,17 @@ class BaseSource(Source, Generic[C]):
                 import_module(package)
         except ModuleNotFoundError as error:
             raise_missing_extra(error)
+
+    def refs_of_folders(self, folders: Iterable[str], if_none: str) -> Iterator[EpisodeRef]:
+        """Make the refs of folders below the root ("" is the root), one each, as they come.
+
+        The group is the folder above.  Raises SourceError saying ``if_none``.
+        """
+        seen: set[str] = set()
+        for folder in folders:
+            if folder not in seen:
+                seen.add(folder)
+                group = printable_path(os.path.dirname(folder)) or None
+                yield EpisodeRef.at(os.fsencode(folder or "."), folder, group=group)
+        if not seen:
+            raise SourceError.at(self.path, if_none)

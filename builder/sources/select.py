@@ -41,7 +41,13 @@ class Selected(Source):
         ranges = [span for span in spans.values() if span] if spans else [(0, math.inf)]
         numbers = {item for item in self.how.episodes if str(item).isdecimal()}
         empty = True
-        for position, ref in enumerate(self._globbed()):
+        globbed = (
+            ref
+            for ref in self.source.refs()
+            if (not self.how.include or matches(ref.path, self.how.include))
+            and not matches(ref.path, self.how.exclude)
+        )
+        for position, ref in enumerate(globbed):
             if ref.path in numbers and int(ref.path) != position:
                 raise SourceError(
                     f"episodes: {ref.path} is the position of one episode and the path of the one "
@@ -76,12 +82,6 @@ class Selected(Source):
     def files(self, ref: EpisodeRef) -> list[Path] | None:
         """List the files an episode is made of, whatever is selected of it."""
         return self.source.files(ref)
-
-    def _globbed(self) -> Iterator[EpisodeRef]:
-        for ref in self.source.refs():
-            wanted = not self.how.include or matches(ref.path, self.how.include)
-            if wanted and not matches(ref.path, self.how.exclude):
-                yield ref
 
 
 def _range_of(item: str | int) -> tuple[float, float] | None:

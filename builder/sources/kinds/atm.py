@@ -39,7 +39,7 @@ class Atm(BaseSource[AtmConfig]):
     @classmethod
     def recognize(cls, contents: Contents) -> Evidence | None:
         """Look for HDF5 files with a video of a view; videos beside them may be its originals."""
-        if contents.any_hdf5(_has_video):
+        if contents.any_hdf5(lambda file: bool(_cameras(file))):
             return Evidence("HDF5 files with root/<view>/video", covers=("episodes", "video"))
         return None
 
@@ -55,29 +55,24 @@ class Atm(BaseSource[AtmConfig]):
     def open(self, ref: EpisodeRef) -> Iterator[Episode]:
         """Open one demonstration.  Raises SourceError naming what is wrong with it."""
         with open_hdf5(locate(self.path, ref.locator), self._limits) as file:
-            inside = file.keys("root")
-            cameras = [key for key in inside if "video" in file.keys(f"root/{key}")]
+            inside, cameras = file.keys("root"), _cameras(file)
             if not cameras:
                 raise file.error("root", f"no view with a video among {inside}")
-            views, arrays = {}, self._states(file, inside)
+            states, embedding = "root/extra_states", "task_emb_bert"
+            paths = {f"{states}/{key}": key for key in file.keys(states)}
+            paths |= {"root/actions": "actions"} if "actions" in inside else {}
+            views, arrays = {}, file.arrays(paths)
             for camera, view in safe_names(cameras).items():
                 views[view] = self._stream(file, f"root/{camera}/video")
                 arrays |= self._tracks(file, f"root/{camera}", view, views[view].info)
-            embedding = "task_emb_bert"
+            found = [embedding] if embedding in inside else []
             yield Episode(
                 views=views,
                 arrays=arrays,
-                constants={embedding: file.array(f"root/{embedding}")}
-                if embedding in inside
-                else {},
+                constants={name: file.array(f"root/{name}") for name in found},
                 files=fingerprints(self.path, [ref.locator]),
                 text=safe_text((ref.task or "").replace("_", " ")),
             )
-
-    def _states(self, file: SafeHdf5, inside: list[str]) -> dict[str, np.ndarray]:
-        folder = "root/extra_states"
-        actions = {"root/actions": "actions"} if "actions" in inside else {}
-        return file.arrays({f"{folder}/{key}": key for key in file.keys(folder)} | actions)
 
     def _stream(self, file: SafeHdf5, path: str) -> FrameStream:
         data = file.dataset(path)
@@ -112,5 +107,5 @@ class Atm(BaseSource[AtmConfig]):
         return {f"{view}.points_xy": pixels, f"{view}.visible": visible.astype(np.uint8)}
 
 
-def _has_video(file: SafeHdf5) -> bool:
-    return any("video" in file.keys(f"root/{view}") for view in file.keys("root"))
+def _cameras(file: SafeHdf5) -> list[str]:
+    return [view for view in file.keys("root") if "video" in file.keys(f"root/{view}")]

@@ -51,20 +51,13 @@ class Bridge(BaseSource[BridgeConfig]):
 
     def refs(self) -> Iterator[EpisodeRef]:
         """List the trajectories in natural order.  Raises SourceError when there is none."""
-        seen: set[str] = set()
-        for folder, names in walk(self.path):
-            above, _, own = folder.rpartition("/")
-            if _CAMERA.fullmatch(own):
-                trajectory = above
-            elif UNREADABLE in names:
-                trajectory = folder
-            else:
-                continue
-            if trajectory not in seen:
-                seen.add(trajectory)
-                yield EpisodeRef.of_folder(trajectory)
-        if not seen:
-            raise SourceError.at(self.path, "no folder named images0 found")
+        trajectories = (
+            above if _CAMERA.fullmatch(own) else folder
+            for folder, names in walk(self.path)
+            for above, own in [os.path.split(folder)]
+            if _CAMERA.fullmatch(own) or UNREADABLE in names
+        )
+        return self.refs_of_folders(trajectories, "no folder named images0 found")
 
     @contextmanager
     def open(self, ref: EpisodeRef) -> Iterator[Episode]:

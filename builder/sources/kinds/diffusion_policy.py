@@ -150,7 +150,15 @@ class DiffusionPolicy(BaseSource[DiffusionPolicyConfig]):
 
     def _stream(self, store: SafeZarr, array: SafeZarrArray, first: int, last: int) -> FrameStream:
         def read(start: int, stop: int) -> np.ndarray:
-            return self._pictures(store, array, array.rows(first + start, first + stop))
+            frames = array.rows(first + start, first + stop)
+            if frames.dtype == np.uint8:
+                return frames
+            scaled = frames * np.float32(255 if self._config.float_pictures == "0..1" else 1)
+            if not (np.isfinite(scaled).all() and scaled.min() >= 0 and scaled.max() <= 255):
+                raise store.error(
+                    array.path, f"its values leave {self._config.float_pictures} (float_pictures)"
+                )
+            return np.rint(scaled).astype(np.uint8)
 
         return array_stream(
             read,
@@ -164,23 +172,12 @@ class DiffusionPolicy(BaseSource[DiffusionPolicyConfig]):
             codec="zarr",
         )
 
-    def _pictures(self, store: SafeZarr, array: SafeZarrArray, frames: np.ndarray) -> Any:
-        if frames.dtype == np.uint8:
-            return frames
-        scaled = frames * np.float32(255 if self._config.float_pictures == "0..1" else 1)
-        if not (np.isfinite(scaled).all() and scaled.min() >= 0 and scaled.max() <= 255):
-            raise store.error(
-                array.path, f"its values leave {self._config.float_pictures} (float_pictures)"
-            )
-        return np.rint(scaled).astype(np.uint8)
-
     def _fingerprints(self, relative: str) -> Any:
         place = self._place(relative)
-        if not place.is_dir():
-            return fingerprints(self.path, [relative])
-        inside = "meta/episode_ends/.zarray"
-        outer = "" if place == self.path else relative
-        return fingerprints(self.path, [os.path.join(outer, inside)])
+        if place.is_dir():
+            group = "" if place == self.path else relative
+            relative = os.path.join(group, "meta/episode_ends/.zarray")
+        return fingerprints(self.path, [relative])
 
 
 def _rows(store: SafeZarr) -> int:

@@ -56,13 +56,9 @@ class Droid(BaseSource[DroidConfig]):
 
     def refs(self) -> Iterator[EpisodeRef]:
         """List the folders in natural order.  Raises SourceError when there is none."""
-        empty = True
-        for folder, names in walk(self.path):
-            if TRAJECTORY in names or UNREADABLE in names:
-                empty = False
-                yield EpisodeRef.of_folder(folder)
-        if empty:
-            raise SourceError.at(self.path, f"no folder with a {TRAJECTORY} found")
+        wanted = {TRAJECTORY, UNREADABLE}
+        folders = (folder for folder, names in walk(self.path) if wanted.intersection(names))
+        return self.refs_of_folders(folders, f"no folder with a {TRAJECTORY} found")
 
     @contextmanager
     def open(self, ref: EpisodeRef) -> Iterator[Episode]:

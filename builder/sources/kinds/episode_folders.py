@@ -9,7 +9,7 @@ from builder.core.errors import SourceError
 from builder.core.names import safe_names
 from builder.core.paths import printable_path
 from builder.inputs.fingerprint import fingerprints
-from builder.inputs.listing import VIDEO_SUFFIXES, has_suffix, names_in, total_bytes, walk
+from builder.inputs.listing import VIDEO_SUFFIXES, folders_with, names_in, total_bytes
 from builder.inputs.sidecars import read_sidecars
 from builder.inputs.video import VideoStream
 from builder.sources.base import BaseSource, Episode, EpisodeRef
@@ -42,17 +42,11 @@ class EpisodeFolders(BaseSource[EpisodeFoldersConfig]):
 
     def refs(self) -> Iterator[EpisodeRef]:
         """List the folders in natural order.  Raises SourceError when none holds a video."""
-        empty = True
-        for folder, names in walk(self.path):
-            if any(has_suffix(name, VIDEO_SUFFIXES) for name in names):
-                empty = False
-                yield EpisodeRef.of_folder(folder)
-        if empty:
-            raise SourceError.at(
-                self.path,
-                "no folder with videos found; one folder per "
-                "episode with one video per view is expected",
-            )
+        return self.refs_of_folders(
+            folders_with(self.path, VIDEO_SUFFIXES),
+            "no folder with videos found; one folder per episode with one video per view is "
+            "expected",
+        )
 
     @contextmanager
     def open(self, ref: EpisodeRef) -> Iterator[Episode]:

@@ -72,7 +72,21 @@ class Demos(BaseSource[DemosConfig]):
         Raises SourceError when there is no HDF5 file.
         """
         for relative in files(self.path, HDF5_SUFFIXES, "HDF5 file"):
-            yield from self._refs_in(relative)
+            path, task = locate(self.path, relative), printable_path(self.task(relative))
+            group = printable_path(path.parent.name) or None
+            ref = partial(EpisodeRef.inside, relative, task=task, group=group)
+            try:
+                with open_hdf5(path, self._limits) as file:
+                    splits, demos = _splits(file), self._demos(file)
+                    for demo in demos:
+                        yield ref(demo, (relative, demo), splits=splits.get(demo, ()))
+                    declared = file.attr("data", "num_demos")
+                    if isinstance(declared, int) and declared > len(demos):
+                        # Those that are not there are one failure.
+                        yield ref(None, (relative, None))
+            except SourceError:
+                # One bad file is one failure: opening it is going to say what is wrong.
+                yield ref(None, (relative, None))
 
     @contextmanager
     def open(self, ref: EpisodeRef) -> Iterator[Episode]:
@@ -103,29 +117,6 @@ class Demos(BaseSource[DemosConfig]):
     def task(self, relative: str) -> str:
         """Return the name of the task: the file's, without its suffix."""
         return Path(relative).stem
-
-    def _refs_in(self, relative: str) -> Iterator[EpisodeRef]:
-        task = printable_path(self.task(relative))
-        path = locate(self.path, relative)
-        group = printable_path(path.parent.name) or None
-        try:
-            with open_hdf5(path, self._limits) as file:
-                splits = _splits(file)
-                for demo in self._demos(file):
-                    yield self._ref(relative, demo, task, group, splits.get(demo, ()))
-                declared = file.attr("data", "num_demos")
-                if isinstance(declared, int) and declared > len(self._demos(file)):
-                    # Those that are not there are one failure.
-                    yield self._ref(relative, None, task, group, ())
-        except SourceError:
-            # One bad file is one failure: opening it is going to say what is wrong.
-            yield self._ref(relative, None, task, group, ())
-
-    def _ref(
-        self, relative: str, demo: str | None, task: str, group: str | None, splits: tuple[str, ...]
-    ) -> EpisodeRef:
-        locator = (relative, demo)
-        return EpisodeRef.inside(relative, demo, locator, task=task, group=group, splits=splits)
 
     def _demos(self, file: SafeHdf5) -> list[str]:
         demos = file.keys("data")
@@ -190,13 +181,11 @@ class Demos(BaseSource[DemosConfig]):
     def _arrays(self, file: SafeHdf5, group: str) -> dict[str, np.ndarray]:
         paths = self._config.arrays
         if paths is None:
+            pictures = (self.layout.image_suffix, *self.layout.map_suffixes)
             members = [*file.keys(group), *(f"obs/{key}" for key in file.keys(f"{group}/obs"))]
-            paths = tuple(path for path in members if self._is_array(file, group, path))
+            members = [path for path in members if not path.endswith(pictures)]
+            paths = tuple(path for path in members if not file.is_group(f"{group}/{path}"))
         return file.arrays({f"{group}/{path}": path.replace("obs/", "") for path in paths})
-
-    def _is_array(self, file: SafeHdf5, group: str, path: str) -> bool:
-        pictures = (self.layout.image_suffix, *self.layout.map_suffixes)
-        return not path.endswith(pictures) and not file.is_group(f"{group}/{path}")
 
 
 def _splits(file: SafeHdf5) -> dict[str, tuple[str, ...]]:

@@ -12,7 +12,7 @@ from builder.core.errors import SourceError
 from builder.core.names import safe_names
 from builder.inputs.fingerprint import fingerprints
 from builder.inputs.images import image_stream
-from builder.inputs.listing import IMAGE_SUFFIXES, has_suffix, names_in, natural_key, walk
+from builder.inputs.listing import IMAGE_SUFFIXES, folders_with, names_in, natural_key
 from builder.inputs.sidecars import read_sidecars
 from builder.sources.base import BaseSource, Episode, EpisodeRef
 from builder.sources.contents import Contents, Evidence
@@ -52,17 +52,11 @@ class ImageFolders(BaseSource[ImageFoldersConfig]):
 
     def refs(self) -> Iterator[EpisodeRef]:
         """List the episodes in natural order.  Raises SourceError when there is no image."""
-        seen: set[str] = set()
-        for folder, names in walk(self.path):
-            if any(has_suffix(name, IMAGE_SUFFIXES) for name in names):
-                episode = os.path.dirname(folder) if self._config.folder == "view" else folder
-                if episode not in seen:
-                    seen.add(episode)
-                    yield EpisodeRef.of_folder(episode)
-        if not seen:
-            raise SourceError.at(
-                self.path, f"no folder with images found; looked for {', '.join(IMAGE_SUFFIXES)}"
-            )
+        folders = folders_with(self.path, IMAGE_SUFFIXES)
+        return self.refs_of_folders(
+            map(os.path.dirname, folders) if self._config.folder == "view" else folders,
+            f"no folder with images found; looked for {', '.join(IMAGE_SUFFIXES)}",
+        )
 
     @contextmanager
     def open(self, ref: EpisodeRef) -> Iterator[Episode]:

@@ -27,7 +27,6 @@ from builder.sources.base import BaseSource, Episode, EpisodeRef
 from builder.sources.contents import Contents, Evidence
 from builder.sources.selection import Selection
 from schemas.config import Limits
-from schemas.geometry import Orientation
 
 # Columns that only count, or that are the clock.
 _COUNTERS = ("timestamp", "frame_index", "episode_index", "index", "task_index")
@@ -98,8 +97,12 @@ class LeRobot(BaseSource[LeRobotConfig]):
         views: dict[str, FrameStream] = {}
         names = safe_names([*row.videos, *images])
         for key, (relative, start) in row.videos.items():
-            turn = self._config.turned_by_hand(names[key])
-            views[names[key]] = self._video(relative, start, clock, turn)
+            path, turn = self.path / relative, self._config.turned_by_hand(names[key])
+            views[names[key]] = (
+                VideoStream(path, limits=self._limits, orientation=turn)
+                if start is None
+                else VideoSpan(path, start, clock, limits=self._limits, orientation=turn)
+            )
         for key in images:
             views[names[key]] = self._images(table[key], f"{row.data}: {key}", clock, meta.fps)
         if not views:
@@ -144,14 +147,6 @@ class LeRobot(BaseSource[LeRobotConfig]):
                 path, f"{len(table)} rows of episode {row.index}, its metadata declare {row.length}"
             )
         return table
-
-    def _video(
-        self, relative: str, start: float | None, clock: np.ndarray, turn: Orientation | None
-    ) -> FrameStream:
-        path = self.path / relative
-        if start is None:
-            return VideoStream(path, limits=self._limits, orientation=turn)
-        return VideoSpan(path, start, clock, limits=self._limits, orientation=turn)
 
     def _images(self, column: Any, what: str, clock: np.ndarray, fps: float) -> FrameStream:
         def data_of(index: int) -> bytes:

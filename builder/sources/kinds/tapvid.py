@@ -92,14 +92,13 @@ class TapVid(BaseSource[TapVidConfig]):
         if isinstance(video, np.ndarray) and video.dtype == np.uint8:
             if video.ndim != 4 or video.shape[3] != 3:
                 raise SourceError(f"{where}: expected video (T, H, W, 3), got {video.shape}")
-
-            def read(first: int, last: int) -> np.ndarray:
-                return video[first:last]
-
-            def error(message: str) -> SourceError:
-                return SourceError(f"{where}: {message}")
-
-            return array_stream(read, video.shape[:3], fps, limits, error)
+            return array_stream(
+                lambda first, last: video[first:last],
+                video.shape[:3],
+                fps,
+                limits,
+                lambda message: SourceError(f"{where}: {message}"),
+            )
         encoded = list(video) if isinstance(video, list | tuple | np.ndarray) else []
         if not encoded or not all(isinstance(each, bytes) for each in encoded):
             raise SourceError(f"{where}: expected video as uint8 or as a list of JPEG files")

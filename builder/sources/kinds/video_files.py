@@ -78,9 +78,6 @@ class VideoFiles(BaseSource[VideoFilesConfig]):
         return [locate(self.path, ref.locator)]
 
     def _wanted(self, relative: str) -> bool:
-        config = self._config
-        if matches(relative, config.exclude):
-            return False
-        if config.include:
-            return matches(relative, config.include)
-        return has_suffix(os.path.basename(relative), VIDEO_SUFFIXES)
+        include, name = self._config.include, os.path.basename(relative)
+        fits = matches(relative, include) if include else has_suffix(name, VIDEO_SUFFIXES)
+        return fits and not matches(relative, self._config.exclude)
