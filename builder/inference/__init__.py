@@ -2,6 +2,4 @@
 
 from builder.inference.preprocess import Preprocessor
 
-__all__ = [
-    "Preprocessor",
-]
+__all__ = ["Preprocessor"]

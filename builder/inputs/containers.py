@@ -8,6 +8,7 @@ between two frames.
 
 import os
 import struct
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -107,7 +108,7 @@ def _needs_ending(file: BinaryIO, size: int, ending: bytes) -> int:
     return size + (not file.read().rstrip(b"\0").endswith(ending))
 
 
-_CHECKS = {
+_CHECKS: dict[str, Callable[[BinaryIO, int], int]] = {
     "mov": _mp4,
     "matroska": _matroska,
     "avi": _avi,

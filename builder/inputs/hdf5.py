@@ -113,9 +113,9 @@ class SafeHdf5:
         with self._named(data.name):
             return np.asarray(data[key])
 
-    def error(self, path: str, message: str) -> SourceError:
+    def error(self, path: str, message: str, kind: type[SourceError] = SourceError) -> SourceError:
         """Return an error that names the file and the place in it."""
-        return SourceError.at(self._path, f"{printable_path(path)}: {message}")
+        return kind.at(self._path, f"{printable_path(path)}: {message}")
 
     def _follow(self, path: str, hops: int = 0) -> Any:
         """Walk to a path link by link; None when it is not there."""
@@ -217,11 +217,8 @@ class SafeHdf5:
         try:
             yield
         except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-            raise DecodeError.at(
-                self._path,
-                f"{printable_path(path)}: it cannot be read, the file is damaged or of an unknown "
-                f"kind ({error})",
-            ) from None
+            message = f"it cannot be read, the file is damaged or of an unknown kind ({error})"
+            raise self.error(path, message, DecodeError) from None
 
 
 @contextmanager

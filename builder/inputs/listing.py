@@ -49,10 +49,7 @@ def walk(root: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def files(
-    root: Path,
-    suffixes: tuple[str, ...],
-    what: str,
-    wanted: Callable[[str], bool] | None = None,
+    root: Path, suffixes: tuple[str, ...], what: str, wanted: Callable[[str], bool] | None = None
 ) -> Iterator[str]:
     """Yield the relative paths of the files with these suffixes below ``root``, or of one file.
 

@@ -119,11 +119,7 @@ class BlockStream(FrameStream):
     """
 
     def __init__(
-        self,
-        info: StreamInfo,
-        seconds: np.ndarray,
-        read: Callable[[int, int], Any],
-        block: int = 1,
+        self, info: StreamInfo, seconds: np.ndarray, read: Callable[[int, int], Any], block: int = 1
     ) -> None:
         self.info, self._seconds, self._read, self._block = info, seconds, read, max(1, block)
 

@@ -79,17 +79,14 @@ class SafeZarr:
             with self._archive.open(info) as file:
                 data = file.read(limit + 1)
         except (zipfile.BadZipFile, RuntimeError, NotImplementedError, OSError, EOFError) as error:
-            raise DecodeError(f"{self._where(name)}: it cannot be read ({error})") from None
+            raise self.error(name, f"it cannot be read ({error})", DecodeError) from None
         if len(data) > limit:
             raise self.error(name, f"it inflates beyond the limit of {limit} bytes")
         return data
 
-    def error(self, path: str, message: str) -> SourceError:
+    def error(self, path: str, message: str, kind: type[SourceError] = SourceError) -> SourceError:
         """Return an error that names the store and the place in it."""
-        return SourceError(f"{self._where(path)}: {message}")
-
-    def _where(self, path: str) -> str:
-        return f"{printable_path(self._path)}: {printable_path(path)}"
+        return kind.at(self._path, f"{printable_path(path)}: {message}")
 
 
 class SafeZarrArray:
@@ -137,12 +134,9 @@ class SafeZarrArray:
                     min(s + c, n) for s, c, n in zip(starts, self.chunks, self.shape, strict=True)
                 ]
                 low, high = max(first, starts[0]), min(last, stops[0])
-                into = (slice(low - first, high - first), *map(slice, starts[1:], stops[1:]))
-                inside = [
-                    slice(0, stop - start)
-                    for start, stop in zip(starts[1:], stops[1:], strict=True)
-                ]
-                out[into] = chunk[(slice(low - starts[0], high - starts[0]), *inside)]
+                part = out[(slice(low - first, high - first), *map(slice, starts[1:], stops[1:]))]
+                inside = map(slice, part.shape[1:])
+                part[...] = chunk[(slice(low - starts[0], high - starts[0]), *inside)]
         return out
 
     def _chunk(self, index: tuple[int, ...]) -> np.ndarray:
@@ -154,29 +148,23 @@ class SafeZarrArray:
                 "the chunk was never written: it is lost, or was left out for holding nothing but "
                 "the fill value; get it again, or write the data with write_empty_chunks",
             )
+        kind = None if self._config is None else self._config["id"]
+        if kind is not None and kind not in _PICTURES:
+            try:
+                check_inflated(kind, raw, self._limits.max_chunk_bytes)
+            except ValueError as error:
+                raise self._store.error(name, str(error)) from None
         try:
-            values = self._decode(raw, name)
-        except SourceError:
-            raise
+            if kind in _PICTURES:
+                out = np.empty([n for n in self.chunks if n != 1] or [1], self.dtype)
+                values = np.asarray(self._codec.decode(raw, out=out))
+            else:
+                values = np.frombuffer(raw if kind is None else self._codec.decode(raw), self.dtype)
         except Exception as error:
             # Codecs raise what they like.
-            raise DecodeError(
-                f"{self._store.error(name, f'the chunk is damaged: {error}')}"
-            ) from None
+            message = f"the chunk is damaged: {error}"
+            raise self._store.error(name, message, DecodeError) from None
         return values.reshape(self.chunks, order=self._order)  # type: ignore[call-overload]
-
-    def _decode(self, raw: bytes, name: str) -> np.ndarray:
-        if self._config is None:
-            return np.frombuffer(raw, self.dtype)
-        kind = self._config["id"]
-        if kind in _PICTURES:
-            out = np.empty([n for n in self.chunks if n != 1] or [1], self.dtype)
-            return np.asarray(self._codec.decode(raw, out=out))
-        try:
-            check_inflated(kind, raw, self._limits.max_chunk_bytes)
-        except ValueError as error:
-            raise self._store.error(name, str(error)) from None
-        return np.frombuffer(self._codec.decode(raw), self.dtype)
 
 
 def _codec(config: dict[str, Any] | None) -> Any:

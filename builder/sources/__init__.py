@@ -4,11 +4,4 @@ from builder.sources.base import BaseSource, Episode, EpisodeRef, Source
 from builder.sources.select import Selected
 from builder.sources.selection import Selection
 
-__all__ = [
-    "BaseSource",
-    "Episode",
-    "EpisodeRef",
-    "Selected",
-    "Selection",
-    "Source",
-]
+__all__ = ["BaseSource", "Episode", "EpisodeRef", "Selected", "Selection", "Source"]

@@ -108,7 +108,8 @@ def tasks_are_pulled_as_needed(make_executor: MakeExecutor) -> None:
     """Check that an endless list of tasks works and is not read far ahead."""
     pulled = itertools.count()
     tasks = (next(pulled) for _ in itertools.count())
-    with closing(_run(make_executor(2, PATIENT), _square, tasks)) as events:
+    executor: Any = make_executor(2, PATIENT)
+    with closing(executor.run(_square, tasks)) as events:
         outcomes = (event for event in events if isinstance(event, Outcome))
         done = len(list(itertools.islice(outcomes, 20)))
     ahead = next(pulled) - done
@@ -119,7 +120,8 @@ def closing_ends_the_children(make_executor: MakeExecutor) -> None:
     """Check that closing the iterator in the middle leaves no child behind."""
     with tempfile.TemporaryDirectory() as folder:
         tasks = [(folder, "quick"), (folder, "hang"), (folder, "hang")]
-        with closing(_run(make_executor(2, PATIENT), _hang, tasks)) as events:
+        executor: Any = make_executor(2, PATIENT)
+        with closing(executor.run(_hang, tasks)) as events:
             next(event for event in events if event.task[1] == "hang")
         _require_gone(folder)
 
@@ -188,10 +190,6 @@ def _hang(task: tuple[str, str], report: ReportProgress) -> None:
 
 
 # What the checks share.
-
-
-def _run(executor: Executor, function: Any, tasks: Any) -> Any:
-    return executor.run(function, tasks)
 
 
 def _outcomes(executor: Executor, function: Any, tasks: Any) -> list[Outcome]:

@@ -46,11 +46,10 @@ class MixtureDataset(SampleDataset):
         self.parts = dict(parts)
         _refuse_others(self.parts)
         _refuse_different(self.parts)
-        if weights is not None and not isinstance(weights, Mapping):
+        if weights is None:
+            weights = {name: float(len(part)) for name, part in parts.items()}
+        if not isinstance(weights, Mapping):
             raise ConfigError(f"weights must be given by name, as the parts are, got {weights!r}")
-        weights = (
-            {name: float(len(part)) for name, part in parts.items()} if weights is None else weights
-        )
         positive = all(0 < weight < np.inf for weight in weights.values())
         if weights.keys() != parts.keys() or not positive:
             raise ConfigError(

@@ -33,9 +33,7 @@ class DemosConfig(Selection):
         default=20.0, gt=0, description="when the file's env_args have no control_freq"
     )
     arrays: tuple[str, ...] | None = Field(
-        default=None,
-        strict=False,
-        description="such as obs/ee_pos; default: all but pictures",
+        default=None, strict=False, description="such as obs/ee_pos; default: all but pictures"
     )
 
 
