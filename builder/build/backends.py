@@ -5,8 +5,7 @@ from typing import Any
 
 from builder.build.executors.base import EXECUTORS, Executor
 from builder.sources.base import SOURCES, Source
-from builder.sources.select import Selected
-from builder.sources.selection import Selection
+from builder.sources.selection import Selected, Selection
 from builder.sources.starter_config import with_kind
 from builder.stores.base import STORES, Store
 from builder.trackers.base import TRACKERS, Tracker

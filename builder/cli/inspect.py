@@ -146,7 +146,7 @@ def _source(args: argparse.Namespace) -> tuple[Row, list[Row], list[Row]]:
 def _unselected_rows(source: Source, ref: EpisodeRef) -> list[Row]:
     """Show an episode that can be opened, but not as a build would: the reason is in its views."""
     from builder.core.errors import SourceError
-    from builder.sources.select import Selected
+    from builder.sources.selection import Selected
 
     if not isinstance(source, Selected):
         return []

@@ -1,7 +1,6 @@
 """Videos and episodes as others keep them: what a source is, and what of it is used."""
 
 from builder.sources.base import BaseSource, Episode, EpisodeRef, Source
-from builder.sources.select import Selected
-from builder.sources.selection import Selection
+from builder.sources.selection import Selected, Selection
 
 __all__ = ["BaseSource", "Episode", "EpisodeRef", "Selected", "Selection", "Source"]

@@ -25,8 +25,7 @@ from builder.dataset.validate import validate
 from builder.sources.base import EpisodeRef, Source
 from builder.sources.kinds.episode_folders import EpisodeFolders
 from builder.sources.kinds.video_files import VideoFiles
-from builder.sources.select import Selected
-from builder.sources.selection import Selection
+from builder.sources.selection import Selected, Selection
 from builder.stores import atomic, filesystem
 from builder.stores.filesystem import filesystem_type, weaknesses
 from builder.transform.finalize import finalize

@@ -18,7 +18,7 @@ from builder.inputs.hdf5 import open_hdf5
 from builder.inputs.inflate import check_inflated
 from builder.sources.kinds.libero import Libero, LiberoConfig
 from builder.sources.kinds.robomimic import Robomimic
-from builder.sources.select import select
+from builder.sources.selection import select
 from schemas.config import Limits
 
 LIMITS = Limits(max_chunk_bytes=1 << 20, max_array_bytes=1 << 20)

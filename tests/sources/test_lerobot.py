@@ -17,7 +17,7 @@ from lerobot_fixtures import CAMERAS, FPS, LENGTHS, TASKS, table, write_v3, writ
 from builder.core.errors import DecodeError, SourceError  # noqa: E402
 from builder.inputs.video import VideoSpan  # noqa: E402
 from builder.sources.kinds.lerobot import LeRobot, LeRobotConfig  # noqa: E402
-from builder.sources.select import select  # noqa: E402
+from builder.sources.selection import select  # noqa: E402
 from schemas.config import Limits  # noqa: E402
 
 TOP, WRIST = CAMERAS

@@ -14,7 +14,7 @@ from builder.sources.kinds.atm import Atm
 from builder.sources.kinds.bridge import Bridge
 from builder.sources.kinds.droid import Droid, DroidConfig
 from builder.sources.kinds.something_something import SomethingSomething
-from builder.sources.select import select
+from builder.sources.selection import select
 
 
 def first(source):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from source_fixtures import numbers
 
-import builder.sources.select as select_module
+import builder.sources.selection as selection_module
 from builder.core.errors import ConfigError, DecodeError, SourceError
 from builder.inputs.streams import (
     BlockStream,
@@ -18,9 +18,7 @@ from builder.inputs.streams import (
     even_times,
 )
 from builder.sources.base import Episode, EpisodeRef
-from builder.sources.clock import nearest
-from builder.sources.select import Selected, select
-from builder.sources.selection import Selection
+from builder.sources.selection import Selected, Selection, nearest, select
 
 
 def stream(count, fps=10.0, start=0.0, seconds=None, **info):
@@ -318,7 +316,7 @@ def test_nearest_is_nearest(have, wanted):
 
 def test_a_long_list_of_wishes_is_read_once_not_for_every_episode(monkeypatch):
     read = []
-    monkeypatch.setattr(select_module, "_range_of", lambda item: read.append(item))
+    monkeypatch.setattr(selection_module, "_range_of", lambda item: read.append(item))
     how = Selection(episodes=tuple(f"suite/demo_{k}" for k in range(12)))
     assert len(list(Selected(Listing(), how).refs())) == 12
     assert len(read) == 12
