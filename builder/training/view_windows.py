@@ -82,7 +82,11 @@ def view_windows(view: ViewData, img_shape: tuple[int, int], cut_every: int | No
         maps: tuple[AxisAffine, ...] = (norm,)
         if isinstance(tracks, FixedPoint):
             tracks, maps = tracks.stored, packed_maps(norm)
-        operations = tuple(step for each in maps for step in _operations_of(each))
+        operations = tuple(
+            (ufunc, swap_xy(numbers_xy))
+            for each in maps
+            for ufunc, numbers_xy in ((np.multiply, each.scale_xy), (np.add, each.offset_xy))
+        )
     decode = ~encode
     return ViewWindows(
         tracks=tracks if cut_every is None else EpisodeWindows(tracks, cut_every),
@@ -109,10 +113,6 @@ def packed_maps(norm: AxisAffine) -> tuple[AxisAffine, ...]:
     every = np.repeat(np.arange(1 << 16, dtype=np.float32), 2).reshape(-1, 2)
     folded = norm @ unpack
     return (folded,) if np.array_equal(folded(every), norm(unpack(every))) else (unpack, norm)
-
-
-def _operations_of(norm: AxisAffine) -> tuple[Operation, Operation]:
-    return (np.multiply, swap_xy(norm.scale_xy)), (np.add, swap_xy(norm.offset_xy))
 
 
 def older_operations(

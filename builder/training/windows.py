@@ -97,7 +97,9 @@ class WindowDataset(SampleDataset):
         }
         self.ids = episode_selection.choose_ids(dataset, list(self.views.values()), options)
         lengths = dataset.index.lengths[episode_selection.places(dataset, self.ids)]
-        self._index = SampleIndex(self._counts(lengths))
+        taken = self._read.stop if options.tail == "exclude" else self._read.start + 1
+        every = meta.start_every * options.stride
+        self._index = SampleIndex(np.maximum(0, (lengths - taken) // every + 1))
         if not len(self):
             raise DatasetError(
                 f"{dataset.path}: none of {len(dataset)} episodes has views "
@@ -118,12 +120,6 @@ class WindowDataset(SampleDataset):
     def __getstate__(self) -> dict[str, Any]:
         # Open files stay behind; a worker opens its own.
         return {**self.__dict__, "_prepared": LruCache(self.dataset.max_open)}
-
-    def _counts(self, lengths: np.ndarray) -> np.ndarray:
-        """Count the samples of episodes by their frames, (E,)."""
-        taken = self._read.stop if self.options.tail == "exclude" else self._read.start + 1
-        last = lengths - taken
-        return np.maximum(0, last // (self.dataset.meta.start_every * self.options.stride) + 1)
 
     def window_table(self, names: Collection[str]) -> Table:
         """Read columns of the window table, the views of a window put together in one row.

@@ -93,10 +93,9 @@ class Demos(BaseSource[DemosConfig]):
         path = locate(self.path, relative)
         with open_hdf5(path, self._limits) as file:
             if demo is None:
-                listed, declared = len(self._demos(file)), file.attr("data", "num_demos")
-                raise file.error(
-                    "data", f"{listed} demonstrations of num_demos {declared}; {_MEND}"
-                )
+                found = f"{len(self._demos(file))} demonstrations"
+                declared = file.attr("data", "num_demos")
+                raise file.error("data", f"{found} of num_demos {declared}; {_MEND}")
             group = f"data/{demo}"
             views, maps = self._views(file, group)
             self._check_length(file, group, views)

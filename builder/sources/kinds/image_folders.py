@@ -81,7 +81,5 @@ class ImageFolders(BaseSource[ImageFoldersConfig]):
             inner = [entry.name for entry in os.scandir(folder) if entry.is_dir()]
         except OSError as error:
             raise SourceError.at(folder, f"{error.strerror}") from None
-        shown = [name for name in inner if not name.startswith(".")]
-        return sorted(
-            filter(lambda name: names_in(folder / name, IMAGE_SUFFIXES), shown), key=natural_key
-        )
+        shown = sorted((name for name in inner if name[:1] != "."), key=natural_key)
+        return [name for name in shown if names_in(folder / name, IMAGE_SUFFIXES)]
