@@ -40,7 +40,8 @@ class SafeZarr:
     def arrays(self, group: str) -> list[str]:
         """List the arrays in a group, in natural order."""
         if self._archive is not None:
-            names = {n.split("/")[-2] for n in self._archive.namelist() if _is_array(n, group)}
+            parts = (name.split("/") for name in self._archive.namelist())
+            names = {p[1] for p in parts if len(p) == 3 and p[::2] == [group, ".zarray"]}
         else:
             folder = self._path / group
             entries = os.scandir(folder) if folder.is_dir() else ()
@@ -182,10 +183,6 @@ def _codec(config: dict[str, Any] | None) -> Any:
             f"the codec {kind!r}; supported are zlib, gzip, blosc, lz4, zstd and {_PICTURES}"
         )
     return numcodecs.get_codec(dict(config))
-
-
-def _is_array(name: str, group: str) -> bool:
-    return name.startswith(f"{group}/") and name.endswith("/.zarray") and name.count("/") == 2
 
 
 @contextmanager
