@@ -19,15 +19,6 @@ _TRIED = 16
 """Episodes that are tried to open, until one is sound enough to look into."""
 
 
-def refuse_untracked(dataset: Dataset) -> None:
-    """Raise ConfigError for a dataset without tracks."""
-    if not dataset.meta.has_tracks:
-        raise ConfigError(
-            f"{dataset.path} holds frames and no tracks: add some with letterset track, then "
-            "open_dataset(path, tracks=NAME)"
-        )
-
-
 def default_views(dataset: Dataset, masked: bool) -> tuple[str, ...]:
     """Return the views all episodes have, in their order; raises DatasetError without episodes.
 

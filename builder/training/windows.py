@@ -83,7 +83,11 @@ class WindowDataset(SampleDataset):
         super().__init__()
         self.dataset, self.augment = dataset, augment
         meta = dataset.meta
-        episode_selection.refuse_untracked(dataset)
+        if not meta.has_tracks:
+            raise ConfigError(
+                f"{dataset.path} holds frames and no tracks: add some with letterset track, then "
+                "open_dataset(path, tracks=NAME)"
+            )
         self._read = _steps_read(options, meta.horizon)
         self.read_steps = self._read.stop - self._read.start
         self.horizon = options.resample or self.read_steps
