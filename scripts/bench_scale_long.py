@@ -22,7 +22,7 @@ from builder.build.episode import Job, build_episode
 from builder.build.executors.base import Outcome
 from builder.build.executors.kinds.processes import Processes, ProcessesConfig
 from builder.build.pipeline import build
-from builder.build.tracker_process.host import tracker_hosts
+from builder.build.tracker_process import tracker_hosts
 from builder.trackers.base import Window
 from builder.trackers.kinds.none import NoSession, NoTracker
 from schemas.config import BuildConfig

@@ -12,7 +12,7 @@ from typing import Any
 from builder.build.backends import open_source, open_store, open_tracker
 from builder.build.executors.base import ReportProgress
 from builder.build.run_log import worker_name
-from builder.build.tracker_process.client import TrackerAddress, repeated, shared_tracker
+from builder.build.tracker_process import TrackerAddress, repeated, shared_tracker
 from builder.build.view import ViewBuilder, view_key
 from builder.core.errors import DatasetError, OutputError, SourceError, StoreError
 from builder.core.stopwatch import Stopwatch

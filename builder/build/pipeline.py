@@ -18,7 +18,7 @@ from builder.build.executors.base import Events, Executor, Outcome, ProgressEven
 from builder.build.resume import Changed, replace_dataset, replacing, settle
 from builder.build.run_log import RunLog
 from builder.build.shards import Shard, own_refs
-from builder.build.tracker_process.host import tracker_hosts
+from builder.build.tracker_process import tracker_hosts
 from builder.core.errors import ConfigError, OutputError, SourceError, WorkerError
 from builder.core.messages import count
 from builder.core.result import Result

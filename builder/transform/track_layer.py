@@ -14,8 +14,7 @@ from builder.build.backends import open_executor, open_source_part
 from builder.build.executors.base import Outcome, ProgressEvent, ReportProgress
 from builder.build.resume import source_change
 from builder.build.run_log import last_limits
-from builder.build.tracker_process.client import TrackerAddress, repeated, shared_tracker
-from builder.build.tracker_process.host import tracker_hosts
+from builder.build.tracker_process import TrackerAddress, repeated, shared_tracker, tracker_hosts
 from builder.build.view import TrackWriter
 from builder.core.errors import (
     ConfigError,

@@ -20,8 +20,7 @@ from waiting import wait_until
 
 from builder.build.executors.base import EXECUTORS, Outcome
 from builder.build.executors.kinds.processes import Processes
-from builder.build.tracker_process.client import SharedTracker, repeated, shared_tracker
-from builder.build.tracker_process.host import tracker_hosts
+from builder.build.tracker_process import SharedTracker, repeated, shared_tracker, tracker_hosts
 from builder.cli import main
 from builder.core.errors import ConfigError, TrackingError, WorkerError
 from builder.core.worker_slot import worker_slot

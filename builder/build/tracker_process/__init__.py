@@ -1,1 +1,0 @@
-"""A tracker in a process of its own that serves all workers."""
