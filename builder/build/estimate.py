@@ -4,13 +4,15 @@ A dry run probes in this process and writes nothing.  ``measure`` builds the beg
 episodes for real, each at two lengths, which tells the cost of a frame from that of an episode.
 """
 
+from __future__ import annotations
+
 import os
 import shutil
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,6 @@ import cv2
 import numpy as np
 
 from builder.build.backends import open_executor, open_source, open_store, open_tracker
-from builder.build.costs import Costs
 from builder.build.episode import Job, build_episode
 from builder.build.executors.base import Outcome
 from builder.build.executors.child import available_cores
@@ -42,7 +43,7 @@ COUNTED_EPISODES = 200
 DRY_RUN_EPISODES, DRY_RUN_FRAMES = 3, 32
 PROBED_EPISODES = 5
 PROBED_FRAMES = (16, 80)  # of each view
-_DISK_BYTES, _SYNCS = 128 << 20, 20
+_DISK_BLOCK = 4 << 20
 
 # Share of the raw size that LZ4 leaves of letterboxed video frames (measured on real clips).
 LZ4_SHARE = 0.52
@@ -71,17 +72,6 @@ class FrameCount:
     opened: Mapping[str, _Headers]
     unreadable: Mapping[str, str]
     """Why an episode cannot be opened, by path; such episodes have no frames."""
-
-    @property
-    def fps(self) -> float:
-        """Frames per second, on average over the episodes that were opened."""
-        return float(np.mean([each.fps for each in self.opened.values()] or [30.0]))
-
-    @property
-    def source_frame_bytes(self) -> float:
-        """Bytes of source files per frame."""
-        frames = sum(each.frames for each in self.opened.values())
-        return sum(each.source_bytes for each in self.opened.values()) / max(1, frames)
 
 
 def count_frames(config: BuildConfig, source: Source, refs: Sequence[EpisodeRef]) -> FrameCount:
@@ -146,7 +136,10 @@ def _track_bytes(config: BuildConfig) -> float:
 
 @dataclass(frozen=True)
 class DryRun:
-    """What a build needs; hours and JPEG sizes are those of ``probed`` episodes, scaled up."""
+    """What a build needs; hours and JPEG sizes are those of ``probed`` episodes, scaled up.
+
+    ``hours`` are wall hours with all workers busy.
+    """
 
     episodes: int
     probed: int
@@ -157,15 +150,7 @@ class DryRun:
     worker_hours: float
     workers: int
     unreadable: dict[str, str]
-
-    @property
-    def hours(self) -> float:
-        """Wall hours with all workers busy."""
-        return self.worker_hours / self.workers
-
-    def as_json(self) -> dict[str, Any]:
-        """Return all of it as JSON data."""
-        return {**asdict(self), "hours": self.hours}
+    hours: float
 
 
 def dry_run(config: BuildConfig) -> DryRun:
@@ -184,14 +169,12 @@ def dry_run(config: BuildConfig) -> DryRun:
             probed += 1
         except SourceError as error:
             unreadable[ref.path] = str(error)
-    jpeg = counted.raw_bytes * total["jpeg"] / max(1, total["raw"])
-    frame_bytes = {
-        "raw": counted.raw_bytes,
-        "lz4": counted.raw_bytes * LZ4_SHARE,
-        "jpeg": jpeg,
-        "none": 0.0,
-    }
+    raw = counted.raw_bytes
+    jpeg = raw * total["jpeg"] / max(1, total["raw"])
+    frame_bytes = {"raw": raw, "lz4": raw * LZ4_SHARE, "jpeg": jpeg, "none": 0.0}
     other = counted.frames * _track_bytes(config) + ENVELOPE_BYTES * len(refs)
+    hours = total["seconds"] * counted.frames / max(1, total["frames"]) / 3600
+    workers = config.executor.workers or available_cores()
     return DryRun(
         episodes=len(refs),
         probed=probed,
@@ -199,9 +182,10 @@ def dry_run(config: BuildConfig) -> DryRun:
         bytes_by_codec={name: round(each + other) for name, each in frame_bytes.items()},
         codec=config.store.frames.codec,
         free_bytes=free_bytes(Path(config.store.path)),
-        worker_hours=total["seconds"] * counted.frames / max(1, total["frames"]) / 3600,
-        workers=config.executor.workers or available_cores(),
+        worker_hours=hours,
+        workers=workers,
         unreadable=unreadable,
+        hours=hours / workers,
     )
 
 
@@ -282,6 +266,87 @@ def free_bytes(path: Path) -> int:
     return shutil.disk_usage(nearest_folder(path)).free
 
 
+@dataclass(frozen=True)
+class Costs:
+    """What a build takes by unit.  Seconds are of one worker, frames are of single views.
+
+    ``frames_error`` is the relative standard error of ``frames``, 0 where they were counted.
+    ``cpu_share`` below 1 means that the probe waited, for a device, a disk or other programs,
+    and that on an idle machine the seconds may be fewer.
+    """
+
+    episodes: int
+    probed: int
+    frames: float
+    frames_error: float
+    fps: float
+    frame_seconds: Mapping[str, float]
+    episode_seconds: float
+    frame_bytes: float
+    episode_bytes: float
+    source_frame_bytes: float
+    cpu_share: float
+    device: str
+    disk_bytes_per_second: float
+    syncs_per_second: float
+
+    def estimate(self, episodes: float | None = None, hours: float | None = None) -> Estimate:
+        """Scale to all episodes of the source, to a number of episodes, or to hours of video."""
+        length = self.frames / self.episodes
+        if hours is not None:
+            frames = hours * 3600 * self.fps
+            episodes = frames / length
+        else:
+            episodes = self.episodes if episodes is None else episodes
+            frames = episodes * length
+        stages = {name: each * frames / 3600 for name, each in self.frame_seconds.items()}
+        stages["per episode"] = self.episode_seconds * episodes / 3600
+        total = sum(stages.values())
+        written = self.frame_bytes * frames + self.episode_bytes * episodes
+        read = self.source_frame_bytes * frames
+        seconds = total * 3600
+        on_disk, listed = self.disk_bytes_per_second * seconds, self.syncs_per_second * seconds
+        workers_until = {
+            "writing to the output disk": on_disk / max(1.0, written),
+            "reading the source at the same rate": on_disk / max(1.0, read),
+            "listing episodes (one writer)": listed / max(1.0, episodes),
+        }
+        return Estimate(
+            episodes=round(episodes),
+            frames=round(frames),
+            video_hours=frames / self.fps / 3600,
+            worker_hours=total,
+            stage_hours=stages,
+            gpu_hours=stages.get("track", 0.0) if self.device != "cpu" else 0.0,
+            bytes=round(written),
+            files=round(episodes),
+            read_bytes=round(read),
+            workers_until=workers_until,
+            first_bottleneck=min(workers_until, key=lambda name: workers_until[name]),
+        )
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A build of some size.
+
+    ``workers_until`` tells how many workers keep each shared thing busy, where more gain nothing;
+    ``first_bottleneck`` is exhausted first as workers are added.
+    """
+
+    episodes: int
+    frames: int
+    video_hours: float
+    worker_hours: float
+    stage_hours: dict[str, float]
+    gpu_hours: float
+    bytes: int
+    files: int
+    read_bytes: int
+    workers_until: dict[str, float]
+    first_bottleneck: str
+
+
 def measure(config: BuildConfig, episodes: int = PROBED_EPISODES) -> Costs:
     """Fit the cost model on a few episodes; works in a temporary folder next to the output.
 
@@ -295,7 +360,10 @@ def measure(config: BuildConfig, episodes: int = PROBED_EPISODES) -> Costs:
     place = nearest_folder(Path(config.store.path))
     with output_errors(place), tempfile.TemporaryDirectory(prefix=".plan-", dir=place) as folder:
         short, long = _build_cut(config, probed, Path(folder))
-        disk, syncs = _disk_speed(Path(folder)), _sync_speed(Path(folder))
+        block = os.urandom(_DISK_BLOCK)
+        disk = _DISK_BLOCK * _writes_per_second(Path(folder, "speed"), block, 32, sync_every=32)
+        # Small durable appends, such as an index takes for each episode.
+        syncs = _writes_per_second(Path(folder, "lines"), b"x" * 150, 20, sync_every=1)
     built = [ref.id for ref in probed if ref.id in short and ref.id in long]
     brief, longer = (_total(each[key] for key in built) for each in (short, long))
     extra = longer["frames"] - brief["frames"]
@@ -311,18 +379,20 @@ def measure(config: BuildConfig, episodes: int = PROBED_EPISODES) -> Costs:
         for key, spent in longer.items()
     }
     stages = [key for key in per_frame if key not in ("frames", "bytes", "cpu")]
+    headers = counted.opened.values()
+    source_bytes = sum(each.source_bytes for each in headers)
     wall = sum(each[key] for each in (brief, longer) for key in stages)
     return Costs(
         episodes=len(refs),
         probed=len(built),
         frames=counted.frames,
         frames_error=counted.error,
-        fps=counted.fps,
+        fps=float(np.mean([each.fps for each in headers])),
         frame_seconds={key: per_frame[key] for key in stages},
         episode_seconds=sum(per_episode[key] for key in stages),
         frame_bytes=per_frame["bytes"],
         episode_bytes=per_episode["bytes"],
-        source_frame_bytes=counted.source_frame_bytes,
+        source_frame_bytes=source_bytes / max(1, sum(each.frames for each in headers)),
         cpu_share=min(1.0, (brief["cpu"] + longer["cpu"]) / wall),
         device=str(open_tracker(config).info.settings.get("device", "cpu")),
         disk_bytes_per_second=disk,
@@ -371,23 +441,13 @@ def _stored_bytes(job: Job) -> int:
     return sum(each.stat().st_size for each in (path, *path.rglob("*")) if each.is_file())
 
 
-def _disk_speed(folder: Path) -> float:
-    """Bytes per second of one writer, made durable."""
-    block = os.urandom(4 << 20)
+def _writes_per_second(path: Path, block: bytes, times: int, sync_every: int) -> float:
+    """Write a file of blocks, made durable every so many; returns blocks per second."""
     begun = time.perf_counter()
-    with (folder / "speed").open("wb") as file:
-        for _ in range(_DISK_BYTES // len(block)):
+    with path.open("wb") as file:
+        for number in range(1, times + 1):
             file.write(block)
-        file.flush()
-        os.fsync(file.fileno())
-    return _DISK_BYTES / (time.perf_counter() - begun)
-
-
-def _sync_speed(folder: Path) -> float:
-    """Small durable appends per second, such as an index takes for each episode."""
-    begun = time.perf_counter()
-    with (folder / "lines").open("ab", buffering=0) as file:
-        for _ in range(_SYNCS):
-            file.write(b"x" * 150)
-            os.fsync(file.fileno())
-    return _SYNCS / (time.perf_counter() - begun)
+            if number % sync_every == 0:
+                file.flush()
+                os.fsync(file.fileno())
+    return times / (time.perf_counter() - begun)

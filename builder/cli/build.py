@@ -12,6 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Collection
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from builder.build.config_file import load_config
@@ -138,7 +139,7 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         found = dry_run(config)
         said = f"source     {why}\n" if why else ""
-        say(json.dumps(found.as_json(), indent=2) if args.json else said + _dry_run_text(found))
+        say(json.dumps(asdict(found), indent=2) if args.json else said + _dry_run_text(found))
         return 0
     refuse_if_full(config)
     with ProgressDisplay(quiet=args.quiet or args.json) as progress:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from builder.build.config_file import load_config
@@ -16,7 +17,7 @@ from builder.core.messages import count, size
 from builder.dataset.output_folder import check_output_folder
 
 if TYPE_CHECKING:
-    from builder.build.costs import Costs, Estimate
+    from builder.build.estimate import Costs, Estimate
 
 HELP = "what a build will cost, from a probe of a few episodes"
 EXAMPLE = """\
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     found += [costs.estimate(episodes=number) for number in args.episodes]
     found += [costs.estimate(hours=hours) for hours in args.hours]
     if args.json:
-        say(json.dumps({"costs": costs.as_json(), "estimates": [e.as_json() for e in found]}))
+        say(json.dumps({"costs": asdict(costs), "estimates": [asdict(e) for e in found]}))
     else:
         say(_text(costs, found))
     return 0

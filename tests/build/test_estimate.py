@@ -10,8 +10,7 @@ from source_fixtures import write_video
 
 from builder.build import estimate
 from builder.build.config_file import load_config
-from builder.build.costs import Costs
-from builder.build.estimate import dry_run, refuse_if_full
+from builder.build.estimate import Costs, dry_run, refuse_if_full
 from builder.cli import main
 from builder.core.errors import OutputError
 from builder.core.spacing import spread
