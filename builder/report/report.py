@@ -13,13 +13,23 @@ import numpy as np
 from builder.core.errors import DatasetError
 from builder.core.messages import count, failed, points
 from builder.core.spacing import spread
-from builder.dataset.episodes import Dataset
+from builder.dataset.array_checks import has_windows
+from builder.dataset.episodes import Dataset, EpisodeData, ViewData
 from builder.dataset.folder import read_failures
-from builder.report.charts import bars, histogram, letterbox_drawing, tiles
 from builder.report.diagnosis import Diagnosis, diagnose
 from builder.report.draw import row_colors
-from builder.report.page import definitions, page, text, write_output
-from builder.report.player import player_data, player_section
+from builder.report.page import (
+    bars,
+    base64_of,
+    definitions,
+    histogram,
+    jpeg_base64,
+    letterbox_drawing,
+    page,
+    text,
+    tiles,
+    write_output,
+)
 from builder.stores.atomic import make_place
 from schemas.dataset import DatasetMeta, EpisodeMeta, ViewMeta
 from schemas.geometry import Geometry
@@ -30,6 +40,8 @@ MAX_GEOMETRIES = 6
 REGION_WINDOWS = 16
 """Windows per episode whose points are counted by region, spread evenly."""
 DOCTOR_WINDOWS = 16
+PLAYER_FRAMES = 96
+PLAYER_JPEG_QUALITY = 80
 
 COLUMNS = (
     "episode", "view", "frames", "source", "aspect", "turned", "px/step", "still", "visible", "text"
@@ -72,13 +84,13 @@ def write_report(
         "grid": queries.grid,
         "order": queries.order,
         "colors": [f"rgb({r}, {g}, {b})" for r, g, b in colors.tolist()],
-        "episodes": player_data(dataset, chosen, round(budget_mb * 1e6), facts.unreadable),
+        "episodes": _player_data(dataset, chosen, round(budget_mb * 1e6), facts.unreadable),
     }
     body = [*_body(dataset, facts, diagnosis, len(ids))]
     if facts.rows:
         body += ["<section><h2>Distributions</h2><div class=charts>"]
         body += [*_charts(facts, diagnosis), *_region_charts(dataset, chosen), "</div></section>"]
-        body += [*player_section(data["episodes"]), *_table(facts), _script(data)]
+        body += [*_player_section(data["episodes"]), *_table(facts), _script(data)]
     write_output(out, page(f"{dataset.path.name}: letterset report", body))
     return diagnosis.model_copy(update={"problems": facts.unreadable})
 
@@ -234,6 +246,100 @@ def _region_charts(dataset: Dataset, ids: Iterable[str]) -> Iterator[str]:
     for name, shares in point_regions(dataset, ids).items():
         if shares.any():
             yield tiles(f"{name}: points per region", shares, dataset.meta.img_shape)
+
+
+def _player_data(
+    dataset: Dataset, ids: list[str], budget_bytes: int, problems: dict[str, str]
+) -> list[dict[str, Any]]:
+    """Return the player's episodes, in order, until ``budget_bytes`` of page are used up.
+
+    Those of frames alone, without tracks, are left out, and damaged ones, of which ``problems``
+    then tells by id.
+    """
+    episodes: list[dict[str, Any]] = []
+    spent = 0
+    for found in (dataset[episode_id] for episode_id in ids):
+        if not has_windows(found.meta.views[0]):
+            continue
+        try:
+            episode = _player_episode(found)
+        except DatasetError as error:
+            problems[found.meta.id] = str(error)
+            continue
+        spent += sum(
+            len(view["tracks"]) + len(view["vis"]) + sum(map(len, view["frames"]))
+            for view in episode["views"]
+        )
+        if episodes and spent > budget_bytes:
+            break
+        episodes.append(episode)
+    return episodes
+
+
+def _player_section(episodes: list[dict[str, Any]]) -> Iterator[str]:
+    """Write the player's part of the page; nothing where no episode has tracks to play."""
+    if not episodes:
+        return
+    options = "".join(f"<option>{text(episode['id'])}</option>" for episode in episodes)
+    yield f"""<section id="player"><h2>Player</h2>
+<div class="controls">
+<label>Episode <select id="episode">{options}</select></label>
+<label>View <select id="view"></select></label>
+<button id="play" type="button">Play</button>
+<label><input type="checkbox" id="source"> source pixels</label>
+<label><input type="checkbox" id="bars" checked> pad borders</label>
+<label><input type="checkbox" id="trails" checked> trails</label>
+<input type="range" id="scrub" min="0" value="0" aria-label="Place on the timeline">
+</div>
+<p id="when" aria-live="off"></p>
+<div id="stage"></div>
+<p id="readout" role="status"></p>
+<p>Colours are grid rows; hollow points are occluded. On a picture: arrow keys scrub, space plays,
+N and P follow the next and the previous point. Of each episode the first {PLAYER_FRAMES} frames are
+here.</p></section>"""
+
+
+def _player_episode(episode: EpisodeData) -> dict[str, Any]:
+    meta = episode.meta
+    shown = min(meta.length, PLAYER_FRAMES)
+    first = next(iter(episode.views.values()))
+    starts = np.asarray(first.starts)
+    # Windows back to back, or as little over one another as passes every frame.
+    step = max(1, meta.horizon // meta.start_every)
+    rows = [row for row in range(0, len(starts), step) if starts[row] < shown]
+    steps = min(meta.horizon, shown) if meta.mode == "episode" else meta.horizon
+    return {
+        "id": meta.id,
+        "length": meta.length,
+        "horizon": steps,
+        "starts": [int(starts[row]) for row in rows],
+        "views": [
+            _player_view(name, view, rows, steps, shown) for name, view in episode.views.items()
+        ],
+    }
+
+
+def _player_view(
+    name: str, view: ViewData, rows: list[int], steps: int, shown: int
+) -> dict[str, Any]:
+    geometry = view.geometry
+    tracks_xy = np.stack([np.asarray(view.tracks[row, :steps]) for row in rows])
+    vis = np.stack([np.asarray(view.vis[row, :steps]) for row in rows])
+    frames = view.frames
+    # A window that begins within the shown part runs on after it.
+    count = 0 if frames is None else min(len(frames), shown + steps)
+    return {
+        "name": name,
+        "img_shape": geometry.img_shape,
+        "source_shape": geometry.source_shape,
+        "content_box": geometry.content_box,
+        "scale_xy": geometry.affine.scale_xy,
+        "offset_xy": geometry.affine.offset_xy,
+        "count": tracks_xy.shape[2],
+        "tracks": base64_of(tracks_xy.astype("<f4")),
+        "vis": base64_of((vis > 0.5).astype(np.uint8)),
+        "frames": [jpeg_base64(np.asarray(frames[k]), PLAYER_JPEG_QUALITY) for k in range(count)],
+    }
 
 
 def _table(facts: _Facts) -> Iterator[str]:

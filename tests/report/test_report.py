@@ -13,7 +13,7 @@ from source_fixtures import write_video
 
 from builder.cli import main
 from builder.dataset.opening import open_dataset
-from builder.report.charts import bars
+from builder.report.page import bars
 from builder.report.report import point_regions
 from builder.stores.kinds.hdf5 import Hdf5Store
 from builder.testing.samples import Sample, sample_dataset
