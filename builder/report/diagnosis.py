@@ -23,43 +23,24 @@ from builder.dataset.opening import open_dataset
 from builder.training.metrics import MotionStats
 from builder.training.normalize import normalize_traj
 from schemas.base import Record, Shape
-from schemas.geometry import Geometry, Letterbox, Stretch, swap_xy
+from schemas.geometry import Letterbox, Stretch, swap_xy
 
-WINDOWS_PER_VIEW = 8
-"""Windows looked at per episode and view, spread evenly."""
+WINDOWS_PER_VIEW = 8  # looked at per episode and view, spread evenly
+FRAME_STEPS = (1, 2, 3, 4, 6, 8)  # tried, within the stored windows
+MAX_SIZES = 50  # listed per view; a dataset of a million sizes must not fill the memory
 
-FRAME_STEPS = (1, 2, 3, 4, 6, 8)
-"""Frame steps tried, within the stored windows."""
-
-MAX_SIZES = 50
-"""Different sizes listed per view; a dataset of a million sizes must not fill the memory."""
-
+# A size off by more than this share scales every velocity by as much.
 SCALE_TOLERANCE = 0.05
-"""A size off by more than this share scales every velocity by as much."""
-
+# With more zero displacements, a model that always predicts "no motion" is nearly optimal.
 MAX_ZERO_CLASS_SHARE = 0.95
-"""With more zero displacements, a model that always predicts "no motion" is nearly optimal."""
-
-ZERO_CLASS_NOTE = 0.80
-"""With more zero displacements, a larger frame step is worth trying."""
-
-MAX_SATURATED_SHARE = 0.05
-"""Displacements beyond the loss window's +-7 px; they are learned too short."""
-
+ZERO_CLASS_NOTE = 0.80  # with more zero displacements, a larger frame step is worth trying
+STEP_GAIN = 0.05  # a frame step is suggested when it lowers the zero class by at least this much
+MAX_SATURATED_SHARE = 0.05  # displacements beyond the loss window's +-7 px; learned too short
+# Coordinates beyond [-1, 1]; they are clipped to the picture's edge and do not move.
 MAX_CLIPPED_SHARE = 0.01
-"""Coordinates beyond [-1, 1]; they are clipped to the picture's edge and do not move."""
-
-MAX_PADDING_SHARE = 0.25
-"""Query points in the bars; they never move."""
-
-TAIL_NOTE = 0.25
-"""Steps in the frozen tail; leave it out, as WindowDataset does."""
-
-VISIBLE_NOTE = 0.50
-"""With fewer visible points the tracks themselves are doubtful."""
-
-STEP_GAIN = 0.05
-"""A frame step is suggested when it lowers the zero class by at least this much."""
+MAX_PADDING_SHARE = 0.25  # query points in the bars; they never move
+TAIL_NOTE = 0.25  # steps in the frozen tail; leave it out, as WindowDataset does
+VISIBLE_NOTE = 0.50  # with fewer visible points the tracks themselves are doubtful
 
 
 class MotionReport(Record):
@@ -217,8 +198,7 @@ class _View:
         self.remapped = {step: MotionStats(img_shape) for step in FRAME_STEPS}
         self.sizes: Counter[tuple[tuple[int, int] | None, SizeOrigin]] = Counter()
         self.aspects: Counter[float] = Counter()
-        self.episodes = self.points = self.padded = self.seen = self.visible = 0
-        self.steps = self.tail = self.windows = self.tail_windows = 0
+        self.counts: Counter[str] = Counter()
 
     def add(self, episode: EpisodeData, view: ViewData, windows: int) -> None:
         """Count one view of one episode."""
@@ -238,23 +218,26 @@ class _View:
             stats.update(right[:, ::step], valid[:, ::step])
         if (shape, origin) in self.sizes or len(self.sizes) < MAX_SIZES:
             self.sizes[shape, origin] += 1
-        aspect = _aspect(geometry if origin != "estimated" else None, shape)
+        boxed = isinstance(geometry, Letterbox) and origin != "estimated"
+        picture = geometry.content_shape if boxed else shape
+        aspect = round(picture[1] / picture[0], 2) if picture else 0.0
         if aspect in self.aspects or len(self.aspects) < MAX_SIZES:
             self.aspects[aspect] += 1
-        self.episodes += 1
-        self.points += len(queries)
-        self.padded += int((~geometry.inside(queries)).sum()) if origin == "letterbox" else 0
-        self.seen += vis.size
-        self.visible += int((vis > 0.5).sum())
+        self.counts.update(
+            episodes=1,
+            points=len(queries),
+            padded=int((~geometry.inside(queries)).sum()) if origin == "letterbox" else 0,
+            seen=vis.size,
+            visible=int((vis > 0.5).sum()),
+        )
         if episode.meta.mode == "reinit":
-            real = valid_steps(np.asarray(view.starts), episode.meta.horizon, episode.meta.length)
-            self.steps, self.tail = self.steps + real.size, self.tail + int((~real).sum())
-            self.windows += len(real)
-            self.tail_windows += int((~real).any(axis=1).sum())
+            tail = ~valid_steps(np.asarray(view.starts), episode.meta.horizon, episode.meta.length)
+            self.counts.update(steps=tail.size, tail=int(tail.sum()))
+            self.counts.update(windows=len(tail), tail_windows=int(tail.any(axis=1).sum()))
 
     def report(self, name: str) -> ViewReport:
         """Sum up."""
-        now = MotionReport(**self.now.metrics())
+        counts, now = self.counts, MotionReport(**self.now.metrics())
         right = {
             step: MotionReport(**stats.metrics())
             for step, stats in self.remapped.items()
@@ -262,24 +245,24 @@ class _View:
         }
         return ViewReport(
             name=name,
-            episodes=self.episodes,
+            episodes=counts["episodes"],
             sizes=tuple(
                 SizeReport(
                     shape=shape,
                     origin=origin,
-                    episodes=count,
+                    episodes=episodes,
                     scale_rc=_scale(shape, origin, self.img_shape),
                 )
-                for (shape, origin), count in self.sizes.most_common()
+                for (shape, origin), episodes in self.sizes.most_common()
             ),
             aspects=tuple(sorted(self.aspects)),
             now=now,
             remapped=right.get(1, now),
             by_frame_step={str(step): report for step, report in right.items()},
-            padding_share=self.padded / max(1, self.points),
-            tail_share=self.tail / max(1, self.steps),
-            tail_windows_share=self.tail_windows / max(1, self.windows),
-            visible_share=self.visible / max(1, self.seen),
+            padding_share=counts["padded"] / max(1, counts["points"]),
+            tail_share=counts["tail"] / max(1, counts["steps"]),
+            tail_windows_share=counts["tail_windows"] / max(1, counts["windows"]),
+            visible_share=counts["visible"] / max(1, counts["seen"]),
         )
 
 
@@ -308,13 +291,6 @@ def _sample(
                 f"would enter training; {cure}"
             )
     return tracks_xy, vis, valid_steps(starts, horizon, length)[:, :, None]
-
-
-def _aspect(geometry: Geometry | None, shape: tuple[int, int] | None) -> float:
-    """Return the displayed width over height, to a hundredth; 0 when unknown."""
-    if isinstance(geometry, Letterbox):
-        shape = geometry.content_shape
-    return round(shape[1] / shape[0], 2) if shape else 0.0
 
 
 def _scale(

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from builder.build.backends import open_source, open_tracker
+from builder.build.backends import open_executor, open_source, open_tracker
 from builder.build.episode import Job
-from builder.build.executors.base import EXECUTORS, Outcome, ReportProgress
+from builder.build.executors.base import Outcome, ReportProgress
 from builder.build.view import view_key
 from builder.canvas.letterbox import Letterboxer
 from builder.core import messages
@@ -94,8 +94,7 @@ def _run(
     config: BuildConfig, function: Callable[..., Any], jobs: list[Job], failures: list[str]
 ) -> dict[str, Any]:
     """Run in child processes, as a build does; return results by episode, in order of jobs."""
-    make_executor, own = EXECUTORS.configure(config.executor)
-    executor = make_executor(own, config.executor.workers, config.limits.stall_seconds)
+    executor, _ = open_executor(config.executor, config.limits)
     results: dict[str, Any] = {}
     with closing(executor.run(function, jobs)) as events:
         for event in events:
