@@ -256,9 +256,7 @@ def refuse_if_full(config: BuildConfig) -> None:
 def nearest_folder(path: Path) -> Path:
     """Return the folder at ``path``, or the deepest one on the way there that exists."""
     path = path.absolute()
-    while not path.is_dir():
-        path = path.parent
-    return path
+    return next(each for each in (path, *path.parents) if each.is_dir())
 
 
 def free_bytes(path: Path) -> int:

@@ -153,12 +153,18 @@ def settle(
         on_notice(f"{why}; run letterset repair")
     if not found.changed or changed == "append":
         return found.done, set()
+    episodes = wording.count(len(found.changed), "episode")
     if changed == "refuse":
-        raise ConfigError(_changed_text(found.changed))
+        more = "; ..." if len(found.changed) > 5 else ""
+        raise ConfigError(
+            f"{episodes} there, built from files that changed since: "
+            f"{'; '.join(islice(found.changed.values(), 5))}{more}. Build them again with "
+            "--overwrite, or keep them as they are and build only what is new with --append"
+        )
     writers = {path.stem for path in (catalog.folder / "index").glob("*.jsonl")}
     if {catalog.writer, *writers} != {"main"}:
         raise ConfigError(
-            f"{wording.count(len(found.changed), 'episode')} must be built again, but several "
+            f"{episodes} must be built again, but several "
             "shards list what is there: run letterset finalize, then --overwrite without --shard"
         )
     with output_errors(replacing(catalog.folder)):
@@ -169,15 +175,6 @@ def settle(
 def replacing(folder: Path) -> Path:
     """Return the file that is there while a run replaces episodes."""
     return folder / "index" / "main.replacing"
-
-
-def _changed_text(changed: Mapping[str, str]) -> str:
-    shown = "; ".join(islice(changed.values(), 5)) + ("; ..." if len(changed) > 5 else "")
-    return (
-        f"{wording.count(len(changed), 'episode')} there, built from files that changed since: "
-        f"{shown}. Build them again with --overwrite, or keep them as they are and build only "
-        "what is new with --append"
-    )
 
 
 def replace_dataset(folder: Path, wanted: DatasetMeta) -> Path | None:

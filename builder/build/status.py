@@ -55,7 +55,9 @@ def status(path: Path | str) -> list[WriterStatus]:
     folder = Path(path)
     load_meta(folder)
     built = read_index(folder)
-    logs = _latest_logs(folder)
+    # Names of logs begin with their time, so the latest of each writer stays.
+    paths = sorted((folder / "runs").glob("*.jsonl"))
+    logs = {log.start["writer"]: log for log in map(_read_log, paths) if log is not None}
     names = {path.stem for kind in ("index", "failures") for path in (folder / kind).glob("*.*")}
     found = []
     for writer in sorted(names | logs.keys(), key=_natural):
@@ -112,16 +114,6 @@ def _writer_status(
         seconds_left=max(0.0, left - begun) / pace if pace and running else None,
         running=frames,
     )
-
-
-def _latest_logs(folder: Path) -> dict[str, _Log]:
-    """Return the latest run of each writer; names of logs begin with their time."""
-    found: dict[str, _Log] = {}
-    for path in sorted((folder / "runs").glob("*.jsonl")):
-        log = _read_log(path)
-        if log is not None:
-            found[log.start["writer"]] = log
-    return found
 
 
 def _read_log(path: Path) -> _Log | None:

@@ -56,21 +56,18 @@ class TrackWriter:
     def write(self, writer: EpisodeWriter, windows: Iterable[Window]) -> None:
         """Write finished windows.  Raises TrackingError for numbers that are not finite."""
         for window in windows:
-            self._write(writer, window)
-
-    def _write(self, writer: EpisodeWriter, window: Window) -> None:
-        if not np.isfinite(window.tracks_xy).all():
-            raise TrackingError(
-                f"view {self.view}: the tracker gave NaN or infinite points in the window that "
-                f"starts at frame {window.start}; they are never stored. Check its settings"
-            )
-        self.motion.add(window)
-        writer.write(self.view, "tracks", self._at, window.tracks_xy[None])
-        writer.write(self.view, "vis", self._at, window.vis[None])
-        writer.write(self.view, "starts", self._at, np.array([window.start], "<i8"))
-        if self._has_conf and window.conf is not None:
-            writer.write(self.view, "conf", self._at, window.conf[None])
-        self._at += 1
+            if not np.isfinite(window.tracks_xy).all():
+                raise TrackingError(
+                    f"view {self.view}: the tracker gave NaN or infinite points in the window that "
+                    f"starts at frame {window.start}; they are never stored. Check its settings"
+                )
+            self.motion.add(window)
+            writer.write(self.view, "tracks", self._at, window.tracks_xy[None])
+            writer.write(self.view, "vis", self._at, window.vis[None])
+            writer.write(self.view, "starts", self._at, np.array([window.start], "<i8"))
+            if self._has_conf and window.conf is not None:
+                writer.write(self.view, "conf", self._at, window.conf[None])
+            self._at += 1
 
 
 class ViewBuilder:

@@ -159,13 +159,9 @@ class ChainedSession(BaseSession):
         visible = np.concatenate([chain.window.vis[step] for chain, step in origins])
         before = np.concatenate([chain.cost[step] for chain, step in origins])
         moved, error = link.follow(points)
-        found = (visible == 1) & (error < self.max_error) & self._inside(moved)
+        inside = ((moved >= 0) & (moved <= self.shape[::-1])).all(axis=1)
+        found = (visible == 1) & (error < self.max_error) & inside
         return moved, np.where(found, before + error + np.float32(LINK_COST), np.inf)
-
-    def _inside(self, points: np.ndarray) -> np.ndarray:
-        height, width = self.shape
-        x, y = points[:, 0], points[:, 1]
-        return (x >= 0) & (x <= width) & (y >= 0) & (y <= height)
 
     def _looks_same(self, start: np.ndarray, now: np.ndarray, seen: np.ndarray) -> np.ndarray:
         """Compare colours (N, C), after taking out the light's change common to seen points."""
