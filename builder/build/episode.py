@@ -84,7 +84,7 @@ def _build_once(job: Job, report: ReportProgress) -> Built:
     if store.has(job.ref.id) and not job.replace:
         return _there_already(store, job)
     clock, begun, cpu_begun = Stopwatch(), time.perf_counter(), time.process_time()
-    tracker = shared_tracker(job.tracker) if job.tracker else _kept(open_tracker, config_json)
+    tracker = _tracker(job, config_json)
     try:
         line = _build(job, source, tracker, store, report, clock)
     except OutputError:
@@ -98,6 +98,10 @@ def _build_once(job: Job, report: ReportProgress) -> Built:
     stages["other"] = time.perf_counter() - begun - sum(stages.values())
     cpu_seconds = time.process_time() - cpu_begun
     return Built(line, rows=rows, seconds=stages, cpu_seconds=cpu_seconds, worker=worker_name())
+
+
+def _tracker(job: Job, config_json: str) -> Tracker:
+    return shared_tracker(job.tracker) if job.tracker else _kept(open_tracker, config_json)
 
 
 def _there_already(store: Store, job: Job) -> Built:

@@ -27,15 +27,8 @@ from schemas.config import Limits
 
 # What can change numbers or speed.
 _PACKAGES = (
-    "letterset",
-    "numpy",
-    "h5py",
-    "av",
-    "opencv-python-headless",
-    "opencv-python",
-    "torch",
-    "ray",
-)
+    "letterset", "numpy", "h5py", "av", "opencv-python-headless", "opencv-python", "torch", "ray"
+)  # fmt: skip
 
 ALIVE_SECONDS = 10.0
 

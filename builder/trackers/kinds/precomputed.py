@@ -160,9 +160,9 @@ class Precomputed(Tracker):
             [mark] = fingerprints(folder, [relative]).values()
         except SourceError as error:
             raise TrackingError(f"view {key.view} of {key.episode}: {error}") from None
-        tracks = self._source_tracks(stored, geometry.source_shape, where)
+        xy, vis = self._source_tracks(stored, geometry.source_shape, where)
         note = f"tracks of {printable_path(relative)}: {mark.size} bytes, sha256 {mark.sha256}"
-        return ViewTracks(self.info, tracks, geometry, length, key.cut, where, (note,))
+        return ViewTracks(self.info, xy, vis, geometry, length, key.cut, where, (note,))
 
     def open(
         self, shape: tuple[int, int], queries_xy: np.ndarray, horizon: int, start_every: int
@@ -188,8 +188,11 @@ class Precomputed(Tracker):
 
     def _source_tracks(
         self, stored: StoredTracks, source_shape: tuple[int, int], where: str
-    ) -> SourceTracks:
-        """Convert to source pixels, (x, y); raises TrackingError for what is not finite."""
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return tracks ([S, ]steps, N, 2) in source pixels, (x, y), and which are visible.
+
+        Raises TrackingError for what is not finite.
+        """
         tracks, vis, size = stored
         finite = np.isfinite(tracks).all(axis=-1)
         if not finite.all() or (vis is not None and not np.isfinite(vis).all()):
@@ -211,9 +214,7 @@ class Precomputed(Tracker):
             tracked = self._tracked_size(size, source_shape, where)
             xy = Stretch(source_shape=tracked, img_shape=source_shape).to_img(xy)
         seen = np.ones(xy.shape[:-1], bool) if vis is None else vis > config.visibility_threshold
-        if xy.ndim == 3:
-            return SourceTracks(xy[None], seen[None], whole=True)
-        return SourceTracks(xy, seen, whole=False)
+        return xy, seen
 
     def _tracked_size(
         self, size: tuple[int, int] | None, source_shape: tuple[int, int], where: str
@@ -233,23 +234,17 @@ class Precomputed(Tracker):
         return known or source_shape
 
 
-class SourceTracks(NamedTuple):
-    """Tracks (S, steps, N, 2) in source pixels and vis (S, steps, N) bool.
-
-    ``whole``: one window is the whole episode.
-    """
-
-    xy: np.ndarray
-    vis: np.ndarray
-    whole: bool
-
-
 @dataclass(eq=False)
 class ViewTracks(Tracker):
-    """The tracks of one view; raises TrackingError when they do not fit the view."""
+    """The tracks of one view; raises TrackingError when they do not fit the view.
+
+    ``xy`` (S, steps, N, 2) in source pixels and ``vis`` (S, steps, N) bool; without S they are
+    of one window, the whole episode.
+    """
 
     recorded: TrackerInfo
-    tracks: SourceTracks
+    xy: np.ndarray
+    vis: np.ndarray
     geometry: Geometry
     length: int
     cut: bool
@@ -257,7 +252,10 @@ class ViewTracks(Tracker):
     notes: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        first_xy = self.geometry.to_img(self.tracks.xy[:, 0])
+        self.whole = self.xy.ndim == 3
+        if self.whole:
+            self.xy, self.vis = self.xy[None], self.vis[None]
+        first_xy = self.geometry.to_img(self.xy[:, 0])
         self.queries_xy = first_xy[0].astype(np.float32)
         self._check_starts(first_xy)
 
@@ -275,8 +273,8 @@ class ViewTracks(Tracker):
         """
         inside = np.asarray(self.geometry.inside(self.queries_xy))
         to_shown = Stretch(source_shape=self.geometry.source_shape, img_shape=shape)
-        tracks_xy = to_shown.to_img(self.tracks.xy[:, :, inside])
-        vis = self.tracks.vis[:, :, inside]
+        tracks_xy = to_shown.to_img(self.xy[:, :, inside])
+        vis = self.vis[:, :, inside]
         session = StoredSession(shape, queries_xy, horizon, start_every, tracks_xy, vis)
         self._check_length(horizon, start_every)
         if tracks_xy.shape[2] != len(queries_xy) or not np.allclose(
@@ -297,9 +295,9 @@ class ViewTracks(Tracker):
                 f"{self.where}: window {window} starts up to {off[window]:g} img px from where "
                 "the first one starts; all windows must start at the same points"
             )
-        start, (height, width) = self.tracks.xy[0, 0], self.geometry.source_shape
+        start, (height, width) = self.xy[0, 0], self.geometry.source_shape
         out = ((start < -SLACK_PX) | (start > np.add((width, height), SLACK_PX))).any(axis=1)
-        out &= self.tracks.vis[0, 0]
+        out &= self.vis[0, 0]
         if out.any():
             point = int(np.argmax(out))
             x, y = start[point]
@@ -311,9 +309,9 @@ class ViewTracks(Tracker):
 
     def _check_length(self, horizon: int, start_every: int) -> None:
         """Require as many windows and steps as the view has; more where the view was cut."""
-        windows, steps = self.tracks.xy.shape[:2]
+        windows, steps = self.xy.shape[:2]
         wanted = len(range(0, self.length, start_every))
-        if windows == 1 and (self.tracks.whole or horizon >= self.length):
+        if windows == 1 and (self.whole or horizon >= self.length):
             if wanted > 1:
                 raise TrackingError(
                     f"{self.where}: it has one track of {steps} steps per point, not one for "
