@@ -9,13 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from builder.core.messages import count
-from builder.dataset.folder import (
-    is_locked,
-    load_meta,
-    read_failures,
-    read_index,
-    store_at,
-)
+from builder.dataset.folder import is_locked, load_meta, read_failures, read_index, store_at
 from builder.dataset.index import read_file
 from builder.dataset.validate import Problem
 from schemas.dataset import FailureLine

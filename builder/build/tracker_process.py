@@ -32,13 +32,7 @@ import numpy as np
 
 from builder.build.executors.base import ReportProgress
 from builder.build.executors.child import describe, portable, unpacked
-from builder.build.executors.supervisor import (
-    START_ATTEMPTS,
-    FailedStarts,
-    Worker,
-    stop_all,
-    watch,
-)
+from builder.build.executors.supervisor import START_ATTEMPTS, FailedStarts, Worker, stop_all, watch
 from builder.core.errors import ConfigError, WorkerError
 from builder.trackers.base import Session, Tracker, Window
 from schemas.dataset import TrackerInfo

@@ -55,10 +55,7 @@ def draw_geometry(frame: np.ndarray, geometry: Geometry, zoom: float = 1.0) -> n
 
 
 def draw_queries(
-    frame: np.ndarray,
-    queries_xy: np.ndarray,
-    colors: np.ndarray | None = None,
-    zoom: float = 1.0,
+    frame: np.ndarray, queries_xy: np.ndarray, colors: np.ndarray | None = None, zoom: float = 1.0
 ) -> np.ndarray:
     """Mark query points (N, 2) with dots; ``colors`` (N, 3), default one for all."""
     out = frame.copy()

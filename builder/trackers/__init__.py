@@ -3,11 +3,4 @@
 from builder.trackers.base import BaseSession, Session, Tracker, ViewKey, Window
 from builder.trackers.windowed import WindowedTracker
 
-__all__ = [
-    "BaseSession",
-    "Session",
-    "Tracker",
-    "ViewKey",
-    "Window",
-    "WindowedTracker",
-]
+__all__ = ["BaseSession", "Session", "Tracker", "ViewKey", "Window", "WindowedTracker"]

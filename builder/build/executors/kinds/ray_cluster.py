@@ -134,10 +134,7 @@ class _Pool:
 
     def __init__(self, function: Function, config: RayClusterConfig, stall_seconds: float) -> None:
         host = ray.remote(Host).options(
-            num_cpus=config.num_cpus,
-            num_gpus=config.num_gpus,
-            max_restarts=-1,
-            max_task_retries=-1,
+            num_cpus=config.num_cpus, num_gpus=config.num_gpus, max_restarts=-1, max_task_retries=-1
         )
         self._start = lambda: host.remote(pickle.dumps(function), stall_seconds)
         self._calls: dict[Any, _Worker] = {}

@@ -166,12 +166,8 @@ class Engine:
         scale = np.array(index_scale(self.resolution, shape), np.float32)
         return tracks * scale + np.float32(0.5), vis, more[0] if more else None
 
-    def clip(self, features: torch.Tensor, queries: torch.Tensor) -> Prediction:
-        """Track queries (1, N, 3) through clips of features (B, T, C, h, w)."""
-        return self.forward(features, queries.expand(len(features), -1, -1))
-
     def forward(self, features: torch.Tensor, queries: torch.Tensor, **options: Any) -> Prediction:
-        """Run the network once; ``options`` are its own."""
+        """Track queries (B, N, 3) through features (B, T, C, h, w); options are the network's."""
         batch, length = features.shape[:2]
         # Only the video's shape counts; its features are known.
         video = features.new_zeros(1).expand(batch, length, 3, *self.resolution)

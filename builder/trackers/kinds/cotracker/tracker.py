@@ -213,7 +213,7 @@ class CoTracker(WindowedTracker):
 
     def _predict(self, clips: list[list[Prepared]], queries: torch.Tensor) -> Prediction:
         features = torch.stack([torch.stack([f.features for f in clip]) for clip in clips])
-        return self.engine.clip(features, queries)
+        return self.engine.forward(features, queries.expand(len(features), -1, -1))
 
     def results(self, prediction: Prediction, shape: tuple[int, int]) -> list[Result]:
         """Turn a prediction into tracks, vis and conf per window; raises TrackingError."""
