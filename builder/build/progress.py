@@ -107,16 +107,12 @@ def worker_lines(running: Mapping[str, tuple[int, int]]) -> list[str]:
     ``running`` has frames done and to do by episode.  The first ``SHOWN_WORKERS`` are named.
     """
     there = list(running.items())
-    lines = [f"{stage(*frames):>20}  {name}" for name, frames in there[:SHOWN_WORKERS]]
+    lines = []
+    for name, (done, total) in there[:SHOWN_WORKERS]:
+        at = f"{done}/{count(total, 'frame')}" if done < total else "finishing"
+        lines.append(f"{at if total else 'opening':>20}  {name}")
     more = len(there) - SHOWN_WORKERS
     return [*lines, f"{f'and {more} more':>20}"] if more > 0 else lines
-
-
-def stage(done: int, total: int) -> str:
-    """Name what a worker does to an episode of ``total`` frames, of which ``done`` are done."""
-    if not total:
-        return "opening"
-    return f"{done}/{count(total, 'frame')}" if done < total else "finishing"
 
 
 class _View:

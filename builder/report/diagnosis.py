@@ -335,7 +335,12 @@ def _size_findings(view: ViewReport) -> Iterator[tuple[bool, str]]:
                 f"write the attributes height={size.shape[0]}, width={size.shape[1]} or migrate"
             )
             if off:
-                effects = " and ".join([*_effect("rows", row), *_effect("columns", col)])
+                effects = " and ".join(
+                    f"{axis} are {'shrunk' if scale < 1 else 'magnified and clipped'}, "
+                    f"{scale:.3g} times their size"
+                    for axis, scale in (("rows", row), ("columns", col))
+                    if abs(scale - 1) > SCALE_TOLERANCE
+                )
                 yield True, f"{effects}: {where}; {remedy}"
             else:
                 yield False, f"no size is recorded, but img_shape fits: {where}"
@@ -346,13 +351,6 @@ def _size_findings(view: ViewReport) -> Iterator[tuple[bool, str]]:
         shown = ", ".join(f"{aspect:g}" for aspect in view.aspects[:8])
         means = "a point of one index starts at different places in them"
         yield False, f"pictures of different aspects ({shown}): {means}"
-
-
-def _effect(axis: str, scale: float) -> list[str]:
-    if abs(scale - 1) <= SCALE_TOLERANCE:
-        return []
-    how = "shrunk" if scale < 1 else "magnified and clipped"
-    return [f"{axis} are {how}, {scale:.3g} times their size"]
 
 
 def _motion_findings(view: ViewReport) -> Iterator[tuple[bool, str]]:

@@ -89,7 +89,13 @@ def write_report(
     body = [*_body(dataset, facts, diagnosis, len(ids))]
     if facts.rows:
         body += ["<section><h2>Distributions</h2><div class=charts>"]
-        body += [*_charts(facts, diagnosis), *_region_charts(dataset, chosen), "</div></section>"]
+        body += _charts(facts, diagnosis)
+        body += [
+            tiles(f"{name}: points per region", shares, dataset.meta.img_shape)
+            for name, shares in point_regions(dataset, chosen).items()
+            if shares.any()
+        ]
+        body.append("</div></section>")
         body += [*_player_section(data["episodes"]), *_table(facts), _script(data)]
     write_output(out, page(f"{dataset.path.name}: letterset report", body))
     return diagnosis.model_copy(update={"problems": facts.unreadable})
@@ -240,12 +246,6 @@ def point_regions(dataset: Dataset, ids: Iterable[str]) -> dict[str, np.ndarray]
                 column, row = np.clip(np.floor(places), 0, 2).astype(int).T
                 np.add.at(ninths, (row, column), 1)
     return {name: ninths / max(ninths.sum(), 1) for name, ninths in counts.items()}
-
-
-def _region_charts(dataset: Dataset, ids: Iterable[str]) -> Iterator[str]:
-    for name, shares in point_regions(dataset, ids).items():
-        if shares.any():
-            yield tiles(f"{name}: points per region", shares, dataset.meta.img_shape)
 
 
 def _player_data(
