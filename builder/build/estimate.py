@@ -266,8 +266,9 @@ def free_bytes(path: Path) -> int:
 
 @dataclass(frozen=True)
 class Costs:
-    """What a build takes by unit.  Seconds are of one worker, frames are of single views.
+    """What a build takes by unit: seconds and bytes are linear in frames, and in episodes.
 
+    Seconds are of one worker, frames are of single views.
     ``frames_error`` is the relative standard error of ``frames``, 0 where they were counted.
     ``cpu_share`` below 1 means that the probe waited, for a device, a disk or other programs,
     and that on an idle machine the seconds may be fewer.

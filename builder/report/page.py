@@ -76,12 +76,11 @@ def histogram(title: str, values: Sequence[float], unit: str = "") -> str:
     data = np.asarray(values, np.float64)
     if not len(data):
         return ""
-    low, high = float(data.min()), float(data.max())
     title = f"{title}, {unit}" if unit else title
     distinct = np.unique(data)
     if len(distinct) <= BINS // 2:
         return bars(title, {f"{value:.4g}": int((data == value).sum()) for value in distinct})
-    counts, edges = np.histogram(data, bins=BINS, range=(low, high))
+    counts, edges = np.histogram(data, bins=BINS)
     labels = [f"{a:.3g} to {b:.3g}" for a, b in pairwise(edges)]
     return bars(title, dict(zip(labels, counts.tolist(), strict=True)))
 
