@@ -15,6 +15,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import mmap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,16 +25,36 @@ from typing import Any
 import h5py
 import numpy as np
 
-from builder.canvas.windows import window_counts
+from builder.canvas.windows import valid_steps, window_counts
 from builder.core.errors import DatasetError
-from builder.dataset.episodes import Dataset, EpisodeData
+from builder.dataset.episodes import Dataset, EpisodeData, ViewData
 from builder.dataset.opening import open_dataset
-from builder.dataset.window_columns import COLUMNS, ROW, window_rows
 from builder.stores.atomic import make_folders, output_errors, stage
 from builder.stores.base import EpisodeReader
+from builder.trackers.motion import ZERO_STEP_PX
 from schemas.base import json_sha256
 
-__all__ = ["COLUMNS", "Table", "read_columns", "update_window_stats", "write_window_stats"]
+# Displacements beyond this fall outside the classes of AMPLIFY's loss, 15 x 15 pixels.
+SATURATED_STEP_PX = 7.0
+
+COLUMNS = {
+    "motion": "mean step of visible points, px",
+    "motion_max": "largest step of a visible point, px",
+    "vis": "share of visible points",
+    "zero": "share of steps under half a pixel",
+    "saturated": "share of steps over 7 px in x or y",
+    "clipped": "share of points outside the canvas",
+    "conf": "mean confidence, NaN when the tracker gives none",
+    "cut": "largest mean change from a frame to the next, in levels; a scene cut is a peak",
+}
+"""Over the steps that show a frame of their own; NaN where there is nothing to count."""
+
+ROW = np.dtype([*((name, "<f4") for name in COLUMNS), ("start", "<i8")])
+
+# Points read together: bounds memory, also where one window is a whole long episode.
+_BLOCK_POINTS = 64 * 16 * 400
+_FRAMES = 64
+_SPARSE = 4  # a cut shows in every fourth pixel of a row and column
 
 Rows = Mapping[str, np.ndarray]
 """The rows of one episode: by view, (S,) of ``ROW``."""
@@ -48,6 +69,100 @@ _ROWS_AT_ONCE = 100_000
 
 # What h5py raises for damaged files.
 _DAMAGE = (OSError, KeyError, ValueError, TypeError, RuntimeError)
+
+
+def window_rows(view: ViewData, length: int) -> np.ndarray:
+    """Compute the rows of one view of ``length`` frames, (S,) of ``ROW``, one per window."""
+    starts = np.asarray(view.starts)
+    rows = np.empty(len(starts), ROW)
+    rows["start"] = starts
+    _, horizon, points = view.vis.shape
+    block = max(1, _BLOCK_POINTS // max(1, horizon * points))
+    for at in range(0, len(starts), block):
+        _fill_rows(rows[at : at + block], view, slice(at, at + block), length)
+    if len(starts):
+        rows["cut"] = _cuts(view.frames, starts, horizon, length)
+    return rows
+
+
+def _fill_rows(rows: np.ndarray, view: ViewData, block: slice, length: int) -> None:
+    """Compute all columns but ``cut`` for some windows, a few steps of them at a time."""
+    _, horizon, points = view.vis.shape
+    steps = max(1, _BLOCK_POINTS // max(1, len(rows) * points))
+    sums = np.zeros(len(rows), [(name, "<f8") for name in (*COLUMNS, "points", "steps")])
+    sums["motion_max"] = -1
+    for first in range(0, horizon, steps):
+        # With the step before, to which the first one is a displacement.
+        part = slice(max(first - 1, 0), first + steps)
+        own = valid_steps(rows["start"], horizon, length)[:, part]
+        _add(sums, view, (block, part), own, first - part.start)
+        _release(view.tracks, view.vis, view.conf)
+    for name, count in (("vis", "points"), ("clipped", "points"), ("conf", "points")):
+        rows[name] = _mean(sums[name], sums[count])
+    for name in ("motion", "zero", "saturated"):
+        rows[name] = _mean(sums[name], sums["steps"])
+    rows["motion_max"] = np.where(sums["steps"], sums["motion_max"], np.nan)
+    if view.conf is None:
+        rows["conf"] = np.nan
+
+
+def _add(
+    sums: np.ndarray, view: ViewData, part: tuple[slice, slice], own: np.ndarray, seen_before: int
+) -> None:
+    """Add some steps of some windows; the first ``seen_before`` of them only as origins.
+
+    ``own`` (n, steps) tells which of them show a frame of their own.
+    """
+    xy = np.asarray(view.tracks[part], np.float32)
+    seen = (np.asarray(view.vis[part]) > 0) & own[:, :, None]
+    new = own[:, seen_before:]
+    height, width = view.geometry.img_shape
+    x, y = xy[:, seen_before:, :, 0], xy[:, seen_before:, :, 1]
+    outside = (x < 0) | (x > width) | (y < 0) | (y > height)
+    sums["points"] += new.sum(axis=1) * xy.shape[2]
+    sums["vis"] += np.count_nonzero(seen[:, seen_before:], axis=(1, 2))
+    sums["clipped"] += np.count_nonzero(outside & new[:, :, None], axis=(1, 2))
+    if view.conf is not None:
+        conf = np.asarray(view.conf[part])[:, seen_before:]
+        sums["conf"] += (conf.sum(axis=2, dtype=np.float64) * new).sum(axis=1)
+    moved = np.diff(xy, axis=1)
+    both = seen[:, 1:] & seen[:, :-1]
+    lengths = np.where(both, np.hypot(moved[..., 0], moved[..., 1]), 0)
+    far = np.abs(moved).max(axis=-1, initial=0) > SATURATED_STEP_PX
+    sums["steps"] += np.count_nonzero(both, axis=(1, 2))
+    sums["motion"] += lengths.sum(axis=(1, 2), dtype=np.float64)
+    sums["motion_max"] = np.maximum(sums["motion_max"], lengths.max(axis=(1, 2), initial=0))
+    sums["zero"] += np.count_nonzero(both & (lengths < ZERO_STEP_PX), axis=(1, 2))
+    sums["saturated"] += np.count_nonzero(both & far, axis=(1, 2))
+
+
+def _mean(total: np.ndarray, count: np.ndarray) -> np.ndarray:
+    return np.where(count, total / np.maximum(count, 1), np.nan)
+
+
+def _cuts(frames: Any, starts: np.ndarray, horizon: int, length: int) -> np.ndarray:
+    """Return the largest change from frame to frame in each window, NaN without frames."""
+    if frames is None:
+        return np.full(len(starts), np.nan)
+    change, before = np.zeros(length, np.float32), None
+    for index in range(length):
+        now = np.asarray(frames[index])[::_SPARSE, ::_SPARSE].astype(np.int16)
+        if before is not None:
+            change[index] = np.abs(now - before).mean()
+        before = now
+        if index % _FRAMES == 0:
+            _release(frames)
+    return np.array([change[s + 1 : s + horizon].max(initial=0.0) for s in starts], np.float32)
+
+
+def _release(*arrays: Any) -> None:
+    """Release the pages of mapped arrays, so that memory does not grow with their length."""
+    for array in arrays:
+        at = getattr(array, "stored", array)
+        while isinstance(at, np.ndarray | memoryview):
+            at = at.base if isinstance(at, np.ndarray) else at.obj
+        if isinstance(at, mmap.mmap) and hasattr(at, "madvise"):
+            at.madvise(mmap.MADV_DONTNEED)
 
 
 def episode_rows(reader: EpisodeReader) -> Rows:
@@ -80,9 +195,8 @@ class KnownRows:
                 for line in file:
                     with suppress(ValueError, KeyError, TypeError, AttributeError):
                         found = json.loads(line)
-                        if found.pop("sha256") == json_sha256(found) and (
-                            found["columns"] == _COLUMNS
-                        ):
+                        whole = found.pop("sha256") == json_sha256(found)
+                        if whole and found["columns"] == _COLUMNS:
                             self._places[found["digest"]] = path, at
                     at += len(line)
 
@@ -109,8 +223,7 @@ def stats_path(dataset: Dataset) -> Path:
 def write_window_stats(dataset: Dataset, known: KnownRows | None = None) -> Path:
     """Write the table of an open dataset; returns its path.
 
-    Rows that are ``known`` are copied, the others computed.  Raises
-    DatasetError, OutputError.
+    Rows that are ``known`` are copied, the others computed.  Raises DatasetError, OutputError.
     """
     path = stats_path(dataset)
     with stage(dataset.path / "tmp", ".h5") as staged:
@@ -284,7 +397,7 @@ class Table:
                 continue
             total = np.bincount(inverse[known], values[known].astype(np.float64), len(unique))
             count = np.bincount(inverse[known], minlength=len(unique))
-            columns[name] = np.where(count, total / np.maximum(count, 1), np.nan)
+            columns[name] = _mean(total, count)
         return Table(unique[:, 0], unique[:, 1], columns)
 
 

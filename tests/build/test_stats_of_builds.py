@@ -12,11 +12,10 @@ from source_fixtures import write_video
 
 import builder.dataset.window_table
 from builder.cli import main
-from builder.dataset import window_columns
+from builder.dataset import window_table
 from builder.dataset.folder import read_index
 from builder.dataset.opening import open_dataset
-from builder.dataset.window_columns import COLUMNS, window_rows
-from builder.dataset.window_table import read_columns, write_window_stats
+from builder.dataset.window_table import COLUMNS, read_columns, window_rows, write_window_stats
 from builder.stores.kinds.hdf5 import Hdf5Store
 from builder.testing.samples import Sample, sample_dataset
 
@@ -175,8 +174,8 @@ def test_blocks_do_not_show(tmp_path, monkeypatch, points):
     sample_dataset(tmp_path, Hdf5Store(tmp_path), [Sample("a", seed=3, length=9)])
     view = open_dataset(tmp_path)["a"].views["front"]
     whole = window_rows(view, 9)
-    monkeypatch.setattr(window_columns, "_BLOCK_POINTS", points)
-    monkeypatch.setattr(window_columns, "_FRAMES", 2)
+    monkeypatch.setattr(window_table, "_BLOCK_POINTS", points)
+    monkeypatch.setattr(window_table, "_FRAMES", 2)
     again = window_rows(view, 9)
     for name in COLUMNS:
         np.testing.assert_allclose(again[name], whole[name], rtol=1e-6, err_msg=name)

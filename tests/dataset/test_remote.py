@@ -14,8 +14,7 @@ from places import ROOT
 from builder import open_dataset
 from builder.core.errors import ConfigError, DatasetError, MissingExtraError, OutputError
 from builder.dataset.layers import LayerWriter
-from builder.dataset.remote import RemoteDataset
-from builder.dataset.remote_folder import RemoteFolder
+from builder.dataset.remote import RemoteDataset, RemoteFolder
 from builder.dataset.splits import hash_splits, read_splits, write_splits
 from builder.dataset.window_table import write_window_stats
 from builder.stores.atomic import stage

@@ -192,20 +192,16 @@ def open_legacy(
         raise DatasetError(f"{folder}: {mixture}; open each kind from a folder of its own")
     found = None
     if videos is not None:
-        found = _videos(Path(videos), frame_step)
+        try:
+            from builder.dataset.legacy.videos import Videos
+        except ModuleNotFoundError as error:  # decoding needs more than a core install
+            raise_missing_extra(error)
+        found = Videos(Path(videos), frame_step)
         refs = dict(_with_videos(refs, found, problems, on_error))
     dataset = LegacyDataset(Path(folder), refs, img_shape, pixel_origin, problems, max_open, found)
     for note in dataset.notes:
         log.warning(note)
     return dataset
-
-
-def _videos(folder: Path, frame_step: int) -> Videos:
-    try:
-        from builder.dataset.legacy.videos import Videos
-    except ModuleNotFoundError as error:  # decoding needs more than a core install
-        raise_missing_extra(error)
-    return Videos(folder, frame_step)
 
 
 def _with_videos(

@@ -102,7 +102,10 @@ def inspect_file(
         if len(set(shapes.values())) > 1:
             raise DatasetError(f"{path}: views differ in shape: {shapes}; expected equal ones")
         first, second, points, _ = shapes[names[0]]
-        mode = mode or _mode(path, first, second)
+        if mode is None:
+            # (1, 16, N, 2) is one window where the folder says so, else a whole episode.
+            named = any(part.endswith(f"_reinit_{second}") for part in path.parent.parts)
+            mode = "reinit" if first > 1 or named else "episode"
         if mode == "episode" and first != 1:
             raise DatasetError(f"{path}: whole-episode tracks are (1, T, N, 2), got {first} first")
         return LegacyRef(
@@ -159,12 +162,6 @@ def _check_name(path: Path, name: str) -> None:
             f"{path}: the view name {name!r} cannot be kept; rename the group, using letters, "
             f"digits, '_', '-' and '.'"
         ) from None
-
-
-def _mode(path: Path, first: int, second: int) -> Mode:
-    """Tell windows from a whole episode; (1, 16, N, 2) is one window where the folder says so."""
-    named = any(part.endswith(f"_reinit_{second}") for part in path.parent.parts)
-    return "reinit" if first > 1 or named else "episode"
 
 
 def _task(path: Path) -> str | None:

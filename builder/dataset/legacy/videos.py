@@ -13,7 +13,6 @@ import numpy as np
 
 from builder.canvas.letterbox import Letterboxer
 from builder.core.errors import ConfigError, DatasetError, SourceError
-from builder.dataset.legacy.arrays import full_key
 from builder.dataset.legacy.files import LegacyRef
 from builder.inputs.listing import VIDEO_SUFFIXES, walk
 from builder.inputs.streams import (
@@ -25,6 +24,7 @@ from builder.inputs.streams import (
     even_times,
 )
 from builder.inputs.video import VideoSpan, VideoStream
+from builder.stores.codecs import Rows
 from schemas.geometry import Stretch
 
 LONGEST_SKIP = 32
@@ -131,7 +131,7 @@ def _check_aspect(ref: LegacyRef, stream: VideoStream, tracked: tuple[int, int])
         )
 
 
-class StretchedVideo:
+class StretchedVideo(Rows):
     """A video's frames as an array (T, H, W, 3) uint8, stretched to the canvas as tracks are.
 
     Decoded when touched; a jump decodes from the keyframe before.  The ``MAX_DECODERS`` most
@@ -146,22 +146,12 @@ class StretchedVideo:
         self._path, self._step, self._seconds = stream.path, step, stream.times()
         box = Stretch(source_shape=stream.info.source_shape, img_shape=img_shape)
         self._boxer = Letterboxer(box, stream.info.orientation)
-        self.shape, self.dtype = (length, *img_shape, 3), np.dtype(np.uint8)
+        self.shape, self.dtype, self.ndim = (length, *img_shape, 3), np.dtype(np.uint8), 4
         self._ahead: Iterator[Frame] = iter(())
         self._next, self._pid = 0, -1
 
-    def __len__(self) -> int:
-        return int(self.shape[0])
-
-    def __getitem__(self, key: Any) -> np.ndarray:
-        first, *rest = full_key(key, 4)
-        numbers = np.arange(len(self))[first]
-        out = np.empty((numbers.size, *self.shape[1:]), np.uint8)
-        for number, image in zip(numbers.flat, out, strict=True):
-            image[:] = self._frame(int(number) * self._step)
-        return out.reshape(*numbers.shape, *self.shape[1:])[(*[slice(None)] * numbers.ndim, *rest)]
-
-    def _frame(self, index: int) -> np.ndarray:
+    def _row(self, number: int) -> np.ndarray:
+        index = number * self._step
         try:
             # A forked process must not share its parent's decoder.
             if self._pid != os.getpid() or not 0 <= index - self._next < LONGEST_SKIP:
