@@ -1,6 +1,7 @@
 """Names and texts from data, made safe to store."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from hashlib import sha256
 
@@ -15,9 +16,7 @@ def safe_names(raw_names: Iterable[str]) -> dict[str, str]:
     """
     raw_names = list(dict.fromkeys(raw_names))
     slugs = {raw: _slug(raw) for raw in raw_names}
-    counts: dict[str, int] = {}
-    for slug in slugs.values():
-        counts[slug.lower()] = counts.get(slug.lower(), 0) + 1
+    counts = Counter(slug.lower() for slug in slugs.values())
     return {
         raw: slug if counts[slug.lower()] == 1 else f"{slug}-{_digest(raw)}"
         for raw, slug in slugs.items()

@@ -111,24 +111,18 @@ class _Values:
 
     def of(self, name: str, deep: bool) -> Iterator[str]:
         """Yield complaints about the values of one array."""
-        checks: dict[str, Callable[[Any], Iterator[str]]] = {
-            "tracks": self.tracks,
-            "vis": self.vis,
-            "conf": self.conf,
-            "starts": self.starts,
-            "queries": self.queries,
-            "timestamps": self.timestamps,
-        }
-        if deep:
-            checks["frames"] = self.frames
-        if name in checks:
-            yield from checks[name](self.reader.array(self.view.name, name))
+        if name in (*REQUIRED, "conf", *(["frames"] if deep else [])):
+            check: Callable[[Any], Iterator[str]] = getattr(self, name)
+            yield from check(self.reader.array(self.view.name, name))
 
     def tracks(self, tracks: Any) -> Iterator[str]:
         """Check that numbers are finite and every window starts at the query points."""
         codec = self.view.arrays["tracks"].codec
         tolerance = _U16_TOLERANCE_PX if codec == "u16" else 0.0
-        queries = self._stored_queries()
+        try:
+            queries = self.reader.array(self.view.name, "queries")
+        except (KeyError, DatasetError):
+            queries = None  # reported by the check of the queries
         if queries is not None and tracks.shape[2] != queries.shape[0]:
             queries = None
         for at, block in blocks(tracks):
@@ -186,12 +180,6 @@ class _Values:
                 frames[at]
             except DatasetError as error:
                 yield str(error)
-
-    def _stored_queries(self) -> np.ndarray | None:
-        try:
-            return self.reader.array(self.view.name, "queries")
-        except (KeyError, DatasetError):
-            return None  # reported by the check of the queries
 
 
 def _first(mask: np.ndarray) -> int:

@@ -13,12 +13,12 @@ from builder.core.errors import ConfigError, DatasetError
 from builder.core.lru_cache import LruCache
 from builder.dataset.folder import is_locked, load_meta, read_index, store_at
 from builder.dataset.index import EpisodeIndex
-from builder.dataset.layers import load_layer, open_overlay, with_tracks
+from builder.dataset.layers import load_layer, open_overlay
 from builder.stores.base import EpisodeReader
 from builder.stores.reading import ReaderCache
 from schemas.dataset import DatasetMeta, EpisodeMeta, ViewMeta
 from schemas.geometry import Geometry
-from schemas.layers import LayerMeta
+from schemas.layers import LayerMeta, TrackSet
 
 MAX_OPEN_EPISODES = 64
 
@@ -37,11 +37,9 @@ class OlderTracks(Protocol):
     @property
     def only_scaled(self) -> bool:
         """Tell whether ``stored`` times ``scale_xy``, in float32, is what the tracks are."""
-        ...
 
     def check_finite(self, numbers: np.ndarray, name: str = "tracks") -> None:
         """Raise DatasetError, naming the file, for NaN and infinity in what was read of it."""
-        ...
 
 
 class ViewData:
@@ -178,7 +176,8 @@ class Dataset:
             own = self.layers[tracks].tracks
             if own is None:
                 raise ConfigError(f"{path}: the layer {tracks!r} has no tracks")
-            self.meta = with_tracks(self.meta, own)
+            fields = (key for key in TrackSet.model_fields if key != "frames")
+            self.meta = self.meta.resealed(**{key: getattr(own, key) for key in fields})
         self.index: EpisodeIndex = read_index(path)
         self.ids: tuple[str, ...] = self.index.ids
         self.store = store_at(path)

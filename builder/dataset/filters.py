@@ -83,7 +83,6 @@ class Expression:
         return np.broadcast_to(found, (rows,))
 
     def _check(self, node: ast.AST) -> None:
-        children = list(ast.iter_child_nodes(node))
         if isinstance(node, ast.Name):
             if node.id not in self._known:
                 known = sorted(self._known)
@@ -107,14 +106,14 @@ class Expression:
                 raise self._error("a list holds numbers and texts only")
         elif not isinstance(node, ast.BoolOp | ast.BinOp | ast.UnaryOp):
             raise self._error(f"{ast.unparse(node)!r} is not allowed in a filter")
-        for child in children:
+        for child in ast.iter_child_nodes(node):
             if isinstance(child, ast.operator | ast.unaryop | ast.cmpop | ast.boolop):
                 if type(child) not in _OPERATORS:
                     raise self._error(f"{type(child).__name__} is not allowed in a filter")
             elif not isinstance(child, ast.expr_context):
                 self._check(child)
 
-    def _value(self, node: ast.AST, columns: Mapping[str, np.ndarray]) -> Any:
+    def _value(self, node: Any, columns: Mapping[str, np.ndarray]) -> Any:
         if isinstance(node, ast.Name):
             return columns[node.id]
         if isinstance(node, ast.Constant):
@@ -131,11 +130,8 @@ class Expression:
             for part in node.values[1:]:
                 found = _OPERATORS[type(node.op)](found, self._value(part, columns))
             return found
-        return self._compared(node, columns)
-
-    def _compared(self, node: Any, columns: Mapping[str, np.ndarray]) -> Any:
-        found: Any = True
-        left = self._value(node.left, columns)
+        # What is left is a comparison, maybe a chain of them.
+        found, left = True, self._value(node.left, columns)
         for op, comparator in zip(node.ops, node.comparators, strict=True):
             right = self._value(comparator, columns)
             found = np.logical_and(found, _OPERATORS[type(op)](left, right))

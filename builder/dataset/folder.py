@@ -32,7 +32,6 @@ from builder.stores.atomic import (
     write_all,
 )
 from builder.stores.base import STORES, Store, stores_found
-from schemas.base import Record
 from schemas.dataset import DatasetMeta, EpisodeMeta, FailureLine, IndexLine, Name
 
 _WRITER: TypeAdapter[str] = TypeAdapter(Name)
@@ -95,11 +94,8 @@ def store_at(path: Path) -> Store:
             f"{path} holds episodes of several stores, {', '.join(there)}: move one of "
             f"{', '.join(there.values())} away and run letterset repair"
         )
-    if (
-        errors
-        and not there
-        and any(each.stat().st_size for each in (path / "index").glob("*.jsonl"))
-    ):
+    lines = (path / "index").glob("*.jsonl")
+    if errors and not there and any(each.stat().st_size for each in lines):
         raise DatasetError(
             f"{path} lists episodes, but keeps them in no store that can be used here: "
             f"{'; '.join(errors)}"
@@ -113,13 +109,8 @@ def index_line(meta: EpisodeMeta) -> IndexLine:
     return IndexLine(id=meta.id, length=meta.length, views=names, digest=meta.digest)
 
 
-def pretty_json(meta: Record) -> str:
-    """Return the text of ``dataset.json`` or ``layer.json``; equal metadata give equal bytes."""
-    return pretty(record_data(meta))
-
-
-def pretty(data: Any) -> str:
-    """Return JSON data in the form that :func:`pretty_json` writes."""
+def pretty_json(data: Any) -> str:
+    """Return the text of ``dataset.json`` or ``layer.json``; equal data give equal bytes."""
     return json.dumps(data, indent=2, sort_keys=True) + "\n"
 
 
@@ -147,7 +138,12 @@ class DatasetWriter:
             if not (folder / META_NAME).exists():
                 _create_meta(folder, meta)
             found = load_meta(folder)
-            _refuse_different(folder / META_NAME, found, meta)
+            if differing := differences(found, meta):
+                raise ConfigError(
+                    f"{folder / META_NAME} was made with other settings: {'; '.join(differing)}. "
+                    "Use the same settings to continue it, or another output folder. A build may "
+                    "also start anew, with --overwrite: it keeps what is there under replaced/"
+                )
             leftovers(folder / "tmp", remove=True)
         except BaseException:
             os.close(lock)
@@ -189,7 +185,7 @@ class DatasetWriter:
 def _create_meta(folder: Path, meta: DatasetMeta) -> None:
     """Write ``dataset.json`` whole, unless another writer did by now."""
     path = folder / META_NAME
-    with output_errors(path), stage_text(folder / "tmp", pretty_json(meta)) as staged:
+    with output_errors(path), stage_text(folder / "tmp", pretty_json(record_data(meta))) as staged:
         try:
             # Unlike a rename a link never replaces; filesystems without links rename.
             os.link(staged.path, path)
@@ -198,15 +194,6 @@ def _create_meta(folder: Path, meta: DatasetMeta) -> None:
         except OSError:
             os.rename(staged.path, path)
         fsync_folder(folder)
-
-
-def _refuse_different(path: Path, found: DatasetMeta, wanted: DatasetMeta) -> None:
-    if differing := differences(found, wanted):
-        raise ConfigError(
-            f"{path} was made with other settings: {'; '.join(differing)}. Use the same settings "
-            "to continue it, or another output folder. A build may also start anew, with "
-            "--overwrite: it keeps what is there under replaced/"
-        )
 
 
 def differences(found: DatasetMeta, wanted: DatasetMeta) -> list[str]:

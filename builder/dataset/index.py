@@ -10,7 +10,6 @@ import os
 import re
 from bisect import bisect_left
 from collections.abc import Container, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from itertools import pairwise
 from operator import lt
 from pathlib import Path
@@ -188,22 +187,15 @@ class Columns:
 def read_lines(folder: Path, model: type[L]) -> dict[str, L]:
     """Merge all writers' files; the latest line of an id wins, a torn last line is ignored."""
     lines: list[L] = []
-    with _no_collection():
+    enabled = gc.isenabled()
+    gc.disable()  # it would walk millions of records that are all in use
+    try:
         for path in sorted(folder.glob("*.jsonl")):
             lines += read_file(path, model)
-    return {line.id: line for line in sorted(lines, key=lambda line: line.id)}
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Pause the garbage collector, which would walk millions of records that are all in use."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
     finally:
         if enabled:
             gc.enable()
+    return {line.id: line for line in sorted(lines, key=lambda line: line.id)}
 
 
 def read_file(path: Path, model: type[L]) -> list[L]:

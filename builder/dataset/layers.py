@@ -12,18 +12,17 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 
 from builder.core.errors import ConfigError, DatasetError
-from builder.core.records import check_name, parse_record
+from builder.core.records import check_name, parse_record, record_data
 from builder.dataset.folder import load_meta, pretty_json, take_lock
 from builder.stores.atomic import publish_text
 from builder.stores.base import STORES, ArraySpec, EpisodeReader, EpisodeWriter, Store
 from builder.stores.reading import ReaderCache
-from schemas.dataset import ArrayMeta, DatasetMeta, EpisodeMeta
+from schemas.dataset import ArrayMeta, EpisodeMeta
 from schemas.layers import LayerEpisode, LayerMeta, LayerView, TrackSet
 
 FOLDER = "layers"
@@ -88,16 +87,16 @@ class LayerWriter:
         try:
             self.store.leftovers(remove=True)
             if not (self.folder / META_NAME).exists():
-                publish_text(self.folder, self.folder / META_NAME, pretty_json(self.meta))
+                publish_text(
+                    self.folder, self.folder / META_NAME, pretty_json(record_data(self.meta))
+                )
             self._refuse_different(load_layer(self.dataset, self.name))
         except BaseException:
             os.close(self._lock)
             raise
         return self
 
-    def __exit__(
-        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         os.close(self._lock)
 
     def _refuse_different(self, found: LayerMeta) -> None:
@@ -236,12 +235,6 @@ class Overlay(EpisodeReader):
         """Release files."""
         for reader in (self._base, *self._layers.values()):
             reader.close()
-
-
-def with_tracks(meta: DatasetMeta, tracks: TrackSet) -> DatasetMeta:
-    """Describe a dataset as if a layer's tracks were its own."""
-    own = {key: getattr(tracks, key) for key in TrackSet.model_fields if key != "frames"}
-    return meta.resealed(**own)
 
 
 def open_overlay(

@@ -16,7 +16,7 @@ from builder.dataset.folder import (
     META_NAME,
     index_line,
     load_meta,
-    pretty,
+    pretty_json,
     read_failures,
     read_index,
     store_at,
@@ -28,7 +28,7 @@ from builder.dataset.splits import read_splits
 from builder.dataset.window_table import check_tables
 from builder.stores.base import EpisodeReader, Store
 from schemas.dataset import DatasetMeta, EpisodeMeta, IndexLine, ViewMeta
-from schemas.layers import LayerMeta
+from schemas.layers import LayerMeta, TrackSet
 
 
 @dataclass(frozen=True)
@@ -153,19 +153,16 @@ def _layer_problems(
     both = open_overlay(base, folder, {meta.name: meta})
     for own in layer.meta.views:
         view = both.meta.view(own.name).model_copy(update={"arrays": own.arrays})
-        queries = None
-        if meta.tracks is not None and meta.tracks.queries.region != "stored":
-            queries = query_points(meta.tracks.queries, view.geometry)
-        for name, text in check_view(both, view, queries, deep):
+        for name, text in check_view(both, view, _queries(meta.tracks, view), deep):
             if name in own.arrays:
                 yield f"{own.name}/{name}", text
 
 
-def _queries(dataset: DatasetMeta | None, view: ViewMeta) -> np.ndarray | None:
-    """Return the query points that the dataset's settings give for a view, if they do."""
-    if dataset is None or dataset.queries.region == "stored":
+def _queries(settings: DatasetMeta | TrackSet | None, view: ViewMeta) -> np.ndarray | None:
+    """Return the query points that a dataset's or a layer's settings give for a view, if any."""
+    if settings is None or settings.queries.region == "stored":
         return None
-    return query_points(dataset.queries, view.geometry)
+    return query_points(settings.queries, view.geometry)
 
 
 def _listed(store: Store, episode_id: str, line: IndexLine | None) -> list[Problem]:
@@ -186,7 +183,7 @@ def _dataset(folder: Path) -> tuple[list[Problem], DatasetMeta | None]:
     except DatasetError as error:
         return [Problem(None, META_NAME, str(error))], None
     text = (folder / META_NAME).read_text(encoding="utf-8")
-    if text != pretty(json.loads(text)):
+    if text != pretty_json(json.loads(text)):
         message = "its values are valid, but not in the form letterset writes: it was edited"
         return [Problem(None, META_NAME, message)], meta
     return [], meta
@@ -215,15 +212,15 @@ def _against_dataset(meta: EpisodeMeta, dataset: DatasetMeta) -> Iterator[str]:
             )
 
 
-def _check_companions(
-    folder: Path, ids: Container[str] | None = None
-) -> Iterator[tuple[str, str, bool]]:
+def _check_companions(folder: Path, ids: Container[str] | None) -> Iterator[tuple[str, str, bool]]:
     """Yield (where, message, whether it is only a note) for window tables, layers and splits.
 
     ``ids`` are the dataset's; None when they are not known.
     """
     yield from check_tables(folder)
-    for name in _lost_layers(folder):
+    files = (path.relative_to(folder / LAYERS) for path in (folder / LAYERS).rglob("*.hdf5"))
+    kept = {path.parts[0] for path in files if len(path.parts) > 1}
+    for name in sorted(kept - {*layer_names(folder)}):
         text = "layer.json is missing: restore it, or delete the folder and make it again"
         yield f"{LAYERS}/{name}", text, False
     for path in sorted((folder / SPLITS).glob("*.json")):
@@ -250,11 +247,3 @@ def _foreign(folder: Path, store: Store) -> Iterator[Path]:
         folders[:] = [name for name in folders if Path(place, name) not in episodes]
         found += [path for name in names if (path := Path(place, name)) not in episodes]
     yield from sorted(found)
-
-
-def _lost_layers(folder: Path) -> list[str]:
-    """Name the layers whose ``layer.json`` is missing."""
-    found = {
-        path.parent.relative_to(folder / LAYERS).parts for path in (folder / LAYERS).rglob("*.hdf5")
-    }
-    return sorted({parts[0] for parts in found if parts} - {*layer_names(folder)})

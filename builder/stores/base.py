@@ -57,15 +57,12 @@ class EpisodeWriter(Protocol):
         A frame of codec jpeg may come encoded.  Blocks of one array come in order, without
         gaps; raises ValueError otherwise.
         """
-        ...
 
     def digests(self) -> dict[str | None, dict[str, ArrayMeta]]:
         """Describe all arrays written, by view (None: the root).  All must be complete."""
-        ...
 
     def commit(self, meta: EpisodeMeta) -> None:
         """Make the episode exist: fsync, rename, fsync folder."""
-        ...
 
 
 class EpisodeReader(Protocol):
@@ -81,19 +78,15 @@ class EpisodeReader(Protocol):
         Arrays come back in their logical form whatever codec they are stored with: frames
         (T, H, W, 3) uint8, tracks float32.  Raises KeyError naming what there is.
         """
-        ...
 
     def stored_bytes(self, view: str | None, name: str) -> Iterator[bytes]:
         """Yield, in bounded pieces, the bytes that ``ArrayMeta.sha256`` is taken over."""
-        ...
 
     def problems(self) -> list[str]:
         """List what disagrees between the metadata and its informational copies."""
-        ...
 
     def close(self) -> None:
         """Release files."""
-        ...
 
     def reopen(self) -> EpisodeReader | None:
         """Return a copy with no file open, which need not read the metadata again.
@@ -113,7 +106,6 @@ class Store(Protocol):
 
     def path(self, episode_id: str) -> Path:
         """Return where an episode is, there or not.  Raises DatasetError for an unsafe id."""
-        ...
 
     def begin(
         self,
@@ -127,34 +119,27 @@ class Store(Protocol):
         Raises OutputError when the place cannot be written, or, unless ``replace``, when the
         episode exists: on entering if possible, at the latest on commit.
         """
-        ...
 
     def open(self, episode_id: str) -> EpisodeReader:
         """Open a committed episode.  Raises DatasetError naming the file."""
-        ...
 
     def has(self, episode_id: str) -> bool:
         """Tell whether a committed episode is there; does not verify it."""
-        ...
 
     def ids(self) -> Iterator[str]:
         """Yield the ids of all committed episodes, sorted; temporaries never."""
-        ...
 
     def leftovers(self, *, remove: bool = False) -> list[Path]:
         """List (and remove) the temporaries of dead runs; never those of live ones."""
-        ...
 
     def adopt(self, other: Any, episode_id: str) -> None:
         """Take an episode of another store of this kind over, cheaply; raises OutputError."""
-        ...
 
     def set_aside(self, episode_id: str) -> Path:
         """Move a damaged episode out of the way, to ``damaged/``; returns where it is now.
 
         Never over one that was moved there before: that stays, the next goes elsewhere.
         """
-        ...
 
 
 STORES: Backends[Store] = Backends("stores")

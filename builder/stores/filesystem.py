@@ -15,13 +15,13 @@ def weaknesses(folder: Path) -> list[str]:
     Raises OutputError when the folder cannot be written.
     """
     found = []
-    probe = stage(folder / "tmp", ".probe")
-    if try_lock(probe.descriptor) is None:
+    with stage(folder / "tmp", ".probe") as probe:
+        has_locks = try_lock(probe.descriptor) is not None
+    if not has_locks:
         found.append(
             f"the filesystem of {folder} knows no locks: nothing notices a second run of the same "
             "build or shard, so see to it that there is only one"
         )
-    probe.discard()
     kind = filesystem_type(folder)
     if any(name in kind for name in _OBJECT_STORES):
         found.append(
@@ -36,7 +36,8 @@ def filesystem_type(folder: Path, mounts: Path = Path("/proc/self/mounts")) -> s
     """Return the type of the filesystem that holds a folder; empty where that is not known."""
     place = folder.resolve()
     # Of nested mounts the deepest counts, of mounts over each other the last.
-    found = [(len(point.parts), kind) for point, kind in _mounts(mounts) if _holds(point, place)]
+    holding = ((at, kind) for at, kind in _mounts(mounts) if place.is_relative_to(at))
+    found = [(len(at.parts), kind) for at, kind in holding]
     return max(reversed(found), key=lambda mount: mount[0], default=(0, ""))[1]
 
 
@@ -54,7 +55,3 @@ def _unescaped(point: str) -> str:
     for code, char in ((r"\040", " "), (r"\011", "\t"), (r"\012", "\n"), (r"\134", "\\")):
         point = point.replace(code, char)
     return point
-
-
-def _holds(point: Path, place: Path) -> bool:
-    return point == place or point in place.parents

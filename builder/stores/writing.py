@@ -144,7 +144,11 @@ class FileWriter(ABC):
     ) -> None:
         self.episode_id, self._replace = episode_id, replace
         self.path, self._is_folder = store.path(episode_id), bool(store.meta_file)
-        _check_names(layout)
+        root = layout.get(None, {})
+        for name in (*(view for view in layout if view is not None), *root):
+            _NAME.validate_python(name)
+        if clash := set(layout) & set(root):
+            raise ValueError(f"a view and a root array must not share a name, got {clash}")
         self._folder = store.folder / "tmp"
         self._array_writers: dict[tuple[str | None, str], ArrayWriter] = {}
         self._views = [view for view in layout if view is not None]
@@ -235,14 +239,6 @@ class FileWriter(ABC):
             yield
 
 
-def _check_names(layout: Layout) -> None:
-    """Refuse names that are unsafe or that would meet in the file."""
-    for name in (*(view for view in layout if view is not None), *layout.get(None, {})):
-        _NAME.validate_python(name)
-    if clash := set(layout) & set(layout.get(None, {})):
-        raise ValueError(f"a view and a root array must not share a name, got {clash}")
-
-
 class Group(Protocol):
     """Where the arrays of one view, or of the root, are created; ``name`` is for messages."""
 
@@ -250,7 +246,6 @@ class Group(Protocol):
 
     def create(self, name: str, shape: tuple[int, ...], dtype: np.dtype, codec: str) -> Put:
         """Create an array of this stored shape and dtype.  A scalar () gets one row."""
-        ...
 
 
 def _array_writer(group: Group, name: str, spec: ArraySpec, scratch_folder: Path) -> ArrayWriter:
@@ -393,19 +388,16 @@ class JpegWriter(ArrayWriter):
         """Move the frames into the file and describe both arrays; may be called again."""
         if not self._metas:
             self._check_complete()
-            self._copy()
+            size = self._offsets[-1]
+            put = self.group.create(self.name, (size,), np.dtype(np.uint8), "raw")
+            self._scratch.seek(0)
+            for at in range(0, size, _BUFFER_BYTES):
+                put(at, np.frombuffer(self._scratch.read(_BUFFER_BYTES), np.uint8))
             spec = ArraySpec((len(self._offsets),), "int64")
             offsets = ArrayWriter(self.group, f"{self.name}_offsets", spec, self._scratch_folder)
             offsets.write(0, np.array(self._offsets, "<i8"))
             self._metas = {self.name: self._meta(), **offsets.finish()}
         return self._metas
-
-    def _copy(self) -> None:
-        size = self._offsets[-1]
-        put = self.group.create(self.name, (size,), np.dtype(np.uint8), "raw")
-        self._scratch.seek(0)
-        for at in range(0, size, _BUFFER_BYTES):
-            put(at, np.frombuffer(self._scratch.read(_BUFFER_BYTES), np.uint8))
 
     def close(self) -> None:
         """Drop the scratch file."""

@@ -48,7 +48,7 @@ def test_create_then_continue(tmp_path):
         assert catalog.index() == {}
         assert catalog.failures() == {}
     text = (folder / "dataset.json").read_text()
-    assert text == pretty_json(sample_meta())
+    assert text == pretty_json(record_data(sample_meta()))
     with DatasetWriter.create(folder, sample_meta(created_with="9.9")) as catalog:
         assert catalog.meta.created_with == "0"
     assert (folder / "dataset.json").read_text() == text
@@ -166,7 +166,7 @@ def test_a_damaged_dataset_json_is_named(tmp_path):
         "",
         "[1]",
         "{",
-        pretty_json(sample_meta()).replace('"horizon": 4', '"horizon": 5'),
+        pretty_json(record_data(sample_meta())).replace('"horizon": 4', '"horizon": 5'),
     ):
         path.write_text(text)
         with pytest.raises(DatasetError, match=r"dataset\.json is damaged"):

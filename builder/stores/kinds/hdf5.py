@@ -295,9 +295,7 @@ def locate(file: Any, view: str | None, name: str, array: ArrayMeta, size: int) 
 def _member(place: Any, path: str) -> Any:
     """Return a dataset that is really there: no soft, external or missing link on the way."""
     for part in path.split("/"):
-        if not isinstance(place, h5py.h5g.GroupID):
-            raise ValueError("it is listed in the metadata but missing")
-        link = _link_type(place, part)
+        link = _link_type(place, part) if isinstance(place, h5py.h5g.GroupID) else None
         if link is None:
             raise ValueError("it is listed in the metadata but missing")
         if link != h5py.h5l.TYPE_HARD:

@@ -68,11 +68,11 @@ class ZarrWriter(FileWriter):
         for array in self._arrays:
             array.finish()
         for view in meta.views:
-            _write_text(self._root / view.name / META_FILE, group_json(view_attrs(view)))
+            _write_text(self._root / view.name / META_FILE, _json("group", view_attrs(view)))
             fsync_folder(self._root / view.name)
-        _write_text(self._root / META_FILE, group_json({}))
+        _write_text(self._root / META_FILE, _json("group", {}))
         fsync_folder(self._root)
-        text = group_json({METADATA: stored_form(meta)})
+        text = _json("group", {METADATA: stored_form(meta)})
         _write_text(self._staged.folder / META_FILE, text)
         fsync_folder(self._staged.folder)
 
@@ -252,10 +252,11 @@ class ZarrReader(FileReader):
         return out
 
     def _disagreements(self) -> Iterator[str]:
-        expected = {Path(META_FILE): group_json({METADATA: canonical_json(json.loads(self._text))})}
-        expected[Path("root", META_FILE)] = group_json({})
+        text = canonical_json(json.loads(self._text))
+        expected = {Path(META_FILE): _json("group", {METADATA: text})}
+        expected[Path("root", META_FILE)] = _json("group", {})
         for view in self.meta.views:
-            expected[Path("root", view.name, META_FILE)] = group_json(view_attrs(view))
+            expected[Path("root", view.name, META_FILE)] = _json("group", view_attrs(view))
         for relative, text in expected.items():
             with contextlib.suppress(OSError):
                 if _read(self._folder / relative).decode(errors="replace") == text:
@@ -267,16 +268,14 @@ class ZarrReader(FileReader):
                 with contextlib.suppress(DatasetError):  # what cannot be read is told elsewhere
                     place, grid = Path(array_path(view_name, name)), self._grid(view_name, name)
                     known |= {place / META_FILE, place / grid.file_name}
-                    yield from self._damaged_tail(self._locate(view_name, name), grid)
+                    path = self._locate(view_name, name)
+                    # What follows the rows in a shard, which no digest covers.
+                    if grid.nbytes and not grid.packed:
+                        if np.fromfile(path, np.uint8, offset=grid.nbytes).tobytes() != grid.tail():
+                            yield f"the index of {path} is damaged"
         for path in sorted(self._folder.rglob("*")):
             if not path.is_dir() and path.relative_to(self._folder) not in known:
                 yield f"{path} is in the episode but not in its metadata"
-
-    def _damaged_tail(self, path: Path, grid: Grid) -> Iterator[str]:
-        """Compare what follows the rows in a shard, which no digest covers."""
-        if grid.nbytes and not grid.packed:
-            if np.fromfile(path, np.uint8, offset=grid.nbytes).tobytes() != grid.tail():
-                yield f"the index of {path} is damaged"
 
     @contextlib.contextmanager
     def _damage(self, where: str) -> Iterator[None]:
@@ -415,12 +414,8 @@ class Grid:
         return _json("array", U16_ATTRS if codec == "u16" else {}, **data)
 
 
-def group_json(attributes: dict[str, Any]) -> str:
-    """Return the text of a group's ``zarr.json``."""
-    return _json("group", attributes)
-
-
 def _json(kind: str, attributes: dict[str, Any], **data: Any) -> str:
+    """Return the text of the ``zarr.json`` of an array or a group."""
     record = {"zarr_format": 3, "node_type": kind, "attributes": attributes, **data}
     return json.dumps(record, indent=1, sort_keys=True, default=np.ndarray.tolist) + "\n"
 
