@@ -64,7 +64,12 @@ class EpisodeIndex(Mapping[str, IndexLine]):
             columns.read(path)
         found = cls(columns)
         if not all(lt(*pair) for pair in pairwise(found.ids)):
-            found._sort()
+            # Of the lines of one id the latest counts.
+            latest = {key: at for at, key in enumerate(found.ids)}
+            found.ids = tuple(sorted(latest))
+            order = np.fromiter(map(latest.__getitem__, found.ids), np.int64, len(latest))
+            found.lengths, found.view_set = found.lengths[order], found.view_set[order]
+            found.digests = found.digests[order]
         return found
 
     @classmethod
@@ -80,14 +85,6 @@ class EpisodeIndex(Mapping[str, IndexLine]):
     def views(self) -> list[str]:
         """The names of all views, sorted."""
         return sorted({name for names in self.view_sets for name in names})
-
-    def _sort(self) -> None:
-        # Of the lines of one id the latest counts.
-        latest = {key: at for at, key in enumerate(self.ids)}
-        self.ids = tuple(sorted(latest))
-        order = np.fromiter(map(latest.__getitem__, self.ids), np.int64, len(latest))
-        self.lengths, self.view_set = self.lengths[order], self.view_set[order]
-        self.digests = self.digests[order]
 
     def place(self, episode_id: object) -> int:
         """Return the position of an episode in ``ids``; raises KeyError when it is not listed."""

@@ -20,9 +20,16 @@ from builder.core.errors import ConfigError, DatasetError
 from builder.core.records import check_name, parse_record, record_data
 from builder.dataset.folder import load_meta, pretty_json, take_lock
 from builder.stores.atomic import publish_text
-from builder.stores.base import STORES, ArraySpec, EpisodeReader, EpisodeWriter, Store
+from builder.stores.base import (
+    STORES,
+    ArraySpec,
+    EpisodeReader,
+    EpisodeWriter,
+    Store,
+    arrays_by_view,
+)
 from builder.stores.reading import ReaderCache
-from schemas.dataset import ArrayMeta, EpisodeMeta
+from schemas.dataset import EpisodeMeta
 from schemas.layers import LayerEpisode, LayerMeta, LayerView, TrackSet
 
 FOLDER = "layers"
@@ -87,9 +94,8 @@ class LayerWriter:
         try:
             self.store.leftovers(remove=True)
             if not (self.folder / META_NAME).exists():
-                publish_text(
-                    self.folder, self.folder / META_NAME, pretty_json(record_data(self.meta))
-                )
+                text = pretty_json(record_data(self.meta))
+                publish_text(self.folder, self.folder / META_NAME, text)
             self._refuse_different(load_layer(self.dataset, self.name))
         except BaseException:
             os.close(self._lock)
@@ -191,30 +197,20 @@ class Overlay(EpisodeReader):
         return self._owner.keys()
 
     def _add(self, layer: EpisodeReader) -> None:
-        record: Any = layer.meta
-        own = {each.name: each.arrays for each in record.views}
-        views = []
-        for view in self.meta.views:
-            joined = self._joined(view.arrays, own.get(view.name, {}), view.name, layer)
-            # A copy, not a seal: the digest still identifies the episode.
-            views.append(view.model_copy(update={"arrays": joined}))
-        arrays = self._joined(self.meta.arrays, record.arrays, None, layer)
-        changes: dict[str, Any] = {"arrays": arrays, "views": tuple(views)}
-        if tracks := next((each["tracks"] for each in own.values() if "tracks" in each), None):
-            changes["horizon"] = tracks.shape[1]
+        added, joined = arrays_by_view(layer.meta), arrays_by_view(self.meta)
+        for view, old in joined.items():
+            new = added.get(view, {})
+            self._owner |= {(view, name): layer for name in new}
+            # A layer's tracks replace the others.
+            hidden = TRACK_ARRAYS if "tracks" in new else ()
+            joined[view] = {key: old[key] for key in old if key not in hidden} | new
+        # Copies, not seals: the digest still identifies the episode.
+        views = (view.model_copy(update={"arrays": joined[view.name]}) for view in self.meta.views)
+        changes: dict[str, Any] = {"arrays": joined[None], "views": tuple(views)}
+        tracks = [own["tracks"] for view, own in added.items() if view and "tracks" in own]
+        if tracks:
+            changes["horizon"] = tracks[0].shape[1]
         self.meta = self.meta.model_copy(update=changes)
-
-    def _joined(
-        self,
-        old: Mapping[str, ArrayMeta],
-        new: Mapping[str, ArrayMeta],
-        view: str | None,
-        layer: EpisodeReader,
-    ) -> dict[str, ArrayMeta]:
-        """Add a layer's arrays to those of the episode or view; its tracks replace the others."""
-        self._owner |= {(view, name): layer for name in new}
-        hidden = TRACK_ARRAYS if "tracks" in new else ()
-        return {**{name: meta for name, meta in old.items() if name not in hidden}, **new}
 
     def array(self, view: str | None, name: str) -> Any:
         """Return an array of the base or of a layer; raises KeyError naming what there is."""

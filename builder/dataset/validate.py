@@ -86,11 +86,6 @@ def check_episode(
     store: Store, episode_id: str, dataset: DatasetMeta | None = None, deep: bool = False
 ) -> list[Problem]:
     """Check one episode by itself and, if given, against the dataset's settings."""
-    found: list[Problem] = []
-
-    def add(where: str, message: str) -> None:
-        found.append(Problem(episode_id, where, message))
-
     try:
         reader = store.open(episode_id)
     except (DatasetError, NewerFormatError) as error:
@@ -98,17 +93,14 @@ def check_episode(
         return [Problem(episode_id, "", str(error), unread=unread)]
     with closing(reader):
         meta = reader.meta
-        for message in reader.problems():
-            add("", message)
-        for message in () if dataset is None else _against_dataset(meta, dataset):
-            add("", message)
+        found = [("", text) for text in reader.problems()]
+        found += [("", text) for text in (_against_dataset(meta, dataset) if dataset else ())]
         for name, array in meta.arrays.items():
-            for message in check_digest(reader, None, name, array):
-                add(name, message)
+            found += [(name, text) for text in check_digest(reader, None, name, array)]
         for view in meta.views:
-            for name, message in check_view(reader, view, _queries(dataset, view), deep):
-                add(f"{view.name}/{name}", message)
-    return found
+            bad = check_view(reader, view, _queries(dataset, view), deep)
+            found += [(f"{view.name}/{name}", text) for name, text in bad]
+    return [Problem(episode_id, where, text) for where, text in found]
 
 
 def check_layer(

@@ -247,11 +247,7 @@ class LegacyTracks:
     """
 
     def __init__(
-        self,
-        stored: Any,
-        scale_xy: tuple[float, float],
-        offset_xy: tuple[float, float],
-        where: str,
+        self, stored: Any, scale_xy: tuple[float, float], offset_xy: tuple[float, float], where: str
     ) -> None:
         self.stored, self.scale_xy, self.offset_xy = stored, scale_xy, offset_xy
         self.shape, self.dtype, self._where = stored.shape, stored.dtype, where
