@@ -10,7 +10,7 @@ import re
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -245,21 +245,17 @@ class RemoteDataset(Dataset):
 
     def _held(self, episode_id: str, paths: list[Path]) -> EpisodeReader:
         """Open an episode and lock it against deletion by any process while it is open."""
-        held = []
         try:
-            for path in paths:
-                held.append(os.open(path, os.O_RDONLY))
-                if try_lock(held[-1], shared=True) is False:
-                    raise DatasetError(f"{path} is being deleted by another process")
-                os.utime(path)
-            reader = super()._reader(episode_id)
+            with ExitStack() as held:
+                for path in paths:
+                    held.callback(os.close, descriptor := os.open(path, os.O_RDONLY))
+                    if try_lock(descriptor, shared=True) is False:
+                        raise DatasetError(f"{path} is being deleted by another process")
+                    os.utime(path)
+                reader = super()._reader(episode_id)
+                weakref.finalize(reader, held.pop_all().close)
         except OSError as error:
-            _close(held)
             raise DatasetError(f"cannot read {error.filename}: {error.strerror}") from None
-        except BaseException:
-            _close(held)
-            raise
-        weakref.finalize(reader, _close, held)
         return reader
 
     def _fetch_episode(self, path: Path, replace: bool) -> None:
@@ -371,8 +367,3 @@ def _size(path: Path) -> tuple[int, float]:
     except FileNotFoundError:  # another process deleted it just now
         return 0, 0.0
     return sum(status.st_size for status in found), found[0].st_mtime
-
-
-def _close(descriptors: list[int]) -> None:
-    while descriptors:
-        os.close(descriptors.pop())

@@ -94,7 +94,13 @@ def inspect_file(
         if not names:
             return None
         for name in names:
-            _check_name(path, name)
+            try:
+                _NAME.validate_python(name)
+            except ValidationError:
+                raise DatasetError(
+                    f"{path}: the view name {name!r} cannot be kept; rename the group, using "
+                    f"letters, digits, '_', '-' and '.'"
+                ) from None
         if layout is None:
             is_atm = "task_emb_bert" in members or any("video" in members[n] for n in names)
             layout = "atm" if is_atm else "amplify"
@@ -108,11 +114,13 @@ def inspect_file(
             mode = "reinit" if first > 1 or named else "episode"
         if mode == "episode" and first != 1:
             raise DatasetError(f"{path}: whole-episode tracks are (1, T, N, 2), got {first} first")
+        folder_name = path.parent.name
         return LegacyRef(
             id=episode_id(path.relative_to(folder)),
             path=path,
             relative=path.relative_to(folder),
-            task=_task(path),
+            # AMPLIFY keeps the demos of a task in a folder of its name.
+            task=folder_name.removesuffix("_demo") if folder_name.endswith("_demo") else None,
             layout=layout,
             mode=mode,
             length=second if mode == "episode" else first,
@@ -152,22 +160,6 @@ def track_shape(file: SafeHdf5, path: Path, view: str) -> tuple[int, ...]:
         if vis.shape != tracks.shape[:-1]:
             raise DatasetError(f"{where}: vis {vis.shape} does not fit tracks {tracks.shape}")
     return tuple(tracks.shape)
-
-
-def _check_name(path: Path, name: str) -> None:
-    try:
-        _NAME.validate_python(name)
-    except ValidationError:
-        raise DatasetError(
-            f"{path}: the view name {name!r} cannot be kept; rename the group, using letters, "
-            f"digits, '_', '-' and '.'"
-        ) from None
-
-
-def _task(path: Path) -> str | None:
-    """AMPLIFY keeps the demos of a task in a folder of its name."""
-    name = path.parent.name
-    return name.removesuffix("_demo") if name.endswith("_demo") else None
 
 
 def _tracked(file: SafeHdf5, layout: Layout, path: Path, view: str) -> tuple[int, int] | None:
