@@ -1,7 +1,9 @@
-"""Episode ids and printable paths: functions of a path alone, safe for any file name."""
+"""Episode ids, printable paths, and names and texts from data, made safe to store."""
 
 import hashlib
 import re
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import PurePath
 
 _MAX_COMPONENT = 80
@@ -28,7 +30,7 @@ def episode_id(relative_path: bytes | str | PurePath) -> str:
         if sum(map(len, slugs)) + len(slugs) + len(slug) > _MAX_FOLDERS:
             break
         slugs.insert(0, slug)
-    return "/".join([*slugs, f"{_slug(stem)}-{digest}"])
+    return "/".join([*slugs, f"{_path_slug(stem)}-{digest}"])
 
 
 def printable_path(path: bytes | str | PurePath) -> str:
@@ -41,6 +43,28 @@ def printable_path(path: bytes | str | PurePath) -> str:
     return "".join(c if c.isprintable() and c != "%" else _percent(c) for c in text)
 
 
+def safe_names(raw_names: Iterable[str]) -> dict[str, str]:
+    """Map names from data (views, arrays) to names that can be stored, in the given order.
+
+    Characters outside ``[A-Za-z0-9_.-]`` become ``_``; names that would collide, also in a
+    file system that folds case, get 6 hex digits of their SHA-256.
+    """
+    slugs = {raw: _slug(raw) for raw in raw_names}
+    counts = Counter(slug.lower() for slug in slugs.values())
+    for raw, slug in slugs.items():
+        if counts[slug.lower()] > 1:
+            slugs[raw] = f"{slug}-{hashlib.sha256(_raw(raw)).hexdigest()[:6]}"
+    return slugs
+
+
+def safe_text(value: str | None, limit: int = 10_000) -> str | None:
+    """Return text that UTF-8 can hold, without NUL, cut to ``limit`` characters; "" is None."""
+    if value is None:
+        return None
+    text = value.encode("utf-8", "replace").decode("utf-8").replace("\0", "").strip()
+    return text[:limit] or None
+
+
 def _raw(path: bytes | str | PurePath) -> bytes:
     if isinstance(path, PurePath):
         path = path.as_posix()
@@ -51,13 +75,17 @@ def _percent(char: str) -> str:
     return "".join(f"%{byte:02X}" for byte in char.encode("utf-8", "surrogateescape"))
 
 
-def _slug(component: bytes) -> str:
-    text = re.sub(rb"[^A-Za-z0-9._-]+", b"_", component).decode("ascii")
-    text = text[:_MAX_COMPONENT].lstrip(".-").rstrip(".") or "_"
-    return f"_{text}" if _RESERVED.match(text) else text
+def _slug(text: str) -> str:
+    slug = re.sub(r"[^A-Za-z0-9._-]+", "_", text)[:_MAX_COMPONENT].lstrip(".-").rstrip(".")
+    return slug or "_"
+
+
+def _path_slug(component: bytes) -> str:
+    slug = _slug(component.decode("utf-8", "surrogateescape"))
+    return f"_{slug}" if _RESERVED.match(slug) else slug
 
 
 def _folder_slug(component: bytes) -> str:
-    slug = _slug(component)
+    slug = _path_slug(component)
     # No folder may look like an episode: in some stores an episode is a folder.
     return f"{slug}_" if _HASH_TAIL.search(slug) else slug

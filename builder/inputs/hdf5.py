@@ -17,8 +17,7 @@ import h5py
 import numpy as np
 
 from builder.core.errors import DecodeError, SourceError
-from builder.core.names import safe_names
-from builder.core.paths import printable_path
+from builder.core.paths import printable_path, safe_names
 from builder.inputs.inflate import MAX_RATIO, check_inflated
 from builder.inputs.listing import natural_key, regular_file
 from schemas.config import Limits

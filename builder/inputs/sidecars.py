@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from builder.core.errors import SourceError
-from builder.core.names import safe_names, safe_text
+from builder.core.paths import safe_names, safe_text
 from builder.inputs.listing import names_in, read_small, regular_file
 from schemas.config import Limits
 

@@ -21,7 +21,7 @@ from source_fixtures import (
 
 from builder.canvas.letterbox import orient_frame
 from builder.core.errors import DecodeError, SourceError
-from builder.core.names import safe_names, safe_text
+from builder.core.paths import safe_names, safe_text
 from builder.inputs.images import decode_image, exif_orientation
 from builder.inputs.listing import UNREADABLE, files, natural_key, walk
 from builder.sources.kinds.episode_folders import EpisodeFolders

@@ -9,8 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from builder.core.names import safe_names, safe_text
-from builder.core.paths import printable_path
+from builder.core.paths import printable_path, safe_names, safe_text
 from builder.inputs.fingerprint import fingerprints
 from builder.inputs.hdf5 import SafeHdf5, open_hdf5
 from builder.inputs.listing import HDF5_SUFFIXES, files, locate

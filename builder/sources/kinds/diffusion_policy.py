@@ -13,8 +13,7 @@ import numpy as np
 from pydantic import Field
 
 from builder.core.errors import SourceError
-from builder.core.names import safe_names
-from builder.core.paths import printable_path
+from builder.core.paths import printable_path, safe_names
 from builder.inputs.fingerprint import fingerprints
 from builder.inputs.listing import locate, natural_key
 from builder.inputs.streams import FrameStream, array_stream

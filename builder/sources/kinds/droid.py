@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field
 
 from builder.core.errors import SourceError
-from builder.core.names import safe_names, safe_text
+from builder.core.paths import safe_names, safe_text
 from builder.inputs.fingerprint import fingerprints
 from builder.inputs.hdf5 import SafeHdf5, open_hdf5
 from builder.inputs.listing import UNREADABLE, names_in, read_small, walk

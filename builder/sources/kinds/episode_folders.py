@@ -6,8 +6,7 @@ from contextlib import contextmanager
 from typing import ClassVar
 
 from builder.core.errors import SourceError
-from builder.core.names import safe_names
-from builder.core.paths import printable_path
+from builder.core.paths import printable_path, safe_names
 from builder.inputs.fingerprint import fingerprints
 from builder.inputs.listing import VIDEO_SUFFIXES, folders_with, names_in, total_bytes
 from builder.inputs.sidecars import read_sidecars

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from builder.core.errors import SourceError
-from builder.core.names import safe_names
+from builder.core.paths import safe_names
 from builder.inputs.fingerprint import fingerprints
 from builder.inputs.images import image_stream
 from builder.inputs.listing import IMAGE_SUFFIXES, folders_with, names_in, natural_key

@@ -16,8 +16,7 @@ import numpy as np
 from pydantic import Field
 
 from builder.core.errors import SourceError
-from builder.core.names import safe_names, safe_text
-from builder.core.paths import printable_path
+from builder.core.paths import printable_path, safe_names, safe_text
 from builder.inputs.fingerprint import fingerprints
 from builder.inputs.images import encoded_stream
 from builder.inputs.listing import natural_key, read_small

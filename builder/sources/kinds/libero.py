@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import ClassVar
 
-from builder.core.names import safe_text
+from builder.core.paths import safe_text
 from builder.inputs.hdf5 import SafeHdf5
 from builder.sources.kinds.hdf5_demos import DemoLayout, Demos, DemosConfig
 

@@ -7,8 +7,7 @@ from contextlib import contextmanager
 from typing import Any, ClassVar
 
 from builder.core.errors import SourceError
-from builder.core.names import safe_text
-from builder.core.paths import printable_path
+from builder.core.paths import printable_path, safe_text
 from builder.inputs.fingerprint import fingerprints
 from builder.inputs.listing import UNREADABLE, files, locate, read_small, walk
 from builder.inputs.video import VideoStream
