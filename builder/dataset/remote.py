@@ -151,14 +151,11 @@ class RemoteFolder:
             from fsspec.core import url_to_fs
         except ModuleNotFoundError:
             raise MissingExtraError("fsspec", "remote") from None
-        scheme = self.url.partition("://")[0]
         try:
             files, root = url_to_fs(self.url, **self.options)
-        except ImportError as error:
-            if scheme in ("s3", "s3a"):
+        except (ImportError, ValueError, TypeError) as error:
+            if isinstance(error, ImportError) and self.url.startswith(("s3://", "s3a://")):
                 raise MissingExtraError("s3fs", "remote") from None
-            raise ConfigError(f"cannot read {self.url}: {error}") from None
-        except (ValueError, TypeError) as error:
             raise ConfigError(f"cannot read {self.url}: {error}") from None
         # Cached listings and sizes may be out of date.
         files.invalidate_cache()

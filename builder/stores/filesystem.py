@@ -16,8 +16,8 @@ def weaknesses(folder: Path) -> list[str]:
     """
     found = []
     with stage(folder / "tmp", ".probe") as probe:
-        has_locks = try_lock(probe.descriptor) is not None
-    if not has_locks:
+        knows_locks = try_lock(probe.descriptor) is not None
+    if not knows_locks:
         found.append(
             f"the filesystem of {folder} knows no locks: nothing notices a second run of the same "
             "build or shard, so see to it that there is only one"

@@ -18,9 +18,6 @@ from schemas.legacy import tracked_shape
 
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
 
-# Arrays that only a view has.
-_HALF = {"vis", "video"}
-
 Layout = Literal["amplify", "atm"]
 Mode = Literal["reinit", "episode"]
 
@@ -84,9 +81,9 @@ def inspect_file(
     with open_older(path) as file:
         members = {name: file.keys(f"root/{name}") for name in file.keys("root")}
         names = [name for name, inner in members.items() if "tracks" in inner]
-        if halves := [
-            name for name, inner in members.items() if _HALF & {*inner} and name not in names
-        ]:
+        # Arrays that only a view has.
+        kept = [name for name, inner in members.items() if {"vis", "video"} & {*inner}]
+        if halves := [name for name in kept if name not in names]:
             raise DatasetError(
                 f"{path}: the views {halves} have no tracks; track the file again, "
                 f"or remove what is left of these views from it"
