@@ -5,12 +5,14 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from contextlib import suppress
 from importlib import import_module
 from types import SimpleNamespace
 
 import pytest
 from places import ROOT
 
+from builder.core.errors import MissingExtraError
 from builder.core.registry import BUILTIN
 
 pytestmark = pytest.mark.core
@@ -217,10 +219,9 @@ def test_every_door_says_what_contributing_says(room):
     name = room if room == "schemas" else f"builder.{room}"
     door = import_module(name)
     assert says_what_is_inside(room, door, CONTRIBUTING)
-    if room in ("training",):
-        pytest.importorskip("torch")
     for exported in getattr(door, "__all__", ()):
-        assert getattr(door, exported) is not None
+        with suppress(MissingExtraError):  # the core install has the names, not what they need
+            assert getattr(door, exported) is not None
 
 
 def test_a_door_that_says_something_else_is_found():

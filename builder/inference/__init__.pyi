@@ -1,0 +1,1 @@
+from builder.inference.preprocess import Preprocessor as Preprocessor
