@@ -13,9 +13,12 @@ _MOVED = {
     "builder.records": "builder.core.records",
     "builder.sources.listing": "builder.inputs.listing",
     "builder.sources.provenance": "builder.inputs.fingerprint",
+    "builder.sources.select": "builder.sources.selection",
     "builder.sources.sidecars": "builder.inputs.sidecars",
     "builder.sources.streams": "builder.inputs.streams",
     "builder.splits": "builder.dataset.splits",
+    "builder.stores.layout": "builder.stores.codecs",
+    "builder.stores.trees": "builder.stores.atomic",
     "builder.video": "builder.inputs.video",
     "builder.windows": "builder.trackers.windowed",
 }

@@ -15,6 +15,7 @@ from builder.core.errors import SourceError
 from builder.core.paths import episode_id, printable_path
 from builder.core.registry import Backends, raise_missing_extra
 from builder.inputs.streams import FrameStream
+from builder.inputs.streams import StreamInfo as StreamInfo  # the docs of 0.1 import it here
 from builder.sources.contents import Contents, Evidence
 from schemas.base import Record
 from schemas.config import Limits

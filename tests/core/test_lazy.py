@@ -25,6 +25,32 @@ def test_every_module_that_moved_imports_under_its_old_name_with_a_warning():
             sys.modules.pop(old, None)
 
 
+@pytest.mark.parametrize(
+    ("module", "names"),
+    {
+        "builder.errors": ["SourceError", "DatasetError"],
+        "builder.records": ["stored_form"],
+        "builder.sources.base": ["BaseSource", "Episode", "EpisodeRef", "StreamInfo"],
+        "builder.sources.listing": ["files", "locate"],
+        "builder.sources.provenance": ["fingerprints"],
+        "builder.sources.select": ["Selection"],
+        "builder.sources.sidecars": ["read_npy"],
+        "builder.sources.streams": ["BlockStream", "even_times"],
+        "builder.splits": ["hash_splits", "read_splits", "write_splits"],
+        "builder.stores.base": ["arrays_by_view"],
+        "builder.stores.layout": ["stored_dtype"],
+        "builder.stores.reading": ["FileReader"],
+        "builder.stores.trees": ["fsync_tree"],
+        "builder.stores.writing": ["FileStore", "FileWriter"],
+        "builder.windows": ["WindowedTracker"],
+    }.items(),
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_the_docs_of_the_first_release_import_is_still_there(module, names):
+    found = importlib.import_module(module)
+    assert [name for name in names if not hasattr(found, name)] == []
+
+
 def test_names_load_when_they_are_asked_for(tmp_path):
     stub = (
         "from collections.abc import Mapping as Mapping\nfrom no_such_module_ import gone as gone\n"

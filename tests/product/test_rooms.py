@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections import Counter
 from contextlib import suppress
+from graphlib import TopologicalSorter
 from importlib import import_module
 from types import SimpleNamespace
 
@@ -56,8 +57,11 @@ def imports_of(path, modules):
                 yield inner if inner in modules else node.module
 
 
-def mapped_order(text):
-    """Return the modules of a map in order; a folder named in a line has a line of its own."""
+def mapped_order(text, modules):
+    """Return the modules of a map in order; a folder named in a line has a line of its own.
+
+    ``*`` stands for all other files of a folder, in any order that their imports allow.
+    """
     lines = {}
     parents = []
     for line in re.sub(r"\n {20,}", " ", text).splitlines():
@@ -66,9 +70,17 @@ def mapped_order(text):
         parents.append(folder.replace("/", "."))
         lines[".".join(parents)] = names.split()
 
+    def others(folder):
+        named = {f"{folder}.{name.rstrip('/')}" for name in lines[folder]}
+        left = {name for name in modules if name.rpartition(".")[0] == folder} - named
+        graph = {name: left.intersection(imports_of(modules[name], modules)) for name in left}
+        return TopologicalSorter({name: sorted(graph[name]) for name in sorted(left)})
+
     def walk(folder):
         for name in lines[folder]:
-            if name.endswith("/"):
+            if name == "*":
+                yield from others(folder).static_order()
+            elif name.endswith("/"):
                 yield from walk(f"{folder}.{name[:-1]}")
             else:
                 yield f"{folder}.{name}"
@@ -142,7 +154,7 @@ def imported_backends(modules):
 
 
 MODULES = modules_of(ROOT)
-ORDER = mapped_order(MAP[1])
+ORDER = mapped_order(MAP[1], MODULES)
 ROOMS = [room for rooms in FLOORS for room in rooms]
 
 
