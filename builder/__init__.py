@@ -4,8 +4,14 @@ Names load when used, so that reading a dataset needs the core install alone.
 """
 
 import sys
+from typing import TYPE_CHECKING
 
 from builder.core.lazy import MovedModules, lazy_names
+
+if TYPE_CHECKING:
+    from builder.canvas.letterbox import letterbox_frame as letterbox_frame
+    from builder.canvas.letterbox import unletterbox_frame as unletterbox_frame
+    from builder.dataset.opening import open_dataset as open_dataset
 
 # What the docs of 0.1 imported; these names go with 0.3.
 _MOVED = {

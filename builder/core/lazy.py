@@ -17,12 +17,13 @@ def lazy_names(
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
     """Return ``__getattr__``, ``__dir__`` and ``__all__`` of a package that hands names on.
 
-    The names, and the modules they come from, are the imports of the stub beside ``file``,
-    ``__init__.pyi``, which type checkers read as well.  Asking for a name raises MissingExtraError
-    where what it needs is not installed.
+    The names, and the modules they come from, are the imports below ``if TYPE_CHECKING`` in
+    ``file``, the package's own.  Asking for a name raises MissingExtraError where what it needs is
+    not installed.
     """
-    stub = ast.parse(Path(file).with_suffix(".pyi").read_text(encoding="utf-8"))
-    imports = [node for node in stub.body if isinstance(node, ast.ImportFrom)]
+    tree = ast.parse(Path(file).read_text(encoding="utf-8"))
+    checked = (node for node in tree.body if isinstance(node, ast.If))
+    imports = (each for node in checked for each in node.body if isinstance(each, ast.ImportFrom))
     home = {alias.name: str(node.module) for node in imports for alias in node.names}
 
     def __getattr__(name: str) -> Any:

@@ -52,11 +52,13 @@ def test_what_the_docs_of_the_first_release_import_is_still_there(module, names)
 
 
 def test_names_load_when_they_are_asked_for(tmp_path):
-    stub = (
-        "from collections.abc import Mapping as Mapping\nfrom no_such_module_ import gone as gone\n"
+    door = tmp_path / "__init__.py"
+    door.write_text(
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n"
+        "    from collections.abc import Mapping as Mapping\n"
+        "    from no_such_module_ import gone as gone\n"
     )
-    (tmp_path / "__init__.pyi").write_text(stub)
-    get, names, exported = lazy_names(__name__, str(tmp_path / "__init__.py"))
+    get, names, exported = lazy_names(__name__, str(door))
     assert exported == ["Mapping", "gone"]
     assert {"Mapping", "gone", "test_names_load_when_they_are_asked_for"} <= {*names()}
     assert get("Mapping").__module__ == "collections.abc"

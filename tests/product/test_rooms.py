@@ -184,7 +184,7 @@ def test_the_house_has_at_most_fourteen_rooms():
     assert folders == {*ROOMS} - {"schemas"}
     assert len(folders) <= 14
     files = {path.name for path in (ROOT / "builder").iterdir() if path.is_file()}
-    assert files == {"__init__.py", "__init__.pyi", "py.typed"}
+    assert files == {"__init__.py", "py.typed"}
 
 
 def test_tests_lie_in_the_rooms_they_test(request):

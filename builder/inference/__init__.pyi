@@ -1,1 +1,0 @@
-from builder.inference.preprocess import Preprocessor as Preprocessor
