@@ -15,6 +15,7 @@ from builder.core.errors import ConfigError
 from builder.core.messages import near
 
 _MAX_TEXT = 2000
+_MAX_DEPTH = 400  # below the interpreter's own limit, which libraries move
 
 _OPERATORS: dict[type, Callable[..., Any]] = {
     ast.Lt: operator.lt,
@@ -82,7 +83,9 @@ class Expression:
             raise self._error(f"compares what does not compare: {error}") from None
         return np.broadcast_to(found, (rows,))
 
-    def _check(self, node: ast.AST) -> None:
+    def _check(self, node: ast.AST, depth: int = 0) -> None:
+        if depth > _MAX_DEPTH:
+            raise self._error(f"cannot be read: it is nested more than {_MAX_DEPTH} deep")
         if isinstance(node, ast.Name):
             if node.id not in self._known:
                 known = sorted(self._known)
@@ -111,7 +114,7 @@ class Expression:
                 if type(child) not in _OPERATORS:
                     raise self._error(f"{type(child).__name__} is not allowed in a filter")
             elif not isinstance(child, ast.expr_context):
-                self._check(child)
+                self._check(child, depth + 1)
 
     def _value(self, node: Any, columns: Mapping[str, np.ndarray]) -> Any:
         if isinstance(node, ast.Name):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -73,6 +75,17 @@ def test_masks(text, expected):
 def test_everything_else_is_refused(text, says):
     with pytest.raises(ConfigError, match=says):
         Expression(text, COLUMNS).mask(COLUMNS)
+
+
+def test_nesting_is_bounded_whatever_the_recursion_limit():
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(20_000)
+    try:
+        with pytest.raises(ConfigError, match="nested more than 400 deep"):
+            Expression("-" * 1900 + "motion > 1", COLUMNS)
+    finally:
+        sys.setrecursionlimit(limit)
+    Expression("-" * 300 + "motion > 1", COLUMNS)
 
 
 @given(st.text(max_size=60))
