@@ -4,7 +4,6 @@ When a record changes so that the old model could misread it, the old model stay
 another name, gets a method ``to_next_version()`` and is listed in ``OLDER``; its golden files stay.
 """
 
-import json
 from typing import Any, Protocol, TypeVar
 
 from schemas.base import TRUSTED, Record, Sealed, content_sha256
@@ -30,8 +29,10 @@ def version_of(model: type[Record]) -> int | None:
     return None if field is None else int(field.default)
 
 
-def read_any_version(model: type[R], text: str | bytes, version: object) -> R:
+def read_any_version(model: type[R], text: str | bytes, data: Any, version: object) -> R:
     """Validate a stored record as what it is, and bring it to the version of ``model``.
+
+    ``data`` is ``text`` as parsed JSON.
 
     An upgraded record keeps the digest it was stored with, which tells which record it is.
     Raises ValueError (among it pydantic.ValidationError) for a version that no model reads, and
@@ -39,12 +40,12 @@ def read_any_version(model: type[R], text: str | bytes, version: object) -> R:
     """
     newest = version_of(model)
     if newest is None or version == newest:
-        return _read(model, text)
+        return _read(model, text, data)
     older = OLDER.get(model, {})
     if not isinstance(version, int) or version not in older:
         readable = ", ".join(map(str, [*sorted(older), newest]))
         raise ValueError(f"it has format version {version!r}, expected one of {readable}")
-    record: Any = _read(older[version], text)
+    record: Any = _read(older[version], text, data)
     stored = record
     for _ in range(version, newest):
         record = record.to_next_version()
@@ -56,13 +57,13 @@ def read_any_version(model: type[R], text: str | bytes, version: object) -> R:
     return upgraded
 
 
-def _read(model: type[R], text: str | bytes) -> R:
+def _read(model: type[R], text: str | bytes, data: Any) -> R:
     """Validate a stored record.
 
     A digest is compared with the JSON as it stands, not with what this model would write: which
     fields a class has, and how pydantic writes them, may differ from release to release.
     """
-    if issubclass(model, Sealed) and is_intact(json.loads(text)):
+    if issubclass(model, Sealed) and is_intact(data):
         return model.model_validate_json(text, context=TRUSTED)
     return model.model_validate_json(text)
 

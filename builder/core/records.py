@@ -34,7 +34,7 @@ def parse_record(model: type[R], text: str | bytes, where: str) -> R:
     if isinstance(version, int) and version > known:
         raise NewerFormatError(where, f"format version {version}, this one knows {known}")
     try:
-        return read_any_version(model, text, version)
+        return read_any_version(model, text, data, version)
     except ValidationError as error:
         found = error.errors(include_url=False, include_input=False)
         places = [".".join(map(str, item["loc"])) or model.__name__ for item in found]
