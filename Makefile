@@ -42,8 +42,10 @@ reference: $(VENV)/installed-dev  ## write docs/reference anew from the code
 bench: $(VENV)/installed-dev  ## measure speed and memory
 	$(BIN)/python scripts/bench_frames.py
 
-picture: $(VENV)/installed-build  ## make the README's picture anew
+picture: $(VENV)/installed-build  ## make the pictures of README and docs anew
 	$(BIN)/python scripts/readme_picture.py demo/videos docs/images/tracks.png
+	$(BIN)/python scripts/live_demo.py demo/videos/bigbuckbunny.mp4 --frames 55 \
+	    --out demo/live.mp4 --picture docs/images/live.jpg
 
 golden: $(VENV)/installed-dev  ## write golden files that are missing
 	$(BIN)/python tests/fixtures/golden_examples.py

@@ -6,6 +6,7 @@ Names load when used, so that reading a dataset needs the core install alone.
 import sys
 from typing import TYPE_CHECKING
 
+import letterset  # noqa: F401  (makes sure that `schemas` is ours)
 from builder.core.lazy import MovedModules, lazy_names
 
 if TYPE_CHECKING:

@@ -109,6 +109,27 @@ def canonical_json(value: Any) -> str:
     )
 
 
+def strict_json(text: str | bytes) -> Any:
+    """Parse JSON that people may have written.
+
+    Raises ValueError, also for a key that is there twice, of which one value would get lost, and
+    for nesting that is too deep.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_without_duplicates)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice!r} is there twice")
+    return found
+
+
 def json_sha256(value: Any) -> str:
     """Hash JSON data over its canonical form; returns 64 hex digits."""
     return hashlib.sha256(canonical_json(value).encode("ascii")).hexdigest()

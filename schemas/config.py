@@ -6,9 +6,9 @@ keys by the model that sits beside the backend (see ``builder.core.registry``).
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
-from schemas.base import Record, Shape, Side
+from schemas.base import LATER, Record, Shape, Side
 from schemas.dataset import QuerySpec
 from schemas.geometry import Geometry, Letterbox, Stretch
 
@@ -54,6 +54,20 @@ class TrackerPart(Part):
         description="what the tracker sees, never bars: the picture as the canvas has it, as large "
         "as in the source, or scaled to a short side",
     )
+    skip_still: Annotated[float | None, LATER] = Field(
+        default=None,
+        gt=0,
+        le=255,
+        description="leave out windows that stand still: in no view does a picture differ from "
+        "the window's first by more than so many grey levels, anywhere (means over 8 x 8 pixels "
+        "of the letterboxed frames; 6 is above the noise of most cameras); null: track all",
+    )
+
+    @model_validator(mode="after")
+    def _still_windows(self) -> "TrackerPart":
+        if self.skip_still is not None and self.mode == "episode":
+            raise ValueError("skip_still leaves out windows; mode: episode has one, so set it null")
+        return self
 
 
 class FrameStorage(Record):
@@ -90,7 +104,7 @@ class ExecutorPart(Part):
     """Who does the work."""
 
     kind: str = "processes"
-    workers: Side | None = Field(default=None, description="default: one per core")
+    workers: Side | None = Field(default=None, description="default: one per core that may be used")
 
 
 class Limits(Record):
@@ -107,7 +121,8 @@ class Limits(Record):
         default=256 << 20, description="of one chunk of HDF5, Zarr or Parquet, decompressed"
     )
     stall_seconds: Annotated[float, Field(gt=0)] = Field(
-        default=120.0, description="without a finished frame before a worker is stopped"
+        default=120.0,
+        description="of silence, no frame and no report of a long one, before a worker is stopped",
     )
 
 

@@ -6,6 +6,7 @@ episode file and the truth about it.  Both are sealed: they carry their own dige
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, JsonValue, model_validator
@@ -15,6 +16,9 @@ from schemas.base import LATER, SHA256, Record, Sealed, Shape, Side
 from schemas.geometry import Geometry
 
 FORMAT_VERSION = 1
+
+TEXT_INDEX = "text_index"
+"""Name of the array that says which of several texts is that of a frame."""
 
 Count = Annotated[int, Field(ge=0)]
 
@@ -82,6 +86,17 @@ class ColorInfo(Record):
     matrix_tagged: bool
     full_range: bool
     range_tagged: bool
+    transfer: Annotated[str | None, LATER] = Field(
+        default=None,
+        description="transfer characteristics as the file says, such as bt709, smpte2084 (PQ) or "
+        "arib_std_b67 (HLG); not undone in the pixels; null where it says nothing",
+    )
+    primaries: Annotated[str | None, LATER] = Field(
+        default=None, description="colour primaries as the file says; null where it says nothing"
+    )
+    dolby_vision: Annotated[int | None, LATER] = Field(
+        default=None, description="profile of Dolby Vision; null where the container names none"
+    )
 
 
 class ArrayMeta(Record):
@@ -126,6 +141,11 @@ class Camera(Record):
     geometry: Geometry
     coded_shape: Shape = Field(description="(H, W) as stored in the source, before orientation")
     orientation: Orientation = "none"
+    source_shape_assumed: Annotated[bool, LATER] = Field(
+        default=False,
+        description="true: nobody knows the size of the source, and img_shape stands in its place "
+        "(older tracks without a size); what is decoded is no source pixel",
+    )
 
     @model_validator(mode="after")
     def _orientation_fits(self) -> Camera:
@@ -145,6 +165,11 @@ class Camera(Record):
 class ViewMeta(Camera):
     """One camera of one episode."""
 
+    orientation_from: Annotated[str | None, LATER] = Field(
+        default=None,
+        description="what the orientation was taken from, in words; null: taken as stored, since "
+        "nothing said otherwise, or not recorded",
+    )
     color: ColorInfo | None = None
     codec: str | None = Field(default=None, description="of the source, e.g. h264")
     fps: float | None = Field(default=None, gt=0)
@@ -155,11 +180,53 @@ class ViewMeta(Camera):
     )
 
 
+Runs = Annotated[
+    tuple[Annotated[tuple[Count, Side], Field(strict=False)], ...], Field(strict=False)
+]
+"""Runs of windows: the number of each one's first, counted over all, and how many they are."""
+
+
+class StillWindows(Record):
+    """Windows that were not tracked, since nothing moves in them (``tracker.skip_still``)."""
+
+    threshold: float = Field(gt=0, description="grey levels by which a picture may differ")
+    skipped: Runs = Field(default=(), description="runs of them: (first, how many)")
+
+    @model_validator(mode="after")
+    def _runs_ascend(self) -> StillWindows:
+        check_runs(self.skipped)
+        return self
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return sum(count for _, count in self.skipped)
+
+
+def check_runs(runs: tuple[tuple[int, int], ...]) -> None:
+    """Raise ValueError unless runs ascend and leave something between them."""
+    for (first, count), (after, _) in pairwise(runs):
+        if after <= first + count:
+            raise ValueError(f"runs of windows ascend, got ({first}, {count}) and then {after}")
+
+
 class Fingerprint(Record):
     """Enough of a source file to notice that it changed."""
 
     size: Count
     sha256: SHA256 = Field(description="of the first and the last MiB")
+
+
+class ClipInfo(Record):
+    """Where a clip lies in the episode it was cut from (``source.clip``)."""
+
+    of: str = Field(description="path of that episode, as a path of a source is written")
+    first: Annotated[int, Field(ge=0)] = Field(
+        description="frame it begins with, of those that were kept of that episode"
+    )
+    shared: Annotated[int, Field(ge=0)] = Field(
+        description="last frames that the next clip has, too"
+    )
 
 
 class SourceInfo(Record):
@@ -171,6 +238,9 @@ class SourceInfo(Record):
         default_factory=dict, description="relative path to fingerprint"
     )
     licence: str | None = None
+    clip: Annotated[ClipInfo | None, LATER] = Field(
+        default=None, description="which part of an episode it is; null for a whole one"
+    )
 
 
 class EpisodeMeta(Sealed):
@@ -185,15 +255,32 @@ class EpisodeMeta(Sealed):
     start_every: Side = Field(
         default=1, description="frames from window to window; in mode episode the length"
     )
+    still: Annotated[StillWindows | None, LATER] = Field(
+        default=None,
+        description="windows that are not there, for nothing moves in them; null: none left out",
+    )
     task: str | None = Field(default=None, description="its name, as the source has it")
     group: str | None = Field(default=None, description="such as a suite, or the folder above")
     text: str | None = Field(default=None, description="the instruction, in words")
+    texts: Annotated[tuple[str, ...], LATER] = Field(
+        default=(),
+        strict=False,
+        description="the instructions, where an episode has several; the array text_index says "
+        "which is that of each frame, and text is null",
+    )
     views: tuple[ViewMeta, ...] = Field(strict=False, min_length=1)
     missing_views: Annotated[tuple[Name, ...], LATER] = Field(
         default=(), strict=False, description="asked for, but not there (missing_views: mask)"
     )
+    dataset: Annotated[SHA256 | None, LATER] = Field(
+        default=None,
+        description="digest of the dataset.json it was built under; null where it was not recorded",
+    )
     arrays: dict[str, ArrayMeta] = Field(
         default_factory=dict, description="pass-through arrays of the root"
+    )
+    notes: Annotated[tuple[str, ...], LATER] = Field(
+        default=(), strict=False, description="what of the source was left out, in sentences"
     )
 
     @model_validator(mode="after")
@@ -201,6 +288,20 @@ class EpisodeMeta(Sealed):
         names = [*(view.name for view in self.views), *self.missing_views]
         if len(set(names)) != len(names):
             raise ValueError(f"view names must differ, got {names}")
+        return self
+
+    @model_validator(mode="after")
+    def _skipped_are_windows(self) -> EpisodeMeta:
+        windows = -(-self.length // self.start_every) if self.mode == "reinit" else 0
+        first, count = self.still.skipped[-1] if self.still and self.still.skipped else (0, 0)
+        if first + count > windows:
+            raise ValueError(f"{first + count} windows are said to stand still, of {windows}")
+        return self
+
+    @model_validator(mode="after")
+    def _texts_have_frames(self) -> EpisodeMeta:
+        if self.texts and (self.text is not None or TEXT_INDEX not in self.arrays):
+            raise ValueError(f"several texts go with the array {TEXT_INDEX} and without text")
         return self
 
     @model_validator(mode="after")
@@ -212,6 +313,11 @@ class EpisodeMeta(Sealed):
                     f"{array.shape} and the episode has {self.length} frames"
                 )
         return self
+
+    @property
+    def all_texts(self) -> tuple[str, ...]:
+        """The instructions: none, one or several."""
+        return self.texts or ((self.text,) if self.text else ())
 
     def per_frame(self, name: str) -> bool:
         """Tell whether a pass-through array has one row per frame; KeyError if there is none."""
@@ -239,6 +345,16 @@ class DatasetMeta(Sealed):
     queries: QuerySpec
     tracker: TrackerInfo
     config: dict[str, JsonValue] = Field(description="every setting that affects content")
+    parts: Annotated[tuple[SHA256, ...], LATER] = Field(
+        default=(),
+        strict=False,
+        description="digests of the dataset.json of the datasets that were merged: their episodes "
+        "are here as they were built",
+    )
+
+    def describes(self, episode: EpisodeMeta) -> bool:
+        """Tell whether an episode was built under this description; True if that is unknown."""
+        return episode.dataset in (None, self.digest, *self.parts)
 
     @property
     def has_tracks(self) -> bool:
@@ -253,6 +369,14 @@ class IndexLine(Record):
     length: Side
     views: tuple[Name, ...] = Field(strict=False)
     digest: SHA256
+    skipped: Annotated[Runs, LATER] = Field(
+        default=(), description="windows that are not there, as in the episode's metadata"
+    )
+
+    @model_validator(mode="after")
+    def _runs_ascend(self) -> IndexLine:
+        check_runs(self.skipped)
+        return self
 
     @property
     def frames(self) -> int:

@@ -15,7 +15,7 @@ from abc import abstractmethod
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from schemas.affine import (
     AffineBatch,
@@ -145,13 +145,22 @@ class Letterbox(_Geometry):
 
         The content is the ideal aspect-preserving size rounded half up, at least 1 pixel,
         touching two opposite sides; an odd pad pixel goes to the bottom or right.
-        Raises pydantic.ValidationError (a ValueError) for sides that are not integers >= 1.
+        Raises ValueError naming what is not two integers >= 1.
         """
-        checked = _FitInput(
-            source_shape=source_shape,
-            img_shape=img_shape,
-            sample_aspect_ratio=sample_aspect_ratio,
-        )
+        given = {
+            "source_shape": source_shape,
+            "img_shape": img_shape,
+            "sample_aspect_ratio": sample_aspect_ratio,
+        }
+        try:
+            checked = _FitInput.model_validate(given)
+        except ValidationError as error:
+            name = str(error.errors(include_url=False)[0]["loc"][0])
+            pair = "(width, height) of a pixel" if "ratio" in name else "(H, W) in pixels"
+            raise ValueError(
+                f"Letterbox.fit: {name} is {pair}, whole numbers from 1 up, such as "
+                f"{name}={(1, 1) if 'ratio' in name else (480, 640)}; got {given[name]!r:.80}"
+            ) from None
         content_shape, pad = _fit(
             checked.source_shape, checked.img_shape, checked.sample_aspect_ratio
         )
@@ -203,7 +212,6 @@ class Letterbox(_Geometry):
 
 
 class _FitInput(Record):
-    model_config = ConfigDict(title="Letterbox.fit")
     source_shape: Shape
     img_shape: Shape
     sample_aspect_ratio: Ratio

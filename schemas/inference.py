@@ -5,15 +5,21 @@ Needs pydantic, nothing heavier: no numpy for single points, arrays as they come
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
 from schemas.affine import AxisAffine, Points, swap_xy
-from schemas.base import Record, Sealed, Shape, Side
-from schemas.dataset import Camera, QuerySpec
-from schemas.geometry import Letterbox, oriented_shape
+from schemas.base import LATER, Record, Sealed, Shape, Side, strict_json
+from schemas.config import TrackerPart
+from schemas.dataset import Camera, Name, QuerySpec, TrackerInfo
+from schemas.geometry import Letterbox, Stretch, oriented_shape
+
+# Two aspects are one within this: sides are whole pixels, and often multiples of 8.
+_SAME_ASPECT = 0.01
 
 Vector = Annotated[tuple[float, ...], Field(strict=False)]
 
@@ -28,6 +34,21 @@ class ArrayStats(Record):
     max: Vector
 
 
+class LiveTracking(Record):
+    """How the windows of training were tracked, so that those of a live camera are the same."""
+
+    tracker: TrackerInfo = Field(description="which tracker, with the hash of its weights")
+    settings: TrackerPart = Field(description="of the build: horizon, start_every, input, ...")
+    fps: float | None = Field(default=None, gt=0, description="source.fps of the build")
+    frame_step: Side = Field(default=1, description="source.frame_step of the build")
+    reference_view: Name | None = Field(
+        default=None, description="its frames are the clock; null: the source had one of its own"
+    )
+    tolerance_seconds: float | None = Field(
+        default=None, ge=0, description="between a frame of the clock and a view's own"
+    )
+
+
 class InferenceView(Camera):
     """One camera as the model saw it in training."""
 
@@ -35,6 +56,11 @@ class InferenceView(Camera):
     fps: float | None = Field(default=None, gt=0)
     queries_rc: tuple[Annotated[tuple[float, float], Field(strict=False)], ...] = Field(
         strict=False, description="query points (row, col) in [-1, 1]; AMPLIFY's init_queries"
+    )
+    tracked: Annotated[Stretch | None, LATER] = Field(
+        default=None,
+        description="of geometry: resize_shorter: the size its frames were tracked in; geometry "
+        "is then onto img_shape. null: they are the same",
     )
 
 
@@ -48,6 +74,9 @@ class InferenceMeta(Sealed):
     queries: QuerySpec
     views: tuple[InferenceView, ...] = Field(strict=False, min_length=1)
     stats: dict[str, ArrayStats] = Field(default_factory=dict)
+    live: Annotated[LiveTracking | None, LATER] = Field(
+        default=None, description="null: it was not recorded; only pictures and points go live"
+    )
 
     @model_validator(mode="after")
     def _views_agree(self) -> InferenceMeta:
@@ -70,8 +99,17 @@ class Decoder:
     """
 
     def __init__(self, meta: InferenceMeta) -> None:
+        if not isinstance(meta, InferenceMeta):
+            raise TypeError(
+                f"expected an InferenceMeta, got {type(meta).__name__}; of the file that letterset "
+                "export --to inference wrote it is Decoder.load(path).meta"
+            )
         self.meta = meta
         self._views = {view.name: view for view in meta.views}
+
+    def __repr__(self) -> str:
+        views = ", ".join(f"{view.name!r} {view.coded_shape}" for view in self.meta.views)
+        return f"Decoder(img_shape={self.meta.img_shape}, horizon={self.meta.horizon}; {views})"
 
     @classmethod
     def load(cls, path: str | Path) -> Decoder:
@@ -79,15 +117,28 @@ class Decoder:
 
         Raises OSError, and ValueError naming the file when it is another or was changed since.
         """
+        text = Path(path).read_bytes()
         try:
-            return cls(InferenceMeta.model_validate_json(Path(path).read_bytes()))
+            strict_json(text)
+            return cls(InferenceMeta.model_validate_json(text))
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             what = ".".join(map(str, first["loc"])) or "file"
-            raise ValueError(
-                f"{path} is not what letterset export --to inference wrote: {what}: "
-                f"{first['msg'].removeprefix('Value error, ')}; export it again"
-            ) from None
+            said = first["msg"].removeprefix("Value error, ")
+            why = f"it has no {what}" if first["type"] == "missing" else f"{what}: {said}"
+        except ValueError as error:
+            why = str(error)
+        raise ValueError(
+            f"{path} is not what letterset export --to inference wrote: {why}; export it again"
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write the JSON that :meth:`load` reads, such as of a refit.
+
+        Raises FileExistsError when there is one: training's record is not replaced.
+        """
+        with Path(path).open("x", encoding="utf-8") as file:
+            file.write(self.meta.model_dump_json(indent=1))
 
     def view(self, name: str | None = None) -> InferenceView:
         """Return a view by name, or the only one; raises KeyError that lists them."""
@@ -113,9 +164,12 @@ class Decoder:
         return self.view(view).geometry.decode(norm_xy)
 
     def check_frame(self, coded_shape: Any, view: str | None = None) -> None:
-        """Raise ValueError when a live frame's (H, W) is not the view's; see :meth:`refit`."""
+        """Raise ValueError when a live frame's (H, W) is not the view's; see :meth:`refit`.
+
+        ``coded_shape`` is the shape of a frame (H, W, ...), or the frame itself, an array.
+        """
         expected = self.view(view).coded_shape
-        got = tuple(int(side) for side in coded_shape[:2])
+        got = _resolution(coded_shape)
         if got != expected:
             raise ValueError(
                 f"view {self.view(view).name}: the camera gives frames of (H, W) = {got}, expected "
@@ -127,11 +181,14 @@ class Decoder:
         coded_shape: tuple[int, int],
         view: str | None = None,
         sample_aspect_ratio: tuple[int, int] | None = None,
+        allow_aspect_change: bool = False,
     ) -> Decoder:
         """Return a decoder for a camera whose resolution (H, W) changed; never done silently.
 
         ``sample_aspect_ratio`` is (1, 1) unless given.  Raises ValueError for geometries that are
-        no letterbox, and when pixels were not square and it is not said what they are now.
+        no letterbox, when pixels were not square and it is not said what they are now, and, unless
+        ``allow_aspect_change``, for a picture of another aspect: its bars are none that the model
+        saw in training.
         """
         old = self.view(view)
         if not isinstance(old.geometry, Letterbox):
@@ -143,8 +200,11 @@ class Decoder:
                 f"view {old.name} had pixels of {old.geometry.sample_aspect_ratio}, width to "
                 "height: say what they are now, sample_aspect_ratio=(1, 1) for square ones"
             )
+        coded_shape = _resolution(coded_shape)
         shape = oriented_shape(old.orientation, coded_shape)
         box = Letterbox.fit(shape, self.meta.img_shape, sample_aspect_ratio or (1, 1))
+        if not allow_aspect_change:
+            _check_aspect(old, _aspect(old.geometry), coded_shape, _aspect(box))
         queries = old.queries_rc
         if self.meta.queries.region == "content":
             # The grid lies over the picture, so it moves with it.
@@ -155,6 +215,44 @@ class Decoder:
         new = old.model_copy(update=changed)
         views = tuple(new if each.name == old.name else each for each in self.meta.views)
         return Decoder(self.meta.resealed(views=views))
+
+
+def _resolution(given: Any) -> tuple[int, int]:
+    """Return (H, W) of a frame or of its shape; raises ValueError for what is neither."""
+    shape = getattr(given, "shape", given)
+    sides = tuple(shape) if isinstance(shape, Sequence) and not isinstance(shape, str) else ()
+    if len(sides) < 2 or not all(_is_whole(side) and side > 0 for side in sides[:2]):
+        raise ValueError(
+            f"expected a frame, or its (H, W) in whole pixels such as (480, 640), got {shape!r:.80}"
+        )
+    return operator.index(sides[0]), operator.index(sides[1])
+
+
+def _is_whole(side: Any) -> bool:
+    return hasattr(side, "__index__") and not isinstance(side, bool)
+
+
+def _check_aspect(
+    old: InferenceView, before: float, coded_shape: tuple[int, int], after: float
+) -> None:
+    """Raise ValueError when the picture of a refitted view has another aspect than before."""
+    if abs(after / before - 1) <= _SAME_ASPECT:
+        return
+    got = tuple(int(side) for side in coded_shape)
+    if abs(after * before - 1) <= _SAME_ASPECT:
+        what = f"{got} looks like (W, H); shapes are (H, W), so perhaps {got[::-1]} is meant"
+    else:
+        what = f"{got} is another aspect, {after:.3f} wide to 1 high, than {before:.3f} before"
+    raise ValueError(
+        f"view {old.name} had (H, W) = {old.coded_shape}: {what}. The model saw no such bars in "
+        "training: pass allow_aspect_change=True if the camera really changed so"
+    )
+
+
+def _aspect(box: Letterbox) -> float:
+    """Width to height of the picture as it is shown."""
+    height, width = box.source_shape
+    return width * box.sample_aspect_ratio[0] / (height * box.sample_aspect_ratio[1])
 
 
 def _moved(point_rc: tuple[float, float], old: Letterbox, new: Letterbox) -> tuple[float, float]:

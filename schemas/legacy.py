@@ -60,10 +60,12 @@ def _side(value: Any, name: str, where: str) -> int:
 def check_queries(queries_xy: Any, shape: tuple[int, int], where: str) -> None:
     """Refuse query points (..., 2) (x, y) that cannot belong to frames of ``shape`` (H, W).
 
-    Raises ValueError when one is not finite or more than ``QUERY_SLACK_PX`` outside.  Meant
-    for step 0 of a window only: later steps may leave the frame.
+    The older route scales its grid by the height on both axes: in a portrait picture x goes up to
+    the height, beyond the right edge.  Raises ValueError when a point is not finite or more than
+    ``QUERY_SLACK_PX`` outside of that, too.  Meant for step 0 of a window only: later steps may
+    leave the frame.
     """
-    for axis, name, size in ((0, "x", shape[1]), (1, "y", shape[0])):
+    for axis, name, size in ((0, "x", max(shape)), (1, "y", shape[0])):
         values = queries_xy[..., axis]
         if 0 in values.shape:
             return
@@ -104,12 +106,21 @@ def to_corner_origin(points: Points, pixel_origin: PixelOrigin) -> Points:
     return out
 
 
+def resized_by_shorter(shape: tuple[int, int], short_side: int) -> tuple[int, int]:
+    """Return the size (H, W) that the older route gives frames of ``shape`` before it tracks them.
+
+    The short side becomes ``short_side``, the other one is rounded as Python does.
+    """
+    height, width = (max(1, round(side * short_side / min(shape))) for side in shape)
+    return (height, width)
+
+
 def missing_size_note(names: list[str], img_shape: tuple[int, int]) -> str:
     """Say that views without a tracked size are taken as img pixels, and what to do."""
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     return (
         f"no height/width attributes in {shown}: the tracks are taken as pixels of img_shape "
         f"{img_shape}. If they were tracked at another size, motion comes out too small or "
-        f"clipped: run `letterset doctor`, then write the attributes height and width of the "
-        f"tracked frames to root/<view>, or migrate the dataset"
+        f"clipped: `letterset doctor` says what the files tell of it, and takes --tracked or "
+        f"--videos, as `letterset migrate` does"
     )

@@ -65,7 +65,7 @@ def make_ours(folder: Path, source: Path, dtype: str, store: Any) -> None:
         horizon=HORIZON,
         start_every=1,
         mode="reinit",
-        queries=QuerySpec(),
+        queries=QuerySpec(grid=(20, POINTS // 20)),
         tracker=tracker,
         config={},
     )

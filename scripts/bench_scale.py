@@ -3,9 +3,9 @@
     python scripts/bench_scale.py --write
     python scripts/bench_scale.py --only index resume
 
-Each part takes less than three minutes and has a section of its own in BENCHMARKS.md.  Clips are
-generated.  Runs that are compared take turns, so that a busy machine disturbs them alike; where
-the machine was busy, trust the numbers of CPU seconds.
+Each part has a section of its own in BENCHMARKS.md and takes less than three minutes; ``verbs``
+takes longer, by ``--episodes``.  Clips are generated.  Runs that are compared take turns, so that a
+busy machine disturbs them alike; where it was busy, trust the numbers of CPU seconds.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ import av
 import cv2
 import numpy as np
 from bench_common import machine_facts, write_section
+from bench_scale_clips import bench_clips
 from bench_scale_long import bench_episodes, bench_feeding, bench_length
+from bench_scale_verbs import bench_syncs, bench_verbs
 
 from builder.build.backends import open_source, open_tracker
 from builder.build.config_file import load_config
@@ -255,7 +257,10 @@ BENCHES: dict[str, Callable[[Path, int], Iterator[Row]]] = {
     "length": partial(bench_length, clips),
     "episodes": partial(bench_episodes, clips),
     "feeding": partial(bench_feeding, clips),
+    "clips": partial(bench_clips, make_clip),
     "model": bench_model,
+    "syncs": bench_syncs,
+    "verbs": partial(bench_verbs, 100_000),  # --episodes changes it
 }
 
 
@@ -264,8 +269,10 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=BENCHES, default=list(BENCHES))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--write", action="store_true", help="update BENCHMARKS.md")
+    parser.add_argument("--episodes", type=int, default=100_000, help="of verbs")
     parser.add_argument("--child", choices=BENCHES, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    BENCHES["verbs"] = partial(bench_verbs, options.episodes)
     if options.child:
         with tempfile.TemporaryDirectory() as folder:
             rows = list(BENCHES[options.child](Path(folder), options.rounds))
@@ -274,6 +281,7 @@ def main() -> None:
     for name in options.only:
         # Each in a process of its own: peaks of memory do not mix.
         command = [sys.executable, __file__, "--child", name, "--rounds", str(options.rounds)]
+        command += ["--episodes", str(options.episodes)]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         lines = ["| what | measured | goal |", "| --- | --- | --- |"]
         lines += ["| " + " | ".join(row) + " |" for row in json.loads(done.stdout.splitlines()[-1])]

@@ -56,7 +56,8 @@ def build_and_watch(settings: list[str], marks: list[int]) -> dict[str, Any]:
             seen[done] = (pages * resource.getpagesize() / 2**20, files)
 
     summary = build(load_config(None, settings, {}), on_event=look)
-    if summary.failures or active_children():
+    # What reads sources in a process of its own stays; workers do not.
+    if summary.failures or len(active_children()) > 1:
         raise RuntimeError(f"the build went wrong: {summary.failures[:3]}")
     kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     peaks = [resource.getrusage(kind).ru_maxrss / 1024 for kind in kinds]
@@ -69,6 +70,12 @@ def _apart(marks: list[int], *settings: str) -> dict[str, Any]:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
     return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def apart_settings(*settings: str) -> tuple[float, float]:
+    """Build in a process of its own; returns the peaks in MiB of it and of its worker."""
+    parent, worker = _apart([], *settings)["peaks"]
+    return float(parent), float(worker)
 
 
 def bench_length(clips: MakeClips, folder: Path, rounds: int) -> Iterator[Row]:

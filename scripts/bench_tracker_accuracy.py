@@ -4,7 +4,8 @@
 
 Scenes are pictures (from DIR: pictures or videos; by default three clips from PyPI) moved by
 known smooth warps, with two occluders on paths of their own and noise: 24 frames of 256 x 256,
-400 points, windows of 16 steps.  Cost is CPU time of one thread.
+400 points, windows of 16 steps.  Cost is CPU time of one thread.  Everything has texture here and
+nothing stands still, which flatters: ``bench_robot_truth.py`` measures on robot scenes.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ def main() -> None:
     text = "\n".join(lines)
     print(text)
     if arguments.write:
-        write_section("bench_tracker_accuracy", "Accuracy of the embedded trackers", text)
+        write_section("bench_tracker_accuracy", "Trackers on warped pictures", text)
 
 
 def load_textures(folder: Path, per_video: int = 4, short_side: int = 400) -> list[np.ndarray]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -21,12 +21,14 @@ CENTRE = (LOSS_WINDOW[0] * LOSS_WINDOW[1]) // 2
 class Tokenizer(nn.Module):
     """Encoder over time steps, one FSQ code per step, decoder to 15 x 15 classes per point."""
 
-    def __init__(self, steps: int, points: int, hidden: int = 128) -> None:
+    def __init__(
+        self, steps: int, points: int, hidden: int = 128, levels: Sequence[int] = LEVELS
+    ) -> None:
         super().__init__()
         self.embed = nn.Linear(points * 2, hidden)
         self.place = nn.Parameter(torch.randn(steps, hidden) * 0.02)
         self.encoder = _transformer(hidden, layers=2)
-        self.quantize = FSQ(levels=LEVELS, dim=hidden)
+        self.quantize = FSQ(levels=[*levels], dim=hidden)
         self.decoder = _transformer(hidden, layers=1)
         self.points = nn.Embedding(points, hidden)
         self.mix = nn.Sequential(
@@ -101,7 +103,7 @@ def evaluate(model: Tokenizer, condition: Condition, classes: torch.Tensor) -> d
         size = torch.tensor(IMG_SHAPE) / 2
         true_px = condition.unclipped[picks].diff(dim=1) * size
         worth = condition.true_scale_rc[picks][:, None, None]
-        error += float(((_displacement(guess) - true_px) * worth).norm(dim=-1).sum())
+        error += float(((displacement(guess) - true_px) * worth).norm(dim=-1).sum())
         still += float((true_px * worth).norm(dim=-1).sum())
         count += truth.numel()
     found = usage.metrics()
@@ -116,7 +118,8 @@ def evaluate(model: Tokenizer, condition: Condition, classes: torch.Tensor) -> d
     }
 
 
-def _displacement(classes: torch.Tensor) -> torch.Tensor:
+def displacement(classes: torch.Tensor) -> torch.Tensor:
+    """Return the (row, col) pixels that classes (...) stand for, (..., 2)."""
     rows, columns = LOSS_WINDOW
     row, column = classes // columns - rows // 2, classes % columns - columns // 2
     return torch.stack([row, column], dim=-1).float()

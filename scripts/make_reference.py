@@ -21,7 +21,7 @@ from builder.cli.common import help_text
 from builder.cli.main import parser
 from builder.cli.schema import records
 from builder.core.registry import BUILTIN, Backends
-from builder.sources.selection import Selection
+from builder.sources.selection import Clips, Selection
 from schemas import config
 
 FOLDER = Path(__file__).parents[1] / "docs" / "reference"
@@ -48,7 +48,8 @@ def cli() -> str:
 def _exit_codes() -> str:
     codes = {
         "0": "good",
-        "1": "finished, but inputs failed or problems were found, each listed; or no whole dataset",
+        "1": "finished, but inputs failed or problems were found, each listed; or no whole dataset,"
+        " or one that cannot be read now",
         "2": "bad usage or config, or an input that is not there; found before any work",
         "3": "nothing could be built; a shard ends with 1, as others may have built something",
         "4": "the output is unusable: no space, read-only, locked, a newer format",
@@ -111,6 +112,7 @@ def config_page() -> str:
         "A YAML file with these keys. `letterset build CONFIG.yaml key=value` lays values over\n"
         "it; dots lead into groups, as in `store.frames.codec=jpeg`. Unknown keys are errors.\n",
         *_models(config.BuildConfig, set()),
+        *_models(Clips, set()),
     ]
     for part, found in BUILTIN.items():
         parts.append(f"## Kinds of {part}\n")

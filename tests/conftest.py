@@ -33,7 +33,22 @@ def inline_executor():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(BUILTIN["executors"], "inline", "inline_executor:Inline")
+        patch.setitem(BUILTIN["executors"], "lenient", "inline_executor:Lenient")
         yield
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory):
+    """Make the videos of ``media.KINDS`` when they are asked for, once."""
+    from media import KINDS, make
+
+    folder = tmp_path_factory.mktemp("clips")
+
+    def clip(name):
+        path = folder / name
+        return path if path.exists() else make(path, **KINDS[name])
+
+    return clip
 
 
 def mount(place: Path, *options: str) -> None:
@@ -52,3 +67,55 @@ def small_disk(tmp_path):
     mount(place, "-t", "tmpfs", "-o", "size=4m", "tmpfs")
     yield place
     subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.fixture(scope="module")
+def faults():
+    """An S3 server of our own on a free port of this machine, which can be told to fail."""
+    pytest.importorskip("moto.server")
+    pytest.importorskip("s3fs")
+    from faulty_s3 import FaultyS3
+
+    with FaultyS3() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def s3_server(faults):
+    """Options for fsspec to reach that server."""
+    return {
+        "key": "dummy",
+        "secret": "dummy",
+        "endpoint_url": faults.url,
+        "client_kwargs": {"region_name": "eu-west-1"},
+    }
+
+
+def _end_readers() -> None:
+    """End the children that are kept for reading: they know the environment they began in."""
+    from builder.build import reader
+
+    for each in reader._IDLE:
+        each.kill()
+        each.stop()
+
+
+@pytest.fixture
+def s3(s3_server, faults, monkeypatch):
+    """The file system of that server, with a bucket of this test's; every process finds it."""
+    fsspec = pytest.importorskip("fsspec")
+    where = {
+        "AWS_ENDPOINT_URL": s3_server["endpoint_url"],
+        "AWS_ACCESS_KEY_ID": s3_server["key"],
+        "AWS_SECRET_ACCESS_KEY": s3_server["secret"],
+        "AWS_DEFAULT_REGION": s3_server["client_kwargs"]["region_name"],
+    }
+    for name, value in where.items():
+        monkeypatch.setenv(name, value)
+    _end_readers()
+    files = fsspec.filesystem("s3", **s3_server)
+    files.makedirs("bucket", exist_ok=True)
+    yield files
+    faults.heal()  # whatever became of the test
+    files.invalidate_cache()
+    files.rm("bucket", recursive=True)

@@ -1,16 +1,26 @@
 """The backends that a build config names, constructed: in the parent and in its children."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from builder.build.executors.base import EXECUTORS, Executor
+from builder.build.reader import apart
+from builder.canvas.windows import EPISODE_HORIZON
+from builder.core.errors import ConfigError
+from builder.core.paths import is_url
 from builder.sources.base import SOURCES, Source
-from builder.sources.selection import Selected, Selection
+from builder.sources.far import FarSource
+from builder.sources.selected import Selected
+from builder.sources.selection import Selection
 from builder.sources.starter_config import with_kind
 from builder.stores.base import STORES, Store
+from builder.stores.far import FarStore
 from builder.trackers.base import TRACKERS, Tracker
 from builder.trackers.view_tracker import check_query_region
-from schemas.config import BuildConfig, ExecutorPart, Limits, SourcePart
+from schemas.config import BuildConfig, ExecutorPart, Limits, SourcePart, TrackerPart
+from schemas.dataset import DatasetMeta
 
 
 def settle_config(config: BuildConfig) -> tuple[BuildConfig, str | None]:
@@ -18,7 +28,7 @@ def settle_config(config: BuildConfig) -> tuple[BuildConfig, str | None]:
 
     Also returns why the kind is what it is.  Raises SourceError, ConfigError, MissingExtraError.
     """
-    config, why = with_kind(config)
+    config, why = apart(with_kind, config, limits=config.limits)
     check_backends(config)
     return config, why
 
@@ -36,14 +46,43 @@ def check_backends(config: BuildConfig) -> None:
 
 def open_source(config: BuildConfig) -> Source:
     """Construct the configured source; raises ConfigError."""
-    return open_source_part(config.source, config.limits)
+    tracker = config.tracker
+    return open_source_part(config.source, config.limits, window_steps(tracker))
 
 
-def open_source_part(part: SourcePart, limits: Limits) -> Source:
-    """Construct a source from its own settings; raises ConfigError."""
+def window_steps(of: TrackerPart | DatasetMeta) -> int:
+    """Return how many frames a window has, in training at least."""
+    return EPISODE_HORIZON if of.mode == "episode" else of.horizon
+
+
+def open_source_part(part: SourcePart, limits: Limits, steps: int = 1) -> Source:
+    """Construct a source from its own settings; raises ConfigError.
+
+    Whoever lists its episodes says how many ``steps`` a window has: clips overlap by them.
+    """
     make_source, own = SOURCES.configure(part)
-    source = make_source(Path(part.path), own, limits)
-    return Selected(source, own) if isinstance(own, Selection) else source
+    place: Path | str = Path(part.path)
+    if is_url(part.path):
+        if not hasattr(make_source, "wants"):
+            raise ConfigError(
+                f"{part.path}: source.kind={part.kind} reads local folders only; video files alone "
+                "(source.kind=video) are read from a URL: copy the folder to a local disk"
+            )
+        place, make_source = part.path, partial(_far_source, make_source)
+    source = make_source(place, own, limits)
+    if not isinstance(own, Selection):
+        return source
+    return Selected(source, own, partial(_source, make_source, place, limits), steps)
+
+
+def _far_source(make: Callable[..., Source], url: str, how: Selection, limits: Limits) -> Source:
+    return FarSource(url, make, how, limits)
+
+
+def _source(
+    make: Callable[..., Source], place: Path | str, limits: Limits, how: Selection
+) -> Source:
+    return make(place, how, limits)
 
 
 def open_tracker(config: BuildConfig) -> Tracker:
@@ -57,7 +96,15 @@ def open_tracker(config: BuildConfig) -> Tracker:
 def open_store(config: BuildConfig) -> Store:
     """Construct the configured store; raises ConfigError."""
     make_store, _ = STORES.configure(config.store)
-    return make_store(Path(config.store.path))
+    if not is_url(config.store.path):
+        return make_store(Path(config.store.path))
+    if not hasattr(make_store, "metadata"):
+        raise ConfigError(
+            f"{config.store.path}: store.kind={config.store.kind} keeps an episode in several "
+            "files, which no object store takes in one step: use store.kind=hdf5"
+        )
+    store: Any = FarStore(config.store.path, make_store)
+    return store
 
 
 def open_executor(part: ExecutorPart, limits: Limits) -> tuple[Executor, Any]:

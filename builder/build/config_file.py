@@ -1,28 +1,36 @@
 """Reading build configs: safe YAML, ``key=value`` overrides, errors in sentences."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from builder.build.executors.base import EXECUTORS
 from builder.core.errors import ConfigError
-from builder.core.messages import explain
+from builder.core.explain import explain
+from builder.core.registry import config_keys
 from builder.dataset.folder import load_meta
 from builder.trackers.base import TRACKERS
 from schemas.base import Record
 from schemas.config import BuildConfig, ExecutorPart, TrackerPart
 from schemas.dataset import QuerySpec
 
+# No setting needs more; what is deeper, or larger, would break whatever walks through it.
+_MAX_DEPTH, _MAX_VALUES = 32, 1_000_000
+_TOO_DEEP = "{} is nested too deeply, or holds too much; expected a config"
+
 
 def load_config(
     path: Path | None = None,
     overrides: Sequence[str] = (),
     defaults: Mapping[str, Any] | None = None,
+    fallbacks: Mapping[str, Any] | None = None,
 ) -> BuildConfig:
     """Read a config file, lay ``defaults`` and then ``key=value`` overrides over it, validate.
+
+    ``fallbacks`` are values by dotted key for what is still not said then.
 
     Relative paths inside a config are relative to the working directory, like those on the
     command line.  Raises ConfigError naming the file or key, what was got and what was expected.
@@ -31,11 +39,16 @@ def load_config(
     for key, value in (defaults or {}).items():
         _assign(data, key, value)
     read_overrides(overrides, data)
+    for key, value in (fallbacks or {}).items():
+        parent, _, last = key.rpartition(".")
+        group = data.setdefault(parent, {}) if parent else data
+        if isinstance(group, dict):
+            group.setdefault(last, value)
     try:
         config = BuildConfig.model_validate(data)
     except ValidationError as error:
         where = f"{path}: " if path is not None else ""
-        raise ConfigError(where + explain(error, known=list(_keys(BuildConfig)))) from None
+        raise ConfigError(where + explain(error, BuildConfig, known=config_keys)) from None
     return config
 
 
@@ -58,7 +71,7 @@ def read_parts(dataset: Path, overrides: Sequence[str]) -> TrackConfig:
     try:
         parts = TrackConfig.model_validate(read_overrides(overrides, data))
     except ValidationError as error:
-        raise ConfigError(explain(error, known=list(TrackConfig.model_fields))) from None
+        raise ConfigError(explain(error, TrackConfig, known=config_keys)) from None
     TRACKERS.configure(parts.tracker)
     EXECUTORS.configure(parts.executor)
     return parts
@@ -68,7 +81,7 @@ def read_overrides(overrides: Sequence[str], data: dict[str, Any] | None = None)
     """Lay ``key=value`` over ``data``, dots making groups; returns it.  Raises ConfigError."""
     data = {} if data is None else data
     for override in overrides:
-        key, equals, text = override.partition("=")
+        key, equals, text = (part.strip() for part in override.partition("="))
         if not equals or not key:
             raise ConfigError(f"an override is key=value, got {override!r}; e.g. tracker.horizon=8")
         _assign(data, key, _yaml(text, f"the override {override!r}"))
@@ -82,7 +95,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: there is no such file or folder; expected a config") from None
     except IsADirectoryError:
         raise ConfigError(
-            f"{path} is a folder, not a config; to build what is in it give it as --source"
+            f"{path} is a folder, not a config; give it as the source, for example: letterset "
+            f"build {path} dataset --img-shape 256 256"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the config {path}: {error}") from None
@@ -94,33 +108,80 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return data
 
 
+class _DuplicateKey(Exception):
+    """A key is there twice: YAML would silently take the last."""
+
+
+class _TooDeep(Exception):
+    """More nesting than any config has: bounded here, as a process may set any recursion limit."""
+
+
+class _Loader(yaml.SafeLoader):
+    _depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self._depth += 1
+        if self._depth > _MAX_DEPTH + 1:
+            raise _TooDeep
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen = set[tuple[str, Any]]()
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            name = key.tag, key.value
+            if isinstance(key, yaml.ScalarNode) and name in seen:
+                line = key.start_mark.line + 1
+                raise _DuplicateKey(f"line {line}: the key {key.value!r} is there twice")
+            seen |= {name} if isinstance(key, yaml.ScalarNode) else set()
+        return super().construct_mapping(node, deep)
+
+
+def _refuse_deep(data: Any, where: str) -> None:
+    """Raise ConfigError for what is nested too deeply, endlessly (``&a [*a]``), or is too large.
+
+    Counted as it would be written out without references.
+    """
+    waiting, count = [(data, 0)], 0
+    while waiting:
+        value, depth = waiting.pop()
+        count += 1
+        if depth > _MAX_DEPTH or count > _MAX_VALUES:
+            raise ConfigError(_TOO_DEEP.format(where))
+        if isinstance(value, dict):
+            waiting += [(each, depth + 1) for each in value.values()]
+        elif isinstance(value, list):
+            waiting += [(each, depth + 1) for each in value]
+
+
 def _yaml(text: str, where: str) -> Any:
     try:
-        return yaml.safe_load(text)
+        found = yaml.load(text, _Loader)
+        _refuse_deep(found, where)
+        return found
+    except (_TooDeep, RecursionError):
+        raise ConfigError(_TOO_DEEP.format(where)) from None
+    except _DuplicateKey as error:
+        raise ConfigError(f"{where}: {error}") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         parts = [getattr(error, "context", None), getattr(error, "problem", None)]
         sentence = place + (", ".join(filter(None, parts)) or " ".join(str(error).split()))
         raise ConfigError(
-            f"{where} is not plain YAML (tags that build objects are refused): {sentence}"
+            f"{where} is not plain YAML (tags that build objects are refused): {sentence}; put "
+            "quotes around text with special characters, as in 'source.include=[\"*.mp4\"]'"
         ) from None
 
 
 def _assign(data: dict[str, Any], dotted: str, value: Any) -> None:
     *parents, last = dotted.split(".")
+    if len(parents) > _MAX_DEPTH:
+        raise ConfigError(_TOO_DEEP.format(f"the key {dotted[:60]}..."))
     for parent in parents:
         inner = data.setdefault(parent, {})
         if not isinstance(inner, dict):
             raise ConfigError(f"cannot set {dotted}: {parent} is {inner!r}, not a group of keys")
         data = inner
     data[last] = value
-
-
-def _keys(model: type[BaseModel]) -> Iterator[str]:
-    for name, field in model.model_fields.items():
-        yield name
-        inner: Any = field.annotation
-        # On Python 3.10 a tuple[...] passes for a class, so issubclass cannot be asked.
-        if hasattr(inner, "model_fields"):
-            yield from _keys(inner)

@@ -1,28 +1,45 @@
 """Building one episode, from its source to the store: what a child process does."""
 
 import json
+import platform
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from builder.build.backends import open_source, open_store, open_tracker
 from builder.build.executors.base import ReportProgress
 from builder.build.run_log import worker_name
 from builder.build.tracker_process import TrackerAddress, repeated, shared_tracker
-from builder.build.view import ViewBuilder, view_key
-from builder.core.errors import DatasetError, OutputError, SourceError, StoreError
+from builder.build.view import ViewBuilder, kept_starts, measure_stillness, view_key
+from builder.canvas.windows import runs_of
+from builder.core.errors import (
+    DatasetError,
+    HostError,
+    OutputError,
+    SourceError,
+    StoreError,
+    UnreadableError,
+)
+from builder.core.paths import is_url
 from builder.core.stopwatch import Stopwatch
 from builder.dataset.folder import index_line
+from builder.dataset.locks import Mark, require_shared
 from builder.dataset.window_table import Rows, episode_rows
+from builder.inputs.foreign import limited_memory
 from builder.sources.base import Episode, EpisodeRef, Source
+from builder.sources.clips import clip_of
 from builder.stores.base import ArraySpec, EpisodeWriter, Store
+from builder.stores.far import FarStore
 from builder.trackers.base import Tracker
 from schemas.config import BuildConfig, Limits
-from schemas.dataset import EpisodeMeta, IndexLine, SourceInfo
+from schemas.dataset import ClipInfo, EpisodeMeta, IndexLine, SourceInfo, StillWindows
 
 # How many times ``stall_seconds`` putting a finished episode on disk may take.
 COMMIT_PATIENCE = 20
@@ -37,6 +54,12 @@ class Job:
     replace: bool = False
     tracker: TrackerAddress | None = None
     """The process that tracks for it; None: the one that builds it does."""
+    dataset: str | None = None
+    """Digest of the dataset's description; None for an episode that is built by itself."""
+    mark: Mark | None = None
+    """By which the dataset's folder is known, wherever it is built; None: it is not checked."""
+    ahead: EpisodeRef | None = None
+    """The episode to fetch meanwhile, where the source lies elsewhere."""
 
 
 # A worker keeps its backends (a tracker may hold weights) between its episodes.
@@ -51,7 +74,8 @@ class Built:
 
     Not ``new`` when the episode was there already: committed by a run that was killed before
     it could list it, by a worker that died just after, or by somebody else in the meantime.
-    ``seconds`` are wall seconds by stage, ``cpu_seconds`` those of the whole process.
+    ``notes`` say what of the source was left out.  ``seconds`` are wall seconds by stage,
+    ``cpu_seconds`` those of the whole process.
     """
 
     line: IndexLine
@@ -59,6 +83,7 @@ class Built:
     seconds: Mapping[str, float] = field(default_factory=dict)
     cpu_seconds: float = 0.0
     worker: str = ""
+    notes: tuple[str, ...] = ()
     rows: Rows | None = None
     """Of the table of windows, by view; None when the episode could not be read again."""
 
@@ -71,13 +96,16 @@ class Built:
 def build_episode(job: Job, report: ReportProgress) -> Built:
     """Build one episode, completely or not at all; runs in a child process.
 
-    Raises SourceError for a bad source and OutputError when the store cannot be written.
+    Raises SourceError for a bad source, OutputError when the store cannot be written, and HostError
+    where this host does not share the dataset's folder.
     """
     return repeated(lambda: _build_once(job, report))
 
 
 def _build_once(job: Job, report: ReportProgress) -> Built:
     report(0, 0)
+    if job.mark is not None:
+        require_shared(Path(job.config.store.path), job.mark)
     # Not pydantic's own JSON, which refuses the odd bytes that paths may hold.
     config_json = json.dumps(job.config.model_dump())
     source, store = _kept(open_source, config_json), _kept(open_store, config_json)
@@ -85,19 +113,54 @@ def _build_once(job: Job, report: ReportProgress) -> Built:
         return _there_already(store, job)
     clock, begun, cpu_begun = Stopwatch(), time.perf_counter(), time.process_time()
     tracker = _tracker(job, config_json)
-    try:
-        line = _build(job, source, tracker, store, report, clock)
-    except OutputError:
-        if store.has(job.ref.id) and not job.replace:
-            return _there_already(store, job)
-        raise
-    done = line.frames
-    with clock("stats"), _still_alive(lambda: report(done, done), job.config.limits):
-        rows = _rows(store, job.ref.id)
+    far = store if isinstance(store, FarStore) else None
+    with far.staged() if far else nullcontext(store) as local:
+        try:
+            meta = _build(job, source, tracker, local, report, clock)
+        except SourceError as error:
+            if job.mark is not None and not is_url(job.config.source.path):
+                _require_source(Path(job.config.source.path), error)
+            raise
+        except OutputError:
+            if store.has(job.ref.id) and not job.replace:
+                return _there_already(store, job)
+            raise
+        line, rows = index_line(meta), None
+        done = line.frames
+        with _still_alive(lambda: report(done, done), job.config.limits):
+            if far is None:
+                with clock("stats"):
+                    rows = _rows(store, job)
+            else:
+                with clock("upload"):
+                    is_new = far.take(local, job.ref.id, replace=job.replace)
+                if not is_new:
+                    return _there_already(store, job)
     stages = dict(clock.seconds)
     stages["other"] = time.perf_counter() - begun - sum(stages.values())
     cpu_seconds = time.process_time() - cpu_begun
-    return Built(line, rows=rows, seconds=stages, cpu_seconds=cpu_seconds, worker=worker_name())
+    return Built(
+        line,
+        notes=meta.notes,
+        rows=rows,
+        seconds=stages,
+        cpu_seconds=cpu_seconds,
+        worker=worker_name(),
+    )
+
+
+def _require_source(path: Path, error: SourceError) -> None:
+    """Raise HostError where this host lacks the whole source, not one file: every task would fail.
+
+    A disk that is not mounted leaves an empty folder, if any; the build began with what was listed.
+    """
+    with suppress(OSError):
+        if path.is_file() or next(path.iterdir(), None) is not None:
+            return
+    raise HostError(
+        f"{platform.node()} does not have the source: {path} is empty there, or nothing ({error}). "
+        "It must be at the same path on every node; mount it there, or leave that node out"
+    )
 
 
 def _tracker(job: Job, config_json: str) -> Tracker:
@@ -107,16 +170,22 @@ def _tracker(job: Job, config_json: str) -> Tracker:
 def _there_already(store: Store, job: Job) -> Built:
     try:
         with closing(store.open(job.ref.id)) as reader:
-            line = index_line(reader.meta)
+            meta = reader.meta
+    except UnreadableError as error:
+        raise StoreError(f"it is there already: {error}") from None
     except DatasetError as error:
         raise StoreError(f"it is there already, but damaged: {error}") from None
-    return Built(line, new=False, rows=_rows(store, job.ref.id))
+    if meta.dataset not in (None, job.dataset):
+        raise StoreError("it is there already, but was built under another dataset.json")
+    return Built(index_line(meta), new=False, rows=_rows(store, job))
 
 
-def _rows(store: Store, episode_id: str) -> Rows | None:
+def _rows(store: Store, job: Job) -> Rows | None:
     """Compute an episode's rows of the table of windows; None when it cannot be read."""
-    with suppress(DatasetError, OSError), closing(store.open(episode_id)) as reader:
-        return episode_rows(reader)
+    if isinstance(store, FarStore):
+        return None
+    with suppress(DatasetError, OSError), closing(store.open(job.ref.id)) as reader:
+        return episode_rows(reader, job.config.img_shape)
     return None  # whoever makes the table meets it again, and says so
 
 
@@ -127,9 +196,21 @@ def _build(
     store: Store,
     report: ReportProgress,
     clock: Stopwatch,
-) -> IndexLine:
-    with source.open(job.ref) as episode:
+) -> EpisodeMeta:
+    with ExitStack() as stack:
+        with limited_memory(job.config.limits):
+            episode = stack.enter_context(source.open(job.ref))
+        if job.ahead is not None:
+            source.fetch_ahead(job.ahead)
         length = _common_length(episode)
+        total = length * len(episode.views)
+        still, threshold = None, job.config.tracker.skip_still
+        if threshold is not None:
+            with clock("still"):
+                still = measure_stillness(
+                    job.config, threshold, episode.views, lambda: report(0, total)
+                )
+        keeps = None if still is None else kept_starts(still, job.config.tracker.start_every)
         views = {
             name: ViewBuilder(
                 job.config,
@@ -139,6 +220,7 @@ def _build(
                 length,
                 clock,
                 episode.maps.get(name, {}),
+                keeps,
             )
             for name, stream in episode.views.items()
         }
@@ -147,7 +229,6 @@ def _build(
         }
         layout[None] = _root_layout(episode, length)
         with store.begin(job.ref.id, layout, replace=job.replace) as writer:
-            total = length * len(views)
             for index, view in enumerate(views.values()):
                 for done in view.write(writer):
                     report(index * length + done, total)
@@ -155,9 +236,9 @@ def _build(
             with clock("write"), _still_alive(lambda: report(total, total), job.config.limits):
                 for name, array in (*episode.arrays.items(), *episode.constants.items()):
                     writer.write(None, name, 0, array)
-                meta = _episode_meta(job, episode, views, writer, length)
+                meta = _episode_meta(job, episode, views, writer, length, still)
                 writer.commit(meta)
-    return index_line(meta)
+    return meta
 
 
 @contextmanager
@@ -208,11 +289,24 @@ def _root_layout(episode: Episode, length: int) -> dict[str, ArraySpec]:
     }
 
 
+def _clip_info(ref: EpisodeRef) -> ClipInfo | None:
+    clip = clip_of(ref)
+    if clip is None:
+        return None
+    return ClipInfo(of=clip.whole.path, first=clip.first, shared=clip.shared)
+
+
 def _episode_meta(
-    job: Job, episode: Episode, views: Mapping[str, ViewBuilder], writer: EpisodeWriter, length: int
+    job: Job,
+    episode: Episode,
+    views: Mapping[str, ViewBuilder],
+    writer: EpisodeWriter,
+    length: int,
+    still: np.ndarray | None,
 ) -> EpisodeMeta:
     arrays = writer.digests()
     first = next(iter(views.values()))
+    threshold = job.config.tracker.skip_still
     return EpisodeMeta.seal(
         id=job.ref.id,
         source=SourceInfo(
@@ -220,15 +314,22 @@ def _episode_meta(
             path=job.ref.path,
             files=dict(episode.files),
             licence=episode.licence,
+            clip=_clip_info(job.ref),
         ),
         length=length,
         mode=job.config.tracker.mode,
         horizon=first.tracks.horizon,
         start_every=first.tracks.start_every,
-        task=job.ref.task,
+        still=None
+        if still is None or threshold is None
+        else StillWindows(threshold=threshold, skipped=runs_of(still)),
+        task=episode.task or job.ref.task,
         group=job.ref.group,
         text=episode.text,
+        texts=episode.texts,
         missing_views=episode.missing_views,
+        dataset=job.dataset,
+        notes=episode.notes,
         arrays=arrays.get(None, {}),
         views=tuple(view.meta(arrays[name]) for name, view in views.items()),
     )

@@ -1,49 +1,59 @@
 """What a build is going to cost: frames counted from headers, the rest from a probe of a few.
 
-A dry run probes in this process and writes nothing.  ``measure`` builds the beginnings of a few
-episodes for real, each at two lengths, which tells the cost of a frame from that of an episode.
+``measure`` builds parts of a few episodes for real, from several places, each at two lengths,
+which tells the cost of a frame from that of an episode.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 
-from builder.build.backends import open_executor, open_source, open_store, open_tracker
-from builder.build.episode import Job, build_episode
-from builder.build.executors.base import Outcome
-from builder.build.executors.child import available_cores
+from builder.build.backends import open_source, open_tracker
+from builder.build.probe import (
+    PROBED_FRAMES,
+    build_probes,
+    frame_costs,
+    probes,
+    standard_error,
+    value_range,
+)
+from builder.build.reader import apart, listed
 from builder.build.shards import WEIGH_AT_MOST
-from builder.build.view import ViewBuilder, view_key
+from builder.canvas.frame_rates import FrameRates
+from builder.canvas.letterbox import Letterboxer
+from builder.core.cores import available_cores
 from builder.core.errors import OutputError, SourceError
-from builder.core.messages import count, size
+from builder.core.messages import count, duration, size
+from builder.core.paths import is_url
 from builder.core.spacing import spread
-from builder.core.stopwatch import Stopwatch
 from builder.dataset.folder import read_index
-from builder.inputs.streams import Frame, FrameStream
+from builder.inputs.streams import FrameStream
 from builder.sources.base import EpisodeRef, Source
+from builder.sources.clips import clip_of
 from builder.stores.atomic import output_errors
 from builder.stores.base import ENVELOPE_BYTES
-from builder.trackers.base import Tracker
-from schemas.config import BuildConfig, ExecutorPart, FrameStorage
+from schemas.config import BuildConfig
 
 # So many episodes are opened to count their frames; of more, as many stand for all.
 COUNTED_EPISODES = 200
-DRY_RUN_EPISODES, DRY_RUN_FRAMES = 3, 32
+FETCHED_EPISODES = 10  # of a source at a URL, where each is fetched for it
 PROBED_EPISODES = 5
-PROBED_FRAMES = (16, 80)  # of each view
+LONG_SECONDS = 1800.0  # of one worker at one episode, from which on it is told
 _DISK_BLOCK = 4 << 20
+_HEADERS_BEFORE = 12  # of episodes, read before any work
 
 # Share of the raw size that LZ4 leaves of letterboxed video frames (measured on real clips).
 LZ4_SHARE = 0.52
@@ -57,6 +67,12 @@ class _Headers:
     raw_bytes: int = 0
     source_bytes: int = 0
     fps: float = 30.0
+    length: int = 0
+    """Frames of a view."""
+    aspects: tuple[float, ...] = ()
+    """Width to height of each view, as it is shown."""
+    rates: tuple[float | None, ...] = ()
+    """Frames per second of each view, None where unknown."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +95,9 @@ def count_frames(config: BuildConfig, source: Source, refs: Sequence[EpisodeRef]
 
     Estimated by weight where the source knows one: frames per byte differ less than lengths do.
     """
-    sample = [refs[at] for at in spread(len(refs), COUNTED_EPISODES)]
-    opened, unreadable = _read_headers(config, source, sample)
+    counted = FETCHED_EPISODES if is_url(config.source.path) else COUNTED_EPISODES
+    sample = [refs[at] for at in spread(len(refs), counted)]
+    opened, unreadable = apart(_read_headers, config, source, sample, limits=config.limits)
     found = [opened.get(ref.id, _Headers()) for ref in sample]
     frames, raw = sum(each.frames for each in found), sum(each.raw_bytes for each in found)
     if len(sample) == len(refs):
@@ -106,15 +123,47 @@ def _read_headers(
             with source.open(ref) as episode:
                 streams = list(episode.views.values())
                 source_bytes = sum(mark.size for mark in episode.files.values())
+                if clip := clip_of(ref):
+                    source_bytes = source_bytes * (clip.last - clip.first) // clip.length
                 opened[ref.id] = _Headers(
                     sum(stream.info.num_frames for stream in streams),
                     sum(_raw_bytes(config, stream) for stream in streams),
                     source_bytes,
                     next((stream.info.fps for stream in streams if stream.info.fps), 30.0),
+                    streams[0].info.num_frames,
+                    tuple(_aspect(stream) for stream in streams),
+                    tuple(stream.info.fps for stream in streams),
                 )
         except SourceError as error:
             unreadable[ref.path] = str(error)
     return opened, unreadable
+
+
+def _aspect(stream: FrameStream) -> float:
+    (height, width), (wide, high) = stream.info.source_shape, stream.info.sample_aspect_ratio
+    return width * wide / (height * high)
+
+
+def orientation_notes(config: BuildConfig, headers: Iterable[_Headers]) -> tuple[str, ...]:
+    """Note that img_shape is upright and all pictures are wide, or the reverse."""
+    height, width = config.img_shape
+    aspects = [aspect for each in headers for aspect in each.aspects]
+    for this, other, sign in (("upright", "wide", 1), ("wide", "upright", -1)):
+        if aspects and all(sign * (aspect - 1) > 0 > sign * (width - height) for aspect in aspects):
+            return (
+                f"img_shape {height} {width} (H W) is {this}, and all videos that were looked at "
+                f"are {other}: was {width} {height} meant?",
+            )
+    return ()
+
+
+def _header_notes(config: BuildConfig, headers: Collection[_Headers]) -> tuple[str, ...]:
+    """Note what headers tell of orientations and frame rates."""
+    rates = FrameRates()
+    for rate in (rate for each in headers for rate in each.rates):
+        rates.add(rate)
+    mixed = rates.mixed(config.tracker.horizon)
+    return (*orientation_notes(config, headers), *([mixed] if mixed else []))
 
 
 def _raw_bytes(config: BuildConfig, stream: FrameStream) -> int:
@@ -134,123 +183,31 @@ def _track_bytes(config: BuildConfig) -> float:
     return windows * config.queries.num_points * (2 * per_coordinate + 1)
 
 
-@dataclass(frozen=True)
-class DryRun:
-    """What a build needs; hours and JPEG sizes are those of ``probed`` episodes, scaled up.
-
-    ``hours`` are wall hours with all workers busy.
-    """
-
-    episodes: int
-    probed: int
-    frames: int
-    bytes_by_codec: dict[str, int]
-    codec: str
-    free_bytes: int
-    worker_hours: float
-    workers: int
-    unreadable: dict[str, str]
-    hours: float
-
-
-def dry_run(config: BuildConfig) -> DryRun:
-    """Decode and track the first frames of a few episodes and extrapolate; writes nothing.
-
-    Raises SourceError when the source has no episodes at all, ConfigError.
-    """
-    source, tracker = open_source(config), open_tracker(config)
-    refs = list(source.refs())
-    counted = count_frames(config, source, refs)
-    unreadable, total, probed = dict(counted.unreadable), Counter[str](), 0
-    opened = [ref for ref in refs if ref.id in counted.opened]
-    for ref in (opened[at] for at in spread(len(opened), DRY_RUN_EPISODES)):
-        try:
-            total.update(_build_into_nowhere(config, source, tracker, ref))
-            probed += 1
-        except SourceError as error:
-            unreadable[ref.path] = str(error)
-    raw = counted.raw_bytes
-    jpeg = raw * total["jpeg"] / max(1, total["raw"])
-    frame_bytes = {"raw": raw, "lz4": raw * LZ4_SHARE, "jpeg": jpeg, "none": 0.0}
-    other = counted.frames * _track_bytes(config) + ENVELOPE_BYTES * len(refs)
-    hours = total["seconds"] * counted.frames / max(1, total["frames"]) / 3600
-    workers = config.executor.workers or available_cores()
-    return DryRun(
-        episodes=len(refs),
-        probed=probed,
-        frames=round(counted.frames),
-        bytes_by_codec={name: round(each + other) for name, each in frame_bytes.items()},
-        codec=config.store.frames.codec,
-        free_bytes=free_bytes(Path(config.store.path)),
-        worker_hours=hours,
-        workers=workers,
-        unreadable=unreadable,
-        hours=hours / workers,
-    )
-
-
-class _Beginning(FrameStream):
-    """The first ``length`` frames of a stream."""
-
-    def __init__(self, stream: FrameStream, length: int) -> None:
-        self.info, self._stream, self._length = stream.info, stream, length
-
-    def __iter__(self) -> Iterator[Frame]:
-        return islice(iter(self._stream), self._length)
-
-
-class _Nowhere:
-    """An ``EpisodeWriter`` that keeps nothing but sizes: of frames, raw and as JPEG."""
-
-    def __init__(self, quality: int) -> None:
-        self.sizes = Counter[str]()
-        self._quality = [cv2.IMWRITE_JPEG_QUALITY, quality]
-
-    def write(self, view: str | None, name: str, at: int, rows: np.ndarray) -> None:
-        if name == "frames":
-            jpeg = cv2.imencode(".jpg", rows[0], self._quality)[1]
-            self.sizes.update(frames=1, raw=rows.nbytes, jpeg=len(jpeg))
-
-
-def _build_into_nowhere(
-    config: BuildConfig, source: Source, tracker: Tracker, ref: EpisodeRef
-) -> Mapping[str, float]:
-    """Build the beginning of an episode; returns frames, their raw and JPEG bytes, seconds."""
-    frames = FrameStorage(codec="raw", quality=config.store.frames.quality)
-    store = config.store.model_copy(update={"frames": frames})
-    shown, clock = config.model_copy(update={"store": store}), Stopwatch()
-    writer: Any = _Nowhere(frames.quality)
-    with clock("all"), source.open(ref) as episode:
-        for name, stream in episode.views.items():
-            length = min(DRY_RUN_FRAMES, stream.info.num_frames)
-            key = view_key(config, ref, name)._replace(cut=True)
-            beginning = _Beginning(stream, length)
-            for _ in ViewBuilder(shown, tracker, key, beginning, length, clock, {}).write(writer):
-                pass
-    return {**writer.sizes, "seconds": clock.seconds["all"]}
-
-
-def refuse_if_full(config: BuildConfig) -> None:
+def refuse_if_full(config: BuildConfig) -> tuple[str, ...]:
     """Raise OutputError before any work when the episodes still to build cannot fit.
 
-    Reads the headers of a few; what cannot be opened is left for the build to report.
+    Reads the headers of a few, and returns notes on them; what cannot be opened is left for the
+    build to report.
     """
     source = open_source(config)
-    have = read_index(config.store.path)
-    todo = [ref for ref in source.refs() if ref.id not in have]
-    sample = [todo[at] for at in spread(len(todo), DRY_RUN_EPISODES)]
-    opened, _ = _read_headers(config, source, sample)
+    far = is_url(config.store.path)
+    have: Mapping[str, object] = {} if far else read_index(config.store.path)
+    todo = [ref for ref in listed(source, config.limits) if ref.id not in have]
+    few = 1 if is_url(config.source.path) else _HEADERS_BEFORE
+    sample = [todo[at] for at in spread(len(todo), few)]
+    opened, _ = apart(_read_headers, config, source, sample, limits=config.limits)
     total = sum(each.frames for each in opened.values()) * _track_bytes(config)
     if config.store.frames.codec == "raw":
         total += sum(each.raw_bytes for each in opened.values())
     need = total * len(todo) / max(1, len(opened))
-    free = free_bytes(Path(config.store.path))
+    free = math.inf if far else free_bytes(Path(config.store.path))
     if need > free:
         raise OutputError(
             f"{config.store.path}: about {size(need)} are needed for "
             f"{count(len(todo), 'episode')}, {size(free)} are free; free some space, "
             "choose another --out, or store frames smaller with store.frames.codec=jpeg"
         )
+    return _header_notes(config, opened.values())
 
 
 def nearest_folder(path: Path) -> Path:
@@ -270,6 +227,9 @@ class Costs:
 
     Seconds are of one worker, frames are of single views.
     ``frames_error`` is the relative standard error of ``frames``, 0 where they were counted.
+    ``places`` were probed, in ``probed`` episodes; what a frame costs differs from place to place,
+    and ``frame_bytes_range`` are the least and the most.  ``frame_bytes_error`` and
+    ``frame_seconds_error`` are relative standard errors of the means, None of one place.
     ``cpu_share`` below 1 means that the probe waited, for a device, a disk or other programs,
     and that on an idle machine the seconds may be fewer.
     """
@@ -288,6 +248,17 @@ class Costs:
     device: str
     disk_bytes_per_second: float
     syncs_per_second: float
+    workers: int = 1
+    codec: str = "raw"
+    bytes_by_codec: Mapping[str, int] = field(default_factory=dict)
+    """Of all episodes, by ``store.frames.codec``; raw and lz4 by calculation, unless chosen."""
+    free_bytes: int = 0
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    places: int = 0
+    frame_bytes_error: float | None = None
+    frame_bytes_range: tuple[float, float] = (0.0, 0.0)
+    frame_seconds_error: float | None = None
 
     def estimate(self, episodes: float | None = None, hours: float | None = None) -> Estimate:
         """Scale to all episodes of the source, to a number of episodes, or to hours of video."""
@@ -352,26 +323,35 @@ def measure(config: BuildConfig, episodes: int = PROBED_EPISODES) -> Costs:
     Raises SourceError when no episode can be built, OutputError when nothing can be written.
     """
     source = open_source(config)
-    refs = list(source.refs())
+    refs = listed(source, config.limits)
     counted = count_frames(config, source, refs)
     opened = [ref for ref in refs if ref.id in counted.opened]
-    probed = [opened[at] for at in spread(len(opened), episodes)]
+    chosen = [opened[at] for at in spread(len(opened), episodes)]
+    probed = probes([(ref, counted.opened[ref.id].length) for ref in chosen])
     place = nearest_folder(Path(config.store.path))
     with output_errors(place), tempfile.TemporaryDirectory(prefix=".plan-", dir=place) as folder:
-        short, long = _build_cut(config, probed, Path(folder))
+        short, long = build_probes(config, probed, Path(folder))
         block = os.urandom(_DISK_BLOCK)
         disk = _DISK_BLOCK * _writes_per_second(Path(folder, "speed"), block, 32, sync_every=32)
         # Small durable appends, such as an index takes for each episode.
         syncs = _writes_per_second(Path(folder, "lines"), b"x" * 150, 20, sync_every=1)
-    built = [ref.id for ref in probed if ref.id in short and ref.id in long]
-    brief, longer = (_total(each[key] for key in built) for each in (short, long))
-    extra = longer["frames"] - brief["frames"]
-    if extra <= 0:
+    parts = [each.part(PROBED_FRAMES[0]) for each in probed]
+    jpeg_share = apart(_jpeg_share, config, source, parts, limits=config.limits)
+    built = [place for place in probed if place.id in short and place.id in long]
+    brief, longer = (_total(each[place.id] for place in built) for each in (short, long))
+    if not longer["frames"]:
+        first = next((f"{path}: {why}" for path, why in counted.unreadable.items()), "")
         raise SourceError(
             f"{config.source.path}: nothing to probe: of {count(len(refs), 'episode')} "
-            f"{len(opened)} can be opened, {len(built)} built, and none is longer than "
-            f"{PROBED_FRAMES[0]} frames; letterset inspect shows why"
+            f"{len(opened)} can be opened and {len(built)} built; letterset inspect shows why"
+            f"{f' ({first})' if first else ''}"
         )
+    notes = _header_notes(config, counted.opened.values())
+    extra = longer["frames"] - brief["frames"]
+    if extra <= 0:
+        brief, extra = Counter[str](), longer["frames"]
+        alone = f"none is longer than {PROBED_FRAMES[0]} frames, which tells no cost of an episode"
+        notes = (*notes, alone)
     per_frame = {key: max(0.0, (spent - brief[key]) / extra) for key, spent in longer.items()}
     per_episode = {
         key: max(0.0, spent - per_frame[key] * longer["frames"]) / len(built)
@@ -379,42 +359,81 @@ def measure(config: BuildConfig, episodes: int = PROBED_EPISODES) -> Costs:
     }
     stages = [key for key in per_frame if key not in ("frames", "bytes", "cpu")]
     headers = counted.opened.values()
+    ratios = [frame_costs(short[place.id], long[place.id], stages) for place in built]
     source_bytes = sum(each.source_bytes for each in headers)
     wall = sum(each[key] for each in (brief, longer) for key in stages)
-    return Costs(
+    costs = Costs(
         episodes=len(refs),
-        probed=len(built),
+        probed=len({place.ref.id for place in built}),
+        places=len(built),
         frames=counted.frames,
         frames_error=counted.error,
         fps=float(np.mean([each.fps for each in headers])),
         frame_seconds={key: per_frame[key] for key in stages},
         episode_seconds=sum(per_episode[key] for key in stages),
         frame_bytes=per_frame["bytes"],
+        frame_bytes_error=standard_error([each.bytes for each in ratios]),
+        frame_bytes_range=value_range([each.bytes for each in ratios]),
+        frame_seconds_error=standard_error([each.seconds for each in ratios]),
         episode_bytes=per_episode["bytes"],
         source_frame_bytes=source_bytes / max(1, sum(each.frames for each in headers)),
         cpu_share=min(1.0, (brief["cpu"] + longer["cpu"]) / wall),
         device=str(open_tracker(config).info.settings.get("device", "cpu")),
         disk_bytes_per_second=disk,
         syncs_per_second=syncs,
+        workers=config.executor.workers or available_cores(),
+        codec=config.store.frames.codec,
+        free_bytes=free_bytes(Path(config.store.path)),
+        unreadable=counted.unreadable,
+        notes=(*notes, *_long_notes(counted, per_frame, stages)),
     )
+    return replace(costs, bytes_by_codec=_bytes_by_codec(config, costs, counted, jpeg_share))
 
 
-def _build_cut(
-    config: BuildConfig, refs: list[EpisodeRef], folder: Path
-) -> list[dict[str, dict[str, float]]]:
-    """Build each episode short and long; returns seconds, frames and bytes of each, by id."""
-    # The first build of a process is slow: imports, weights, caches.  It does not count.
-    rounds = [(folder / "warm", PROBED_FRAMES[0], refs[:1])]
-    rounds += [(folder / str(most), most, refs) for most in PROBED_FRAMES]
-    jobs = [Job(_cut(config, out, most), ref) for out, most, each in rounds for ref in each]
-    found: dict[str, dict[str, dict[str, float]]] = {str(out): {} for out, _, _ in rounds}
-    executor, _ = open_executor(ExecutorPart(kind="serial"), config.limits)
-    for event in executor.run(build_episode, jobs):
-        if isinstance(event, Outcome) and event.error is None:
-            job, built = event.task, event.result
-            counts = {"frames": built.frames, "bytes": _stored_bytes(job), "cpu": built.cpu_seconds}
-            found[job.config.store.path][job.ref.id] = {**built.seconds, **counts}
-    return [found[str(out)] for out, _, _ in rounds[1:]]
+def _bytes_by_codec(
+    config: BuildConfig, costs: Costs, counted: FrameCount, jpeg_share: float
+) -> dict[str, int]:
+    """Return the bytes of all episodes with frames of each codec."""
+    raw, own = counted.raw_bytes, costs.estimate().bytes
+    frames = {"raw": raw, "lz4": raw * LZ4_SHARE, "jpeg": raw * jpeg_share, "none": 0.0}
+    # What was measured goes before what is calculated, of which lz4 knows the average only.
+    least = counted.frames * _track_bytes(config) + ENVELOPE_BYTES * costs.episodes
+    rest = max(least, own - frames[costs.codec])
+    found = {codec: round(each + rest) for codec, each in frames.items()}
+    return {**found, costs.codec: own}
+
+
+def _jpeg_share(config: BuildConfig, source: Source, refs: Iterable[EpisodeRef]) -> float:
+    """Return the bytes of some frames as JPEG, as a share of their raw bytes; 1 where none is read.
+
+    Called in a child process.
+    """
+    quality = [cv2.IMWRITE_JPEG_QUALITY, config.store.frames.quality]
+    jpeg = raw = 0
+    for ref in refs:
+        with suppress(SourceError), source.open(ref) as episode:
+            for stream in episode.views.values():
+                info = stream.info
+                box = config.fit(info.source_shape, info.sample_aspect_ratio)
+                boxer = Letterboxer(box, info.orientation)
+                for frame in islice(iter(stream), 0, PROBED_FRAMES[0], 5):
+                    canvas = boxer.canvas(frame.image)
+                    jpeg += len(cv2.imencode(".jpg", canvas, quality)[1])
+                    raw += canvas.nbytes
+    return jpeg / raw if raw else 1.0
+
+
+def _long_notes(
+    counted: FrameCount, per_frame: Mapping[str, float], stages: Iterable[str]
+) -> Iterator[str]:
+    """Note an episode that keeps a worker so long that a kill would cost much."""
+    longest = max(each.frames for each in counted.opened.values())
+    seconds = longest * sum(per_frame[key] for key in stages)
+    if seconds > LONG_SECONDS:
+        yield (
+            f"the longest episode takes one worker about {duration(seconds)}, and begins anew when "
+            "it is killed: source.clip cuts it into clips"
+        )
 
 
 def _total(builds: Iterable[Mapping[str, float]]) -> Counter[str]:
@@ -422,22 +441,6 @@ def _total(builds: Iterable[Mapping[str, float]]) -> Counter[str]:
     for each in builds:
         total.update(each)
     return total
-
-
-def _cut(config: BuildConfig, out: Path, most: int) -> BuildConfig:
-    """Return the config of a build of at most ``most`` frames of each episode."""
-    own = config.source.settings
-    source = config.source.model_copy(
-        update={"max_frames": min(most, own.get("max_frames") or most)}
-    )
-    store = config.store.model_copy(update={"path": str(out)})
-    return config.model_copy(update={"source": source, "store": store})
-
-
-def _stored_bytes(job: Job) -> int:
-    """Bytes on disk of an episode that was built: of its own files, the next is being written."""
-    path = open_store(job.config).path(job.ref.id)
-    return sum(each.stat().st_size for each in (path, *path.rglob("*")) if each.is_file())
 
 
 def _writes_per_second(path: Path, block: bytes, times: int, sync_every: int) -> float:

@@ -8,42 +8,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
 from builder.build.executors.base import Outcome, ProgressEvent
+from builder.build.tally import Tally, label
 from builder.core.messages import count, duration, failed
+from builder.core.standard_streams import escaped, write_line
 
 LINE_SECONDS = 10.0
 SHOWN_WORKERS = 8  # by name; the others are counted
-
-
-class Tally:
-    """What has been done so far."""
-
-    def __init__(self, todo: int) -> None:
-        self.todo, self.done, self.failed = todo, 0, 0
-        self._frames = 0
-        self.running: dict[str, tuple[int, int]] = {}
-        """By episode, one per worker: frames done and to do."""
-
-    def count(self, event: Outcome | ProgressEvent) -> None:
-        """Take an executor's event into account."""
-        name = label(event.task)
-        if isinstance(event, ProgressEvent):
-            # A task that is tried again starts from 0, and so does its share here.
-            self.running[name] = (event.frames_done, event.frames_total)
-            return
-        frames, _ = self.running.pop(name, (0, 0))
-        self._frames += frames
-        self.done += 1
-        self.failed += event.error is not None
-
-    @property
-    def frames(self) -> int:
-        """Frames finished, those of running episodes included."""
-        return self._frames + sum(done for done, _ in self.running.values())
-
-    @property
-    def episodes(self) -> float:
-        """Episodes finished, running ones by their share."""
-        return self.done + sum(done / max(1, total) for done, total in self.running.values())
 
 
 class ProgressDisplay:
@@ -82,6 +52,10 @@ class ProgressDisplay:
         self._view.line(f"{count(todo, 'episode')} to {self._task}{there}")
         self._view.start(self._tally)
 
+    def weigh(self, weights: Mapping[str, float]) -> None:
+        """Say how much work each episode is, by path, in one unit for all."""
+        self._tally = Tally(self._tally.todo, weights)
+
     def event(self, event: Outcome | ProgressEvent) -> None:
         """Show an executor's event."""
         self._tally.count(event)
@@ -94,11 +68,6 @@ class ProgressDisplay:
     def note(self, sentence: str) -> None:
         """Show a sentence that is worth knowing."""
         self._view.line(sentence)
-
-
-def label(task: Any) -> str:
-    """Name a task for people: its episode's path, where it has one."""
-    return str(getattr(getattr(task, "ref", None), "path", task))
 
 
 def worker_lines(running: Mapping[str, tuple[int, int]]) -> list[str]:
@@ -143,8 +112,7 @@ class _Lines(_View):
         self._began = self._last = clock()
 
     def line(self, text: str) -> None:
-        encoding = self._stream.encoding or "utf-8"
-        self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+        write_line(self._stream, text)
         self._stream.flush()
 
     def start(self, tally: Tally) -> None:
@@ -156,11 +124,11 @@ class _Lines(_View):
             return
         self._last = now
         elapsed = now - self._began
-        left = elapsed * (tally.todo / tally.episodes - 1) if tally.episodes else 0.0
+        share = tally.share
+        left = f"about {duration(elapsed * (1 / share - 1))} left" if share else "just begun"
         self.line(
             f"{_done(tally)}, {count(tally.frames, 'frame')}, "
-            f"{tally.frames / elapsed:.0f} frames/s, about {duration(left)} left, "
-            f"{tally.failed} failed"
+            f"{tally.frames / elapsed:.0f} frames/s, {left}, {tally.failed} failed"
         )
 
 
@@ -189,20 +157,18 @@ class _Bar(_View):
         self._live = Live(console=console, get_renderable=self._picture)
 
     def line(self, text: str) -> None:
-        self._live.console.print(text, markup=False, highlight=False)
+        self._live.console.print(escaped(text), markup=False, highlight=False)
 
     def start(self, tally: Tally) -> None:
         self._began = time.monotonic()
-        self._task = self._bar.add_task(
-            "", total=tally.todo, done=_done(tally), speed=0.0, failed=0
-        )
+        self._task = self._bar.add_task("", total=1.0, done=_done(tally), speed=0.0, failed=0)
         self._running = tally.running
         self._live.start()
 
     def update(self, tally: Tally) -> None:
         self._bar.update(
             self._task,
-            completed=tally.episodes,
+            completed=tally.share,
             done=_done(tally),
             failed=tally.failed,
             speed=tally.frames / max(1e-3, time.monotonic() - self._began),
@@ -217,6 +183,7 @@ class _Bar(_View):
         from rich.text import Text
 
         lines = (
-            Text(line, no_wrap=True, overflow="ellipsis") for line in worker_lines(self._running)
+            Text(escaped(line), no_wrap=True, overflow="ellipsis")
+            for line in worker_lines(self._running)
         )
         return Group(self._bar.get_renderable(), *lines)

@@ -12,18 +12,27 @@ import os
 import platform
 import time
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from contextlib import nullcontext, suppress
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, Field, InstanceOf, ValidationError
 
 from builder.build.executors.base import Outcome, ProgressEvent
+from builder.build.tally import Tally
 from builder.core.errors import OutputError
-from builder.stores.atomic import make_folders, output_errors, publish_text, write_all
+from builder.stores.atomic import output_errors, publish_text, write_all
+from builder.stores.inside import open_inside
+from builder.stores.reading import files_in, is_file
 from schemas.config import Limits
+from schemas.dataset import Name
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 # What can change numbers or speed.
 _PACKAGES = (
@@ -31,6 +40,12 @@ _PACKAGES = (
 )  # fmt: skip
 
 ALIVE_SECONDS = 10.0
+_LINE_BYTES = 16 << 20
+_TAIL_BYTES = 1 << 18
+
+Count = Annotated[int, Field(ge=0, le=2**53)]
+# Paths in a log may hold odd bytes, which pydantic takes for no text.
+Text = InstanceOf[str]
 
 
 def run_facts() -> dict[str, Any]:
@@ -44,17 +59,95 @@ def run_facts() -> dict[str, Any]:
     return {"versions": versions, "host": platform.node(), "platform": platform.platform()}
 
 
+class LogLine(BaseModel):
+    """What every line of a log has, and a line of ``alive`` or ``end`` besides."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    event: str
+    seconds: float = Field(ge=0)
+    done: Count
+    failed: Count
+    frames_done: Count
+    how: Text = ""
+    share: Annotated[float, Field(ge=0, le=1)] = 0.0
+    running: dict[Text, Annotated[tuple[Count, Count], Field(strict=False)]] = {}
+
+    @classmethod
+    def parse(cls, line: bytes) -> Self:
+        """Parse a line; raises ValueError for what is no such line."""
+        try:
+            return cls.model_validate(json.loads(line))
+        except RecursionError:
+            raise ValueError("it is nested too deeply") from None
+
+
+class StartLine(LogLine):
+    """The first line of a log."""
+
+    writer: Name
+    todo: Count
+    listed: Count | None = None  # of the whole source; older runs did not say
+    config: dict[str, Any] = {}
+
+
+def log_paths(folder: Path) -> list[Path]:
+    """List the logs of a dataset, the oldest first: their names begin with their time."""
+    return [path for path in files_in(folder / "runs", ".jsonl") if is_file(path)]
+
+
+def read_start(path: Path) -> StartLine | None:
+    """Read the first line of a log; None when it has not begun, is damaged or cannot be read.
+
+    Nothing in a dataset depends on a log, which may hold anything.
+    """
+    try:
+        with path.open("rb") as file:
+            line = file.readline(_LINE_BYTES)
+        return StartLine.parse(line) if line.endswith(b"\n") else None
+    except (OSError, ValueError):
+        return None
+
+
+@dataclass(frozen=True)
+class Log:
+    """A log's first line, its last, the last that names what is being built, and its age in s."""
+
+    start: StartLine
+    last: LogLine
+    alive: LogLine | None
+    age: float
+
+
+def read_log(path: Path) -> Log | None:
+    """Read a log's first and last whole lines; None when it has not begun or is damaged."""
+    if (start := read_start(path)) is None:
+        return None
+    try:
+        with path.open("rb") as file:
+            begin = len(file.readline())
+            rest = file.seek(0, os.SEEK_END) - begin
+            file.seek(begin + max(0, rest - _TAIL_BYTES))
+            if rest > _TAIL_BYTES:
+                file.readline()  # it began before
+            *tail, _torn = file.read(_TAIL_BYTES).split(b"\n")
+            age = time.time() - os.fstat(file.fileno()).st_mtime
+        alive = (line for line in reversed(tail) if line.startswith(b'{"event": "alive"'))
+        latest = next(alive, None)
+        return Log(
+            start=start,
+            last=LogLine.parse(tail[-1]) if tail else start,
+            alive=LogLine.parse(latest) if latest else None,
+            age=age,
+        )
+    except (OSError, ValueError):
+        return None  # nothing in a dataset depends on it
+
+
 def last_config(folder: Path) -> dict[str, Any]:
     """Return the config that the latest run of a build recorded, as JSON data; {} without any."""
-    for log in sorted((folder / "runs").glob("*.jsonl"), reverse=True):
-        with log.open(encoding="utf-8", errors="replace") as file:
-            try:
-                config = json.loads(file.readline())["config"]
-            except (ValueError, KeyError, TypeError):
-                continue  # nothing in a dataset depends on it
-        if isinstance(config, dict):
-            return config
-    return {}
+    starts = map(read_start, reversed(log_paths(folder)))
+    return next((start.config for start in starts if start and start.config), {})
 
 
 def last_limits(folder: Path) -> Limits:
@@ -82,12 +175,13 @@ class RunLog:
         self._at = 0
         self._running: dict[str, tuple[int, int]] = {}
         self._done = self._failed = self._frames = 0
+        self._tally = Tally(0)
         self._stages: Counter[str] = Counter()
         self._cpu_seconds = 0.0
         self._workers: defaultdict[str, Counter[str]] = defaultdict(Counter)
         with output_errors(self._path):
-            make_folders(self._path.parent)
-            self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+            self._file = open_inside(self._path, folder, flags)
 
     def __enter__(self) -> RunLog:
         return self
@@ -103,20 +197,28 @@ class RunLog:
     def write(self, event: str, **facts: Any) -> None:
         """Append one line.  Raises OutputError."""
         seconds = round(time.monotonic() - self._begun, 3)
-        counts = {"done": self._done, "failed": self._failed, "frames_done": self._frames}
+        counts = {
+            "done": self._done,
+            "failed": self._failed,
+            "frames_done": self._frames,
+            "share": round(self._tally.share, 6),
+        }
         line = json.dumps({"event": event, "seconds": seconds, **counts, **facts}) + "\n"
         with output_errors(self._path):
             write_all(self._file, line.encode(), self._at)
         self._at += len(line)
 
-    def start(self, **facts: Any) -> None:
-        """Say what is about to be done."""
+    def start(self, todo: int, weights: Mapping[str, float] | None = None, **facts: Any) -> None:
+        """Say what is about to be done; ``weights`` are as in ``Tally``."""
+        self._tally = Tally(todo, weights)
+        facts["todo"] = todo
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         self.write("start", writer=self._writer, when=now, pid=os.getpid(), **run_facts(), **facts)
 
     def event(self, event: Outcome | ProgressEvent) -> None:
         """Take an executor's event down."""
         ref = event.task.ref
+        self._tally.count(event)
         if isinstance(event, ProgressEvent):
             self._running[ref.path] = (event.frames_done, event.frames_total)
         else:

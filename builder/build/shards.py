@@ -69,6 +69,12 @@ class Shard:
         return cls(index, count)
 
 
+def weights_of(refs: Sequence[EpisodeRef], source: Source) -> dict[str, float]:
+    """Weigh episodes, by path; very many are not weighed: there are none then."""
+    few = len(refs) <= WEIGH_AT_MOST
+    return {ref.path: float(source.weight(ref)) for ref in refs} if few else {}
+
+
 def own_refs(refs: Sequence[EpisodeRef], shard: Shard, source: Source) -> list[EpisodeRef]:
     """Return the shard's episodes, in order; all shards together have each episode once.
 

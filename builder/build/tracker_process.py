@@ -2,46 +2,47 @@
 
 One process holds one model, on one device, and takes a frame of each worker in turn; workers
 decode, letterbox and write meanwhile, so a device waits for none of them alone.  Between them
-is one local socket per view: nothing is shared, so nothing is left behind by a kill.  A worker
-is at most ``ahead`` frames ahead of its tracker.
+is one local socket per view, in a folder that only this user can enter; it goes with the last of
+them that is not killed.  A worker is at most ``ahead`` frames ahead of its tracker.
 """
 
 from __future__ import annotations
 
 import faulthandler
 import math
+import os
 import pickle
 import queue
-import secrets
-import sys
+import select
+import shutil
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache, partial
-from multiprocessing import Pipe, current_process
-from multiprocessing.connection import (  # type: ignore[attr-defined]
-    Client,
-    Connection,
-    Listener,
-    arbitrary_address,
-)
+from multiprocessing import Pipe
+from multiprocessing.connection import Client, Connection, Listener
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from builder.build.executors.base import ReportProgress
-from builder.build.executors.child import describe, portable, unpacked
+from builder.build.executors.child import WHEN_ORPHANED, describe, portable, unpacked
 from builder.build.executors.supervisor import START_ATTEMPTS, FailedStarts, Worker, stop_all, watch
 from builder.core.errors import ConfigError, WorkerError
-from builder.trackers.base import Session, Tracker, Window
+from builder.core.working import still_working, working_told_to
+from builder.trackers.base import Keeps, Session, Tracker, Window
 from schemas.dataset import TrackerInfo
 
 CONNECT_SECONDS = 300.0  # a process that is started again may load a model first
 BLAMES = 2  # tracker processes that die over one episode, before it is given up
 
-# A process says that it lives four times in the time that it may take over one frame.  When it was
-# silent for half as long again, its own alarm did not go off either: it is suspended.
+_LONGEST_PLACE = 70  # bytes: the path of a socket has 103 at most (sun_path of macOS)
+
+# A process says that it lives four times in the time that it may be silent over one frame.  When
+# it was silent for half as long again, its own alarm did not go off either: it is suspended.
 _BEATS, _SILENT_BEATS = 4, 6
 
 T = TypeVar("T")
@@ -57,7 +58,7 @@ class TrackerLost(WorkerError):
     def __init__(self, blamed: bool) -> None:
         super().__init__(
             f"the tracker's process died{' over it' if blamed else ''} (a crash, out of memory, or "
-            f"one frame took more than half of limits.stall_seconds)"
+            f"one frame took more than half of limits.stall_seconds without a report)"
         )
         self.blamed = blamed
 
@@ -124,6 +125,17 @@ class SharedSession:
 
     def __init__(self, pipe: _Pipe, ahead: int) -> None:
         self._pipe, self._ahead = pipe, ahead
+        self._keeps: Keeps | None = None
+
+    @property
+    def keeps(self) -> Keeps | None:
+        """Tells which windows are wanted; it has to be picklable."""
+        return self._keeps
+
+    @keeps.setter
+    def keeps(self, keeps: Keeps) -> None:
+        self._keeps = keeps
+        self._pipe.ask("keep", keeps)
 
     def push(self, frame_rgb: np.ndarray) -> list[Window]:
         """Send the next frame (H, W, 3) uint8 RGB; return the windows that have come since."""
@@ -173,6 +185,9 @@ class _Pipe:
             kind, value = self._pipe.recv()
         except (EOFError, OSError):
             raise self._lost() from None
+        if kind == "working":  # on this request, or on one before it
+            still_working()
+            return None
         self._begun = kind == "begun"
         if self._begun:
             return None
@@ -185,7 +200,9 @@ class _Pipe:
         """Tell from the messages that still came whose frame was being tracked."""
         try:
             while True:
-                self._begun = self._pipe.recv()[0] == "begun"
+                kind, _ = self._pipe.recv()
+                if kind != "working":
+                    self._begun = kind == "begun"
         except (EOFError, OSError):
             self.close()
         return TrackerLost(self._begun)
@@ -196,10 +213,13 @@ def _connect(address: str) -> Connection:
     until = time.monotonic() + CONNECT_SECONDS
     while True:
         try:
-            return Client(address, "AF_UNIX", authkey=current_process().authkey)
+            pipe = Client(address, "AF_UNIX")
+            pipe.recv_bytes()  # the greeting: one that is ending accepts, but greets nobody
+            return pipe
         except (EOFError, OSError):
             if time.monotonic() > until:
                 raise WorkerError(f"no tracker process in {CONNECT_SECONDS:g} s") from None
+            still_working()  # within these seconds: it may be loading a model
             time.sleep(0.05)
 
 
@@ -217,9 +237,9 @@ def tracker_hosts(
     """Run as many tracker processes as an executor's settings ask for; yields their addresses.
 
     None where they ask for none.  ``tracker`` is what ``make_tracker``, which is picklable, makes
-    in each of them.  A process that dies, takes more than half of ``stall_seconds`` over one frame
-    or was suspended for longer is replaced; ``on_notice`` is told.  Raises ConfigError for a
-    tracker that has to know which view it tracks.
+    in each of them.  A process that dies, is silent for half of ``stall_seconds`` over one frame
+    (a tracker that takes longer calls ``still_working``) or was suspended for longer is replaced;
+    ``on_notice`` is told.  Raises ConfigError for a tracker that has to know which view it tracks.
     """
     count = getattr(own, "trackers", 0)
     if count and tracker.needs_view:
@@ -230,7 +250,8 @@ def tracker_hosts(
     if not count:
         yield []
         return
-    addresses = [TrackerAddress(_new_socket(), own.ahead) for _ in range(count)]
+    folder = _private_folder()
+    addresses = [TrackerAddress(str(folder / str(slot)), own.ahead) for slot in range(count)]
     failed_starts = FailedStarts()
     processes = [
         _TrackerProcess(
@@ -248,17 +269,34 @@ def tracker_hosts(
         thread.join()
         stopped.close()
         stop_all(processes)
+        _remove(folder)
 
 
-def _new_socket() -> str:
-    """Name a local socket; on Linux one that is in no folder and ends with its process."""
-    if sys.platform == "linux":
-        return f"\0letterset-{secrets.token_hex(16)}"
-    return str(arbitrary_address("AF_UNIX"))
+def _private_folder() -> Path:
+    """Make a folder for sockets that only this user can enter.  Raises ConfigError."""
+    try:
+        place = tempfile.gettempdir()
+        if len(os.fsencode(place)) > _LONGEST_PLACE:
+            place = "/tmp"
+        return Path(tempfile.mkdtemp(prefix="letterset-", dir=place))  # of mode 0700
+    except OSError as error:
+        raise ConfigError(
+            f"executor.trackers needs a temporary folder for its sockets: {error}; set TMPDIR to "
+            f"one that can be written"
+        ) from None
+
+
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 class _TrackerProcess(Worker):
-    """A child that serves a tracker for ever: started again whenever it ends or falls silent."""
+    """A child that serves a tracker for ever: started again whenever it ends or falls silent.
+
+    Also when it is suspended: all workers wait for it.
+    """
+
+    waits_out_suspension = False
 
     def __init__(
         self,
@@ -334,6 +372,7 @@ class _Client:
     def __init__(self, pipe: Connection) -> None:
         self.pipe = pipe
         self.session: Session | None = None
+        self.asked = self.answered = 0
 
     def do(self, tracker: Tracker, what: str, *args: Any) -> Any:
         if what == "facts":
@@ -341,10 +380,47 @@ class _Client:
         if what == "open":
             self.session = tracker.open(*args)
             return None
+        if what == "keep":
+            if self.session is not None and hasattr(self.session, "keeps"):
+                self.session.keeps = args[0]
+            return None
         return getattr(self.session, what)(*args)
 
 
 Requests = queue.SimpleQueue[tuple[_Client, tuple[Any, ...]]]
+
+
+class _Alarm:
+    """Ends this process when it is silent for ``patience`` seconds over one request.
+
+    ``again`` sets it anew, and tells all clients that wait that their turn is going to come.
+    """
+
+    def __init__(self, clients: Collection[_Client], patience: float) -> None:
+        self._clients, self._patience = clients, patience
+        self._told = time.monotonic()
+
+    def set(self) -> None:
+        # A thread of C, which ends the process also when Python hangs.
+        faulthandler.dump_traceback_later(self._patience, exit=True)
+
+    def again(self) -> None:
+        now = time.monotonic()
+        if now - self._told < self._patience / _BEATS:
+            return
+        self._told = now
+        self.set()
+        for client in [*self._clients]:
+            with suppress(OSError, ValueError):  # it is gone
+                if client.asked > client.answered and _takes_more(client.pipe):
+                    client.pipe.send(("working", None))
+
+
+def _takes_more(pipe: Connection) -> bool:
+    """Tell whether something short can be sent at once: a worker may be suspended."""
+    poll = select.poll()
+    poll.register(pipe.fileno(), select.POLLOUT)
+    return bool(poll.poll(0))
 
 
 def _serve(task: tuple[MakeTracker, str, float], report: ReportProgress) -> None:
@@ -356,13 +432,22 @@ def _serve(task: tuple[MakeTracker, str, float], report: ReportProgress) -> None
     except Exception as error:
         tracker = error
     requests: Requests = queue.SimpleQueue()
-    with Listener(socket, "AF_UNIX", backlog=64, authkey=current_process().authkey) as listener:
-        threading.Thread(target=_receive, args=(listener, requests), daemon=True).start()
+    clients: set[_Client] = set()
+    alarm = _Alarm(clients, patience)
+    WHEN_ORPHANED.append(partial(_remove, Path(socket).parent))
+    Path(socket).unlink(missing_ok=True)  # of the process before this one, which was killed
+    # Whoever can enter the folder is this user: there is nobody to prove, and nothing to wait for.
+    with Listener(socket, "AF_UNIX", backlog=64) as listener:
+        threading.Thread(target=_receive, args=(listener, requests, clients), daemon=True).start()
         threading.Thread(target=_beat, args=(report, patience / _BEATS), daemon=True).start()
-        while True:
-            client, request = requests.get()
-            with suppress(OSError):  # the client is gone; so is its pipe, once its thread ends
-                _answer(client, tracker, request, patience)
+        with working_told_to(alarm.again):
+            while True:
+                client, request = requests.get()
+                with suppress(OSError):  # the client is gone; so is its pipe, once its thread ends
+                    _answer(client, tracker, request, alarm)
+                client.answered += 1
+                alarm.again()
+                faulthandler.cancel_dump_traceback_later()
 
 
 def _beat(report: ReportProgress, seconds: float) -> None:
@@ -374,12 +459,11 @@ def _beat(report: ReportProgress, seconds: float) -> None:
 
 
 def _answer(
-    client: _Client, tracker: Tracker | Exception, request: tuple[Any, ...], patience: float
+    client: _Client, tracker: Tracker | Exception, request: tuple[Any, ...], alarm: _Alarm
 ) -> None:
     """Do what a client asks.  Should it end this process, the client knows that it was its own."""
     client.pipe.send(("begun", None))
-    # A thread of C, which ends the process also when Python hangs.
-    faulthandler.dump_traceback_later(patience, exit=True)
+    alarm.set()
     try:
         if isinstance(tracker, Exception):
             raise tracker
@@ -391,15 +475,20 @@ def _answer(
     client.pipe.send(message)
 
 
-def _receive(listener: Listener, requests: Requests) -> None:
+def _receive(listener: Listener, requests: Requests, clients: set[_Client]) -> None:
     """Accept clients; a thread for each reads what it sends, which is never much at a time."""
     while True:
-        with suppress(Exception):  # one that leaves in the middle of saying who it is
-            pipe = listener.accept()
-            threading.Thread(target=_listen, args=(_Client(pipe), requests), daemon=True).start()
+        with suppress(OSError):  # one that left again
+            client = _Client(listener.accept())
+            threading.Thread(target=_listen, args=(client, requests, clients), daemon=True).start()
 
 
-def _listen(client: _Client, requests: Requests) -> None:
+def _listen(client: _Client, requests: Requests, clients: set[_Client]) -> None:
+    clients.add(client)
     with suppress(EOFError, OSError):
+        client.pipe.send_bytes(b"")
         while True:
-            requests.put((client, client.pipe.recv()))
+            request = client.pipe.recv()
+            client.asked += 1
+            requests.put((client, request))
+    clients.discard(client)

@@ -1,16 +1,18 @@
 """One view being built: frames are decoded once, letterboxed, stored and tracked."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 
-from builder.canvas.letterbox import letterbox_labels, orient_frame
+from builder.canvas.letterbox import Letterboxer, letterbox_labels, orient_frame
+from builder.canvas.stillness import StillMeter, still_windows
 from builder.core.errors import SourceError, TrackingError
 from builder.core.stopwatch import Stopwatch
 from builder.inputs.streams import FrameStream
 from builder.sources.base import EpisodeRef
+from builder.sources.clips import clip_of, whole_of
 from builder.stores.base import ArraySpec, EpisodeWriter
-from builder.trackers.base import Tracker, ViewKey, Window
+from builder.trackers.base import Keeps, Tracker, ViewKey, Window
 from builder.trackers.motion import MotionMeter
 from builder.trackers.view_tracker import ViewFrames, ViewTracker
 from schemas.config import BuildConfig
@@ -21,7 +23,33 @@ MAP_NOTE = "letterboxed by nearest neighbour, bars hold 0"
 
 def view_key(config: BuildConfig, ref: EpisodeRef, name: str) -> ViewKey:
     """Tell a tracker which view of which episode it is going to see."""
-    return ViewKey(ref.id, ref.path, name, cut=config.source.settings.get("max_frames") is not None)
+    whole, clip = whole_of(ref), clip_of(ref)
+    cut = clip is not None or config.source.settings.get("max_frames") is not None
+    return ViewKey(whole.id, whole.path, name, cut, clip.first if clip else 0)
+
+
+def measure_stillness(
+    config: BuildConfig,
+    threshold: float,
+    views: Mapping[str, FrameStream],
+    on_frame: Callable[[], None],
+) -> np.ndarray:
+    """Look through all views; returns which windows stand still in all of them, (S,) bool."""
+    part, meters, length = config.tracker, [], 0
+    for stream in views.values():
+        box = config.fit(stream.info.source_shape, stream.info.sample_aspect_ratio)
+        boxer = Letterboxer(box, stream.info.orientation)
+        meters.append(StillMeter(threshold, part.horizon, part.start_every))
+        for frame in stream:
+            meters[-1].push(boxer.content(frame.image))
+            on_frame()
+        length = stream.info.num_frames
+    return still_windows(meters, length, part.start_every)
+
+
+def kept_starts(still: np.ndarray, start_every: int) -> Keeps:
+    """Return what tells whether a window is kept, by its start frame; picklable."""
+    return frozenset((np.flatnonzero(~still) * start_every).tolist()).__contains__
 
 
 class TrackWriter:
@@ -86,11 +114,13 @@ class ViewBuilder:
         length: int,
         clock: Stopwatch,
         maps: Mapping[str, FrameStream],
+        keeps: Keeps | None = None,
     ) -> None:
         info = stream.info
         self.name, self.stream, self.info, self.length = key.view, stream, info, length
         self.box = config.fit(info.source_shape, info.sample_aspect_ratio)
-        self.tracks = ViewTracker(tracker, self.box, config.queries, config.tracker, length, key)
+        part = config.tracker
+        self.tracks = ViewTracker(tracker, self.box, config.queries, part, length, key, keeps)
         self.frames = config.store.frames
         dtype = config.store.tracks.dtype
         self.output = TrackWriter(key.view, self.tracks, length, tracker.gives_conf, dtype)

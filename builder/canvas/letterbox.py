@@ -20,6 +20,8 @@ from schemas.geometry import AxisAffine, Geometry, Orientation, oriented_shape
 # RGB, with the same numbers.
 # SWS_AREA | SWS_FULL_CHR_H_INT | SWS_ACCURATE_RND; older PyAV takes them but has no names for all.
 _SWSCALE = 0x20 | 0x2000 | 0x40000
+# Limited range, 16 to 235, to full range.
+_EXPANDED = np.clip(np.rint((np.arange(256) - 16) * (255 / 219)), 0, 255).astype(np.uint8)
 _DTYPES = ("uint8", "uint16", "float32", "float64")
 
 
@@ -82,7 +84,11 @@ class Letterboxer:
             threads=1,
         )
         green, blue, red = (_rows(plane)[:height, :width] for plane in scaled.planes)
-        return cv2.merge((red, green, blue))
+        image = cv2.merge((red, green, blue))
+        # The scaler takes all gray for full range.
+        if frame.color_range == ColorRange.MPEG and frame.format.name in ("gray", "ya8"):
+            return cv2.LUT(image, _EXPANDED)
+        return image
 
 
 def _rows(plane: Any) -> np.ndarray:
@@ -98,6 +104,9 @@ def _unflagged(frame: av.VideoFrame) -> av.VideoFrame:
     copy = av.VideoFrame(frame.width, frame.height, frame.format.name)
     copy.colorspace, copy.color_range = frame.colorspace, frame.color_range
     for source, target in zip(frame.planes, copy.planes, strict=True):
+        if not source.line_size:  # a palette
+            memoryview(target)[:] = memoryview(source)
+            continue
         used = min(source.line_size, target.line_size)
         _rows(target)[: source.height, :used] = _rows(source)[: source.height, :used]
     return copy

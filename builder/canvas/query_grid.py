@@ -1,5 +1,7 @@
 """Where tracked points start: the cell centres of a grid over the content or the canvas."""
 
+import math
+
 import numpy as np
 
 from builder.core.errors import TrackingError
@@ -57,3 +59,31 @@ def queries_in_frame(shape: tuple[int, int], queries_xy: np.ndarray) -> np.ndarr
             f"{height} x {width} (H x W); {int((~inside).sum())} of {len(queries)} points do"
         )
     return queries
+
+
+def grid_span(queries_xy: np.ndarray, slack: float) -> tuple[float, float] | None:
+    """Return the (height, width) whose cell centres, in AMPLIFY's order, points (N, 2) are.
+
+    The grid has as many rows as columns, at least 2, and its corner at (0, 0); both sides are in
+    the points' own unit.  None when a point is more than ``slack`` from its centre.
+    """
+    side = math.isqrt(len(queries_xy))
+    if side < 2 or side * side != len(queries_xy):
+        return None
+    points = np.asarray(queries_xy, np.float64)
+    width, height = points.min(axis=0) + points.max(axis=0)
+    centres = (np.arange(side) + 0.5) / side
+    on_x, on_y = np.repeat(centres, side) * width, np.tile(centres, side) * height
+    off = np.abs(points - np.stack([on_x, on_y], axis=-1)).max()
+    return (float(height), float(width)) if off <= slack and min(height, width) > 0 else None
+
+
+def is_older_grid(points_xy: np.ndarray, height: int) -> bool:
+    """Tell whether points (N, 2) are the older route's grid in pictures so high.
+
+    It is scaled by the height on both axes, whatever the width.  The pictures may be those that
+    were tracked, or of another size: sides were rounded then.
+    """
+    slack = max(1.0, 0.005 * height)
+    span = grid_span(points_xy, slack)
+    return span is not None and max(abs(side - height) for side in span) <= slack

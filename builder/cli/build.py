@@ -12,48 +12,47 @@ import json
 import os
 import sys
 from collections.abc import Collection
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from shlex import quote
+from typing import TYPE_CHECKING
 
-from builder.build.config_file import load_config
-from builder.cli.common import check_there, config_and_overrides, declare, say
+from builder.cli.common import check_there, declare, say, whole
+from builder.cli.given import declare_given, read_given
+from builder.cli.plan import tell
+from builder.cli.waiting import stop_waiting, wipe_line
 from builder.core.errors import ConfigError
-from builder.core.messages import count, duration, failed, size
+from builder.core.messages import failed, noted
+from builder.core.paths import is_url, without_passwords
 from schemas.config import BuildConfig
 
 if TYPE_CHECKING:
-    from builder.build.estimate import DryRun
     from builder.build.pipeline import Summary
 
 HELP = "build a dataset from videos"
 EXAMPLE = """\
-  letterset build --source videos --out dataset --img-shape 256 256
+  letterset build videos dataset --img-shape 256 256
   letterset build cfg/quickstart.yaml store.frames.codec=jpeg
   letterset build cfg/quickstart.yaml --dry-run
+  letterset build cfg/quickstart.yaml --prepare
   letterset build cfg/quickstart.yaml --shard 0/4
 """
 
 
-_NEEDED = {
-    "source.path": "--source DIR",
-    "store.path": "--out DIR",
-    "img_shape": "--img-shape H W",
-}
+_NEEDED = {"store.path": "OUT", "img_shape": "--img-shape H W"}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
-    parser.add_argument("config", nargs="?", metavar="CONFIG.yaml", help="build config")
-    declare(parser, "overrides")
-    parser.add_argument("--source", metavar="DIR", help="folder or file to read")
-    parser.add_argument("--out", metavar="DIR", help="dataset folder to create or to finish")
-    # Not numbers yet: the schema refuses what is none, by name.
-    declare(parser, "--img-shape", type=None, help="height and width of every frame")
+    declare_given(parser, ", then OUT, the dataset folder to create or to finish")
+    parser.add_argument("--source", metavar="DIR", help="the same as SOURCE")
+    parser.add_argument("--out", metavar="DIR", help="the same as OUT")
+    declare(parser, "--img-shape", help="height and width of every frame")
     parser.add_argument("--views", nargs="+", metavar="VIEW", help="views to build (default: all)")
     parser.add_argument(
         "--episodes", nargs="+", metavar="ID", help="ids, paths, or ranges such as 0:100"
     )
-    parser.add_argument("--workers", metavar="N", help="videos built at a time (default: cores)")
+    parser.add_argument(
+        "--workers", type=whole, metavar="N", help="videos built at a time (default: cores)"
+    )
     parser.add_argument(
         "--shard",
         nargs="?",
@@ -62,8 +61,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="build the i-th (from 0) of n parts; alone: this task's part of a SLURM array",
     )
     parser.add_argument(
-        "--dry-run", action="store_true", help="probe a few episodes; print bytes, space, hours"
+        "--prepared",
+        metavar="TOKEN",
+        help="end where this host does not have the folder that --prepare printed TOKEN for",
     )
+    steps = parser.add_mutually_exclusive_group()
+    steps.add_argument(
+        "--prepare",
+        action="store_true",
+        help="only create the dataset, for shards on many hosts, and print its TOKEN",
+    )
+    steps.add_argument("--dry-run", action="store_true", help="print what letterset plan does")
     parser.add_argument(
         "--retry-failed",
         action="store_true",
@@ -90,32 +98,27 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def read_config(args: argparse.Namespace) -> BuildConfig:
     """Make the config that config file, options and overrides describe; raises ConfigError."""
-    path, overrides = config_and_overrides(args)
-    options: dict[str, Any] = {
+    options = {
         "source.path": args.source,
         "source.views": args.views,
         "source.episodes": args.episodes,
         "store.path": args.out,
-        "img_shape": [_integer(side) for side in args.img_shape] if args.img_shape else None,
-        "executor.workers": _integer(args.workers) if args.workers else None,
+        "img_shape": args.img_shape,
+        "executor.workers": args.workers,
     }
-    given = {key: value for key, value in options.items() if value is not None}
-    said = {*given, *(word.partition("=")[0] for word in overrides)}
-    missing = [flag for key, flag in _NEEDED.items() if not said & {key, key.partition(".")[0]}]
-    if path is None and missing:
-        raise ConfigError(
-            f"{', '.join(missing)} missing (or a config file); for example: "
-            "letterset build --source videos --out dataset --img-shape 256 256"
-        )
-    return load_config(path, overrides, given)
+    if args.dry_run:
+        return read_given(args, options, {"img_shape": [256, 256], "store.path": "dataset"})
+    return read_given(args, options, needed=_NEEDED)
 
 
-def _integer(text: str) -> Any:
-    # What is no integer goes on as it is, for the schema to refuse by name.
-    try:
-        return int(text)
-    except ValueError:
-        return text
+def next_step(args: argparse.Namespace) -> str:
+    """Say how to check what was built, or how to build what was planned."""
+    out = quote(without_passwords(read_config(args).store.path))
+    if args.dry_run:
+        return "the same command without --dry-run"
+    if args.prepare:
+        return ""  # the token alone, for $(letterset build ... --prepare)
+    return f"letterset validate {out}, letterset doctor {out}, letterset report {out}"
 
 
 def run(args: argparse.Namespace) -> int:
@@ -125,32 +128,60 @@ def run(args: argparse.Namespace) -> int:
     shard = None
     if args.shard is not None:
         shard = Shard.parse(args.shard) if args.shard else Shard.of_slurm_array(os.environ)
+    if args.prepare and (shard is not None or args.prepared is not None):
+        raise ConfigError("--prepare is for once, before any shard; each of them takes --prepared")
 
     from builder.build.backends import settle_config
-    from builder.build.estimate import dry_run, refuse_if_full
-    from builder.build.pipeline import build
+    from builder.build.estimate import refuse_if_full
+    from builder.build.pipeline import build, prepare
+    from builder.build.prepared import require_prepared
     from builder.build.progress import ProgressDisplay
+    from builder.dataset.far_output import check_output_url
     from builder.dataset.output_folder import check_output_folder
+    from builder.sources.scenes import search_notice
 
     config = read_config(args)
-    check_there(config.source.path)
-    check_output_folder(config.store.path)
-    config, why = settle_config(config)
     if args.dry_run:
-        found = dry_run(config)
-        said = f"source     {why}\n" if why else ""
-        say(json.dumps(asdict(found), indent=2) if args.json else said + _dry_run_text(found))
-        return 0
-    refuse_if_full(config)
+        return tell(config, args.json)
+    if is_url(config.store.path) and (args.prepare or args.prepared is not None):
+        raise ConfigError(
+            f"{config.store.path}: --prepare and --prepared are for disks that hosts share; at a "
+            "URL leave them out"
+        )
+    if args.prepared is not None:  # first: a host without the disk lacks the source, too
+        require_prepared(config.store.path, args.prepared)
+    check_there(config.source.path)
+    if is_url(config.store.path):
+        check_output_url(config.store.path)
+    else:
+        check_output_folder(config.store.path)
+    config, why = settle_config(config)
     with ProgressDisplay(quiet=args.quiet or args.json) as progress:
-        if why:
-            progress.note(why)
+
+        def note(sentence: str) -> None:
+            wipe_line()
+            progress.note(sentence)
+
+        def start(todo: int, done: int) -> None:
+            stop_waiting()
+            progress.start(todo, done)
+
+        for sentence in filter(None, (why, search_notice(config.source))):
+            note(sentence)
+        if args.prepare:
+            stop_waiting()
+            say(prepare(config, on_notice=note, changed=args.changed))
+            return 0
+        for sentence in refuse_if_full(config):
+            note(sentence)
         summary = build(
             config,
             shard=shard,
-            on_start=progress.start,
+            prepared=args.prepared,
+            on_start=start,
             on_event=progress.event,
-            on_notice=progress.note,
+            on_weights=progress.weigh,
+            on_notice=note,
             retry_failed=args.retry_failed,
             changed=args.changed,
         )
@@ -158,7 +189,7 @@ def run(args: argparse.Namespace) -> int:
         say(json.dumps(summary.as_json(), indent=2))
     else:
         told = progress.failed if not args.quiet and _one_place() else ()
-        say(_summary_text(summary, config.store.path, told))
+        say(_summary_text(summary, without_passwords(config.store.path), told))
     # How sources fell to shards says nothing about the dataset, so no shard ends with 3.
     return min(1, summary.exit_code) if shard else summary.exit_code
 
@@ -177,25 +208,8 @@ def _summary_text(summary: Summary, out: str, told: Collection[str]) -> str:
         for line in summary.failures
         if line.path not in told
     ]
+    lines += [*noted(summary.notes), *summary.left_out()]
     lines.append(f"{out}: {summary.summary()}")
     if summary.failures:
         lines.append("Fix or remove what failed, then run the same command with --retry-failed.")
-    return "\n".join(lines)
-
-
-def _dry_run_text(found: DryRun) -> str:
-    lines = [
-        f"episodes   {found.episodes}  (probed {found.probed})",
-        f"frames     about {found.frames}",
-        f"time       about {duration(found.hours * 3600)} with {count(found.workers, 'worker')}",
-        f"free       {size(found.free_bytes)}",
-        *(
-            f"{'bytes' if codec == found.codec else '  or':10} about {size(bytes_)} "
-            f"with store.frames.codec={codec}"
-            for codec, bytes_ in found.bytes_by_codec.items()
-        ),
-        *(f"unreadable {path}: {reason}" for path, reason in found.unreadable.items()),
-    ]
-    if found.bytes_by_codec[found.codec] > found.free_bytes:
-        lines.append("This does not fit: free some space, or store frames smaller.")
     return "\n".join(lines)

@@ -1,46 +1,126 @@
 """What the verbs share: printing, and options that mean the same everywhere."""
 
+from __future__ import annotations
+
 import argparse
 import json
 import math
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from builder.cli.waiting import show_count, wipe_line
 from builder.core.errors import ConfigError
-from builder.core.paths import printable_path
+from builder.core.paths import is_url, printable_path
 from builder.core.result import Result
-from builder.dataset.output_folder import is_url
+from builder.core.standard_streams import write_line
+from builder.core.working import Each
+
+A = TypeVar("A")
+T = TypeVar("T")
+
+
+def shape_of(words: str) -> tuple[int, int]:
+    """Read ``--img-shape`` and the like: H W, or HxW.  Raises argparse's error of a wrong type."""
+    sides = re.split(r"[ ,x]+", words.strip("[]() "))
+    if len(sides) != 2 or not all(re.fullmatch(r"-?\d+", side) for side in sides):
+        raise argparse.ArgumentTypeError(
+            f"expected height and width in whole pixels, such as 256 256, got {words}"
+        )
+    return int(sides[0]), int(sides[1])
+
+
+def whole(text: str) -> int:
+    """Read a whole number.  Raises argparse's error of a wrong type."""
+    return _number(int, text, "a whole number")
+
+
+def number(text: str) -> float:
+    """Read a number.  Raises argparse's error of a wrong type."""
+    return _number(float, text, "a number")
+
+
+def percentage(text: str) -> float:
+    """Read a percentage, with or without its sign.  Raises argparse's error of a wrong type."""
+    return _number(float, text.strip().removesuffix("%"), "a percentage such as 5%")
+
+
+def _number(kind: Any, text: str, what: str) -> Any:
+    try:
+        return kind(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected {what}, got {text!r}") from None
+
 
 # Options and arguments that mean the same for all verbs that take them.
 SHARED: dict[str, dict[str, Any]] = {
-    "dataset": {"metavar": "DATASET", "help": "dataset folder"},
-    "source": {"metavar": "SOURCE", "help": "folder or file to read"},
+    "dataset": {"metavar": "DATASET", "help": "dataset folder, or the config it was built from"},
     "out": {"metavar": "OUT", "help": "folder to create"},
     "overrides": {"nargs": "*", "metavar": "key=value", "help": "settings to change"},
-    "--img-shape": {"nargs": 2, "type": int, "metavar": ("H", "W")},
+    "--img-shape": {"type": shape_of, "metavar": "H W"},
     "--views": {"nargs": "+", "metavar": "VIEW"},
-    "--episode": {"metavar": "ID"},
+    "--episode": {"metavar": "ID", "help": "id, its beginning, or the path of the source"},
     "--view": {"metavar": "NAME"},
+    "--tracked": {
+        "metavar": "H W",
+        "help": "size of the frames that were tracked, for older files that record none; by view: "
+        "VIEW=HxW ...",
+    },
+    "--videos": {"metavar": "DIR", "help": "folder of the videos that were tracked"},
+    "--frame-step": {
+        "type": whole,
+        "default": 1,
+        "metavar": "N",
+        "help": "every n-th frame of them was tracked",
+    },
+    "--workers": {
+        "type": whole,
+        "metavar": "N",
+        "help": "processes that read at a time (default: one for each core)",
+    },
     "--quiet": {"action": "store_true", "help": "no progress, only the summary"},
     "--json": {"action": "store_true", "help": "print JSON instead of text"},
 }
 
 # Those that name what is read, not written.
-INPUTS = ("source", "dataset", "datasets", "legacy", "path", "videos", "geometry", "points")
+INPUTS = ("source", "dataset", "datasets", "legacy", "videos", "geometry", "points")
+
+_NUMBER = r"-?\d+(\.\d*)?"
+# Options of several words, and what these look like: what else follows is no part of them.
+WORDS = {
+    "--img-shape": re.compile(_NUMBER),
+    "--coded-shape": re.compile(_NUMBER),
+    "--tracked": re.compile(rf"{_NUMBER}|(.+=)?\d+x\d+"),
+    "--shares": re.compile(r"[^=]*=.*"),
+}
+# Of these a lone number is half of what they take: what follows it is told as the other half.
+SHAPES = ("--img-shape", "--coded-shape", "--tracked")
 
 
 def say(text: str) -> None:
-    """Print to standard output; odd characters in file names never stop the command."""
-    encoding = sys.stdout.encoding or "utf-8"
-    safe = text.encode(encoding, "backslashreplace").decode(encoding)
-    sys.stdout.write(safe if safe.endswith("\n") else safe + "\n")
+    """Print to standard output; odd characters in file names never stop it, nor act on it."""
+    wipe_line()
+    write_line(sys.stdout, text)
+
+
+def warn(text: str) -> None:
+    """Print to standard error, beside results on standard output."""
+    wipe_line()
+    write_line(sys.stderr, text)
 
 
 def check_inputs(args: argparse.Namespace) -> None:
-    """Refuse inputs that are not there, alike for all verbs.  Raises ConfigError."""
+    """Refuse inputs that are not there, alike for all verbs.  Raises ConfigError.
+
+    A config in place of a dataset stands for the dataset that it says to build.
+    """
+    if is_config(dataset := getattr(args, "dataset", None) or "") and os.path.isfile(dataset):
+        from builder.build.config_file import load_config
+
+        args.dataset = load_config(Path(dataset)).store.path
     for name in INPUTS:
         given = getattr(args, name, None)
         for path in given if isinstance(given, list) else [given]:
@@ -54,19 +134,17 @@ def check_there(path: str) -> None:
         raise ConfigError(f"{printable_path(path)}: there is no such file or folder")
 
 
-def config_and_overrides(args: argparse.Namespace) -> tuple[Path | None, list[str]]:
-    """Tell the config file, if one is given, from key=value pairs that stand in its place."""
-    if args.config and "=" in args.config and not Path(args.config).exists():
-        return None, [args.config, *args.overrides]
-    return Path(args.config) if args.config else None, args.overrides
+def is_config(path: str) -> bool:
+    """Tell whether a path is that of a build config, by its ending."""
+    return path.lower().endswith((".yaml", ".yml"))
 
 
 def check_positive(args: argparse.Namespace, *names: str) -> None:
-    """Refuse options that are no numbers above 0.  Raises ConfigError naming the first."""
+    """Refuse options that are no numbers above 0, if given.  Raises ConfigError for the first."""
     for name in names:
         given = getattr(args, name)
         for number in given if isinstance(given, list) else [given]:
-            if not 0 < number < math.inf:
+            if number is not None and not 0 < number < math.inf:
                 option = name.replace("_", "-")
                 raise ConfigError(f"--{option} takes a number above 0, got {number}")
 
@@ -77,6 +155,22 @@ def one_of(names: Sequence[str], wanted: str | None, what: str, place: object) -
         return wanted or names[0]
     there = f"it has {len(names)}, the first is {names[0]}" if names else "it has none"
     raise ConfigError(f"no {what}{'' if wanted is None else f' {wanted!r}'} in {place}; {there}")
+
+
+def tracked_sizes(given: str | None) -> Any:
+    """Read ``--tracked``: one (H, W), or sizes by view.  Raises ConfigError for anything else."""
+    if not given:
+        return None
+    words = given.split()
+    if alone := re.fullmatch(r"(\d+)[ x](\d+)", " ".join(words)):
+        return (int(alone[1]), int(alone[2]))
+    found = [re.fullmatch(r"(.+)=(\d+)x(\d+)", word) for word in words]
+    if not all(found):
+        raise ConfigError(f"--tracked takes H W, or VIEW=HxW for each view, got {' '.join(words)}")
+    views = [each[1] for each in found if each]
+    if twice := next((view for view in views if views.count(view) > 1), None):
+        raise ConfigError(f"--tracked gives the view {twice} twice: {' '.join(words)}")
+    return {each[1]: (int(each[2]), int(each[3])) for each in found if each}
 
 
 def check_suffix(out: Path, suffixes: Sequence[str]) -> None:
@@ -99,11 +193,25 @@ def declare(parser: argparse._ActionsContainer, *names: str, **own: Any) -> None
         parser.add_argument(name, **{**SHARED[name], **own})
 
 
-def show_count(done: int, total: int) -> None:
-    """Show on a terminal how many are done; the line is wiped out when all are."""
-    if sys.stderr.isatty():
-        sys.stderr.write(f"\r{done}/{total}" if done < total else "\r\033[K")
-        sys.stderr.flush()
+def each_counted(args: argparse.Namespace) -> Each:
+    """Read episodes of ``args.dataset`` in ``args.workers`` processes, counted on a terminal.
+
+    Raises ConfigError.
+    """
+    from builder.build.reader import each_apart
+    from builder.build.run_log import last_limits
+
+    check_positive(args, "workers")
+    limits = last_limits(Path(args.dataset)) if hasattr(args, "dataset") else None
+
+    def each(function: Callable[[A], T], items: Sequence[A], /) -> Iterator[T]:
+        show_count(0, len(items))
+        found = each_apart(function, items, limits=limits, workers=args.workers)
+        for done, result in enumerate(found, 1):
+            show_count(done, len(items))
+            yield result
+
+    return each
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -13,6 +13,7 @@ EXAMPLE = """\
   letterset convert dataset smaller frames.codec=jpeg tracks.dtype=u16
   letterset convert dataset zarr kind=zarr
 """
+NEXT = "letterset validate {out}"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

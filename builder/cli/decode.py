@@ -3,15 +3,18 @@
 Points come from a .npy, .npz, .csv or .json file, or from standard input as JSON or CSV, and
 are (..., 2). The geometry is a JSON file (what export --to inference wrote, a Letterbox, a
 Stretch, or an episode's metadata), or a dataset folder together with --episode. Results are
-(x, y) source pixels.
+(x, y) source pixels. What contradicts the options is an error: a CSV heading (x,y or row,col, also
+with norm or px), or the name of an array (pred_rc), of another order or space, and points that look
+as if they were of the other.
 """
 
 import argparse
 from pathlib import Path
 from typing import Any
 
-from builder.cli.common import declare, one_of
+from builder.cli.common import declare, one_of, warn
 from builder.core.errors import ConfigError
+from builder.core.messages import ASSUMED
 
 HELP = "map predicted points back to source pixels"
 EXAMPLE = """\
@@ -27,7 +30,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--geometry", required=True, metavar="PATH", help="geometry JSON, or a dataset folder"
     )
-    declare(parser, "--episode", help="episode of the dataset")
+    declare(parser, "--episode")
     declare(parser, "--view", help="view to decode for; default: the only one")
     parser.add_argument(
         "--order", required=True, choices=("xy", "rc"), help="of each input point: x y, or row col"
@@ -44,17 +47,24 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         default="oriented",
         help="upright source pixels, or pixels as stored in a rotated file (needs the metadata)",
     )
+    parser.add_argument(
+        "--far-outside", action="store_true", help="points may lie far outside the picture"
+    )
     parser.add_argument("--out", metavar="FILE", help="npy, npz, csv or json; default: stdout")
 
 
 def run(args: argparse.Namespace) -> int:
     """Decode the points; returns the exit code."""
-    from builder.inference.points_file import read_points, write_points
+    from builder.inference.points_file import check_order, check_space, read_points, write_points
     from schemas.geometry import swap_xy
 
     geometry, to_coded = _geometry(args)
-    points, form = read_points(args.points)
+    points, form = read_points(args.points, args.order, args.space)
     points_xy = swap_xy(points) if args.order == "rc" else points
+    if not args.far_outside:
+        if args.space == "img":
+            check_order(points_xy, args.order, geometry.img_shape)
+        check_space(points_xy, args.space, geometry.img_shape)
     source_xy = (
         geometry.decode(points_xy) if args.space == "norm" else geometry.to_source(points_xy)
     )
@@ -71,12 +81,12 @@ def _geometry(args: argparse.Namespace) -> tuple[Any, Any]:
         from builder.dataset.opening import open_dataset
 
         dataset = open_dataset(path)
-        first = one_of(dataset.ids, args.episode, "episode", path)
         if args.episode is None:
+            first = one_of(dataset.ids, None, "episode", path)
             raise ConfigError(
                 f"{path} is a dataset: say which episode with --episode; the first is {first}"
             )
-        found: Any = dataset[args.episode].meta
+        found: Any = dataset[dataset.find(args.episode)].meta
     else:
         found = read_geometry(path)
     if not hasattr(found, "views"):
@@ -87,4 +97,6 @@ def _geometry(args: argparse.Namespace) -> tuple[Any, Any]:
     if args.view is None and len(views) > 1:
         raise ConfigError(f"{place} has several views, choose one with --view: {[*views]}")
     view = views[one_of([*views], args.view, "view", place)]
+    if view.source_shape_assumed:
+        warn(f"note: {place}, view {view.name}: {ASSUMED}")
     return view.geometry, view.to_coded if args.pixels == "coded" else None

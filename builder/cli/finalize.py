@@ -4,14 +4,15 @@ Run it once, after the last shard. Running it again changes nothing.
 """
 
 import argparse
-from pathlib import Path
 
 from builder.cli.common import declare, say_result
+from builder.core.paths import without_passwords
 
 HELP = "merge and check what many shards wrote"
 EXAMPLE = """\
   letterset finalize dataset
 """
+NEXT = "letterset validate {dataset}"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,4 +24,4 @@ def run(args: argparse.Namespace) -> int:
     """Finalize; returns 1 when episodes failed or something is not right, each thing listed."""
     from builder.transform.finalize import finalize
 
-    return say_result(finalize(Path(args.dataset)), args.json, args.dataset)
+    return say_result(finalize(args.dataset), args.json, without_passwords(args.dataset))

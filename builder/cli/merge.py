@@ -7,23 +7,24 @@ continues.
 
 import argparse
 
-from builder.cli.common import declare, say_result
+from builder.cli.common import declare, each_counted, say_result
 
 HELP = "put datasets together"
 EXAMPLE = """\
   letterset merge kitchen office both
 """
+NEXT = "letterset validate {out}"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
     parser.add_argument("datasets", nargs="+", metavar="DATASET", help="two datasets or more")
-    declare(parser, "out", "--json")
+    declare(parser, "out", "--workers", "--json")
 
 
 def run(args: argparse.Namespace) -> int:
     """Merge; returns 1 when an episode could not be opened, each listed."""
     from builder.transform.merge import merge
 
-    done = merge(args.datasets, args.out)
+    done = merge(args.datasets, args.out, each=each_counted(args))
     return say_result(done, args.json, done.out)

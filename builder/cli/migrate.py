@@ -1,13 +1,16 @@
 """Turn older AMPLIFY- or ATM-layout track files into a dataset of format version 1.
 
 With the videos at hand geometry and frames are complete; without them the tracks keep the size
-they record, marked as stretched. Originals are never touched; running the same command again
-finishes the job.
+they record, marked as stretched. Where no size is recorded, it has to be given, or the videos tell
+it. Originals are never touched; running the same command again finishes the job.
 """
 
 import argparse
+from functools import partial
+from shlex import quote
 
-from builder.cli.common import check_positive, declare, say_result, show_count
+from builder.cli.common import check_positive, declare, number, say_result, tracked_sizes
+from builder.cli.waiting import show_count
 
 HELP = "turn older track files into a dataset"
 EXAMPLE = """\
@@ -21,16 +24,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("legacy", metavar="LEGACY", help="folder of older files")
     declare(parser, "out", help="dataset folder to create or to finish")
     declare(parser, "--img-shape", help="canvas (default: the tracked size, if there is only one)")
+    declare(parser, "--tracked", "--videos", "--frame-step")
     parser.add_argument(
-        "--tracked",
-        nargs=2,
-        type=int,
-        metavar=("H", "W"),
-        help="tracked size, for files that record none",
-    )
-    parser.add_argument("--videos", metavar="DIR", help="folder of the videos that were tracked")
-    parser.add_argument(
-        "--frame-step", type=int, default=1, metavar="N", help="every n-th frame was tracked"
+        "--assume-img-shape",
+        action="store_true",
+        help="take img_shape for a size that nobody knows; recorded as an assumption",
     )
     parser.add_argument(
         "--pixel-origin",
@@ -39,7 +37,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="center adds the half pixel of CoTracker's indices; unknown is recorded as such",
     )
     parser.add_argument(
-        "--fps", type=float, metavar="F", help="frames per second, where there is no video"
+        "--fps", type=number, metavar="F", help="frames per second, where there is no video"
     )
     parser.add_argument(
         "--layout", choices=("amplify", "atm"), help="of the files (default: found in them)"
@@ -53,23 +51,34 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     declare(parser, "--json")
 
 
+def next_step(args: argparse.Namespace) -> str:
+    """Say how to go on."""
+    out = quote(args.out)
+    return "the same command without --dry-run" if args.dry_run else f"letterset validate {out}"
+
+
 def run(args: argparse.Namespace) -> int:
     """Migrate; returns 1 when files failed, 3 when all did."""
+    from builder.build.reader import apart, refused_left_out
     from builder.transform.migrate import migrate
 
     check_positive(args, "frame_step")
-    done = migrate(
+    run = partial(
+        migrate,
         args.legacy,
         args.out,
-        img_shape=tuple(args.img_shape) if args.img_shape else None,
-        tracked=tuple(args.tracked) if args.tracked else None,
+        img_shape=args.img_shape,
+        tracked=tracked_sizes(args.tracked),
+        assume_img_shape=args.assume_img_shape,
         videos=args.videos,
         frame_step=args.frame_step,
         pixel_origin=args.pixel_origin,
         fps=args.fps,
         layout=args.layout,
         mode=args.mode,
-        dry_run=args.dry_run,
-        on_progress=show_count,
     )
+    done = apart(partial(run, dry_run=True))
+    if not args.dry_run:
+        with refused_left_out():  # a file over which the child ended fails, and the others go on
+            done = run(on_progress=show_count)
     return say_result(done, args.json)

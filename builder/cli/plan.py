@@ -1,73 +1,110 @@
 """Tell what a build will cost here and at any other size: hours, bytes, files, bottlenecks.
 
-A few episodes are probed: their beginnings are built into a temporary folder beside OUT, which
-is removed. Nothing else is written.
+A few episodes are probed: parts from several places of each are built into a temporary folder
+beside OUT, which is removed. Nothing else is written.
+build --dry-run tells the same.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from builder.build.config_file import load_config
-from builder.cli.common import check_positive, config_and_overrides, declare, say, table
-from builder.core.messages import count, size
+from builder.cli.common import check_positive, check_there, declare, number, say, table, whole
+from builder.cli.given import declare_given, read_given, retold
+from builder.core.errors import ConfigError
+from builder.core.messages import count, duration, size
+from builder.core.paths import is_url
 from builder.dataset.output_folder import check_output_folder
 
 if TYPE_CHECKING:
     from builder.build.estimate import Costs, Estimate
+    from schemas.config import BuildConfig
 
 HELP = "what a build will cost, from a probe of a few episodes"
 EXAMPLE = """\
-  letterset plan videos cfg/quickstart.yaml
-  letterset plan videos cfg/quickstart.yaml --episodes 40000 --hours 1000000
-  letterset plan videos img_shape=[256,256] store.path=dataset --json
+  letterset plan videos
+  letterset plan cfg/quickstart.yaml --episodes 40000 --hours 1000000
+  letterset plan videos dataset --img-shape 256 320 store.frames.codec=jpeg --json
 """
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
-    declare(parser, "source")
-    parser.add_argument("config", metavar="CONFIG.yaml", help="build config, or key=value")
-    declare(parser, "overrides")
-    parser.add_argument("--probe", type=int, default=5, metavar="N", help="episodes to probe")
+    declare_given(parser, ", then the dataset folder")
+    declare(parser, "--img-shape", help="height and width of every frame (default: 256 256)")
+    parser.add_argument("--probe", type=whole, default=5, metavar="N", help="episodes to probe")
     parser.add_argument(
-        "--episodes", type=int, action="append", default=[], metavar="N", help="also for so many"
+        "--episodes", type=whole, action="append", default=[], metavar="N", help="also for so many"
     )
     parser.add_argument(
-        "--hours", type=float, action="append", default=[], metavar="H", help="of video, also"
+        "--hours", type=number, action="append", default=[], metavar="H", help="of video, also"
     )
     declare(parser, "--json")
+
+
+def next_step(args: argparse.Namespace) -> str:
+    """Say how to build it."""
+    return f"letterset build {retold(args)}"
 
 
 def run(args: argparse.Namespace) -> int:
     """Probe and print."""
     check_positive(args, "probe", "episodes", "hours")
-    config = load_config(*config_and_overrides(args), {"source.path": args.source})
-    check_output_folder(config.store.path)
+    options = {"store.path": None, "img_shape": args.img_shape}
+    config = read_given(args, options, {"img_shape": [256, 256], "store.path": "dataset"})
+    return tell(config, args.json, args.probe, args.episodes, args.hours)
+
+
+def tell(
+    config: BuildConfig,
+    as_json: bool,
+    probe: int = 5,
+    episodes: Sequence[int] = (),
+    hours: Sequence[float] = (),
+) -> int:
+    """Probe and print what a build costs, also of other sizes; returns 0."""
     from builder.build.backends import settle_config
     from builder.build.estimate import measure
 
-    config, _ = settle_config(config)
-    costs = measure(config, args.probe)
+    check_there(config.source.path)
+    if is_url(config.store.path):
+        raise ConfigError(
+            f"{config.store.path}: what a build costs is told for local folders: give one as OUT; "
+            "at a URL it is the same, and the time that uploads take"
+        )
+    check_output_folder(config.store.path)
+    config, why = settle_config(config)
+    costs = measure(config, probe)
     found = [costs.estimate()]
-    found += [costs.estimate(episodes=number) for number in args.episodes]
-    found += [costs.estimate(hours=hours) for hours in args.hours]
-    if args.json:
+    found += [costs.estimate(episodes=number) for number in episodes]
+    found += [costs.estimate(hours=each) for each in hours]
+    if as_json:
         say(json.dumps({"costs": asdict(costs), "estimates": [asdict(e) for e in found]}))
     else:
-        say(_text(costs, found))
+        say((f"source     {why}\n" if why else "") + _text(costs, found))
     return 0
 
 
 def _text(costs: Costs, found: list[Estimate]) -> str:
+    seconds = found[0].worker_hours / costs.workers * 3600
     lines = [
-        f"probed     {costs.probed} of {count(costs.episodes, 'episode')}; {_frames(costs)}",
+        f"probed     {costs.probed} of {count(costs.episodes, 'episode')}, at "
+        f"{count(costs.places, 'place')}; {_frames(costs)}",
+        f"time       about {duration(seconds)} with {count(costs.workers, 'worker')}",
+        f"free       {size(costs.free_bytes)}",
+        *(
+            f"{'bytes' if codec == costs.codec else '  or':10} about {size(bytes_)} "
+            f"with store.frames.codec={codec}"
+            for codec, bytes_ in costs.bytes_by_codec.items()
+        ),
         "a frame    "
         + ", ".join(f"{name} {each * 1e3:.2f} ms" for name, each in costs.frame_seconds.items())
         + f"; {size(costs.frame_bytes)} written, {size(costs.source_frame_bytes)} read",
+        *_spread(costs),
         f"an episode {costs.episode_seconds:.3f} s and {size(costs.episode_bytes)} besides",
     ]
     if costs.device == "cpu" and costs.cpu_share < 0.8:
@@ -75,11 +112,27 @@ def _text(costs: Costs, found: list[Estimate]) -> str:
             f"busy       the probe had a core for {costs.cpu_share:.0%} of the time: on an idle "
             "machine it may take so much less"
         )
+    lines += [f"unreadable {path}: {reason}" for path, reason in costs.unreadable.items()]
+    lines += [f"note       {note}" for note in costs.notes]
+    if found[0].bytes > costs.free_bytes:
+        lines.append("This does not fit: free some space, or store frames smaller.")
     lines.append("\n" + table([_row(costs, each) for each in found]))
     largest = found[-1]
     for name, workers in sorted(largest.workers_until.items(), key=lambda item: item[1]):
         lines.append(f"limit      {name}: reached with {workers:,.0f} workers")
     return "\n".join(lines)
+
+
+def _spread(costs: Costs) -> Iterator[str]:
+    """Say how much places differ, from which the rest is concluded."""
+    if costs.frame_bytes_error is None or costs.frame_seconds_error is None:
+        yield "spread     one place was probed: how much others differ is not known"
+        return
+    least, most = map(size, costs.frame_bytes_range)
+    yield (
+        f"spread     from place to place {least} to {most} a frame (standard error "
+        f"{costs.frame_bytes_error:.0%}; of the time {costs.frame_seconds_error:.0%})"
+    )
 
 
 def _frames(costs: Costs) -> str:

@@ -8,36 +8,45 @@ Writes one page (or a .png) and no dataset.
 import argparse
 from pathlib import Path
 
-from builder.cli.common import check_positive, check_suffix, declare, say
+from builder.cli.common import check_positive, check_suffix, declare, say, whole
+from builder.cli.given import declare_given, read_given, retold
 
 HELP = "draw how a source would be built, writing no dataset"
 EXAMPLE = """\
   letterset preview videos --img-shape 256 256 --out preview.html
+  letterset preview letterset.yaml source.orientation=rot180
 """
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
-    declare(parser, "source", "overrides")
-    shape_help = "height and width of every frame (default: 256 256)"
-    declare(parser, "--img-shape", default=(256, 256), help=shape_help)
+    declare_given(parser)
+    declare(parser, "--img-shape", help="height and width of every frame (default: 256 256)")
     parser.add_argument("--out", default="preview.html", help="page or .png to write")
-    parser.add_argument("--count", type=int, default=6, metavar="N", help="episodes to draw")
+    parser.add_argument("--count", type=whole, default=6, metavar="N", help="episodes to draw")
+
+
+def next_step(args: argparse.Namespace) -> str:
+    """Say how to build it."""
+    return f"letterset build {retold(args)}"
 
 
 def run(args: argparse.Namespace) -> int:
-    """Draw the preview; returns 1 when an episode could not be shown."""
-    from builder.build.backends import settle_config
-    from builder.build.config_file import load_config
+    """Draw the preview; returns 1 when an episode could not be shown, 3 when none could."""
+    from builder.build.backends import open_source, settle_config
+    from builder.core.messages import left_out
     from builder.report.preview import preview
 
+    fallbacks = {"img_shape": [256, 256], "store.path": "-"}
+    config = read_given(args, {"img_shape": args.img_shape}, fallbacks)
     check_positive(args, "count")
     out = Path(args.out)
     check_suffix(out, [".html", ".htm", ".png"])
-    defaults = {"source.path": args.source, "img_shape": list(args.img_shape), "store.path": "-"}
-    config, why = settle_config(load_config(None, args.overrides, defaults))
+    config, why = settle_config(config)
     if why:
         say(why)
+    if skipped := left_out(open_source(config).left_out()):
+        say(f"note: {skipped}")
     failures = preview(config, out, count=args.count)
     for failure in failures:
         say(failure)

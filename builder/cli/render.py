@@ -15,6 +15,7 @@ EXAMPLE = """\
   letterset render dataset sheet.png --to contact-sheet
   letterset render dataset tracks.mp4 --to video --episode bikes-c8000a48
 """
+NEXT = "open {out}"
 
 SUFFIXES = {"video": ".mp4", "contact-sheet": ".png", "rerun": ".rrd"}
 
@@ -24,7 +25,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     declare(parser, "dataset")
     declare(parser, "out", help=".mp4, .png or .rrd file to write")
     parser.add_argument("--to", required=True, choices=tuple(SUFFIXES), help="what to draw")
-    declare(parser, "--episode", help="for a video or recording; default: the first")
+    declare(parser, "--episode", help="id, its beginning, or a path; default: the first")
     declare(parser, "--view", help="for a video; default: the first")
 
 
@@ -44,7 +45,8 @@ def run(args: argparse.Namespace) -> int:
         render_contact_sheet(dataset, out)
         say(f"wrote {out}")
         return 0
-    episode_id = one_of(dataset.ids, args.episode, "episode", dataset.path)
+    wanted = dataset.find(args.episode) if args.episode is not None else None
+    episode_id = one_of(dataset.ids, wanted, "episode", dataset.path)
     if args.to == "video":
         view = one_of(list(dataset[episode_id].views), args.view, "view", episode_id)
         frames = render_video(dataset, episode_id, view, out)

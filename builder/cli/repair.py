@@ -5,12 +5,13 @@ The next build builds them again; what is in damaged/ already stays there.
 
 import argparse
 
-from builder.cli.common import declare, say_result
+from builder.cli.common import declare, each_counted, say_result
 
 HELP = "rebuild the index from episodes that verify"
 EXAMPLE = """\
   letterset repair dataset
 """
+NEXT = "the same build again, then letterset validate {dataset}"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,12 +22,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="move damaged episodes away even when no episode verifies",
     )
-    declare(parser, "--json")
+    declare(parser, "--workers", "--json")
 
 
 def run(args: argparse.Namespace) -> int:
     """Repair; returns 1 when something was dropped or could not be read, each thing listed."""
     from builder.transform.repair import repair
 
-    done = repair(args.dataset, even_all=args.even_all)
+    done = repair(args.dataset, even_all=args.even_all, check_each=each_counted(args))
     return say_result(done, args.json, args.dataset)

@@ -1,13 +1,13 @@
 """Split a dataset into named parts: lists of ids in splits/; no data is copied.
 
 By hash, each episode's part depends on its own id, task or group alone, so episodes added later
-move no other. Read one with WindowDataset(dataset, split="default/train").
+move no other; clips of one video (source.clip) stay together. Read one with
+WindowDataset(dataset, split="default/train").
 """
 
 import argparse
-from typing import Any
 
-from builder.cli.common import declare, say
+from builder.cli.common import declare, each_counted, say
 from builder.core.errors import ConfigError
 
 HELP = "split a dataset into named parts"
@@ -21,39 +21,58 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
     declare(parser, "dataset")
     parser.add_argument(
-        "--shares", nargs="+", required=True, metavar="NAME=SHARE", help="expected shares, up to 1"
+        "--shares", required=True, metavar="NAME=SHARE ...", help="expected shares, up to 1"
     )
     parser.add_argument(
-        "--by", choices=("episode", "task", "group"), default="episode", help="what stays together"
+        "--by",
+        choices=("episode", "clip", "task", "group"),
+        default="episode",
+        help="what stays together; episode: also the clips of one; clip: each goes by itself",
     )
     parser.add_argument("--name", default="default", help="name of the file in splits/")
-    parser.add_argument("--salt", default="", help="another salt gives another split")
+    parser.add_argument(
+        "--salt", help="another salt gives another split (default: the first that fills each part)"
+    )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a split of that name made otherwise"
     )
+    declare(parser, "--workers")
+
+
+def next_step(args: argparse.Namespace) -> str:
+    """Say how to read the first part."""
+    part = args.shares.partition("=")[0]
+    return f"WindowDataset({args.dataset!r}, split={f'{args.name}/{part}'!r})"
 
 
 def run(args: argparse.Namespace) -> int:
     """Write the split; returns the exit code."""
     from builder.dataset.opening import open_dataset
-    from builder.dataset.splits import hash_splits, refuse_other, write_splits
+    from builder.dataset.splits import (
+        full_salt,
+        hash_splits,
+        refuse_other,
+        split_keys,
+        write_splits,
+    )
 
     dataset = open_dataset(args.dataset)
-    keys = {key: _key(dataset, key, args.by) for key in dataset.ids}
-    shares = dict(_share(text) for text in args.shares)
-    splits = hash_splits(keys, shares, by=args.by, salt=args.salt)
+    keys = split_keys(dataset, args.by, each_counted(args))
+    shares = dict(_share(text) for text in args.shares.split())
+    salt = args.salt
+    if salt is None:
+        salt = full_salt(dataset.path, args.name, keys, shares, args.by)
+    splits = hash_splits(keys, shares, by=args.by, salt=salt)
     if not args.overwrite:
-        refuse_other(dataset.path, args.name, splits)
+        refuse_other(dataset.path, args.name, splits, keys)
     path = write_splits(dataset.path, args.name, splits)
     counts = ", ".join(f"{name} {len(ids)}" for name, ids in splits.splits.items())
     say(f"wrote {path}: {counts}")
+    if salt and args.salt is None:
+        say(f"note: drawn with --salt {salt}, as few episodes may leave a part empty without")
     for name in (name for name, ids in splits.splits.items() if not ids):
         say(f"note: the part {name} is empty: too few episodes, or try another --salt")
     return 0
-
-
-def _key(dataset: Any, episode_id: str, by: str) -> str | None:
-    return episode_id if by == "episode" else getattr(dataset[episode_id].meta, by)
 
 
 def _share(text: str) -> tuple[str, float]:

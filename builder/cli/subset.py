@@ -7,13 +7,14 @@ continues.
 
 import argparse
 
-from builder.cli.common import declare, say_result
+from builder.cli.common import declare, each_counted, say_result
 
 HELP = "take some episodes of a dataset"
 EXAMPLE = """\
   letterset subset dataset kitchen --id 'kitchen*'
   letterset subset dataset long --where "length > 100 and task == 'open the drawer'"
 """
+NEXT = "letterset validate {out}"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +26,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--where", metavar="EXPR", help="filter over id, length, views, task, group, text, source"
     )
-    declare(parser, "--json")
+    declare(parser, "--workers", "--json")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -35,5 +36,5 @@ def run(args: argparse.Namespace) -> int:
 
     if not args.id and args.where is None:
         raise ConfigError("say which episodes: --id GLOB, or --where EXPR")
-    done = subset(args.dataset, args.out, args.id, args.where)
+    done = subset(args.dataset, args.out, args.id, args.where, each=each_counted(args))
     return say_result(done, args.json, done.out)

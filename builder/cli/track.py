@@ -8,12 +8,14 @@ import argparse
 from pathlib import Path
 
 from builder.cli.common import declare, say_result
+from builder.cli.waiting import stop_waiting
 
 HELP = "add another track set to a dataset"
 EXAMPLE = """\
   letterset track dataset --name lk8 tracker.kind=lk tracker.horizon=8
   letterset track dataset --name fine tracker.input=source --source videos
 """
+NEXT = "open_dataset({dataset!r}, tracks={name!r})"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +34,7 @@ def run(args: argparse.Namespace) -> int:
     from builder.transform.track_layer import track
 
     parts = read_parts(Path(args.dataset), args.overrides)
+    stop_waiting()
     with ProgressDisplay(quiet=args.quiet or args.json, task="track") as progress:
         done = track(
             args.dataset,

@@ -11,6 +11,7 @@ from builder.core.errors import (
     SourceError,
     StoreError,
     TrackingError,
+    UnreadableError,
     WorkerError,
 )
 from builder.core.records import parse_record, stored_form
@@ -26,6 +27,7 @@ __all__ = [
     "SourceError",
     "StoreError",
     "TrackingError",
+    "UnreadableError",
     "WorkerError",
     "parse_record",
     "stored_form",

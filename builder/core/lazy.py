@@ -1,15 +1,19 @@
-"""Names that a door hands on, imported when they are first asked for."""
+"""Names that a door hands on, and values by name, made when they are first asked for."""
 
 import ast
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
+
+A = TypeVar("A")
+V = TypeVar("V")
 
 
 def lazy_names(
@@ -59,3 +63,32 @@ class MovedModules(MetaPathFinder, Loader):
         old, new = module.__name__, self._moved[module.__name__]
         warnings.warn(f"{old} is now {new}", DeprecationWarning, stacklevel=2)
         sys.modules[old] = import_module(new)
+
+
+class Lazy(Mapping[str, V]):
+    """Values by name; each is made when it is first asked for, and kept.
+
+    Asking for a value raises whatever making it raises, every time.
+    """
+
+    def __init__(self, makers: Mapping[str, Callable[[], V]]) -> None:
+        self._makers, self._made = dict(makers), dict[str, V]()
+
+    @classmethod
+    def of(cls, make: Callable[[A], V], arguments: Mapping[str, A]) -> "Lazy[V]":
+        """Return the values that a function makes, each of the argument of its name."""
+        return cls({name: partial(make, argument) for name, argument in arguments.items()})
+
+    def __getitem__(self, name: str) -> V:
+        if name not in self._made:
+            self._made[name] = self._makers[name]()
+        return self._made[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._makers
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._makers)
+
+    def __len__(self) -> int:
+        return len(self._makers)

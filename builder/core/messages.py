@@ -1,8 +1,12 @@
 """Numbers in sentences, and sentences that several verbs say."""
 
 import difflib
+from collections.abc import Mapping
 
-from pydantic import ValidationError
+ASSUMED = (
+    "nobody knows the size of the source (migrate --assume-img-shape): img_shape stands in its "
+    "place, and what is decoded is no source pixel"
+)
 
 
 def count(number: int, noun: str) -> str:
@@ -44,9 +48,35 @@ def pictures(img_shape: tuple[int, int], geometry: object) -> str:
     return f"letterboxed to {shape}"
 
 
+def way_up(orientation: str, why: str | None) -> str:
+    """Say how pictures are turned upright, and what that was taken from."""
+    if orientation != "none":
+        return f"turned by {orientation}{f': {why}' if why else ''}"
+    return f"as stored, {why or 'nothing says which way is up'}"
+
+
 def failed(path: str, reason: str, stage: str = "") -> str:
     """Write the line that lists a failure; ``path`` stands in it once."""
     return f"FAILED {path}{f' ({stage})' if stage else ''}: {without_path(reason, path)}"
+
+
+def noted(notes: Mapping[str, int], most: int = 20) -> list[str]:
+    """Write a line for each note and how many episodes have it; the most frequent come first."""
+    ordered = sorted(notes, key=lambda note: -notes[note])
+    lines = [f"note: {note} ({count(notes[note], 'episode')})" for note in ordered[:most]]
+    left = len(ordered) - most
+    return [*lines, *([f"note: {left} more, each in the episode's metadata"] if left > 0 else [])]
+
+
+def left_out(endings: Mapping[str, int]) -> str | None:
+    """Say how many files of which endings were not read; None when there are none."""
+    if not endings:
+        return None
+    some = sorted(endings.items(), key=lambda each: (-each[1], each[0]))
+    shown = ", ".join(f"{number} {ending}" for ending, number in some[:8])
+    more = f" and {len(some) - 8} more endings" if len(some) > 8 else ""
+    files = count(sum(endings.values()), "file")
+    return f"left out: {files} of other endings ({shown}{more}); convert what should be read"
 
 
 def without_path(reason: str, path: str) -> str:
@@ -56,25 +86,13 @@ def without_path(reason: str, path: str) -> str:
     return rest if found and begins else reason
 
 
-def explain(error: ValidationError, prefix: str = "", known: list[str] | None = None) -> str:
-    """Put a validation error into sentences: where, what was got, what was expected."""
-    lines = []
-    for item in error.errors(include_url=False):
-        parts = [str(part) for part in (prefix, *item["loc"]) if part != ""]
-        where = ".".join(part for part in parts if "[" not in part)  # a type tried in a union
-        if item["type"] == "extra_forbidden":
-            key = str(item["loc"][-1])
-            lines.append(f"{where}: unknown key{near(key, known or [])}")
-        elif item["type"] == "missing":
-            lines.append(f"{where}: this must be given")
-        else:
-            # A tuple is a list to those who write YAML or JSON.
-            message = item["msg"].removeprefix("Value error, ").replace("valid tuple", "list")
-            lines.append(f"{where}: {message[0].lower()}{message[1:]}, got {item['input']!r:.200}")
-    return "; ".join(lines)
-
-
 def near(word: str, known: list[str]) -> str:
     """Suggest the nearest known word, as the tail of a sentence; empty when none is near."""
+    found = nearest(word, known)
+    return f" (did you mean {found!r}?)" if found else ""
+
+
+def nearest(word: str, known: list[str]) -> str | None:
+    """Return the known word that is nearest; None when none is near."""
     matches = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f" (did you mean {matches[0]!r}?)" if matches else ""
+    return matches[0] if matches else None

@@ -1,15 +1,20 @@
 """Episode ids, printable paths, and names and texts from data, made safe to store."""
 
 import hashlib
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 _MAX_COMPONENT = 80
 _MAX_FOLDERS = 800
 _RESERVED = re.compile(r"^(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
+# A Path makes one slash of two.  A password may have an @ in it, but no slash and no quote.
+_PASSWORD = re.compile(r"""([A-Za-z][A-Za-z0-9+.-]*:/{1,2}[^\s/:@"'<>]*:)[^\s/"'<>]*@""")
 _HASH_TAIL = re.compile(r"-[0-9a-f]{8}$")
+# One letter is a drive.
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
 def episode_id(relative_path: bytes | str | PurePath) -> str:
@@ -33,6 +38,17 @@ def episode_id(relative_path: bytes | str | PurePath) -> str:
     return "/".join([*slugs, f"{_path_slug(stem)}-{digest}"])
 
 
+def user_cache() -> Path:
+    """Return the folder for what can be fetched or found again: in the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "letterset"
+
+
+def without_hash(episode_id: str) -> str:
+    """Return an episode's id without the digits at its end, as people see it."""
+    return _HASH_TAIL.sub("", episode_id)
+
+
 def printable_path(path: bytes | str | PurePath) -> str:
     """Return a path as plain text, odd bytes percent-encoded.
 
@@ -41,6 +57,21 @@ def printable_path(path: bytes | str | PurePath) -> str:
     """
     text = _raw(path).decode("utf-8", "surrogateescape")
     return "".join(c if c.isprintable() and c != "%" else _percent(c) for c in text)
+
+
+def without_passwords(text: str) -> str:
+    """Return text with ``***`` for the password of every URL, as in ``s3://key:***@host``."""
+    return _PASSWORD.sub(r"\1***@", text)
+
+
+def is_url(path: PurePath | str) -> bool:
+    """Tell whether a path is a URL such as ``s3://bucket/dataset``, also as a Path."""
+    return bool(_URL.match(str(path)))
+
+
+def shown_url(url: PurePath | str) -> str:
+    """Return a URL with both of its slashes, which a Path merges."""
+    return re.sub(":/+", "://", str(url), count=1)
 
 
 def safe_names(raw_names: Iterable[str]) -> dict[str, str]:

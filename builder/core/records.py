@@ -1,12 +1,11 @@
 """Parsing stored records: damage and newer formats become sentences that name the file."""
 
-import json
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from builder.core.errors import ConfigError, DatasetError, NewerFormatError
-from schemas.base import MAX_SIDE, Record, Sealed, Shape, canonical_json
+from schemas.base import MAX_SIDE, Record, Sealed, Shape, canonical_json, strict_json
 from schemas.dataset import FORMAT_VERSION, Name
 from schemas.versions import is_intact, read_any_version, version_of
 
@@ -24,8 +23,8 @@ def parse_record(model: type[R], text: str | bytes, where: str) -> R:
     it has a digest, the digest that they give.
     """
     try:
-        data = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        data = strict_json(text)
+    except ValueError as error:
         raise DatasetError(
             f"{where} is damaged: expected the JSON of {model.__name__}, got {error}"
         ) from None

@@ -15,13 +15,15 @@ from typing import Any, Generic, NoReturn, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from builder.core.errors import ConfigError, MissingExtraError
-from builder.core.messages import explain, near
-from schemas.config import Part
+from builder.core.explain import dotted_keys, explain
+from builder.core.messages import near
+from schemas.config import BuildConfig, Part
 
 B = TypeVar("B")
 
 BUILTIN: dict[str, dict[str, str]] = {
     "sources": {
+        "aloha": "builder.sources.kinds.aloha:Aloha",
         "atm": "builder.sources.kinds.atm:Atm",
         "bridge": "builder.sources.kinds.bridge:Bridge",
         "diffusion_policy": "builder.sources.kinds.diffusion_policy:DiffusionPolicy",
@@ -30,12 +32,14 @@ BUILTIN: dict[str, dict[str, str]] = {
         "images": "builder.sources.kinds.image_folders:ImageFolders",
         "lerobot": "builder.sources.kinds.lerobot:LeRobot",
         "libero": "builder.sources.kinds.libero:Libero",
+        "rlds": "builder.sources.kinds.rlds:Rlds",
         "robomimic": "builder.sources.kinds.robomimic:Robomimic",
         "something_something": "builder.sources.kinds.something_something:SomethingSomething",
         "tapvid": "builder.sources.kinds.tapvid:TapVid",
         "video": "builder.sources.kinds.video_files:VideoFiles",
     },
     "trackers": {
+        "callable": "builder.trackers.kinds.callable:CallableTracker",
         "cotracker": "builder.trackers.kinds.cotracker:CoTracker",
         "dis": "builder.trackers.kinds.dis:DisTracker",
         "lk": "builder.trackers.kinds.lk:LkTracker",
@@ -58,6 +62,7 @@ EXTRA_OF = {
     **dict.fromkeys(("av", "cv2", "hdf5plugin", "rich"), "build"),
     "scipy": "torch",
     "pyarrow": "lerobot",
+    "scenedetect": "scenes",
     **dict.fromkeys(("numcodecs", "google_crc32c"), "zarr"),
     **{name: name for name in ("zarr", "torch", "ray", "rerun")},
 }
@@ -98,9 +103,10 @@ class Backends(Generic[B]):
                 return _load_plugin(plugins[kind], f"{self.part[:-1]}.kind")
         except ModuleNotFoundError as error:
             raise_missing_extra(error)
+        part, there = self.part[:-1], self.kinds()
         raise ConfigError(
-            f"unknown {self.part[:-1]} kind {kind!r}{near(kind, self.kinds())}; "
-            f"there are {', '.join(self.kinds())}"
+            f"{part}.kind: unknown {part} kind {kind!r}{near(kind, there)}; "
+            f"there are {', '.join(there)}"
         )
 
     def configure(self, envelope: Part) -> tuple[Callable[..., B], Any]:
@@ -114,12 +120,33 @@ class Backends(Generic[B]):
         try:
             return found, found.Config.model_validate(envelope.settings)
         except ValidationError as error:
-            known = [*type(envelope).model_fields, *found.Config.model_fields]
-            raise ConfigError(explain(error, prefix=self.part[:-1], known=known)) from None
+            raise ConfigError(explain(error, found.Config, self.part[:-1], config_keys)) from None
 
     def _plugins(self) -> dict[str, EntryPoint]:
         found = entry_points(group=f"letterset.{self.part}")
         return {entry.name: entry for entry in found if entry.name not in BUILTIN[self.part]}
+
+
+def config_keys() -> dict[str, list[str]]:
+    """Return the dotted keys of a build config, with the kinds that alone have a setting.
+
+    No kinds for what every config has.  Kinds that cannot be imported here are left out.
+    """
+    found: dict[str, list[str]] = {key: [] for key in dotted_keys(BuildConfig)}
+    for part in BUILTIN:
+        backends: Backends[Any] = Backends(part)
+        own: dict[str, list[str]] = {}
+        loaded = 0
+        for kind in backends.kinds():
+            try:
+                config: Any = getattr(backends.load(kind), "Config", None)
+            except ConfigError:
+                continue
+            loaded += 1
+            for key in dotted_keys(config, part[:-1]):
+                own.setdefault(key, []).append(kind)
+        found |= {key: kinds if len(kinds) < loaded else [] for key, kinds in own.items()}
+    return found
 
 
 def _load_plugin(entry: EntryPoint, key: str) -> Any:

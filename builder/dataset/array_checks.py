@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from builder.canvas.windows import window_starts
-from builder.core.errors import DatasetError
+from builder.canvas.windows import episode_starts
+from builder.core.errors import DatasetError, UnreadableError
+from builder.core.working import still_working
 from builder.stores.base import EpisodeReader, arrays_by_view
 from builder.stores.reading import blocks
 from schemas.dataset import ArrayMeta, EpisodeMeta, ViewMeta
@@ -25,7 +26,7 @@ def check_view(
     """Yield (array name, complaint) for everything wrong with the arrays of a view.
 
     ``queries_xy`` (N, 2) are the query points the dataset's settings give for this view; None
-    when they are not known.  ``deep`` decodes every frame.
+    when they are not known.  ``deep`` decodes every frame.  Raises UnreadableError.
     """
     yield from ((name, "it is missing") for name in REQUIRED if name not in view.arrays)
     expected = _expected(reader.meta, view, queries_xy)
@@ -44,11 +45,14 @@ def check_view(
 def check_digest(
     reader: EpisodeReader, view: str | None, name: str, array: ArrayMeta
 ) -> Iterator[str]:
-    """Compare an array's bytes with its digest."""
+    """Compare an array's bytes with its digest.  Raises UnreadableError."""
     digest = hashlib.sha256()
     try:
         for piece in reader.stored_bytes(view, name):
             digest.update(piece)
+            still_working()
+    except UnreadableError:
+        raise
     except DatasetError as error:
         yield str(error)
         return
@@ -95,10 +99,15 @@ def has_windows(view: ViewMeta) -> bool:
     return "starts" not in view.arrays or view.arrays["starts"].shape != (0,)
 
 
+def all_still(meta: EpisodeMeta) -> bool:
+    """Tell whether an episode has no windows because all of them stand still."""
+    return meta.still is not None and not len(episode_starts(meta))
+
+
 def _starts(meta: EpisodeMeta, view: ViewMeta) -> np.ndarray:
     if not has_windows(view):
         return np.empty(0, np.int64)
-    return window_starts(meta.length, meta.start_every)
+    return episode_starts(meta)
 
 
 class _Values:
@@ -121,6 +130,8 @@ class _Values:
         tolerance = _U16_TOLERANCE_PX if codec == "u16" else 0.0
         try:
             queries = self.reader.array(self.view.name, "queries")
+        except UnreadableError:
+            raise
         except (KeyError, DatasetError):
             queries = None  # reported by the check of the queries
         if queries is not None and tracks.shape[2] != queries.shape[0]:
@@ -155,7 +166,8 @@ class _Values:
         meta = self.reader.meta
         expected = _starts(meta, self.view)
         if not np.array_equal(starts, expected):
-            yield f"expected a start at every {meta.start_every} frames of {meta.length}"
+            but = f", but for {meta.still.count} windows that stand still" if meta.still else ""
+            yield f"expected a start at every {meta.start_every} frames of {meta.length}{but}"
 
     def queries(self, queries: np.ndarray) -> Iterator[str]:
         """Check for finite points where the dataset's settings put them."""
@@ -176,8 +188,11 @@ class _Values:
     def frames(self, frames: Any) -> Iterator[str]:
         """Decode every frame."""
         for at in range(len(frames)):
+            still_working()
             try:
                 frames[at]
+            except UnreadableError:
+                raise
             except DatasetError as error:
                 yield str(error)
 

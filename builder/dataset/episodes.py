@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePath
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from builder.core.errors import ConfigError, DatasetError
+from builder.canvas.windows import NONE_SKIPPED, Runs, window_counts
+from builder.core import paths
+from builder.core.errors import ConfigError, DatasetError, SourceError, UnreadableError
 from builder.core.lru_cache import LruCache
-from builder.dataset.folder import is_locked, load_meta, read_index, store_at
+from builder.dataset.folder import load_meta, read_index, store_at
 from builder.dataset.index import EpisodeIndex
 from builder.dataset.layers import load_layer, open_overlay
-from builder.stores.base import EpisodeReader
+from builder.dataset.locks import is_locked
+from builder.inputs.foreign import announce
+from builder.stores.base import EpisodeReader, Store
 from builder.stores.reading import ReaderCache
 from schemas.dataset import DatasetMeta, EpisodeMeta, ViewMeta
 from schemas.geometry import Geometry
@@ -23,8 +29,27 @@ from schemas.layers import LayerMeta, TrackSet
 MAX_OPEN_EPISODES = 64
 
 
-SizeOrigin = Literal["recorded", "estimated", "unknown", "relative", "letterbox", "stretch"]
-"""How a tracked size is known: ``relative`` tracks (ATM) need none."""
+SizeOrigin = Literal[
+    "recorded", "given", "video", "assumed", "unknown", "relative", "letterbox", "stretch"
+]
+"""How a tracked size is known: ``relative`` tracks (ATM) need none; ``assumed``: it is not."""
+
+
+class TrackedSize(NamedTuple):
+    """The size (H, W) of the pictures whose pixels tracks count; None where it is not known.
+
+    ``basis`` says in words what it rests on, or why it is not known, where that is no matter of
+    course.
+    """
+
+    shape: tuple[int, int] | None
+    origin: SizeOrigin
+    basis: str = ""
+
+    @property
+    def is_lacking(self) -> bool:
+        """Whether it is needed, to know how far points move, and not known."""
+        return self.shape is None and self.origin != "relative"
 
 
 class OlderTracks(Protocol):
@@ -48,6 +73,11 @@ class ViewData:
     def __init__(self, meta: ViewMeta, reader: EpisodeReader) -> None:
         self.meta, self._reader = meta, reader
 
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{name} {each.shape}" for name, each in self.meta.arrays.items())
+        size = f"source_shape={self.geometry.source_shape}, img_shape={self.geometry.img_shape}"
+        return f"{type(self).__name__}({self.name!r}: {size}; {shapes})"
+
     @property
     def name(self) -> str:
         """The view's name."""
@@ -67,9 +97,11 @@ class ViewData:
         """The tracks, when they are of the older route."""
         return None
 
-    def tracked_size(self) -> tuple[tuple[int, int] | None, SizeOrigin]:
+    def tracked_size(self) -> TrackedSize:
         """Return the size (H, W) the tracks are pixels of, and how it is known."""
-        return self.geometry.img_shape, self.geometry.kind
+        if self.meta.source_shape_assumed:
+            return TrackedSize(None, "assumed", "img_shape was taken for it")
+        return TrackedSize(self.geometry.img_shape, self.geometry.kind)
 
     @property
     def frames(self) -> Any:
@@ -122,6 +154,10 @@ class EpisodeData:
         }
         self.arrays: Mapping[str, Any] = _Arrays(reader)
 
+    def __repr__(self) -> str:
+        holds = f"{self.meta.length} frames, views={[*self.views]}, arrays={[*self.arrays]}"
+        return f"{type(self).__name__}({self.id!r}: {holds})"
+
     @property
     def id(self) -> str:
         """The episode's id."""
@@ -137,11 +173,51 @@ class _Arrays(Mapping[str, Any]):
     def __getitem__(self, name: str) -> Any:
         return self._reader.array(None, name)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._reader.meta.arrays  # the default would read it
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._reader.meta.arrays)
 
     def __len__(self) -> int:
         return len(self._reader.meta.arrays)
+
+
+@dataclass(frozen=True)
+class EpisodeOpener:
+    """Opens episodes in another process: small to pickle, since it leaves the index behind.
+
+    Called with (id, digest), for which the index has to be asked before.
+    """
+
+    path: Path
+    store: Store
+    layers: Mapping[str, LayerMeta]
+
+    def __call__(self, listed: tuple[str, str]) -> EpisodeData:
+        """Open an episode.  Raises DatasetError when it is not the one of that digest."""
+        episode_id, digest = listed
+        announce(self.store.path(episode_id))
+        reader = with_advice(self.path, self.store.open, episode_id)
+        if reader.meta.digest != digest:
+            reader.close()
+            raise DatasetError(
+                f"{self.path}: episode {episode_id!r} is not the one that is listed in the index; "
+                "run letterset repair"
+            )
+        return EpisodeData(open_overlay(reader, self.path, self.layers) if self.layers else reader)
+
+
+def with_advice(
+    path: Path, open_one: Callable[[str], EpisodeReader], episode_id: str
+) -> EpisodeReader:
+    """Open an episode of the dataset at ``path``; an error for damage says what to do."""
+    try:
+        return open_one(episode_id)
+    except UnreadableError:
+        raise
+    except DatasetError as error:
+        raise DatasetError(f"{error}; run letterset repair {path}, then build again") from None
 
 
 class Dataset:
@@ -154,6 +230,8 @@ class Dataset:
     episode_type: ClassVar[type[EpisodeData]] = EpisodeData
     layers: Mapping[str, LayerMeta] = MappingProxyType({})
     track_layer: str | None = None
+    far: ClassVar = False
+    """Whether it lies at a URL."""
     problems: Mapping[str, str] = MappingProxyType({})
     """Older files that were left out, by relative path."""
 
@@ -187,6 +265,16 @@ class Dataset:
         # Arrays in use keep the memory map of an evicted episode.
         self._open = LruCache[str, EpisodeData](max_open)
         self._readers = ReaderCache()
+
+    def __repr__(self) -> str:
+        meta = self.meta
+        tracks = f"tracks of {meta.tracker.name}" if meta.has_tracks else "no tracks"
+        layers = f", layers={[*self.layers]}" if self.layers else ""
+        return (
+            f"{type(self).__name__}({str(self.path)!r}: {len(self)} episodes, img_shape="
+            f"{meta.img_shape}, horizon={meta.horizon}, {meta.queries.num_points} points, "
+            f"{tracks}{layers})"
+        )
 
     def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
         return type(self), self._opened_with(*self._given)
@@ -223,6 +311,35 @@ class Dataset:
         """Return a file of the folder; a remote dataset fetches it first."""
         return path
 
+    @property
+    def skipped_windows(self) -> Mapping[int, Runs]:
+        """Windows that are not there since nothing moves in them, by the number of the episode.
+
+        Runs of them, (first, how many); those of its own tracks, for a layer leaves none out.
+        """
+        return NONE_SKIPPED if self.track_layer else self.index.skipped
+
+    @property
+    def still_windows(self) -> int:
+        """How many windows are not there since nothing moves in them; of all views alike."""
+        return sum(count for runs in self.skipped_windows.values() for _, count in runs)
+
+    def window_counts(self) -> np.ndarray:
+        """Return how many windows a view has in each episode of the index, (E,) int64."""
+        return window_counts(self.meta, self.index.lengths, self.skipped_windows)
+
+    def fetch_ahead(self, ids: Iterable[str]) -> None:
+        """Fetch what opening these episodes needs; nothing, unless the dataset lies at a URL."""
+
+    def opener(self) -> EpisodeOpener:
+        """Return what opens its episodes in another process."""
+        return EpisodeOpener(self.path, self.store, dict(self.layers))
+
+    def listed(self) -> list[tuple[str, str]]:
+        """Return id and digest of each episode, in order, for :meth:`opener`."""
+        digests = (digest.tobytes().hex() for digest in self.index.digests)
+        return list(zip(self.ids, digests, strict=True))
+
     def __len__(self) -> int:
         return len(self.ids)
 
@@ -248,19 +365,42 @@ class Dataset:
         self._open[episode_id] = episode = self.episode_type(self._reader(episode_id))
         return episode
 
+    def find(self, wanted: str) -> str:
+        """Return the id of an episode by its id, its unique beginning, or the path of its source.
+
+        Raises ConfigError listing what may be meant.
+        """
+        parts = PurePath(wanted).parts
+        tails = (PurePath(*parts[at:]) for at in range(len(parts)))  # relative to any folder
+        for key in (wanted, *map(paths.episode_id, tails)):
+            if key in self.index:
+                return key
+        found = [key for key in self.ids if key.startswith(wanted)]
+        if len(found) == 1:
+            return found[0]
+        some = f"it has {len(self)}, the first is {self.ids[0]}" if self.ids else "it has none"
+        if found:
+            some = f"{len(found)} begin with it: {', '.join(found[:3])}"
+        raise ConfigError(f"no episode {wanted!r} in {self.path}; {some}")
+
     def _reader(self, episode_id: str) -> EpisodeReader:
-        try:
-            reader: EpisodeReader = self._readers.open(self.store.open, episode_id)
-        except DatasetError as error:
-            raise DatasetError(
-                f"{error}; run letterset repair {self.path}, then build again"
-            ) from None
+        open_new = partial(self._readers.open, partial(self._open_file, self.store))
+        reader = with_advice(self.path, open_new, episode_id)
         if reader.meta.digest != self.index[episode_id].digest:
             reader.close()
-            raise DatasetError(
-                f"{self.path}: episode {episode_id!r} is not the one that is listed in the index; "
-                "run letterset repair"
-            )
+            now = read_index(self.path).get(episode_id)
+            if now is not None and now.digest == reader.meta.digest:
+                what, todo = "was replaced since the dataset was opened", "open it again"
+            else:
+                what, todo = "is not the one that is listed in the index", "run letterset repair"
+            raise DatasetError(f"{self.path}: episode {episode_id!r} {what}; {todo}")
         if not self.layers:
             return reader
-        return open_overlay(reader, self.path, self.layers, self._readers)
+        return open_overlay(reader, self.path, self.layers, self._readers, self._open_file)
+
+    def _open_file(self, store: Store, episode_id: str) -> EpisodeReader:
+        try:
+            announce(store.path(episode_id))
+        except SourceError as error:  # it ended a process that read it
+            raise UnreadableError(str(error)) from None
+        return store.open(episode_id)

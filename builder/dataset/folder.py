@@ -8,36 +8,30 @@ from __future__ import annotations
 
 import json
 import os
-import platform
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
 
-from builder.core.errors import ConfigError, DatasetError, OutputError
+from builder.core.errors import ConfigError, DatasetError
+from builder.core.paths import is_url, shown_url
 from builder.core.records import parse_record, record_data
 from builder.dataset.index import EpisodeIndex, append_line, read_lines
-from builder.dataset.output_folder import META_NAME, check_output_folder, is_url, shown_url
+from builder.dataset.locks import HeldLock, take_lock
+from builder.dataset.output_folder import META_NAME, check_output_folder
 from builder.stores.atomic import (
-    fsync_folder,
     leftovers,
-    make_folders,
     output_errors,
     stage,
     stage_text,
-    try_lock,
-    write_all,
 )
 from builder.stores.base import STORES, Store, stores_found
+from builder.stores.inside import entry
+from builder.stores.reading import blame_environment, files_in, is_folder, refuse_special
 from schemas.dataset import DatasetMeta, EpisodeMeta, FailureLine, IndexLine, Name
 
 _WRITER: TypeAdapter[str] = TypeAdapter(Name)
-
-# is_locked() of another process holds a lock for an instant.
-LOCK_ATTEMPTS = 4
 
 _LOST = "restore it from a copy, or build again into a new folder"
 
@@ -45,13 +39,15 @@ _LOST = "restore it from a copy, or build again into a new folder"
 def load_meta(folder: Path | str) -> DatasetMeta:
     """Read and verify ``dataset.json``.
 
-    Raises DatasetError when there is none or it is damaged, NewerFormatError for a newer format.
+    Raises DatasetError when there is none or it is damaged, UnreadableError when it cannot be read
+    now, NewerFormatError for a newer format.
     """
     path = Path(folder) / META_NAME
     if is_url(folder):
         raise DatasetError(
             f"{shown_url(folder)}: this takes local folders only: copy the dataset first"
         )
+    refuse_special(path)
     try:
         text = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
@@ -62,7 +58,8 @@ def load_meta(folder: Path | str) -> DatasetMeta:
             + (f"; {_LOST}" if (Path(folder) / "index").is_dir() else "")
         ) from None
     except OSError as error:
-        raise DatasetError(f"cannot read {path}: {error.strerror}") from None
+        blame_environment(error, path)
+        raise DatasetError(f"{path} is no file: {error.strerror}; {_LOST}") from None
     try:
         return parse_record(DatasetMeta, text, str(path))
     except DatasetError as error:
@@ -88,13 +85,13 @@ def store_at(path: Path) -> Store:
     DatasetError when there are several, and when episodes are listed that a plug-in may keep
     which cannot be imported.
     """
-    there, errors = stores_found(lambda place: (path / place).is_dir())
+    there, errors = stores_found(lambda place: is_folder(path / place))
     if len(there) > 1:
         raise DatasetError(
             f"{path} holds episodes of several stores, {', '.join(there)}: move one of "
             f"{', '.join(there.values())} away and run letterset repair"
         )
-    lines = (path / "index").glob("*.jsonl")
+    lines = files_in(path / "index", ".jsonl")
     if errors and not there and any(each.stat().st_size for each in lines):
         raise DatasetError(
             f"{path} lists episodes, but keeps them in no store that can be used here: "
@@ -106,7 +103,10 @@ def store_at(path: Path) -> Store:
 def index_line(meta: EpisodeMeta) -> IndexLine:
     """Return the line that lists an episode."""
     names = tuple(view.name for view in meta.views)
-    return IndexLine(id=meta.id, length=meta.length, views=names, digest=meta.digest)
+    skipped = meta.still.skipped if meta.still else ()
+    return IndexLine(
+        id=meta.id, length=meta.length, views=names, digest=meta.digest, skipped=skipped
+    )
 
 
 def pretty_json(data: Any) -> str:
@@ -117,23 +117,31 @@ def pretty_json(data: Any) -> str:
 class DatasetWriter:
     """A dataset folder open for writing under one writer's name; a context manager."""
 
-    def __init__(self, folder: Path, meta: DatasetMeta, writer: str, lock: int) -> None:
+    def __init__(self, folder: Path, meta: DatasetMeta, writer: str, lock: HeldLock) -> None:
         self.folder, self.meta, self.writer = folder, meta, writer
-        self._lock = lock
+        self.lock = lock
 
     @classmethod
-    def create(cls, folder: Path | str, meta: DatasetMeta, writer: str = "main") -> DatasetWriter:
+    def create(
+        cls,
+        folder: Path | str,
+        meta: DatasetMeta,
+        writer: str = "main",
+        *,
+        patience: float = 0.0,
+        on_notice: Callable[[str], None] = lambda sentence: None,
+    ) -> DatasetWriter:
         """Create the dataset, or continue one that was made with the same settings.
 
         Clears temporaries of dead runs.  Raises ConfigError listing the settings that differ or
         naming what else is in the folder, OutputError when the folder cannot be written or the
-        writer is at work elsewhere.
+        writer is at work elsewhere, also after ``patience`` seconds.
         """
         folder = Path(folder)
         _WRITER.validate_python(writer)
         check_output_folder(folder)
         check_writable(folder)
-        lock = take_lock(folder, writer)
+        held = take_lock(folder, writer, patience=patience, on_notice=on_notice)
         try:
             if not (folder / META_NAME).exists():
                 _create_meta(folder, meta)
@@ -145,10 +153,10 @@ class DatasetWriter:
                     "also start anew, with --overwrite: it keeps what is there under replaced/"
                 )
             leftovers(folder / "tmp", remove=True)
+            return cls(folder, found, writer, HeldLock(folder, writer, held))
         except BaseException:
-            os.close(lock)
+            os.close(held)
             raise
-        return cls(folder, found, writer, lock)
 
     def __enter__(self) -> DatasetWriter:
         return self
@@ -158,13 +166,12 @@ class DatasetWriter:
 
     def close(self) -> None:
         """Release the lock."""
-        if self._lock >= 0:
-            os.close(self._lock)
-        self._lock = -1
+        self.lock.close()
 
-    def add(self, line: IndexLine) -> None:
-        """List a finished episode, durably.  Raises OutputError."""
-        append_line(self.folder / "index" / f"{self.writer}.jsonl", line)
+    def add(self, *lines: IndexLine) -> None:
+        """List finished episodes, durably.  Raises OutputError."""
+        self.lock.check()
+        append_line(self.folder / "index" / f"{self.writer}.jsonl", *lines)
 
     def fail(self, line: FailureLine) -> None:
         """List a source that could not be built, durably.  Raises OutputError."""
@@ -186,19 +193,21 @@ def _create_meta(folder: Path, meta: DatasetMeta) -> None:
     """Write ``dataset.json`` whole, unless another writer did by now."""
     path = folder / META_NAME
     with output_errors(path), stage_text(folder / "tmp", pretty_json(record_data(meta))) as staged:
-        try:
-            # Unlike a rename a link never replaces; filesystems without links rename.
-            os.link(staged.path, path)
-        except FileExistsError:
-            pass
-        except OSError:
-            os.rename(staged.path, path)
-        fsync_folder(folder)
+        with entry(staged.path, folder) as text, entry(path, folder) as final:
+            try:
+                # Unlike a rename a link never replaces; filesystems without links rename.
+                os.link(staged.path, path)
+            except FileExistsError:
+                pass
+            except OSError:
+                text.rename(final)
+            final.sync()
 
 
 def differences(found: DatasetMeta, wanted: DatasetMeta) -> list[str]:
     """Describe each setting in which a dataset differs from the wanted one."""
-    ignored = {"digest", "created_with"}
+    # A build adds to what was merged: only a merge says of what.
+    ignored = {"digest", "created_with", *(() if wanted.parts else ("parts",))}
     old, new = (_flat(record_data(meta)) for meta in (found, wanted))
     different = {key for key in old.keys() | new.keys() if old.get(key, ...) != new.get(key, ...)}
     return [
@@ -227,49 +236,3 @@ def check_writable(folder: Path) -> None:
     with output_errors(folder), stage(folder / "tmp", ".probe") as probe:
         os.write(probe.descriptor, b"letterset")
         os.fsync(probe.descriptor)
-
-
-def take_lock(folder: Path, writer: str) -> int:
-    """Lock a writer's name; closing the returned descriptor unlocks it.
-
-    Raises OutputError naming the process that holds the lock.
-    """
-    path = folder / "index" / f"{writer}.lock"
-    with output_errors(path):
-        make_folders(path.parent)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        for _ in range(LOCK_ATTEMPTS):
-            if try_lock(descriptor) is not False:
-                os.ftruncate(descriptor, 0)
-                write_all(descriptor, f"process {os.getpid()} on {platform.node()}\n".encode(), 0)
-                return descriptor
-            time.sleep(0.1)
-        holder = os.read(descriptor, 200).decode(errors="replace").strip()
-        os.close(descriptor)
-    raise OutputError(
-        f"{folder} is being written by {holder or 'another run'}: wait for it to finish, stop it, "
-        "or build into another folder"
-    )
-
-
-@contextmanager
-def all_locks(folder: Path) -> Iterator[None]:
-    """Hold the locks of all writers.  Raises OutputError while one of them is at work."""
-    writers = {path.stem for path in (folder / "index").glob("*.*")} | {"main"}
-    with ExitStack() as stack:
-        for writer in sorted(writers):
-            stack.callback(os.close, take_lock(folder, writer))
-        yield
-
-
-def is_locked(folder: Path, writer: str) -> bool | None:
-    """Tell whether a writer is at work; None where the filesystem does not support locks."""
-    try:
-        descriptor = os.open(folder / "index" / f"{writer}.lock", os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        got = try_lock(descriptor, shared=True)
-        return None if got is None else not got
-    finally:
-        os.close(descriptor)

@@ -18,12 +18,18 @@ from typing import TypeVar
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
+from builder.canvas.windows import Runs
 from builder.core.errors import DatasetError
 from builder.core.records import parse_record, stored_form
-from builder.stores.atomic import fsync_folder, make_folders, output_errors, publish_text, write_all
+from builder.stores.atomic import fsync_folder, output_errors, publish_text, write_all
+from builder.stores.inside import open_inside
+from builder.stores.reading import files_in, readable
 from schemas.dataset import FailureLine, IndexLine, Name
 
 L = TypeVar("L", IndexLine, FailureLine)
+
+LISTS = {"index": ".jsonl", "failures": ".jsonl", "splits": ".json", "runs": ".jsonl"}
+"""The folders of a dataset's small files, and the suffix of these."""
 
 _BLOCK_BYTES = 1 << 20
 _VIEWS: TypeAdapter[tuple[str, ...]] = TypeAdapter(tuple[Name, ...])
@@ -43,7 +49,7 @@ class EpisodeIndex(Mapping[str, IndexLine]):
 
     ``ids`` (E), sorted; ``lengths`` (E,) int64 frames; ``digests`` (E, 32) uint8;
     ``view_sets`` the distinct tuples of view names; ``view_set`` (E,) int64, the position in them
-    of an episode's views.
+    of an episode's views; ``skipped`` the windows that were left out, by position, where any were.
     """
 
     _places: dict[str, int] | None = None
@@ -52,15 +58,16 @@ class EpisodeIndex(Mapping[str, IndexLine]):
         self.view_sets = tuple(columns.view_sets)
         self.ids: tuple[str, ...] = tuple(columns.ids)
         self.lengths, self.view_set, self.digests = columns.arrays()
+        self.skipped: dict[int, Runs] = columns.skipped
 
     @classmethod
     def read(cls, folder: Path) -> EpisodeIndex:
         """Read the files of all writers in ``folder``; a torn last line is ignored.
 
-        Raises DatasetError naming a damaged line.
+        Raises DatasetError naming a damaged line, UnreadableError.
         """
         columns = Columns()
-        for path in sorted(folder.glob("*.jsonl")):
+        for path in files_in(folder, ".jsonl"):
             columns.read(path)
         found = cls(columns)
         if not all(lt(*pair) for pair in pairwise(found.ids)):
@@ -70,6 +77,8 @@ class EpisodeIndex(Mapping[str, IndexLine]):
             order = np.fromiter(map(latest.__getitem__, found.ids), np.int64, len(latest))
             found.lengths, found.view_set = found.lengths[order], found.view_set[order]
             found.digests = found.digests[order]
+            moved = ((new, found.skipped.get(old)) for new, old in enumerate(order.tolist()))
+            found.skipped = {at: runs for at, runs in moved if runs}
         return found
 
     @classmethod
@@ -105,7 +114,15 @@ class EpisodeIndex(Mapping[str, IndexLine]):
             length=int(self.lengths[at]),
             views=self.view_sets[self.view_set[at]],
             digest=self.digests[at].tobytes().hex(),
+            skipped=self.skipped.get(at, ()),
         )
+
+    def __contains__(self, episode_id: object) -> bool:
+        try:
+            self.place(episode_id)
+        except KeyError:
+            return False
+        return True
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.ids)
@@ -120,6 +137,7 @@ class Columns:
     def __init__(self) -> None:
         self.ids: list[str] = []
         self.view_sets: dict[tuple[str, ...], int] = {}
+        self.skipped: dict[int, Runs] = {}
         self._parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -131,7 +149,7 @@ class Columns:
     def read(self, path: Path) -> None:
         """Add one writer's file; a torn last line is ignored.  Raises DatasetError."""
         number = 1
-        with path.open("rb") as file:
+        with readable(path), path.open("rb") as file:
             while block := file.read(_BLOCK_BYTES) + file.readline():
                 whole = block[: block.rfind(b"\n") + 1]
                 if not self._add_plain(whole):
@@ -142,7 +160,8 @@ class Columns:
 
     def add(self, lines: Iterable[IndexLine]) -> None:
         """Add lines one by one."""
-        lines = list(lines)
+        lines, before = list(lines), len(self.ids)
+        self.skipped |= {before + at: line.skipped for at, line in enumerate(lines) if line.skipped}
         self._add(
             [line.digest for line in lines],
             [line.id for line in lines],
@@ -181,13 +200,18 @@ class Columns:
         self.ids += ids
 
 
+def writer_name(stem: str) -> str:
+    """Return whose a file of the index is: at a URL, each run of a writer has one of its own."""
+    return stem.partition("_")[0]
+
+
 def read_lines(folder: Path, model: type[L]) -> dict[str, L]:
     """Merge all writers' files; the latest line of an id wins, a torn last line is ignored."""
     lines: list[L] = []
     enabled = gc.isenabled()
     gc.disable()  # it would walk millions of records that are all in use
     try:
-        for path in sorted(folder.glob("*.jsonl")):
+        for path in files_in(folder, ".jsonl"):
             lines += read_file(path, model)
     finally:
         if enabled:
@@ -197,7 +221,8 @@ def read_lines(folder: Path, model: type[L]) -> dict[str, L]:
 
 def read_file(path: Path, model: type[L]) -> list[L]:
     """Read one writer's file in the order it was written; a torn last line is ignored."""
-    *whole, _torn = path.read_bytes().split(b"\n")
+    with readable(path):
+        *whole, _torn = path.read_bytes().split(b"\n")
     return parse_lines(whole, model, path)
 
 
@@ -217,13 +242,15 @@ def parse_lines(lines: list[bytes], model: type[L], path: Path, first: int = 1) 
         return found
 
 
-def append_line(path: Path, line: IndexLine | FailureLine) -> None:
-    """Append one record, durably; a torn last line of a killed run is replaced."""
-    data = stored_form(line).encode() + b"\n"
+def append_line(path: Path, *lines: IndexLine | FailureLine) -> None:
+    """Append records to a file of a dataset's folder, such as ``index/main.jsonl``, durably.
+
+    A torn last line of a killed run is replaced.  Raises OutputError.
+    """
+    data = b"".join(stored_form(line).encode() + b"\n" for line in lines)
     with output_errors(path):
-        make_folders(path.parent)
         created = not path.exists()
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = open_inside(path, path.parent.parent, os.O_RDWR | os.O_CREAT)
         try:
             end = _whole_lines(descriptor)
             # Writing at a known end also overwrites what a killed run left half written.

@@ -8,17 +8,19 @@ that is read through them.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from builder.core.errors import ConfigError, DatasetError
+from builder.core.errors import ConfigError, DatasetError, UnreadableError
 from builder.core.records import check_name, parse_record, record_data
-from builder.dataset.folder import load_meta, pretty_json, take_lock
+from builder.dataset.folder import load_meta, pretty_json
+from builder.dataset.locks import take_lock
 from builder.stores.atomic import publish_text
 from builder.stores.base import (
     STORES,
@@ -28,7 +30,7 @@ from builder.stores.base import (
     Store,
     arrays_by_view,
 )
-from builder.stores.reading import ReaderCache
+from builder.stores.reading import ReaderCache, files_in, is_file, readable
 from schemas.dataset import EpisodeMeta
 from schemas.layers import LayerEpisode, LayerMeta, LayerView, TrackSet
 
@@ -42,7 +44,8 @@ Arrays = Mapping[str | None, Mapping[str, Any]]
 
 def layer_names(dataset: Path) -> list[str]:
     """List the layers of a dataset folder."""
-    return sorted(path.parent.name for path in (dataset / FOLDER).glob(f"*/{META_NAME}"))
+    folders = files_in(dataset / FOLDER, "")
+    return [folder.name for folder in folders if is_file(folder / META_NAME)]
 
 
 def load_layer(dataset: Path, name: str) -> LayerMeta:
@@ -50,12 +53,14 @@ def load_layer(dataset: Path, name: str) -> LayerMeta:
     if name not in layer_names(dataset):
         raise DatasetError(f"{dataset} has no layer {name!r}; it has {layer_names(dataset)}")
     path = dataset / FOLDER / name / META_NAME
-    return parse_record(LayerMeta, path.read_bytes(), str(path))
+    with readable(path):
+        text = path.read_bytes()
+    return parse_record(LayerMeta, text, str(path))
 
 
 def layer_store(dataset: Path, name: str) -> Store:
     """Return the store of a layer's files."""
-    return STORES.load("hdf5")(dataset / FOLDER / name, place="", record=LayerEpisode)
+    return STORES.load("hdf5")(dataset, place=f"{FOLDER}/{name}", record=LayerEpisode)
 
 
 def stale(reader: EpisodeReader, base: EpisodeMeta) -> bool:
@@ -90,12 +95,12 @@ class LayerWriter:
         )
 
     def __enter__(self) -> LayerWriter:
-        self._lock = take_lock(self.folder, "main")
+        self._lock = take_lock(self.folder, "main", self.dataset)
         try:
             self.store.leftovers(remove=True)
             if not (self.folder / META_NAME).exists():
                 text = pretty_json(record_data(self.meta))
-                publish_text(self.folder, self.folder / META_NAME, text)
+                publish_text(self.dataset, self.folder / META_NAME, text)
             self._refuse_different(load_layer(self.dataset, self.name))
         except BaseException:
             os.close(self._lock)
@@ -125,6 +130,8 @@ class LayerWriter:
         try:
             with closing(self.store.open(base.id)) as reader:
                 return not stale(reader, base)
+        except UnreadableError:
+            raise
         except DatasetError as error:
             raise DatasetError(f"{error}; run letterset repair, then this again") from None
 
@@ -238,12 +245,17 @@ def open_overlay(
     dataset: Path,
     layers: Mapping[str, LayerMeta],
     readers: ReaderCache | None = None,
+    open_file: Callable[[Store, str], EpisodeReader] = lambda store, key: store.open(key),
 ) -> EpisodeReader:
-    """Lay layers over an open episode.  Raises DatasetError naming what is missing or stale."""
+    """Lay layers over an open episode; ``open_file`` opens one of a layer's store.
+
+    Raises DatasetError naming what is missing or stale.
+    """
     found: dict[str, EpisodeReader] = {}
     readers = readers or ReaderCache()
     for name in layers:
-        found[name] = reader = readers.open(layer_store(dataset, name).open, base.meta.id, name)
+        open_new = partial(open_file, layer_store(dataset, name))
+        found[name] = reader = readers.open(open_new, base.meta.id, name)
         if stale(reader, base.meta):
             raise DatasetError(
                 f"{dataset}: layer {name!r} of {base.meta.id!r} is stale: it was made for another "
@@ -254,6 +266,6 @@ def open_overlay(
         if meta.tracks is not None:
             whole = meta.tracks.mode == "episode"
             every = overlay.meta.length if whole else meta.tracks.start_every
-            changes = {"mode": meta.tracks.mode, "start_every": every}
+            changes = {"mode": meta.tracks.mode, "start_every": every, "still": None}
             overlay.meta = overlay.meta.model_copy(update=changes)
     return overlay

@@ -19,13 +19,16 @@ def open_dataset(
     cache: Path | str | None = None,
     cache_bytes: int | None = None,
     storage_options: Mapping[str, Any] | None = None,
+    whole_episodes: bool = False,
     **legacy: Any,
 ) -> Dataset:
     """Open a dataset folder for reading; at most ``max_open`` episode files stay open.
 
-    ``path`` may be a URL that fsspec knows, such as ``s3://bucket/dataset``: episodes are copied
-    whole to the folder ``cache`` when they are first used, which stays below ``cache_bytes`` if
-    that is given; see ``builder.dataset.remote.RemoteDataset``.  ``storage_options`` go to fsspec.
+    ``path`` may be a URL that fsspec knows, such as ``s3://bucket/dataset``: of large episodes the
+    bytes that samples hold are fetched, small ones are copied whole to the folder ``cache`` when
+    they are first used, all of them with ``whole_episodes``.  The cache stays below ``cache_bytes``
+    if that is given; see ``builder.dataset.remote.RemoteDataset``.  ``storage_options`` go to
+    fsspec.
 
     ``tracks`` names a layer whose tracks take the place of the dataset's own; the arrays of
     ``layers`` are added to those of the episodes and views.
@@ -42,7 +45,8 @@ def open_dataset(
             raise ConfigError(f"{path}: folders of older files are read from a local disk only")
         from builder.dataset.remote import RemoteDataset
 
-        return RemoteDataset(path, max_open, tracks, layers, cache, cache_bytes, storage_options)
+        options = (cache, cache_bytes, storage_options, whole_episodes)
+        return RemoteDataset(path, max_open, tracks, layers, *options)
     if cache is not None or cache_bytes is not None or storage_options is not None:
         raise ConfigError(f"{path} is no URL: cache and storage_options are for URLs, s3://...")
     path = Path(path)

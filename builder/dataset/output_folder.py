@@ -1,28 +1,14 @@
 """Which folders a dataset may be written to: an empty one, or one that letterset made."""
 
-import re
 from pathlib import Path
 
 from builder.core.errors import ConfigError, OutputError
-
-META_NAME = "dataset.json"
+from builder.core.own_files import META_NAME
+from builder.core.paths import is_url, shown_url
 
 # What an earlier or a concurrent run may have left before dataset.json was written.
 _OURS = {META_NAME, "index", "failures", "tmp", "runs", "stats", "splits", "layers"}
 _PASSED = _OURS | {"replaced", "lost+found"}
-
-# A Path makes one slash of two; one letter is a drive.
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
-
-
-def is_url(path: Path | str) -> bool:
-    """Tell whether a path is a URL such as ``s3://bucket/dataset``, also as a Path."""
-    return bool(_URL.match(str(path)))
-
-
-def shown_url(url: Path | str) -> str:
-    """Return a URL with both of its slashes, which a Path merges."""
-    return re.sub(":/+", "://", str(url), count=1)
 
 
 def check_output_folder(folder: Path | str) -> None:

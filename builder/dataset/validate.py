@@ -1,17 +1,28 @@
 """Verifying a dataset: what is stored is checked against everything the metadata say about it."""
 
 import json
+import math
 import os
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from builder.canvas.query_grid import query_points
-from builder.core.errors import DatasetError, LettersetError, NewerFormatError
-from builder.dataset.array_checks import check_digest, check_view, has_windows
+from builder.core.errors import (
+    DatasetError,
+    LettersetError,
+    NewerFormatError,
+    SourceError,
+    UnreadableError,
+)
+from builder.core.messages import ASSUMED, count
+from builder.core.spacing import spread
+from builder.core.working import Each, one_by_one
+from builder.dataset.array_checks import all_still, check_digest, check_view, has_windows
 from builder.dataset.folder import (
     META_NAME,
     index_line,
@@ -21,12 +32,15 @@ from builder.dataset.folder import (
     read_index,
     store_at,
 )
+from builder.dataset.index import EpisodeIndex
 from builder.dataset.layers import FOLDER as LAYERS
 from builder.dataset.layers import layer_names, layer_store, load_layer, open_overlay, stale
 from builder.dataset.splits import FOLDER as SPLITS
 from builder.dataset.splits import read_splits
-from builder.dataset.window_table import check_tables
+from builder.dataset.window_table import check_table
+from builder.inputs.foreign import announce
 from builder.stores.base import EpisodeReader, Store
+from builder.stores.reading import files_in, readable
 from schemas.dataset import DatasetMeta, EpisodeMeta, IndexLine, ViewMeta
 from schemas.layers import LayerMeta, TrackSet
 
@@ -35,7 +49,8 @@ from schemas.layers import LayerMeta, TrackSet
 class Problem:
     """Something wrong with a dataset, or, as a ``note``, something a user should know.
 
-    With ``unread`` nothing is known to be wrong: a newer letterset made it.
+    With ``unread`` nothing is known to be wrong: it cannot be read now, or a newer letterset made
+    it.
     """
 
     episode: str | None
@@ -49,87 +64,165 @@ class Problem:
         return ": ".join(part for part in parts if part)
 
 
-def validate(path: Path | str, deep: bool = False) -> list[Problem]:
+@dataclass(frozen=True)
+class Checked:
+    """One episode: its problems, and what the index lists of it, None where it cannot be read.
+
+    ``assumed`` says that the shape of its source is an assumption.
+    """
+
+    problems: list[Problem]
+    line: IndexLine | None = None
+    assumed: bool = False
+
+
+def validate(
+    path: Path | str, deep: bool = False, *, share: float = 1.0, check_each: Each = one_by_one
+) -> list[Problem]:
     """Check a whole dataset; returns all problems, notes among them, in order of episodes.
 
-    Reads every byte of every array.  ``deep`` also decodes every stored frame.  Raises
-    DatasetError when ``path`` holds no dataset at all and NewerFormatError when a newer
-    letterset made it.
+    Reads every byte of every array, one episode after another or as ``check_each`` does it; of
+    ``share`` (0 to 1) of the episodes, spread evenly, and a note says how many were not looked at.
+    ``deep`` also decodes every stored frame.  Raises DatasetError when ``path`` holds no dataset
+    at all and NewerFormatError when a newer letterset made it.
     """
     folder = Path(path)
     if not any((folder / name).exists() for name in (META_NAME, "episodes")):
         load_meta(folder)
     problems, meta = _dataset(folder)
-    store, index = store_at(folder), None
+    store, index, stored = store_at(folder), None, set[str]()
     try:
         index = read_index(folder)
         read_failures(folder)
     except DatasetError as error:
-        problems.append(Problem(None, "index", str(error)))
-    for episode_id in sorted({*store.ids(), *(index or ())}):
-        problems += check_episode(store, episode_id, meta, deep)
-        problems += [] if index is None else _listed(store, episode_id, index.get(episode_id))
+        problems.append(_problem(None, "index", error))
+    try:
+        stored = {*store.ids()}
+    except UnreadableError as error:
+        problems.append(_problem(None, store.place, error))
+    assumed: list[str] = []
+    known = sorted({*stored, *(index or ())})
+    ids = [known[at] for at in spread(len(known), math.ceil(share * len(known)))]
+    left_out = {*known} - {*ids}
+    if left_out:
+        text = f"{len(left_out)} of {count(len(known), 'episode')} were not looked at"
+        problems.append(Problem(None, "", text, note=True))
+    check = partial(check_episode, store, dataset=meta, deep=deep)
+    for episode_id, checked in zip(ids, check_each(check, ids), strict=True):
+        problems += checked.problems
+        assumed += [episode_id] if checked.assumed else []
+        if checked.line and index is not None and checked.line != index.get(episode_id):
+            listed = episode_id in index
+            what = "is not what the index lists" if listed else "is not listed in the index"
+            text = f"the episode {what}; run letterset repair"
+            problems.append(Problem(episode_id, "index", text))
+    if assumed:
+        who = f"{count(len(assumed), 'episode')}, the first is {assumed[0]}"
+        problems.append(Problem(None, "", f"{ASSUMED}: {who}", note=True))
     for name in layer_names(folder):
-        problems += check_layer(folder, store, name, index or {}, deep)
-    problems += [Problem(None, *found) for found in _check_companions(folder, index)]
+        lines: Mapping[str, IndexLine] = index or {}
+        problems += check_layer(folder, store, name, lines, deep, meta, left_out, check_each)
+    problems += _check_companions(folder, index, meta)
     other = "part of no episode and not verified: move it away if not needed"
     problems += [
         Problem(None, path.relative_to(folder).as_posix(), other, note=True)
-        for path in _foreign(folder, store)
+        for path in _foreign(folder, store, stored)
     ]
     left = "left over from a killed run; the next build removes it"
     problems += [Problem(None, f"tmp/{p.name}", left, note=True) for p in store.leftovers()]
     return problems
 
 
+def _problem(episode: str | None, where: str, error: Exception) -> Problem:
+    """Say why something was not verified; an error of the environment tells nothing of it."""
+    unread = isinstance(error, UnreadableError | NewerFormatError | OSError)
+    return Problem(episode, where, str(error), unread=unread)
+
+
 def check_episode(
     store: Store, episode_id: str, dataset: DatasetMeta | None = None, deep: bool = False
-) -> list[Problem]:
+) -> Checked:
     """Check one episode by itself and, if given, against the dataset's settings."""
+    found: list[Problem] = []
+    line, assumed = None, False
     try:
-        reader = store.open(episode_id)
-    except (DatasetError, NewerFormatError) as error:
-        unread = isinstance(error, NewerFormatError)
-        return [Problem(episode_id, "", str(error), unread=unread)]
-    with closing(reader):
-        meta = reader.meta
-        found = [("", text) for text in reader.problems()]
-        found += [("", text) for text in (_against_dataset(meta, dataset) if dataset else ())]
-        for name, array in meta.arrays.items():
-            found += [(name, text) for text in check_digest(reader, None, name, array)]
-        for view in meta.views:
-            bad = check_view(reader, view, _queries(dataset, view), deep)
-            found += [(f"{view.name}/{name}", text) for name, text in bad]
-    return [Problem(episode_id, where, text) for where, text in found]
+        announce(store.path(episode_id))
+        with closing(store.open(episode_id)) as reader:
+            line = index_line(reader.meta)
+            assumed = any(view.source_shape_assumed for view in reader.meta.views)
+            for where, text in _episode_problems(reader, dataset, deep):
+                found.append(Problem(episode_id, where, text))
+    except (DatasetError, NewerFormatError, OSError) as error:
+        found.append(_problem(episode_id, "", error))
+    except SourceError as error:  # it ended a process that read it
+        found.append(_problem(episode_id, "", UnreadableError(error.reason)))
+    return Checked(found, line, assumed)
+
+
+def _episode_problems(
+    reader: EpisodeReader, dataset: DatasetMeta | None, deep: bool
+) -> Iterator[tuple[str, str]]:
+    meta = reader.meta
+    yield from (("", text) for text in reader.problems())
+    yield from (("", text) for text in (_against_dataset(meta, dataset) if dataset else ()))
+    for name, array in meta.arrays.items():
+        yield from ((name, text) for text in check_digest(reader, None, name, array))
+    for view in meta.views:
+        bad = check_view(reader, view, _queries(dataset, view), deep)
+        yield from ((f"{view.name}/{name}", text) for name, text in bad)
 
 
 def check_layer(
-    folder: Path, store: Store, name: str, index: Mapping[str, IndexLine], deep: bool = False
+    folder: Path,
+    store: Store,
+    name: str,
+    index: Mapping[str, IndexLine],
+    deep: bool = False,
+    dataset: DatasetMeta | None = None,
+    left_out: Collection[str] = (),
+    check_each: Each = one_by_one,
 ) -> list[Problem]:
-    """Check a layer: its metadata, its files, and whether it was made for these episodes."""
+    """Check a layer: its metadata, its files, and whether it was made for these episodes.
+
+    The files of episodes in ``left_out`` are not looked at.
+    """
     try:
         meta = load_layer(folder, name)
+        own = layer_store(folder, name)
+        ids = list(own.ids())
     except (DatasetError, NewerFormatError) as error:
-        return [Problem(None, f"layers/{name}", str(error))]
-    found, own = [], layer_store(folder, name)
-    for episode_id in own.ids():
-        where = f"layers/{name}"
-        if not store.has(episode_id):
-            text = "there is no such episode: build it again, or delete this part of the layer, "
-            found.append(Problem(episode_id, where, f"{text}{own.path(episode_id)}"))
-            continue
-        try:
-            with closing(own.open(episode_id)) as layer, closing(store.open(episode_id)) as base:
-                found += [
-                    Problem(episode_id, f"{where}/{each}" if each else where, message)
-                    for each, message in _layer_problems(base, layer, folder, meta, deep)
-                ]
-        except (DatasetError, NewerFormatError) as error:
-            found.append(Problem(episode_id, where, str(error)))
-    missing = len(index.keys() - set(own.ids()))
+        return [_problem(None, f"layers/{name}", error)]
+    found, where = [], f"layers/{name}"
+    if dataset is not None and meta.base != dataset.digest:
+        text = "it was made for another dataset.json: make it again under another name"
+        found.append(Problem(None, where, text))
+    check = partial(_check_layer_episode, folder, store, own, meta, deep)
+    for problems in check_each(check, [key for key in ids if key not in left_out]):
+        found += problems
+    missing = len(index.keys() - {*ids})
     if missing:
         text = f"it lacks {missing} of {len(index)} episodes"
         found.append(Problem(None, f"layers/{name}", text, note=True))
+    return found
+
+
+def _check_layer_episode(
+    folder: Path, store: Store, own: Store, meta: LayerMeta, deep: bool, episode_id: str
+) -> list[Problem]:
+    found, where = [], f"layers/{meta.name}"
+    try:
+        if not store.has(episode_id):
+            text = "there is no such episode: build it again, or delete this part of the layer,"
+            return [Problem(episode_id, where, f"{text} {own.path(episode_id)}")]
+        announce(own.path(episode_id))
+        with closing(own.open(episode_id)) as layer, closing(store.open(episode_id)) as base:
+            for each, message in _layer_problems(base, layer, folder, meta, deep):
+                place = f"{where}/{each}" if each else where
+                found.append(Problem(episode_id, place, message))
+    except (DatasetError, NewerFormatError, OSError) as error:
+        found.append(_problem(episode_id, where, error))
+    except SourceError as error:  # it ended a process that read it
+        found.append(_problem(episode_id, where, UnreadableError(error.reason)))
     return found
 
 
@@ -157,24 +250,13 @@ def _queries(settings: DatasetMeta | TrackSet | None, view: ViewMeta) -> np.ndar
     return query_points(settings.queries, view.geometry)
 
 
-def _listed(store: Store, episode_id: str, line: IndexLine | None) -> list[Problem]:
-    """Compare an episode with its line in the index."""
-    try:
-        with closing(store.open(episode_id)) as reader:
-            if line == index_line(reader.meta):
-                return []
-    except (DatasetError, NewerFormatError):
-        return []  # check_episode reports it
-    what = "is not listed in the index" if line is None else "is not what the index lists"
-    return [Problem(episode_id, "index", f"the episode {what}; run letterset repair")]
-
-
 def _dataset(folder: Path) -> tuple[list[Problem], DatasetMeta | None]:
     try:
         meta = load_meta(folder)
+        with readable(folder / META_NAME):
+            text = (folder / META_NAME).read_text(encoding="utf-8")
     except DatasetError as error:
-        return [Problem(None, META_NAME, str(error))], None
-    text = (folder / META_NAME).read_text(encoding="utf-8")
+        return [_problem(None, META_NAME, error)], None
     if text != pretty_json(json.loads(text)):
         message = "its values are valid, but not in the form letterset writes: it was edited"
         return [Problem(None, META_NAME, message)], meta
@@ -182,6 +264,12 @@ def _dataset(folder: Path) -> tuple[list[Problem], DatasetMeta | None]:
 
 
 def _against_dataset(meta: EpisodeMeta, dataset: DatasetMeta) -> Iterator[str]:
+    if not dataset.describes(meta):
+        yield (
+            f"it was built under another dataset.json: that one's digest is "
+            f"{str(meta.dataset)[:12]}..., this one's {dataset.digest[:12]}...; was either of them "
+            "put here from elsewhere? Restore it"
+        )
     whole = meta.mode == "episode"
     expected = {
         "mode": dataset.mode,
@@ -192,7 +280,7 @@ def _against_dataset(meta: EpisodeMeta, dataset: DatasetMeta) -> Iterator[str]:
         if getattr(meta, key) != value:
             yield f"{key} is {getattr(meta, key)}, the dataset says {value}"
     for view in meta.views:
-        tracked = has_windows(view)
+        tracked = has_windows(view) or (dataset.has_tracks and all_still(meta))
         if tracked != dataset.has_tracks:
             count = "windows" if tracked else "no windows"
             yield f"view {view.name} has {count}, the dataset's tracker is {dataset.tracker.kind}"
@@ -204,35 +292,45 @@ def _against_dataset(meta: EpisodeMeta, dataset: DatasetMeta) -> Iterator[str]:
             )
 
 
-def _check_companions(folder: Path, ids: Container[str] | None) -> Iterator[tuple[str, str, bool]]:
-    """Yield (where, message, whether it is only a note) for window tables, layers and splits.
+def _check_companions(
+    folder: Path, ids: EpisodeIndex | None, dataset: DatasetMeta | None
+) -> Iterator[Problem]:
+    """Yield what is wrong with window tables, layers and splits.
 
     ``ids`` are the dataset's; None when they are not known.
     """
-    yield from check_tables(folder)
+    for path in files_in(folder / "stats", ".hdf5"):
+        if not path.name.startswith("windows"):
+            continue
+        where = f"stats/{path.name}"
+        try:
+            for found in check_table(path, folder, ids, dataset):
+                yield Problem(None, where, *found)
+        except DatasetError as error:
+            yield _problem(None, where, error)
     files = (path.relative_to(folder / LAYERS) for path in (folder / LAYERS).rglob("*.hdf5"))
     kept = {path.parts[0] for path in files if len(path.parts) > 1}
     for name in sorted(kept - {*layer_names(folder)}):
         text = "layer.json is missing: restore it, or delete the folder and make it again"
-        yield f"{LAYERS}/{name}", text, False
-    for path in sorted((folder / SPLITS).glob("*.json")):
+        yield Problem(None, f"{LAYERS}/{name}", text)
+    for path in files_in(folder / SPLITS, ".json"):
         where = f"{SPLITS}/{path.name}"
         try:
             parts = read_splits(folder, path.stem).splits
         except LettersetError as error:
-            yield where, str(error), False
+            yield _problem(None, where, error)
             continue
         for part, listed in parts.items():
             gone = [] if ids is None else [each for each in listed if each not in ids]
             if gone:
                 text = f"{part} lists {len(gone)} that the dataset lacks, the first is {gone[0]}"
-                yield where, text, True  # it may be on purpose
+                yield Problem(None, where, text, note=True)  # it may be on purpose
 
 
-def _foreign(folder: Path, store: Store) -> Iterator[Path]:
+def _foreign(folder: Path, store: Store, ids: Iterable[str]) -> Iterator[Path]:
     """Yield the files in the episodes' folder that belong to no episode, sorted."""
     episodes, found = set[Path](), list[Path]()
-    for each in store.ids():
+    for each in ids:
         with suppress(DatasetError):  # for a name that no episode can have
             episodes.add(store.path(each))
     for place, folders, names in os.walk(folder / store.place):

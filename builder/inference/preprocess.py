@@ -10,8 +10,8 @@ from typing import Any
 import av
 import numpy as np
 
-from builder.canvas.letterbox import Letterboxer
-from schemas.geometry import Letterbox
+from builder.canvas.letterbox import Letterboxer, letterbox_frame
+from schemas.geometry import Geometry, Letterbox, Stretch
 from schemas.inference import Decoder, InferenceMeta, InferenceView
 
 
@@ -21,13 +21,13 @@ class Preprocessor:
     Frames are arrays (H, W, 3) uint8 RGB as the camera gives them, before orientation, or
     ``av.VideoFrame`` of any pixel format (a camera's own YUV comes out closest to the build:
     RGB made by a driver with coarse chroma differs by a few grey levels).  Raises ValueError
-    for a view that is stretched instead of letterboxed.
+    for a view of an older file, which another tool stretched.
     """
 
     def __init__(self, meta: InferenceMeta) -> None:
         self._decoder = Decoder(meta)
         self._boxers = {
-            view.name: Letterboxer(_letterbox(view), view.orientation) for view in meta.views
+            view.name: Letterboxer(canvas_of(view), view.orientation) for view in meta.views
         }
 
     def frame(self, image: Any, view: str | None = None) -> np.ndarray:
@@ -38,8 +38,8 @@ class Preprocessor:
         TypeError for what is neither an array nor a frame.
         """
         name = self._decoder.view(view).name
-        self._decoder.check_frame(_frame_shape(image, name), name)
-        return self._boxers[name].canvas(image)
+        check_image(self._decoder, image, name)
+        return on_img_shape(self._boxers[name].canvas(image), self._decoder.view(name))
 
     def __call__(self, images: Mapping[str, Any]) -> np.ndarray:
         """Letterbox one frame of every view; returns (V, H, W, 3) uint8 in training order.
@@ -57,6 +57,11 @@ class Preprocessor:
         return np.stack([self.frame(images[name], name) for name in self._boxers])
 
 
+def check_image(decoder: Decoder, image: Any, view: str) -> None:
+    """Raise TypeError or ValueError for what is no frame of the view's resolution."""
+    decoder.check_frame(_frame_shape(image, view), view)
+
+
 def _frame_shape(image: Any, view: str) -> tuple[int, int]:
     """Return (H, W) of a frame; other numbers than uint8 would be cut down to it silently."""
     if isinstance(image, av.VideoFrame):
@@ -69,10 +74,22 @@ def _frame_shape(image: Any, view: str) -> tuple[int, int]:
     return image.shape[0], image.shape[1]
 
 
-def _letterbox(view: InferenceView) -> Letterbox:
-    if not isinstance(view.geometry, Letterbox):
+def canvas_of(view: InferenceView) -> Geometry:
+    """Return how the frames of a view were placed where they were tracked.
+
+    Raises ValueError for frames of an older file, which another tool resized.
+    """
+    if view.tracked is None and not isinstance(view.geometry, Letterbox):
         raise ValueError(
             f"view {view.name} is stretched, not letterboxed: it was built by another tool, whose "
             "resizing live frames must go through"
         )
-    return view.geometry
+    return view.tracked or view.geometry
+
+
+def on_img_shape(canvas: np.ndarray, view: InferenceView) -> np.ndarray:
+    """Return a frame that was tracked as training sees it, (H, W, 3) of ``img_shape``."""
+    if view.tracked is None:
+        return canvas
+    shape = view.geometry.img_shape
+    return letterbox_frame(canvas, Stretch(source_shape=view.tracked.img_shape, img_shape=shape))

@@ -1,11 +1,15 @@
-"""How a video is to be displayed: display matrix, sample aspect ratio, colours."""
+"""How a video is to be displayed: display matrix, crop, sample aspect ratio, colours."""
 
 import struct
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
+import av.filter
 from av.sidedata.sidedata import Type as SideDataType
+from av.video.reformatter import ColorPrimaries, ColorTrc
 
+from builder.inputs.track_header import Margins
 from schemas.dataset import ColorInfo
 from schemas.geometry import Orientation, oriented_shape
 
@@ -34,22 +38,30 @@ _UNSPECIFIED, _FULL = 2, 2
 _ABSURD_RATIO = 10
 
 
-def orientation_of(frame: Any) -> Orientation:
+def orientation_of(
+    frame: Any, stored: Callable[[], Orientation | bytes | None] = lambda: None
+) -> Orientation:
     """Read the whole display matrix of a frame, mirrors included.
 
-    Raises ValueError for a matrix that is neither a quarter turn nor a mirror.
+    ``stored()`` looks it up in the file where the frame hides it: an orientation, or the matrix
+    (9 numbers of 4 bytes, native order).  Raises ValueError for a matrix that is neither a quarter
+    turn nor a mirror, and for one that stays hidden.
     """
     try:
-        matrix = bytes(frame.side_data[SideDataType.DISPLAYMATRIX])
+        found: Orientation | bytes | None = bytes(frame.side_data[SideDataType.DISPLAYMATRIX])
     except KeyError:
         return "none"
     except ValueError:
         # PyAV builds all side data at once and stops at kinds it does not know.
+        found = stored()
+    if found is None:
         raise ValueError(
             "it carries side data of a kind that hides its orientation (EXIF or stereo, for "
             "example); re-encode it upright, or set the source's orientation by hand"
-        ) from None
-    a, b, _, c, d = struct.unpack("=5i", matrix[:20])
+        )
+    if isinstance(found, str):
+        return found
+    a, b, _, c, d = struct.unpack("=5i", found[:20])
     if not any((a, b, c, d)):
         return "none"
     # Turns are stored in fixed point: what is tiny beside the largest number is zero.
@@ -65,7 +77,7 @@ def orientation_of(frame: Any) -> Orientation:
 
 
 def pixel_aspect(
-    ratio: Fraction | None, orientation: Orientation
+    ratio: Fraction | None, orientation: Orientation = "none"
 ) -> tuple[tuple[int, int], str | None]:
     """Return the upright sample aspect ratio as (numerator, denominator), and a note or None.
 
@@ -76,20 +88,113 @@ def pixel_aspect(
     if not Fraction(1, _ABSURD_RATIO) <= ratio <= _ABSURD_RATIO:
         note = f"sample aspect ratio {ratio.numerator}:{ratio.denominator} is absurd, read as 1:1"
         return (1, 1), note
-    small = ratio.limit_denominator(10_000)
+    # PyAV 19 has fractions of its own.
+    small = Fraction(ratio).limit_denominator(10_000)
     pair = (small.numerator, small.denominator)
     return oriented_shape(orientation, pair), None
 
 
-def color_info(frame: Any) -> ColorInfo:
+def depth_reason(frame: Any) -> str | None:
+    """Say why a frame, or what a decoder gives, is no camera's picture; None when it may be one.
+
+    A single channel of more than 8 bits is depth, or another measurement; which of its values
+    would be black and which white, nothing says.
+    """
+    channels = [each for each in frame.format.components if not each.is_alpha]
+    if len(channels) > 1 or channels[0].bits <= 8:
+        return None
+    return (
+        f"{frame.format.name} is a single channel of {channels[0].bits} bits, which is depth and "
+        f"no picture; if it is a picture, convert it to 8 bits"
+    )
+
+
+class Cropper:
+    """Cuts the frames of one stream to what its container shows of them.
+
+    ``shape`` (H, W) is what it says of the stored frames, and ``margins`` what is not shown.
+    Frames of another shape, and those that would have to be cut inside a pixel (of the colours,
+    where these are coarser), stay whole.
+    """
+
+    def __init__(self, shape: tuple[int, int], margins: Margins) -> None:
+        self._shape, self._margins = shape, margins
+        self._graph: Any = None
+
+    def __call__(self, frame: Any) -> Any:
+        """Return the frame cut; its times and colours stay."""
+        if not self._fits(frame):
+            return frame
+        if self._graph is None:
+            self._graph = self._make_graph(frame)
+        self._graph.push(frame)
+        return self._graph.pull()
+
+    def note(self, frame: Any) -> str:
+        """Say what was done; ``frame`` is the first of the stream, cut if it could be."""
+        (height, width), (left, top, right, bottom) = self._shape, self._margins
+        done = (frame.height, frame.width) == (height - top - bottom, width - left - right)
+        sides = (f"{float(each):g}" for each in (left, top, right, bottom))
+        said = "its container crops {} pixels at the left, {} top, {} right, {} bottom, of {}x{}"
+        how = "only the rest was read" if done else "it cannot be cut there and was read whole"
+        return f"{said.format(*sides, width, height)}: {how}"
+
+    def _fits(self, frame: Any) -> bool:
+        left, top, right, bottom = self._margins
+        kind = frame.format
+        steps = (4 // kind.chroma_width(4), 4 // kind.chroma_height(4), 1, 1)
+        return (
+            (frame.height, frame.width) == self._shape
+            and not any(side % step for side, step in zip(self._margins, steps, strict=True))
+            and min(self._margins) >= 0
+            and left + right < self._shape[1]
+            and top + bottom < self._shape[0]
+        )
+
+    def _make_graph(self, frame: Any) -> Any:
+        left, top, right, bottom = map(int, self._margins)
+        graph = av.filter.Graph()
+        start = graph.add_buffer(
+            width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base
+        )
+        size = f"{frame.width - left - right}:{frame.height - top - bottom}:{left}:{top}:exact=1"
+        graph.link_nodes(start, graph.add("crop", size), graph.add("buffersink")).configure()
+        return graph
+
+
+_HDR = {"smpte2084": "PQ", "arib_std_b67": "HLG"}
+
+
+def hdr_note(color: ColorInfo) -> str | None:
+    """Say that a view was filmed in high dynamic range; None where it is not known to be."""
+    kinds = [_HDR[color.transfer]] if color.transfer in _HDR else []
+    if color.dolby_vision is not None:
+        kinds.append(f"Dolby Vision {color.dolby_vision}")
+    if not kinds:
+        return None
+    note = f"HDR ({', '.join(kinds)}): kept as stored, without tone mapping"
+    if color.dolby_vision == 5:
+        note += "; read as YCbCr, which it is not, so its colours are wrong: convert it first"
+    return note
+
+
+def color_info(frame: Any, dolby_vision: int | None = None) -> ColorInfo:
     """Tell how a frame's YUV is read as RGB; the same rules as the scaler's.
 
     Untagged YUV is read as BT.601, limited range, whatever its size; gray and "yuvj" formats
-    as full range.  Raises ValueError for a matrix that cannot be converted.
+    as full range.  ``dolby_vision`` is the profile that the container tells.
+    Raises ValueError for a matrix that cannot be converted.
     """
     name = frame.format.name
+    more: dict[str, Any] = {
+        "transfer": _tag(ColorTrc, frame.color_trc),
+        "primaries": _tag(ColorPrimaries, frame.color_primaries),
+        "dolby_vision": dolby_vision,
+    }
     if frame.format.is_rgb:
-        return ColorInfo(matrix="rgb", matrix_tagged=True, full_range=True, range_tagged=True)
+        return ColorInfo(
+            matrix="rgb", matrix_tagged=True, full_range=True, range_tagged=True, **more
+        )
     space, color_range = int(frame.colorspace), int(frame.color_range)
     if space != _UNSPECIFIED and space not in _MATRICES:
         raise ValueError(f"its colour matrix (number {space}) is not supported; re-encode it")
@@ -99,4 +204,12 @@ def color_info(frame: Any) -> ColorInfo:
         full_range=color_range == _FULL
         or (color_range == 0 and name.startswith(("gray", "ya", "yuvj"))),
         range_tagged=color_range != 0,
+        **more,
     )
+
+
+def _tag(kind: Any, value: int) -> str | None:
+    """Name a number of H.273; None where it is unspecified or reserved."""
+    if value == _UNSPECIFIED or value not in {int(each) for each in kind}:
+        return None
+    return str(kind(value).name.lower())

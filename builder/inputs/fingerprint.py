@@ -8,10 +8,11 @@ from pathlib import Path
 
 from builder.core.errors import SourceError
 from builder.core.paths import printable_path
+from builder.core.working import still_working
 from builder.inputs.listing import locate
 from schemas.dataset import Fingerprint
 
-_MIB = 1 << 20
+MIB = 1 << 20
 
 
 def fingerprint(path: str | os.PathLike[str]) -> Fingerprint:
@@ -19,10 +20,20 @@ def fingerprint(path: str | os.PathLike[str]) -> Fingerprint:
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
-        digest.update(file.read(_MIB))
-        file.seek(max(_MIB, size - _MIB))
-        digest.update(file.read(_MIB))
+        digest.update(file.read(MIB))
+        file.seek(max(MIB, size - MIB))
+        digest.update(file.read(MIB))
     return Fingerprint(size=size, sha256=digest.hexdigest())
+
+
+def file_sha256(path: Path) -> str:
+    """Hash a whole file, in pieces.  Raises OSError."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+            still_working()
+    return digest.hexdigest()
 
 
 def fingerprints(root: Path, relatives: Iterable[str]) -> dict[str, Fingerprint]:
@@ -35,16 +46,27 @@ def fingerprints(root: Path, relatives: Iterable[str]) -> dict[str, Fingerprint]
         relative = os.path.normpath(relative)
         path = locate(root, relative)
         try:
-            status = os.stat(path)
-            prints[printable_path(relative)] = _fingerprint(
-                path, status.st_size, status.st_mtime_ns
-            )
+            prints[printable_path(relative)] = known_fingerprint(path)
         except OSError as error:
             raise SourceError.at(path, f"it cannot be read: {error.strerror}") from None
     return prints
 
 
-# Many episodes come from one file.
+def known_fingerprint(path: Path) -> Fingerprint:
+    """Fingerprint a file; one that is asked for again is read once more only when it changed.
+
+    Many episodes come from one file.  Raises OSError.
+    """
+    return _fingerprint(path, stamp(path))
+
+
+def stamp(path: Path) -> tuple[int, ...]:
+    """Return what is another where a file is another, or was written to since.  Raises OSError."""
+    found = os.stat(path)
+    # No time is compared with another: clocks of machines differ.
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
 @lru_cache(maxsize=256)
-def _fingerprint(path: Path, size: int, changed: int) -> Fingerprint:
+def _fingerprint(path: Path, state: tuple[int, ...]) -> Fingerprint:
     return fingerprint(path)

@@ -8,16 +8,18 @@ checked, before it is read.
 import importlib.util
 import math
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
-from builder.core.errors import DecodeError, SourceError
+from builder.core.errors import SourceError
 from builder.core.paths import printable_path, safe_names
+from builder.inputs.foreign import foreign
 from builder.inputs.inflate import MAX_RATIO, check_inflated
 from builder.inputs.listing import natural_key, regular_file
 from schemas.config import Limits
@@ -47,7 +49,8 @@ class SafeHdf5:
     def keys(self, group: str) -> list[str]:
         """List the names in a group in natural order; [] when there is no such group."""
         node = self._follow(group)
-        return sorted(node, key=natural_key) if isinstance(node, h5py.Group) else []
+        with self._named(group):
+            return sorted(node, key=natural_key) if isinstance(node, h5py.Group) else []
 
     def is_group(self, path: str) -> bool:
         """Tell whether there is a group at a path."""
@@ -56,10 +59,8 @@ class SafeHdf5:
     def attr(self, path: str, name: str) -> Any:
         """Return a text or number attribute, or None."""
         node = self._follow(path)
-        if node is None or name not in node.attrs:
-            return None
         with self._named(f"{path}@{name}"):
-            value = node.attrs[name]
+            value = None if node is None or name not in node.attrs else node.attrs[name]
         if isinstance(value, bytes):
             return value.decode("utf-8", "replace")
         return value.item() if isinstance(value, np.generic) else value
@@ -69,10 +70,10 @@ class SafeHdf5:
         data = self._follow(path)
         if not isinstance(data, h5py.Dataset):
             return []
-        if h5py.check_string_dtype(data.dtype) is None or data.size > _MAX_STRINGS:
-            raise self.error(path, f"expected a list of texts, got {data.dtype} {data.shape}")
-        self._check_storage(path, data)
         with self._named(path):
+            if h5py.check_string_dtype(data.dtype) is None or data.size > _MAX_STRINGS:
+                raise self.error(path, f"expected a list of texts, got {data.dtype} {data.shape}")
+            self._check_storage(path, data)
             values = np.atleast_1d(data.asstr(errors="replace")[()]).ravel()
         return [str(value) for value in values]
 
@@ -92,29 +93,60 @@ class SafeHdf5:
             values = data[()]
         return np.asarray(values, values.dtype.newbyteorder("<"))
 
-    def dataset(self, path: str) -> Any:
-        """Return a checked numeric dataset, to be read in pieces with :meth:`part`."""
+    def dataset(self, path: str, kinds: str = "biuf") -> Any:
+        """Return a checked dataset, to be read in pieces with :meth:`part`.
+
+        ``kinds`` are NumPy's letters for the types that are taken: plain numbers, S for bytes of
+        one length, and O for bytes of any length: uint8 in rows that differ.
+        """
         data = self._follow(path)
         if not isinstance(data, h5py.Dataset):
             raise self.error(path, "there is no such dataset")
-        if data.dtype.kind not in "biuf":
-            raise self.error(path, f"its type {data.dtype} is refused; only plain numbers are read")
-        self._check_storage(path, data)
+        with self._named(path):
+            rows = data.dtype.kind != "O" or h5py.check_vlen_dtype(data.dtype) == np.uint8
+            if data.dtype.kind not in kinds or not rows:
+                message = f"its type {data.dtype} is refused; only plain numbers are read"
+                raise self.error(path, message)
+            self._check_storage(path, data)
         return data
 
-    def arrays(self, paths: Mapping[str, str]) -> dict[str, np.ndarray]:
-        """Read whole numeric arrays by the names given for their paths, made safe to store."""
+    def arrays(self, paths: Mapping[str, str]) -> dict[str, Callable[[], np.ndarray]]:
+        """Return what reads whole numeric arrays, by the names given for their paths, made safe."""
         names = safe_names(paths.values()).values()
-        return {name: self.array(path) for path, name in zip(paths, names, strict=True)}
+        return {name: partial(self.array, at) for at, name in zip(paths, names, strict=True)}
+
+    def datasets(self, group: str, depth: int = 4) -> list[str]:
+        """List the paths of datasets below a group, relative to it, and of what is no group."""
+        found = []
+        for key in self.keys(group):
+            with suppress(SourceError):  # a link that is refused is told where it is read
+                if depth and self.is_group(f"{group}/{key}"):
+                    inner = self.datasets(f"{group}/{key}", depth - 1)
+                    found += [f"{key}/{each}" for each in inner]
+                    continue
+            found.append(key)
+        return found
+
+    def described(self, path: str) -> tuple[tuple[int, ...], np.dtype[Any]] | None:
+        """Return shape and type of a dataset, nothing of it read; None when there is none."""
+        with suppress(SourceError), self._named(path):
+            data = self._follow(path)
+            if isinstance(data, h5py.Dataset) and data.shape is not None:
+                return data.shape, data.dtype
+        return None
 
     def part(self, data: Any, key: Any) -> np.ndarray:
         """Read any part of a checked dataset.  Raises DecodeError for damage."""
-        with self._named(data.name):
+        with self._named(str(data.name)):
             return np.asarray(data[key])
 
-    def error(self, path: str, message: str, kind: type[SourceError] = SourceError) -> SourceError:
+    def error(self, path: str, message: str) -> SourceError:
         """Return an error that names the file and the place in it."""
-        return kind.at(self._path, f"{printable_path(path)}: {message}")
+        return SourceError.at(self._path, f"{printable_path(path)}: {message}")
+
+    def place(self, path: str) -> Path:
+        """Return what names a place in the file in errors of others."""
+        return self._path / path
 
     def _follow(self, path: str, hops: int = 0) -> Any:
         """Walk to a path link by link; None when it is not there."""
@@ -191,9 +223,8 @@ class SafeHdf5:
                 f"(limits.max_chunk_bytes); use h5repack with smaller chunks",
             )
         chunks: list[tuple[tuple[int, ...], int]] = []
-        with self._named(path):
-            # Asking for them one by one takes time quadratic in their number.
-            data.id.chunk_iter(lambda info: chunks.append((info.chunk_offset, info.size)))
+        # Asking for them one by one takes time quadratic in their number.
+        data.id.chunk_iter(lambda info: chunks.append((info.chunk_offset, info.size)))
         expected = math.prod(-(-n // c) for n, c in zip(data.shape, data.chunks, strict=True))
         if len(chunks) != expected:
             raise self.error(
@@ -204,29 +235,21 @@ class SafeHdf5:
             # Small chunks cannot become large: their bytes need not be looked at.
             if codec == "raw" or (codec in ("deflate", "lzf") and size * MAX_RATIO <= limit):
                 continue
-            with self._named(path):
-                _, raw = data.id.read_direct_chunk(offset)
+            _, raw = data.id.read_direct_chunk(offset)
             try:
                 check_inflated(codec, raw, limit)
             except ValueError as error:
                 raise self.error(path, str(error)) from None
 
-    @contextmanager
-    def _named(self, path: str) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-            message = f"it cannot be read, the file is damaged or of an unknown kind ({error})"
-            raise self.error(path, message, DecodeError) from None
+    def _named(self, path: str) -> AbstractContextManager[None]:
+        return foreign(self._path, path)
 
 
 @contextmanager
 def open_hdf5(path: Path, limits: Limits) -> Iterator[SafeHdf5]:
     """Open a file of others for reading.  Raises SourceError naming what is wrong."""
     regular_file(path)
-    try:
+    with foreign(path, what="not a whole HDF5 file; get the file again"):
         file = h5py.File(os.fsencode(path), "r", rdcc_nbytes=_CACHE_BYTES, rdcc_nslots=10_007)
-    except (OSError, RuntimeError) as error:
-        raise DecodeError.at(path, f"not a whole HDF5 file ({error}); get the file again") from None
     with file:
         yield SafeHdf5(file, path, limits)

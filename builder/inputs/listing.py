@@ -2,25 +2,39 @@
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from decimal import Decimal
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from builder.core.errors import SourceError
+from builder.core.errors import AbsentError, SourceError
+from builder.inputs.foreign import announce
 
 _DIGITS = re.compile(r"(\d{1,18})", re.ASCII)
+_DECIMAL = re.compile(r"(?<![\d.])(\d+)(?:\.(\d+))?(?!\d|\.\d)", re.ASCII)
+# Parts of a pattern: a float as Python writes small and large ones, a decimal number, a sign.
+_EXPONENT = r"(?<![^\W_])(?<!\.)(?:0|[1-9]\d*)(?:\.\d+)?e[-+]?\d{1,3}(?![^\W_])"
+_FRACTION = r"(?<![\d.])\d+\.\d+(?!\d|\.\d)"
+_SIGN = r"(?<![^\W_])(?<!-)-"
+_DASH = re.compile(_SIGN + r"\d", re.ASCII)
+
+_LFS_HEAD, _LFS_BYTES = b"version https://git-lfs", 1024
 
 # Stands for the content of a folder that may not be read; no file has this name.
 UNREADABLE = "."
 
 # Suffixes, in lower case, of what is taken for a video, a picture and so on.
 VIDEO_SUFFIXES = tuple(
-    ".mp4 .m4v .mov .3gp .mkv .webm .avi .ts .mts .m2ts .mpg .mpeg .flv .wmv .asf .ogv"
-    " .gif .apng".split()
+    ".mp4 .m4v .mov .qt .3gp .3g2 .mkv .webm .avi .ts .mts .m2ts .m2t .mpg .mpeg .vob .flv .f4v"
+    " .wmv .asf .ogv .gif .apng".split()
 )
 IMAGE_SUFFIXES = tuple(".png .jpg .jpeg .bmp .webp .tif .tiff .ppm .pgm".split())
 HDF5_SUFFIXES = (".hdf5", ".h5")
+COMPANIONS = tuple(".txt .npy .json .csv .md .yaml .yml .html .log .srt".split())
+# Names of the files that make a folder a Zarr group or array, of format 2 and 3.
+ZARR_GROUPS = (".zgroup", "zarr.json")
+ZARR_ARRAYS = (".zarray", "zarr.json")
 PICKLE_SUFFIXES = (".pkl", ".pickle")
 
 
@@ -29,6 +43,38 @@ def natural_key(name: str) -> tuple[tuple[tuple[str, int], ...], bytes]:
     pieces = _DIGITS.split(name)
     pairs = zip(pieces[::2], [*map(int, pieces[1::2]), -1], strict=True)
     return tuple(pairs), name.encode("utf-8", "surrogatepass")
+
+
+def in_natural_order(names: Iterable[str]) -> list[str]:
+    """Sort the names of one sequence by its numbers: ``im_2`` before ``im_10``, 1.05 before 1.1."""
+    names = list(names)
+    pattern = number_pattern(names)
+
+    def key(name: str) -> tuple[tuple[tuple[str, Decimal], ...], str]:
+        texts, numbers = pattern.split(name), [*pattern.findall(name), "-1"]
+        return tuple(zip(texts, map(Decimal, numbers), strict=True)), name
+
+    return sorted(names, key=key)
+
+
+def number_pattern(names: Sequence[str]) -> re.Pattern[str]:
+    """Return what finds the numbers in the names of one sequence, as all together tell.
+
+    Whether ``a.b`` is a decimal number: where the digits after the point differ in number, padding
+    (05 beside 1) or stripped zeros (5 and 15, never 10) say so.  A dash is a sign where it begins
+    a name, or where names that differ in nothing else have none.
+    """
+    fractions = [match[2] for name in names for match in _DECIMAL.finditer(name) if match[2]]
+    padded = any(len(digits) > 1 and digits[0] == "0" for digits in fractions)
+    stripped = not any(len(digits) > 1 and digits[-1] == "0" for digits in fractions)
+    kinds = (_EXPONENT, _FRACTION, r"\d+") if padded or stripped else (_EXPONENT, r"\d+")
+    unsigned = re.compile("|".join(kinds), re.ASCII)
+    if not any(_DASH.search(name) for name in names):
+        return unsigned
+    signed = re.compile("|".join(f"(?:{_SIGN})?{kind}" for kind in kinds), re.ASCII)
+    templates = [{each.sub("#", name) for name in names} for each in (signed, unsigned)]
+    begins = any(name.startswith("-") for name in names)
+    return signed if begins or len(templates[0]) < len(templates[1]) else unsigned
 
 
 def walk(root: Path) -> Iterator[tuple[str, list[str]]]:
@@ -97,6 +143,7 @@ def locate(root: Path, relative: str) -> Path:
 def _walk(
     root: Path, below: str, trail: tuple[tuple[int, int], ...]
 ) -> Iterator[tuple[str, list[str]]]:
+    announce(root / below)
     status = os.stat(root / below)
     here = (status.st_dev, status.st_ino)
     if here in trail:
@@ -132,22 +179,34 @@ def names_in(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
         names = [name for name in os.listdir(folder) if name[:1] != "."]
     except OSError as error:
         raise SourceError.at(folder, f"the folder cannot be listed ({error.strerror})") from None
-    return sorted((name for name in names if name.lower().endswith(suffixes)), key=natural_key)
+    return in_natural_order(name for name in names if name.lower().endswith(suffixes))
 
 
 def regular_file(path: Path) -> int:
-    """Return the size in bytes of a regular file, opening nothing.
+    """Return the size in bytes of a regular file, opening nothing else.
 
     Raises SourceError for whatever else lies there: opening a FIFO or device could block.
+    AbsentError for none, and for what Git LFS leaves in the place of one.
+    Whoever opens a file of others asks this first.
     """
     try:
         status = os.stat(path)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise SourceError.at(path, f"it cannot be opened: {reason}") from None
+        kind = AbsentError if isinstance(error, FileNotFoundError) else SourceError
+        raise kind.at(path, f"it cannot be opened: {reason}") from None
     if not os.path.isfile(path):
         raise SourceError.at(path, "it is not a regular file (a folder, FIFO, socket or device)")
+    announce(path)
+    if status.st_size < _LFS_BYTES and _is_lfs_pointer(path):
+        raise AbsentError.at(path, "it was not downloaded, Git LFS left a pointer: git lfs pull")
     return status.st_size
+
+
+def _is_lfs_pointer(path: Path) -> bool:
+    with suppress(OSError), path.open("rb") as file:
+        return file.read(len(_LFS_HEAD)) == _LFS_HEAD
+    return False
 
 
 def total_bytes(paths: Iterable[Path]) -> float:

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from builder.core.errors import DecodeError, SourceError
+from builder.core.errors import SourceError
+from builder.inputs.foreign import foreign
 from builder.inputs.listing import read_small
 from schemas.config import Limits
 
@@ -20,19 +21,15 @@ from schemas.config import Limits
 def load_pickle(path: Path, limits: Limits) -> Any:
     """Load a pickle of plain data.  Raises SourceError naming what it asked for instead."""
     data = read_small(path, limits.max_array_bytes)
-    try:
-        return _plain(_Restricted(_Bounded(data)).load(), {})
-    except _RefusedError as error:
-        raise SourceError.at(
-            path,
-            f"the pickle asks for {error}, which is refused; pickles may "
-            f"hold numbers, texts, containers and NumPy arrays",
-        ) from None
-    except Exception as error:
-        # Damaged pickles raise whatever their broken opcodes lead to.
-        raise DecodeError.at(
-            path, f"not a whole pickle ({type(error).__name__}: {error})"
-        ) from None
+    with foreign(path, what="not a whole pickle"):
+        try:
+            return _plain(_Restricted(_Bounded(data)).load(), {})
+        except _RefusedError as error:
+            raise SourceError.at(
+                path,
+                f"the pickle asks for {error}, which is refused; pickles may "
+                f"hold numbers, texts, containers and NumPy arrays",
+            ) from None
 
 
 def load_tapvid_videos(path: Path, limits: Limits) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +14,9 @@ from schemas.config import Limits
 from schemas.dataset import ArrayMeta, ColorInfo, MotionSummary, ViewMeta
 from schemas.geometry import Geometry, Orientation, oriented_shape
 
+BY_HAND = "source.orientation"
+"""What an orientation was taken from that the user set."""
+
 
 @dataclass(frozen=True)
 class StreamInfo:
@@ -19,6 +24,8 @@ class StreamInfo:
 
     ``coded_shape`` (H, W) is the stored pixel grid; ``orientation`` turns it upright;
     ``sample_aspect_ratio`` (width, height of a pixel) applies after orientation.
+    ``orientation_from`` says in words what the orientation was taken from; None: the pictures
+    are taken as stored, and nothing says that they are upright.
     ``num_frames`` is the exact number of frames the stream is going to yield.
     """
 
@@ -30,6 +37,7 @@ class StreamInfo:
     color: ColorInfo | None = None
     codec: str | None = None
     notes: tuple[str, ...] = ()
+    orientation_from: str | None = None
 
     @property
     def source_shape(self) -> tuple[int, int]:
@@ -50,6 +58,7 @@ class StreamInfo:
             geometry=geometry,
             coded_shape=self.coded_shape,
             orientation=self.orientation,
+            orientation_from=self.orientation_from,
             color=self.color,
             codec=self.codec,
             fps=self.fps,
@@ -72,11 +81,13 @@ class Frame(NamedTuple):
 class FrameStream(ABC):
     """Base of streams: the frames of one view; iterating again starts again.
 
-    A subclass sets ``info`` and iterates.  It overrides ``times`` and ``take`` where it can do
-    so without decoding the frames that are not asked for.
+    A subclass sets ``info`` and iterates.  It overrides ``times``, ``after`` and ``take`` where
+    it can do so without decoding the frames that are not asked for.
     """
 
     info: StreamInfo
+    decoded_whole: str | None = None
+    """Why a frame is only reached by decoding all before it; None where it need not be."""
 
     @abstractmethod
     def __iter__(self) -> Iterator[Frame]:
@@ -89,6 +100,10 @@ class FrameStream(ABC):
         """Return the seconds of all frames, (num_frames,) float64."""
         return np.fromiter((frame.seconds for frame in self), np.float64)
 
+    def after(self, first: int) -> Iterator[Frame]:
+        """Yield the frames from number ``first`` on, as iterating does."""
+        return islice(iter(self), first, None)
+
     def take(self, indices: np.ndarray) -> Iterator[Frame]:
         """Yield the frames of ascending indices, (n,), of which one may repeat.
 
@@ -96,7 +111,8 @@ class FrameStream(ABC):
         """
         wanted = iter(indices.tolist())
         index = next(wanted, None)
-        for number, frame in enumerate(self):
+        first = index or 0
+        for number, frame in enumerate(self.after(first), first):
             while index == number:
                 yield frame
                 index = next(wanted, None)
@@ -144,6 +160,15 @@ class BlockStream(FrameStream):
             yield from map(Frame, images, self._seconds[first:last].tolist())
 
 
+def check_pixels(path: Path, width: int, height: int, limits: Limits) -> None:
+    """Raise DecodeError for a picture of more pixels than the limit."""
+    if width * height > limits.max_pixels:
+        raise DecodeError.at(
+            path,
+            f"{width}x{height} pixels exceed the limit of {limits.max_pixels} (limits.max_pixels)",
+        )
+
+
 def even_times(count: int, fps: float) -> np.ndarray:
     """Return the seconds (count,) of frames that come at an even rate, from 0."""
     return np.arange(count) / fps
@@ -158,14 +183,13 @@ def array_stream(
     *,
     chunk: int = 1,
     frame_bytes: int | None = None,
-    orientation: Orientation = "none",
-    codec: str = "raw",
+    **info: Any,
 ) -> BlockStream:
     """Return pictures stored as an array of ``shape`` (T, H, W) as frames, evenly spaced in time.
 
     ``read`` is as in ``BlockStream``; the array is stored in chunks of ``chunk`` frames of
-    ``frame_bytes`` each (default: uint8 RGB).  Raises ``error(message)`` for an array that is
-    empty or beyond the limits.
+    ``frame_bytes`` each (default: uint8 RGB).  ``info`` are further fields of ``StreamInfo``.
+    Raises ``error(message)`` for an array that is empty or beyond the limits.
     """
     count, height, width = shape
     pixels = height * width
@@ -174,13 +198,13 @@ def array_stream(
             f"(T, H, W) = {shape} is empty, or exceeds limits.max_pixels {limits.max_pixels} or "
             f"limits.max_frames {limits.max_frames}"
         )
-    info = StreamInfo((height, width), count, orientation, fps=fps, codec=codec)
+    known = StreamInfo((height, width), count, fps=fps, **{"codec": "raw", **info})
     chunk_bytes = chunk * (frame_bytes or 3 * pixels)
     # Whole chunks, about a MiB, are read together, so that each is decompressed once; but a chunk
     # may hold parts of so many frames that they are not.
     whole = chunk_bytes <= limits.max_chunk_bytes
     block = chunk * max(1, _BLOCK_BYTES // chunk_bytes) if whole else 1
-    return BlockStream(info, even_times(count, fps), read, block)
+    return BlockStream(known, even_times(count, fps), read, block)
 
 
 def _runs(indices: np.ndarray, block: int) -> Iterator[tuple[int, int]]:
@@ -209,10 +233,15 @@ class PickedStream(FrameStream):
     ) -> None:
         self._stream, self._indices, self._seconds = stream, indices, seconds
         self.info = replace(stream.info, num_frames=len(indices), **changes)
+        self.decoded_whole = stream.decoded_whole
 
     def __iter__(self) -> Iterator[Frame]:
         """Yield the picked frames."""
-        for k, frame in enumerate(self._stream.take(self._indices)):
+        return self.after(0)
+
+    def after(self, first: int) -> Iterator[Frame]:
+        """Yield the picked frames from number ``first`` of them on."""
+        for k, frame in enumerate(self._stream.take(self._indices[first:]), first):
             yield frame if self._seconds is None else Frame(frame.image, float(self._seconds[k]))
 
     def times(self) -> np.ndarray:
@@ -220,6 +249,14 @@ class PickedStream(FrameStream):
         if self._seconds is not None:
             return self._seconds
         return self._stream.times()[self._indices]
+
+
+def origin(stream: FrameStream) -> tuple[FrameStream, np.ndarray]:
+    """Return the stream that frames were picked from, and their numbers in it, (num_frames,)."""
+    if not isinstance(stream, PickedStream):
+        return stream, np.arange(stream.info.num_frames)
+    found, indices = origin(stream._stream)
+    return found, indices[stream._indices]
 
 
 def period(times: np.ndarray) -> float:

@@ -1,137 +1,84 @@
-"""Video files in, frames out: exactly as many as a file declares, or an error.
+"""Video files in, frames out: all that a file declares to hold, or an error.
 
-A file is opened as nothing but a local file of a known container, so no playlist, no network
-and no second file is ever touched.  Its frames are counted without decoding them.
+Its frames are counted without decoding them, unless only the decoder knows how many there are.
+What the decoder reports while it works is listened to.
 """
 
 from __future__ import annotations
 
-import math
 import os
 from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import chain
+from dataclasses import dataclass, replace
+from itertools import chain, dropwhile, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import av
 import numpy as np
 
-from builder.core.errors import DecodeError
-from builder.inputs.containers import cut_off
-from builder.inputs.display import color_info, orientation_of, pixel_aspect
-from builder.inputs.listing import regular_file
-from builder.inputs.streams import Frame, FrameStream, StreamInfo, period
+from builder.core.errors import DecodeError, DepthError
+from builder.core.lru_cache import LruCache
+from builder.inputs.containers import broken_off, restarts, scrambled
+from builder.inputs.demux import (
+    ErrorLog,
+    Survey,
+    choose_stream,
+    damaged,
+    decoder_limit,
+    encrypted,
+    first_error,
+    first_packet,
+    is_partial,
+    not_opened,
+    open_container,
+    samples_end,
+    seconds_of,
+    survey,
+)
+from builder.inputs.display import (
+    Cropper,
+    color_info,
+    depth_reason,
+    hdr_note,
+    orientation_of,
+    pixel_aspect,
+)
+from builder.inputs.fingerprint import stamp
+from builder.inputs.images import exif_orientation
+from builder.inputs.keyframes import decoded_whole, keys_before, packets_from
+from builder.inputs.streams import BY_HAND, Frame, FrameStream, StreamInfo, check_pixels
+from builder.inputs.track_header import TrackHeader, track_header
 from schemas.config import Limits
 from schemas.geometry import Orientation
 
-# Containers that hold their own frames; playlists, image sequences and devices are not here.
-_FORMATS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,gif,apng"
-_ADVICE = "get the file again, or re-encode it (ffmpeg -i in -c:v libx264 out.mp4)"
-# These decoders hide damage unless told to be strict.  Others mark damaged frames by themselves,
-# and strict ones refuse files that play everywhere.
-_SILENT_CODECS = {"hevc"}
 
+class Opened(NamedTuple):
+    """A container with the chosen stream, and its frames from where it is read on."""
 
-def _advice(path: Path) -> str:
-    """Say what to do about a file that is no whole video, and that it is text if it is."""
-    with path.open("rb") as file:
-        head = file.read(256)
-    printable = head.isascii() and all(32 <= byte or byte in b"\t\n\r" for byte in head)
-    return "it is text, not video" if printable else _ADVICE
-
-
-def _open_container(path: Path, limits: Limits, **options: str) -> Any:
-    """Open a regular, non-empty file as a local video.
-
-    Raises SourceError for anything else that lies there (a FIFO or device could block for ever
-    and is not opened) and av.FFmpegError for other content.
-    """
-    if regular_file(path) == 0:
-        raise DecodeError.at(path, "the file is empty")
-    options |= {
-        "protocol_whitelist": "file",
-        "format_whitelist": _FORMATS,
-        "max_pixels": decoder_limit(limits),
-    }
-    # "file:" keeps names like "concat:x.mp4" from reaching another protocol.
-    return av.open(f"file:{path}", options=options, metadata_errors="replace")
-
-
-def decoder_limit(limits: Limits) -> str:
-    """Pixels at which a decoder stops by itself: it counts whole blocks, so it gets more."""
-    return str(2 * limits.max_pixels + (1 << 16))
-
-
-def _choose_stream(path: Path, container: Any) -> Any:
-    """Pick the video stream to read: no cover art; the default one, then the largest."""
-    kinds = av.stream.Disposition
-    streams = [s for s in container.streams.video if not s.disposition & kinds.attached_pic]
-    if not streams:
-        raise DecodeError.at(path, "it has no video stream")
-    readable = [s for s in streams if s.codec_context is not None]
-    if not readable:
-        raise DecodeError.at(path, "there is no decoder for its video codec; re-encode it as H.264")
-    return max(
-        readable, key=lambda s: (bool(s.disposition & kinds.default), s.width * s.height, -s.index)
-    )
-
-
-@dataclass(frozen=True)
-class _Survey:
-    """What the packets of one stream tell.
-
-    ``count`` frames are going to be shown, unless ``inside``: the stream starts inside a group
-    of pictures, and only the decoder knows which of the first frames can be shown.
-    ``pts`` are the sorted times of all frames in units of ``time_base``; None if some have none.
-    """
-
-    count: int
-    inside: bool
-    pts: array[int] | None
-
-
-def _survey(path: Path, index: int, limits: Limits) -> _Survey:
-    """Read all packets of stream ``index`` without decoding, and count its frames.
-
-    Costs about a hundredth of decoding, and 8 bytes per frame.  Raises DecodeError for packets
-    that are damaged or cut off, and beyond ``limits.max_frames``.
-    """
-    pts, untimed, start, inside = array("q"), 0, None, False
-    # Probing must not decode: what only a decoder knows is not asked here.
-    with _open_container(path, limits, skip_frame="all") as container:
-        stream = container.streams[index]
-        has_hidden = stream.codec_context.codec.canonical_name == "vp8"
-        for packet in container.demux(stream):
-            count = len(pts) + untimed
-            if packet.is_corrupt:
-                raise DecodeError.at(path, f"it is damaged or cut off in frame {count}; {_ADVICE}")
-            # A flush is empty, edit lists discard, and VP8 has frames for reference only.
-            if not packet.size or packet.is_discard:
-                continue
-            if has_hidden and not memoryview(packet)[0] & 0x10:
-                continue
-            if count == limits.max_frames:
-                raise DecodeError.at(
-                    path, f"it has more than {limits.max_frames} frames (limits.max_frames)"
-                )
-            if packet.pts is None:
-                untimed += 1
-                inside |= count == 0 and not packet.is_keyframe
-                continue
-            if count == 0:
-                start, inside = packet.pts, not packet.is_keyframe
-            pts.append(packet.pts)
-            inside |= start is not None and packet.pts < start
-    return _Survey(len(pts) + untimed, inside, None if untimed else array("q", sorted(pts)))
-
-
-class _Opened(NamedTuple):
     container: Any
     stream: Any
     frames: Iterator[Any]
+
+
+@dataclass(frozen=True)
+class Whole:
+    """What all packets of a file told, that is whole: not read again for each part of it.
+
+    ``recounted``: where packets cannot tell the frames, they were counted by decoding.
+    """
+
+    index: int
+    header: TrackHeader
+    packets: Survey
+    count: int
+    pts: Any
+    recounted: bool = False
+    decoded_whole: str | None = None
+
+
+_WHOLE: LruCache[tuple[Any, ...], Whole] = LruCache(8)
 
 
 class VideoStream(FrameStream):
@@ -150,94 +97,264 @@ class VideoStream(FrameStream):
     ) -> None:
         self.path = Path(path)
         self._limits = limits or Limits()
+        self._index: int | None = None
+        self._header = TrackHeader()
+        key = _key(self.path, self._limits)
+        if known := _WHOLE.get(key):
+            self._index, self._header = known.index, known.header
         with self._errors_named():
             opened = self._open()
-            first = self._first_frame(opened.frames, f"no frame could be decoded; {_ADVICE}")
-            packets = _survey(self.path, opened.stream.index, self._limits)
-            self._check_end(opened, packets.count)
-            self._count = packets.count
-            if packets.inside:
-                with (again := self._open()).container:
-                    self._count = sum(1 for _ in again.frames)
-            self._pts = packets.pts if packets.count == self._count else None
-            self._rate, self._unit = opened.stream.average_rate, opened.stream.time_base
-            # AVI has frame numbers in decoding order instead of times.
-            self._numbered = opened.container.format.name == "avi" and bool(self._rate)
-            self.info = self._describe(opened, first, orientation, stored=packets.count)
+            if known is None:
+                packets = survey(self.path, opened.stream.index, self._limits)
+                self._check_whole(opened, packets)
+                index = opened.stream.index
+                known = Whole(index, self._header, packets, packets.count, packets.pts)
+            self._packets, self._count, self._pts = known.packets, known.count, known.pts
+            self._unit, self._rate = opened.stream.time_base, opened.stream.average_rate
+            # AVI has the numbers of chunks in decoding order instead of times.
+            self._numbered = opened.container.format.name == "avi"
+            opened = opened._replace(frames=self._decode(opened, self._packets))
+            first = self._first_frame(opened.frames, "no frame could be decoded")
+            # Of field pictures two make a frame.
+            if not known.recounted and (not known.packets.exact or first.interlaced_frame):
+                self._recount()
+            if not known.recounted:
+                why = decoded_whole(opened.stream, self._packets, self._pts, first)
+                known = replace(
+                    known, count=self._count, pts=self._pts, recounted=True, decoded_whole=why
+                )
+                _WHOLE[key] = known
+            self.decoded_whole = known.decoded_whole
+            self.info = self._describe(opened, first, orientation)
         # The first iteration continues from here: opening the file again would cost time.
-        self._opened: _Opened | None = opened._replace(frames=chain([first], opened.frames))
+        self._opened: Opened | None = opened._replace(frames=chain([first], opened.frames))
 
     def __iter__(self) -> Iterator[Frame]:
         """Yield all frames in presentation order; seconds are the file's own timestamps."""
-        count, last = 0, -math.inf
+        return self.after(0)
+
+    def after(self, first: int) -> Iterator[Frame]:
+        """Yield the frames from number ``first`` on, decoded from the keyframe before it."""
+        count, last = first, -float("inf")
         with self._errors_named():
-            opened, self._opened = self._opened or self._open(), None
+            opened, self._opened = self._opened, None
+            if opened is None or first:
+                opened = self._opened_at(first, opened)
             with opened.container:
                 for frame in opened.frames:
                     self._check_frame(frame, count)
-                    # A file without times is read at its rate.
-                    numbered = self._numbered or frame.pts is None
-                    seconds = float(count / (self._rate or 1)) if numbered else _time(frame)
+                    seconds = self._seconds_of(frame, count)
                     if seconds < last:
                         raise DecodeError.at(
                             self.path,
                             f"frame {count} is at {seconds:.3f} s, the one before it at "
-                            f"{last:.3f} s; {_ADVICE}",
+                            f"{last:.3f} s: recordings may have been joined here; remux it, which "
+                            f"gives new times (ffmpeg -i in -c copy out.mp4), or split it",
                         )
                     yield Frame(frame, seconds)
                     count, last = count + 1, seconds
         if count != self._count:
             raise self._wrong_count(count)
 
+    def _opened_at(self, first: int, opened: Opened | None) -> Opened:
+        """Open the file at a frame; also takes an open one, which it may go on with."""
+        if first and not self.decoded_whole:
+            opened = opened or self._open()
+            for key in keys_before(self._packets, self._pts[first]):
+                packets = packets_from(opened.container, opened.stream, key)
+                frames = packets and self._sought(opened, packets, key[0], first)
+                if frames:
+                    return opened._replace(frames=frames)
+        if opened:
+            opened.container.close()
+        opened = self._open()
+        return opened._replace(frames=islice(self._decode(opened, self._packets), first, None))
+
+    def _sought(
+        self, opened: Opened, packets: Iterator[Any], key: int, first: int
+    ) -> Iterator[Any] | None:
+        """Decode from the keyframe shown at ``key`` to the frame ``first``; None if that fails.
+
+        Pictures before the keyframe may need some of the group before.  Every later one must come
+        at the time that the packets tell.
+        """
+        frames = self._decode(opened, replace(self._packets, skipped=0, leading=True), packets)
+        shown = dropwhile(lambda frame: frame.pts is None or frame.pts < key, frames)
+        try:
+            found = next(shown, None)
+            # Where a picture is refreshed row by row, the decoder waits until it is whole.
+            if found is None or found.pts != key or not found.key_frame:
+                return None
+            while found is not None and found.pts is not None and found.pts < self._pts[first]:
+                found = next(shown, None)
+        except (DecodeError, av.InvalidDataError):
+            return None  # what is wrong, decoding from the start tells
+        if found is None or found.pts != self._pts[first]:
+            return None
+        return self._at_their_times(chain([found], shown), first)
+
+    def _at_their_times(self, frames: Iterator[Any], first: int) -> Iterator[Any]:
+        for index, frame in enumerate(frames, first):
+            if index < self._count and frame.pts != self._pts[index]:
+                at = self._seconds_of(frame, index)
+                expected = seconds_of(self._pts[index], self._unit)
+                what = f"frame {index} is at {at:.3f} s, its packet at {expected:.3f} s"
+                raise damaged(self.path, what)
+            yield frame
+
     def times(self) -> np.ndarray:
         """Return the seconds of all frames, (num_frames,) float64, without decoding if possible."""
-        if self._numbered:
-            return np.array([float(index / self._rate) for index in range(self._count)])
         if self._pts is None:
             return super().times()
-        return np.array([float(value * self._unit) for value in self._pts])
+        return np.array([seconds_of(value, self._unit) for value in self._pts])
 
-    def _open(self) -> _Opened:
-        container = _open_container(self.path, self._limits)
-        stream = _choose_stream(self.path, container)
-        self._check_pixels(stream.width, stream.height)
+    def _seconds_of(self, frame: Any, index: int) -> float:
+        if self._numbered and self._pts is not None:
+            return seconds_of(self._pts[index], self._unit)
+        # A file without times is read at its rate.
+        return float(index / (self._rate or 1)) if frame.pts is None else time_of(frame)
+
+    def _open(self) -> Opened:
+        with ErrorLog() as logged:
+            try:
+                container = open_container(self.path, self._limits)
+            except av.FFmpegError as error:
+                raise not_opened(self.path, error, logged) from None
+        if self._index is None:
+            stream = choose_stream(self.path, container, self._limits)
+            self._index, self._header = stream.index, self._read_header(container, stream)
+        stream = container.streams[self._index]
+        check_pixels(self.path, stream.width, stream.height, self._limits)
         stream.thread_count = 1
-        context = stream.codec_context
-        context.options = {"max_pixels": decoder_limit(self._limits)}
-        if context.codec.canonical_name in _SILENT_CODECS:
-            context.options |= {"err_detect": "crccheck+explode"}
-        return _Opened(container, stream, container.decode(stream))
+        # Without it, decoders crop at the left and top by whole blocks of memory only.
+        stream.codec_context.flags |= av.codec.context.Flags.unaligned
+        # Stored checksums are compared.  Stricter modes find no more than what the decoder logs.
+        stream.codec_context.options = {
+            "max_pixels": decoder_limit(self._limits),
+            "err_detect": "crccheck",
+        }
+        return Opened(container, stream, iter(()))
+
+    def _read_header(self, container: Any, stream: Any) -> TrackHeader:
+        position = [each.index for each in container.streams.video].index(stream.index)
+        shape = (stream.height, stream.width)
+        return track_header(self.path, container.format.name, stream.id, position, shape)
+
+    def _decode(
+        self, opened: Opened, packets: Survey, given_packets: Iterator[Any] | None = None
+    ) -> Iterator[Any]:
+        """Yield the frames from the first keyframe on, without what is not to be shown of them.
+
+        Raises DecodeError when the decoder reports damage, except of what refers to frames
+        before that keyframe: it belongs to a group of pictures of which the start is missing.
+        Raises it, too, where the shape of the pixels changes.
+        """
+        count, first_pts, waiting, early = 0, None, packets.skipped > 0, False
+        given, cropper = 0, self._cropper(opened)
+        context: Any = opened.stream.codec_context
+        aspect: Any = None
+        for packet in given_packets or opened.container.demux(opened.stream):
+            # An empty packet with a time stands for a frame that was dropped.
+            if not packet.size and packet.dts is not None:
+                continue
+            if packet.size:
+                if waiting and (not packet.is_keyframe or is_partial(opened.stream, packet)):
+                    continue
+                if first_pts is None:
+                    first_pts, early = packet.pts, packets.leading
+                elif packet.pts is not None and packet.pts > first_pts:
+                    early = False
+                waiting = False
+            # Where recordings were joined, the container calls the last packet damaged.
+            packet.is_corrupt = False
+            with ErrorLog() as logged:
+                try:
+                    frames = packet.decode()
+                except av.InvalidDataError:
+                    if not early:
+                        raise
+                    frames = []
+            error = first_error(logged)
+            if error and not early and (count or not packets.skipped):
+                raise damaged(self.path, f"frame {count} or one near it is damaged ({error})")
+            # The decoder may hold frames back: the packet that changes it tells the number.
+            last, aspect = aspect, context.sample_aspect_ratio
+            if given and aspect != last and packet.size:
+                self._check_aspect(last, aspect, given if packets.exact else count)
+            given += 1
+            count += len(frames)
+            yield from map(cropper, frames) if cropper else frames
+
+    def _cropper(self, opened: Opened) -> Cropper | None:
+        margins, stream = self._header.margins, opened.stream
+        return Cropper((stream.height, stream.width), margins) if margins else None
+
+    def _recount(self) -> None:
+        """Count the frames by decoding them, where packets cannot tell."""
+        times: list[int | None] = []
+        opened = self._open()
+        with opened.container:
+            times.extend(frame.pts for frame in self._decode(opened, self._packets))
+        if len(times) == self._count:
+            return
+        chunks, self._count, self._pts = self._pts, len(times), None
+        known = [time for time in times if time is not None]
+        if len(known) == len(times) and known:
+            shift = chunks[0] - known[0] if self._numbered and chunks else 0
+            self._pts = array("q", (time + shift for time in known))
 
     def _first_frame(self, frames: Iterator[Any], if_none: str) -> Any:
         first = next(frames, None)
         if first is None:
-            raise DecodeError.at(self.path, if_none)
+            raise encrypted(self.path) if scrambled(self.path) else damaged(self.path, if_none)
         self._shape = (first.height, first.width)
-        self._check_pixels(first.width, first.height)
+        check_pixels(self.path, first.width, first.height, self._limits)
+        if reason := depth_reason(first):
+            raise DepthError.at(self.path, reason)
         return first
 
-    def _check_end(self, opened: _Opened, counted: int) -> None:
-        declared = opened.stream.frames
-        container = opened.container.format.name
-        if missing := cut_off(self.path, container, declared=declared, counted=counted):
-            raise DecodeError.at(self.path, f"{missing}; {_ADVICE}")
+    def _check_whole(self, opened: Opened, packets: Survey) -> None:
+        """Compare what the container declares with the packets that are there."""
+        container, stream = opened.container, opened.stream
+        name, known, corrupt = container.format.name, packets.pts, packets.corrupt
+        missing = broken_off(self.path, name, lambda: samples_end(container), packets.complaint)
+        if missing:
+            raise damaged(self.path, missing)
+        if corrupt and (name != "mpegts" or len(corrupt) > restarts(self.path, stream.id)):
+            raise damaged(self.path, f"it is damaged or cut off in frame {corrupt[0]}")
+        if not known:
+            return
+        chunks = np.diff(known)
+        # At a rate above that of the frames, each lasts several chunks.
+        lasts = int(np.median(chunks)) if len(chunks) else 1
+        if name == "avi" and known[-1] + max(1, lasts) < stream.frames:
+            raise damaged(
+                self.path, f"{stream.frames} frames are declared, the last one is {known[-1]}"
+            )
+        steps = chunks * float(stream.time_base)
+        if packets.end is not None and container.duration and len(steps):
+            declared = container.duration / av.time_base
+            if declared - packets.end > 0.05 + 1.5 * steps.max():
+                raise damaged(
+                    self.path,
+                    f"it lasts {declared:.3f} s by its header, but ends at {packets.end:.3f} s",
+                )
 
-    def _describe(
-        self, opened: _Opened, first: Any, orientation: Orientation | None, stored: int
-    ) -> StreamInfo:
+    def _describe(self, opened: Opened, first: Any, orientation: Orientation | None) -> StreamInfo:
         stream, streams = opened.stream, len(opened.container.streams.video)
+        said = BY_HAND if orientation else None
         try:
-            orientation = orientation or orientation_of(first)
-            color = color_info(first)
+            orientation = orientation or orientation_of(first, lambda: self._stored_turn(opened))
+            color = color_info(first, self._header.dolby_vision)
         except ValueError as error:
             raise DecodeError.at(self.path, str(error)) from None
         aspect, aspect_note = pixel_aspect(stream.sample_aspect_ratio, orientation)
-        notes = [aspect_note] if aspect_note else []
-        if stored != self._count:
-            notes.append(
-                f"starts inside a group of pictures: {stored} frames are stored, "
-                f"{self._count} can be decoded"
-            )
+        cropper = self._cropper(opened)
+        said_of_it = (aspect_note, cropper and cropper.note(first), hdr_note(color))
+        notes = [note for note in said_of_it if note]
+        notes += self._count_notes()
+        if self._header.several_views:
+            notes.append("stereo (MV-HEVC): the base view was read")
         if streams > 1:
             notes.append(f"the file has {streams} video streams; number {stream.index} was read")
         if first.interlaced_frame:
@@ -246,6 +363,7 @@ class VideoStream(FrameStream):
             coded_shape=(first.height, first.width),
             num_frames=self._count,
             orientation=orientation,
+            orientation_from=said or ("its display matrix" if orientation != "none" else None),
             sample_aspect_ratio=aspect,
             fps=float(stream.average_rate) if stream.average_rate else None,
             color=color,
@@ -253,9 +371,29 @@ class VideoStream(FrameStream):
             notes=tuple(notes),
         )
 
+    def _stored_turn(self, opened: Opened) -> Orientation | bytes | None:
+        """Look in the file for the orientation, where it is hidden in the frames."""
+        stream = opened.stream
+        if stream.codec_context.codec.canonical_name == "mjpeg":
+            return exif_orientation(first_packet(self.path, stream.index, self._limits))
+        return self._header.matrix
+
+    def _count_notes(self) -> Iterator[str]:
+        packets = self._packets
+        stored = packets.count + packets.skipped
+        if stored == self._count:
+            return
+        if packets.skipped or packets.leading:
+            yield (
+                f"starts inside a group of pictures: {stored} frames are stored, "
+                f"{self._count} can be decoded"
+            )
+        else:
+            yield f"{stored} packets hold {self._count} frames"
+
     def _check_frame(self, frame: Any, index: int) -> None:
         if frame.is_corrupt:
-            raise DecodeError.at(self.path, f"frame {index} is damaged; {_ADVICE}")
+            raise damaged(self.path, f"frame {index} is damaged")
         shape = (frame.height, frame.width)
         if shape != self._shape:
             raise DecodeError.at(
@@ -266,106 +404,34 @@ class VideoStream(FrameStream):
         if index >= self._count:
             raise self._wrong_count(index + 1)
 
-    def _check_pixels(self, width: int, height: int) -> None:
-        if width * height > self._limits.max_pixels:
+    def _check_aspect(self, last: Any, aspect: Any, index: int) -> None:
+        (before, _), (after, _) = pixel_aspect(last), pixel_aspect(aspect)
+        if before != after:
             raise DecodeError.at(
                 self.path,
-                f"its frames of {width}x{height} pixels exceed the limit of "
-                f"{self._limits.max_pixels} (limits.max_pixels)",
+                f"its pixels (width:height) change from {before[0]}:{before[1]} to "
+                f"{after[0]}:{after[1]} at frame {index}; split it there",
             )
 
     def _wrong_count(self, actual: int) -> DecodeError:
-        return DecodeError.at(
-            self.path,
-            f"{actual} frames were decoded, the container declares {self._count}; {_ADVICE}",
-        )
+        return damaged(self.path, f"{actual} frames were decoded, {self._count} are stored")
 
     @contextmanager
     def _errors_named(self) -> Iterator[None]:
         try:
             yield
         except av.FFmpegError as error:
-            reason = error.strerror or type(error).__name__
-            if isinstance(error, PermissionError):
-                raise DecodeError.at(self.path, f"it cannot be opened: {reason}") from None
-            what = f"not a whole video of a known kind ({reason}); {_advice(self.path)}"
-            raise DecodeError.at(self.path, what) from None
+            raise not_opened(self.path, error, []) from None
 
 
-class VideoSpan(VideoStream):
-    """The frames of a video file at known times; a ``FrameStream``.
-
-    ``start`` is where the span begins in the file, in seconds; ``seconds`` (T,) are the times
-    of its frames from there on.  Frame for frame they must be in the file, to half a period.
-    ``orientation`` overrides what the file says.
-    Raises DecodeError for whatever is not a readable video within ``limits``.
-    """
-
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        start: float,
-        seconds: np.ndarray,
-        *,
-        limits: Limits | None = None,
-        orientation: Orientation | None = None,
-    ) -> None:
-        self.path = Path(path)
-        self._limits = limits or Limits()
-        self._start, self._seconds, self._count = start, seconds, len(seconds)
-        with self._errors_named():
-            opened = self._open()
-            rate = float(opened.stream.average_rate or 1)
-            self._slack = (period(seconds) or 1 / rate) / 2
-            # Counting the whole file for each of its spans would take quadratic time.
-            self._check_end(opened, counted=opened.stream.frames)
-            frames = self._seek(opened)
-            first = self._first_frame(frames, f"it has no frame at {self._expected(0):.3f} s")
-            self.info = self._describe(opened, first, orientation, stored=self._count)
-        # The first iteration continues from here.
-        self._opened = opened._replace(frames=chain([first], frames))
-
-    def __iter__(self) -> Iterator[Frame]:
-        """Yield the frames of the span; seconds are those given."""
-        with self._errors_named():
-            opened, self._opened = self._opened, None
-            if opened is None:
-                opened = self._open()
-                opened = opened._replace(frames=self._seek(opened))
-            with opened.container:
-                for index, seconds in enumerate(self._seconds.tolist()):
-                    frame = next(opened.frames, None)
-                    self._check_time(frame, index)
-                    self._check_frame(frame, index)
-                    yield Frame(frame, seconds)
-
-    def times(self) -> np.ndarray:
-        """Return the seconds of all frames, (num_frames,) float64."""
-        return self._seconds
-
-    def _seek(self, opened: Any) -> Iterator[Any]:
-        """Return the frames from the span's first on, decoding from the keyframe before it."""
-        first = self._expected(0) - self._slack
-        offset = max(0, int(first / opened.stream.time_base))
-        opened.container.seek(offset, stream=opened.stream)
-        return (frame for frame in opened.frames if frame.pts is None or _time(frame) >= first)
-
-    def _expected(self, index: int) -> float:
-        return self._start + float(self._seconds[index])
-
-    def _check_time(self, frame: Any, index: int) -> None:
-        expected = self._expected(index)
-        if frame is None or frame.pts is None:
-            raise DecodeError.at(
-                self.path, f"it ends before {expected:.3f} s (frame {index} of the episode)"
-            )
-        if abs(_time(frame) - expected) > self._slack:
-            raise DecodeError.at(
-                self.path,
-                f"it has no frame at {expected:.3f} s (frame {index} of the episode); the next "
-                f"one is at {_time(frame):.3f} s",
-            )
+def _key(path: Path, limits: Limits) -> tuple[Any, ...]:
+    """Return what is known of a file under; another time it is another where it was written to."""
+    try:
+        return path, stamp(path), limits
+    except (OSError, ValueError):
+        return path, None, limits  # opening it says what is wrong
 
 
-def _time(frame: Any) -> float:
-    return float(frame.pts * frame.time_base)
+def time_of(frame: Any) -> float:
+    """Return the seconds at which a frame is shown."""
+    return seconds_of(frame.pts, frame.time_base)

@@ -16,6 +16,7 @@ import numpy as np
 from builder.build.backends import open_executor, open_source, open_tracker
 from builder.build.episode import Job
 from builder.build.executors.base import Outcome, ReportProgress
+from builder.build.reader import listed
 from builder.build.view import view_key
 from builder.canvas.letterbox import Letterboxer
 from builder.core import messages
@@ -66,10 +67,11 @@ def preview(config: BuildConfig, out: Path, count: int = 6) -> list[str]:
     """Draw up to ``count`` episodes and write ``out``: an HTML page, or a picture for ``.png``.
 
     Writes no dataset.  Returns what could not be shown, as "FAILED path (stage): reason",
-    which is on the page too.  Raises SourceError when the source has no episodes, OutputError
-    when ``out`` cannot be written.
+    which is on the page too.  Raises SourceError when the source has no episodes, or none that can
+    be shown: then no page takes the place of an earlier one.  OutputError when ``out`` cannot be
+    written.
     """
-    refs = list(open_source(config).refs())
+    refs = listed(open_source(config), config.limits)
     if not refs:
         raise SourceError(f"{config.source.path}: there are no episodes to preview")
     make_place(out)
@@ -80,6 +82,11 @@ def preview(config: BuildConfig, out: Path, count: int = 6) -> list[str]:
     jobs = [job for job in jobs if job.ref.id in chosen]
     drawn = _run(config, preview_windows, jobs, failures)
     windows = [window for episode in drawn.values() for window in episode]
+    if not windows:
+        raise SourceError(
+            f"{config.source.path}: nothing could be shown, so {out} was not written\n"
+            + "\n".join(failures)
+        )
     if out.suffix.lower() == ".png":
         data = draw.png(_picture(windows, failures))
     else:
@@ -100,13 +107,12 @@ def _run(
         for event in events:
             if not isinstance(event, Outcome):
                 continue
-            ref, error = event.task.ref, event.error
-            if error is None:
+            ref = event.task.ref
+            if event.error is None:
                 results[ref.id] = event.result
-            elif isinstance(error, SourceError):
-                failures.append(messages.failed(ref.path, str(error), error.stage))
             else:
-                raise error
+                stage, reason = event.failure()
+                failures.append(messages.failed(ref.path, reason, stage))
     return {job.ref.id: results[job.ref.id] for job in jobs if job.ref.id in results}
 
 
@@ -189,13 +195,13 @@ def preview_windows(job: Job, report: ReportProgress) -> list[WindowPreview]:
     """Draw one window of an episode's first views; for a child process.  Raises SourceError."""
     with open_source(job.config).open(job.ref) as episode:
         return [
-            _window_preview(job, name, stream, report)
+            _window_preview(job, name, stream, episode.notes, report)
             for name, stream in islice(episode.views.items(), MAX_VIEWS)
         ]
 
 
 def _window_preview(
-    job: Job, view: str, stream: FrameStream, report: ReportProgress
+    job: Job, view: str, stream: FrameStream, notes: tuple[str, ...], report: ReportProgress
 ) -> WindowPreview:
     config, info = job.config, stream.info
     box = config.fit(info.source_shape, info.sample_aspect_ratio)
@@ -236,7 +242,7 @@ def _window_preview(
         start=start,
         steps=steps,
         facts=_facts(info, box, window),
-        notes=info.notes,
+        notes=(*info.notes, *notes),
     )
 
 
@@ -256,7 +262,7 @@ def _facts(info: StreamInfo, box: Geometry, window: Window) -> dict[str, str]:
         + messages.count(info.num_frames, "frame")
         + (f", {info.fps:.4g} per second" if info.fps else "")
         + (f", {info.codec}" if info.codec else ""),
-        "Turned by": info.orientation,
+        "Way up": messages.way_up(info.orientation, info.orientation_from),
         "Picture": f"{box.content_shape[0]} x {box.content_shape[1]} px of "
         f"{box.img_shape[0]} x {box.img_shape[1]}; bars: {pad.top} px above, {pad.bottom} below, "
         f"{pad.left} left, {pad.right} right",

@@ -33,7 +33,10 @@ def render_contact_sheet(
         raise DatasetError(f"{dataset.path}: there are no episodes to draw")
     make_place(out)
     looked_at = [dataset.ids[k] for k in spread(len(dataset.ids), MAX_LOOKED_AT)]
-    shapes = {key: _first_view(dataset[key]).geometry.source_shape for key in looked_at}
+    views = {key: _first_view(dataset[key]) for key in looked_at}
+    # One that stands still has no window to draw.
+    shown = {key: view for key, view in views.items() if len(view.starts)} or views
+    shapes = {key: view.geometry.source_shape for key, view in shown.items()}
     colors = draw.row_colors(dataset.meta.queries)
     chosen = sorted(stratified(shapes, episodes))
     tiles = [tile for key in chosen for tile in _tiles(dataset[key], colors, columns, tile_px)]
@@ -102,12 +105,16 @@ def tracked_starts(episode: EpisodeData, view: ViewData) -> np.ndarray:
     """Return the start frames (S,) of a view's windows; raises DatasetError without tracks."""
     starts = np.asarray(view.starts)
     if not len(starts):
-        raise DatasetError(f"{episode.meta.id}: there are no tracks to show; see letterset track")
+        why = "all its windows stand still (tracker.skip_still)"
+        todo = why if episode.meta.still else "see letterset track"
+        raise DatasetError(f"{episode.meta.id}: there are no tracks to show; {todo}")
     return starts
 
 
 def tracked_frames(episode: EpisodeData, view: ViewData) -> Iterator[TrackedFrame]:
     """Return every frame once, windows back to back; the frozen tail is left out.
+
+    A frame of no window, where all stand still, has the query points, not visible, and window -1.
 
     Raises DatasetError, before the first, where there are no tracks.
     """
@@ -123,7 +130,13 @@ def _tracked_frames(
         # The next window begins where the last one ends, or as soon after as there is one.
         if index >= starts[window] + horizon:
             window = int(np.flatnonzero(starts <= index)[-1])
-        steps = int(min(index - starts[window], horizon - 1)) + 1
+        if not 0 <= index - starts[window] < horizon:  # nothing moves: it was left out
+            queries_xy = np.asarray(view.queries)[None]
+            unseen = np.zeros(queries_xy.shape[:2], np.uint8)
+            seconds = float(times[index])
+            yield TrackedFrame(index, seconds, _frame(view, index), -1, queries_xy, unseen)
+            continue
+        steps = int(index - starts[window]) + 1
         yield TrackedFrame(
             index,
             float(times[index]),

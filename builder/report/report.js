@@ -1,5 +1,5 @@
 "use strict";
-// Data made by builder/report/player.py; numbers are the library's own, float32 and float64.
+// Data made by builder/report/report.py; numbers are the library's own, float32 and float64.
 const data = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
 const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
@@ -10,6 +10,16 @@ const NUMBERS = new Set([2, 4, 6, 7, 8]);
 document.querySelectorAll("#episodes th").forEach((head, index) => {
   if (NUMBERS.has(index)) head.className = "number";
 });
+// A column of one value says nothing by row: it is said once, above the table.
+const heads = [...document.querySelectorAll("#episodes th")];
+const alike = new Set(data.rows.length < 2 ? [] : heads.keys());
+for (const row of data.rows) {
+  for (const index of alike) if (row[index] !== data.rows[0][index]) alike.delete(index);
+}
+heads.forEach((head, index) => { head.hidden = alike.has(index); });
+const told = [...alike].filter((index) => data.rows[0][index] !== "")
+  .map((index) => `${heads[index].textContent} ${data.rows[0][index]}`);
+$("same").textContent = told.length ? `The same in every row: ${told.join(", ")}.` : "";
 const table = { rows: data.rows, column: 0, down: false };
 function drawTable() {
   const words = $("search").value.toLowerCase().split(/\s+/).filter(Boolean);
@@ -29,6 +39,7 @@ function drawTable() {
     row.forEach((cell, index) => {
       const td = line.insertCell();
       td.textContent = cell;
+      td.hidden = alike.has(index);
       if (NUMBERS.has(index)) td.className = "number";
     });
     return line;

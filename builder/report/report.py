@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from builder.canvas.windows import covering_rows
 from builder.core.errors import DatasetError
 from builder.core.messages import count, failed, points
 from builder.core.spacing import spread
@@ -39,13 +40,22 @@ MAX_EPISODES = 5000
 MAX_GEOMETRIES = 6
 REGION_WINDOWS = 16
 """Windows per episode whose points are counted by region, spread evenly."""
-DOCTOR_WINDOWS = 16
 PLAYER_FRAMES = 96
 PLAYER_JPEG_QUALITY = 80
 
 COLUMNS = (
-    "episode", "view", "frames", "source", "aspect", "turned", "px/step", "still", "visible", "text"
+    "episode", "view", "frames", "source", "aspect", "turned", "px/step", "still %", "visible %",
+    "text",
 )  # fmt: skip
+TERMS = {
+    "zero class": "steps that round to no motion at img_shape; a codebook cannot tell them apart",
+    "saturated": "steps longer than the 7 pixels that AMPLIFY's classes reach",
+    "clipped": "coordinates outside [-1, 1]: points that left the picture",
+    "in the bars": "points that start in the bars of the letterbox, where nothing moves",
+    "frozen tail": "windows that run past the last frame, which is repeated in them; "
+    "WindowDataset leaves them out",
+}
+"""What the shares count, in the order of their chart."""
 Row = tuple[Any, ...]
 
 
@@ -59,21 +69,43 @@ class _Facts:
     geometries: Counter[tuple[str, Geometry]] = field(default_factory=Counter)
     unreadable: dict[str, str] = field(default_factory=dict)
 
+    def add(self, meta: EpisodeMeta) -> None:
+        """Take what the page shows of an episode."""
+        self.lengths.append(meta.length)
+        for view in meta.views:
+            self.views.append(view)
+            self.rows.append(_row(meta, view))
+            self.geometries[view.name, view.geometry] += 1
+
 
 def write_report(
-    dataset: Dataset, out: Path, *, episodes: int = 6, budget_mb: float = 24.0
+    dataset: Dataset,
+    out: Path,
+    *,
+    episodes: int = 6,
+    budget_mb: float = 24.0,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Diagnosis:
     """Write the page to ``out``; returns the doctor's diagnosis, with all that cannot be read.
 
     ``episodes`` are put into the player, fewer when their pictures exceed ``budget_mb``.
-    Raises OutputError when ``out`` cannot be written.
+    ``on_progress`` is told how many episodes of how many were looked at.
+    Raises OutputError when ``out`` cannot be written, DatasetError when no episode can be read
+    and there is an earlier page.
     """
     make_place(out)
     ids = [dataset.ids[k] for k in spread(len(dataset), MAX_EPISODES)]
-    facts = _facts(dataset, ids)
-    diagnosis = diagnose(dataset, dataset.meta.img_shape, DOCTOR_WINDOWS)
+    facts = _Facts()
+    diagnosis = diagnose(
+        dataset, dataset.meta.img_shape, ids=ids, on_episode=facts.add, on_progress=on_progress
+    )
     facts.unreadable.update(diagnosis.problems)
     readable = [key for key in ids if key not in facts.unreadable]
+    if ids and not readable and out.exists():
+        raise DatasetError(
+            f"{dataset.path}: no episode can be read, so {out}, of an earlier state, stays; "
+            f"the first: {facts.unreadable[ids[0]]}"
+        )
     chosen = [readable[k] for k in spread(len(readable), episodes)]
     queries = dataset.meta.queries
     rows, columns = queries.grid
@@ -86,42 +118,27 @@ def write_report(
         "colors": [f"rgb({r}, {g}, {b})" for r, g, b in colors.tolist()],
         "episodes": _player_data(dataset, chosen, round(budget_mb * 1e6), facts.unreadable),
     }
-    body = [*_body(dataset, facts, diagnosis, len(ids))]
+    regions = [
+        tiles(f"{name}: points per region", shares, dataset.meta.img_shape)
+        for name, shares in point_regions(dataset, chosen).items()
+        if shares.any()
+    ]
+    body = [_heading(dataset, diagnosis), *_player_section(data["episodes"])]
+    body += [*_findings(diagnosis), *_failed(dataset, facts), *_built(dataset, len(ids))]
     if facts.rows:
-        body += ["<section><h2>Distributions</h2><div class=charts>"]
-        body += _charts(facts, diagnosis)
-        body += [
-            tiles(f"{name}: points per region", shares, dataset.meta.img_shape)
-            for name, shares in point_regions(dataset, chosen).items()
-            if shares.any()
-        ]
-        body.append("</div></section>")
-        body += [*_player_section(data["episodes"]), *_table(facts), _script(data)]
+        body += [*_geometries(facts), *_distributions(facts, diagnosis, regions)]
+        body += [*_table(), _script(data)]
     write_output(out, page(f"{dataset.path.name}: letterset report", body))
     return diagnosis.model_copy(update={"problems": facts.unreadable})
-
-
-def _facts(dataset: Dataset, ids: list[str]) -> _Facts:
-    facts = _Facts()
-    for episode_id in ids:
-        try:
-            meta = dataset[episode_id].meta
-        except DatasetError as error:
-            facts.unreadable[episode_id] = str(error)
-            continue
-        facts.lengths.append(meta.length)
-        for view in meta.views:
-            facts.views.append(view)
-            facts.rows.append(_row(meta, view))
-            facts.geometries[view.name, view.geometry] += 1
-    return facts
 
 
 def _row(meta: EpisodeMeta, view: ViewMeta) -> Row:
     height, width = view.geometry.source_shape
     motion = view.motion
-    moved = (motion.mean_px, motion.zero_share, motion.visible_share) if motion else ()
-    numbers: list[Any] = [round(value, 3) for value in moved] or [""] * 3
+    numbers: list[Any] = [""] * 3
+    if motion:
+        shares = (motion.zero_share, motion.visible_share)
+        numbers = [round(motion.mean_px, 3), *(round(100 * share, 1) for share in shares)]
     aspect = round(_aspect(view), 3)
     shape, said = f"{height} x {width}", (meta.text or meta.task or "")[:200]
     return (meta.id, view.name, meta.length, shape, aspect, view.orientation, *numbers, said)
@@ -133,47 +150,62 @@ def _aspect(view: ViewMeta) -> float:
     return width * numerator / (height * denominator)
 
 
-def _body(dataset: Dataset, facts: _Facts, diagnosis: Diagnosis, looked_at: int) -> Iterator[str]:
-    meta = dataset.meta
-    failures = read_failures(dataset.path)
-    yield f"<h1>{text(dataset.path.name)}</h1>"
-    part = "" if looked_at == len(dataset) else f" (numbers below from {looked_at} of them)"
-    yield definitions(
-        {
-            "Episodes": f"{len(dataset)}{part}, {count(len(failures), 'source')} failed",
-            "Frames": str(sum(line.frames for line in dataset.index.values())),
-            "Built from": _source(meta),
-            "Canvas": _canvas(meta),
-            "Windows": "one for the whole of each episode"
-            if meta.mode == "episode"
-            else f"{count(meta.horizon, 'step')}, one every {count(meta.start_every, 'frame')}",
-            "Points": f"{points(meta.queries.grid, meta.queries.region)}, {meta.queries.order}",
-            "Tracker": f"{meta.tracker.name} {meta.tracker.version} ({meta.tracker.licence})",
-            "Visible means": meta.tracker.visibility.rule,
-            "Format": f"version {meta.format_version}, digest {meta.digest[:16]}",
-            **_runs(dataset.path),
-        }
-    )
+def _heading(dataset: Dataset, diagnosis: Diagnosis) -> str:
     verdict = "bad" if diagnosis.exit_code else "good"
-    yield (
-        f'<section><h2>Doctor</h2><p class="{verdict}"><strong>'
-        f"{text(diagnosis.text().splitlines()[-1])}</strong></p><ul>"
-        + "".join(
-            f"<li{' class=bad' if finding.hurts else ''}>"
-            f"{text(f'{finding.view}: ' if finding.view else '')}{text(finding.text)}</li>"
-            for finding in diagnosis.findings
-        )
-        + "</ul></section>"
+    return (
+        f"<h1>{text(dataset.path.name)}</h1>"
+        f'<p class="{verdict}"><strong>{text(diagnosis.verdict)}</strong></p>'
     )
-    bad = [failed(line.path, line.reason, line.stage) for line in failures.values()]
+
+
+def _findings(diagnosis: Diagnosis) -> Iterator[str]:
+    if not diagnosis.findings:
+        return
+    said = [f"{each.view}: {each.text}" if each.view else each.text for each in diagnosis.findings]
+    items = "".join(
+        f"<li{' class=bad' if finding.hurts else ''}>{text(line)}</li>"
+        for finding, line in zip(diagnosis.findings, said, strict=True)
+    )
+    named = {name: TERMS[name] for name in TERMS if any(name in line for line in said)}
+    yield f"<section><h2>Doctor</h2><ul>{items}</ul>{definitions(named)}</section>"
+
+
+def _failed(dataset: Dataset, facts: _Facts) -> Iterator[str]:
+    bad = [
+        failed(line.path, line.reason, line.stage) for line in read_failures(dataset.path).values()
+    ]
     bad += [failed(key, why) for key, why in facts.unreadable.items()]
     if bad:
         items = "".join(f"<li>{text(line)}</li>" for line in bad[:500])
         more = f"<p>and {len(bad) - 500} more</p>" if len(bad) > 500 else ""
         yield f'<section class="failures"><h2>{len(bad)} failed</h2><ul>{items}</ul>{more}'
         yield "</section>"
-    if not facts.geometries:
-        return
+
+
+def _built(dataset: Dataset, looked_at: int) -> Iterator[str]:
+    meta = dataset.meta
+    part = "" if looked_at == len(dataset) else f" (numbers below from {looked_at} of them)"
+    failures = count(len(read_failures(dataset.path)), "source")
+    still = dataset.still_windows
+    facts = {
+        "Episodes": f"{len(dataset)}{part}, {failures} failed",
+        "Frames": str(sum(line.frames for line in dataset.index.values())),
+        "Built from": _source(meta),
+        "Canvas": _canvas(meta),
+        "Windows": "one for the whole of each episode"
+        if meta.mode == "episode"
+        else f"{count(meta.horizon, 'step')}, one every {count(meta.start_every, 'frame')}"
+        + (f"; {still} that stand still are left out" if still else ""),
+        "Points": f"{points(meta.queries.grid, meta.queries.region)}, {meta.queries.order}",
+        "Tracker": f"{meta.tracker.name} {meta.tracker.version} ({meta.tracker.licence})",
+        "Visible means": meta.tracker.visibility.rule,
+        "Format": f"version {meta.format_version}, digest {meta.digest[:16]}",
+        **_runs(dataset.path),
+    }
+    yield f"<section><h2>How it was built</h2>{definitions(facts)}</section>"
+
+
+def _geometries(facts: _Facts) -> Iterator[str]:
     yield "<section><h2>Geometry</h2><div class=charts>"
     for (name, geometry), episodes in facts.geometries.most_common(MAX_GEOMETRIES):
         yield letterbox_drawing(geometry, f"{name}, {count(episodes, 'episode')}")
@@ -206,29 +238,48 @@ def _runs(folder: Path) -> dict[str, str]:
         last = json.loads(paths[-1].read_text(encoding="utf-8"))
         built, frames = count(last["built"], "episode"), count(last["frames"], "frame")
         said = f"{built} in {last['seconds']:.0f} s, {frames}"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return {}
     return {"Last run": f"{said}, {count(len(paths), 'run')} in all"}
 
 
-def _charts(facts: _Facts, diagnosis: Diagnosis) -> Iterator[str]:
+def _distributions(facts: _Facts, diagnosis: Diagnosis, regions: Iterable[str]) -> Iterator[str]:
+    """Draw what differs; what is the same everywhere is said in a line."""
+    yield "<section><h2>Distributions</h2><div class=charts>"
     shapes = Counter("{} x {}".format(*view.geometry.source_shape) for view in facts.views)
-    yield bars("Source sizes (height x width)", dict(shapes.most_common(12)))
-    yield histogram("Aspects (width / height)", [_aspect(view) for view in facts.views])
-    yield histogram("Episode lengths", facts.lengths, "frames")
+    if len(shapes) > 1:
+        yield bars("Source sizes (height x width)", dict(shapes.most_common(12)))
     motions = [view.motion for view in facts.views if view.motion]
-    yield histogram("Mean motion of a view", [motion.mean_px for motion in motions], "px/step")
-    yield histogram("Largest step of a view", [motion.max_px for motion in motions], "px")
-    yield histogram("Points seen", [100 * motion.visible_share for motion in motions], "%")
+    numbers: tuple[tuple[str, list[float], str], ...] = (
+        ("Aspects (width / height)", [_aspect(view) for view in facts.views], ""),
+        ("Episode lengths", [float(length) for length in facts.lengths], "frames"),
+        ("Mean motion of a view", [motion.mean_px for motion in motions], "px/step"),
+        ("Largest step of a view", [motion.max_px for motion in motions], "px"),
+        ("Points seen", [100 * motion.visible_share for motion in motions], "%"),
+    )
+    same = {"Source size": f"{next(iter(shapes))} px"} if len(shapes) == 1 else {}
+    for title, values, unit in numbers:
+        if len({*values}) > 1:
+            yield histogram(title, values, unit)
+        elif values:
+            same[title] = f"{values[0]:.4g} {unit}"
     for view in diagnosis.views:
-        shares = {
-            "zero class": view.now.zero_class_share,
-            "saturated": view.now.saturated_share,
-            "clipped": view.now.clipped_share,
-            "in the bars": view.padding_share,
-            "frozen tail": view.tail_share,
-        }
-        yield bars(f"{view.name}: shares of steps and points", shares, shares=True)
+        shares = (
+            view.now.zero_class_share,
+            view.now.saturated_share,
+            view.now.clipped_share,
+            view.padding_share,
+            view.tail_share,
+        )
+        named = dict(zip(TERMS, shares, strict=True))
+        yield bars(f"{view.name}: shares of steps and points", named, shares=True)
+    yield from regions
+    yield "</div>"
+    if same:
+        yield f"<h3>The same in all</h3>{definitions(same)}"
+    if diagnosis.views:
+        yield f"<h3>What the shares count</h3>{definitions(TERMS)}"
+    yield "</section>"
 
 
 def point_regions(dataset: Dataset, ids: Iterable[str]) -> dict[str, np.ndarray]:
@@ -304,9 +355,7 @@ def _player_episode(episode: EpisodeData) -> dict[str, Any]:
     shown = min(meta.length, PLAYER_FRAMES)
     first = next(iter(episode.views.values()))
     starts = np.asarray(first.starts)
-    # Windows back to back, or as little over one another as passes every frame.
-    step = max(1, meta.horizon // meta.start_every)
-    rows = [row for row in range(0, len(starts), step) if starts[row] < shown]
+    rows = [row for row in covering_rows(starts, meta.horizon, meta.length) if starts[row] < shown]
     steps = min(meta.horizon, shown) if meta.mode == "episode" else meta.horizon
     return {
         "id": meta.id,
@@ -342,11 +391,13 @@ def _player_view(
     }
 
 
-def _table(facts: _Facts) -> Iterator[str]:
+def _table() -> Iterator[str]:
     heads = "".join(
         f'<th scope="col"><button type="button">{name}</button></th>' for name in COLUMNS
     )
-    yield f"""<section><h2>Episodes</h2><div class="controls">
+    yield f"""<section><h2>Episodes</h2>
+<p>Motion is of visible points, over all windows, as they were built: px/step their mean step,
+still % their steps under half a pixel. <span id="same"></span></p><div class="controls">
 <label>Search <input type="search" id="search"></label><span id="found" role="status"></span></div>
 <div class="scroll" tabindex="0" role="region" aria-label="Table of episodes">
 <table id="episodes"><thead><tr>{heads}</tr></thead><tbody></tbody></table>

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -12,8 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from builder.core.errors import SourceError
+from builder.core.lazy import Lazy
 from builder.core.paths import episode_id, printable_path
 from builder.core.registry import Backends, raise_missing_extra
+from builder.inputs.fingerprint import fingerprints
+from builder.inputs.listing import COMPANIONS, has_suffix, walk
 from builder.inputs.streams import FrameStream
 from builder.inputs.streams import StreamInfo as StreamInfo  # the docs of 0.1 import it here
 from builder.sources.contents import Contents, Evidence
@@ -67,10 +71,15 @@ class EpisodeRef:
 class Episode:
     """An open episode: frame streams by view name and arrays that pass through unchanged.
 
-    Rows of ``arrays`` belong to the times in ``clock``, (T,) seconds; without a clock they
-    belong to the frames of the first view.  ``constants`` have no time axis, whatever their
-    length.  ``maps`` hold depth or labels by view and name: their frames are arrays (H, W) of
-    the view's coded shape.  ``missing_views`` were asked for and are recorded as not there.
+    ``views``, ``arrays``, ``constants`` and each of ``maps`` may be ``Lazy``: then what nobody
+    chose is never opened.  Rows of ``arrays`` belong to the times in ``clock``, (T,) seconds;
+    without a clock they belong to the frames of the first view.  ``constants`` have no time
+    axis, whatever their length.  ``maps`` hold depth or labels by view and name: their frames
+    are arrays (H, W) of the view's coded shape.  ``array_names`` are the source's own names of
+    arrays that are stored under others.  ``view_files`` are the files of one view alone,
+    ``files`` all others.  ``missing_views`` were asked for and are recorded as not there,
+    ``notes`` say in sentences what was left out.  Several ``texts`` go with ``text_index``, (T,)
+    rows that say which is that of a frame.  ``task`` replaces the ref's, where it is known better.
     """
 
     views: Mapping[str, FrameStream]
@@ -82,6 +91,12 @@ class Episode:
     text: str | None = None
     licence: str | None = None
     missing_views: tuple[str, ...] = ()
+    array_names: Mapping[str, str] = field(default_factory=dict)
+    view_files: Mapping[str, Mapping[str, Fingerprint]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    task: str | None = None
+    texts: tuple[str, ...] = ()
+    text_index: np.ndarray | None = None
 
 
 class Source(ABC):
@@ -102,12 +117,16 @@ class Source(ABC):
         """
         return 1.0
 
-    def files(self, ref: EpisodeRef) -> list[Path] | None:
-        """List the paths of all files an episode is made of; None: unknown.
+    def left_out(self) -> Mapping[str, int]:
+        """Count the files below the root, by their ending, that no episode can be made of."""
+        return {}
 
-        Where they are known, a resumed build does not open finished episodes whose files were
-        not touched.  Costs at most a look into a folder.
-        """
+    def fetch_ahead(self, ref: EpisodeRef) -> None:
+        """Begin to fetch what opening an episode needs, where that lies elsewhere."""
+        return None
+
+    def clear(self) -> None:
+        """Delete what was fetched and is not in use; called when a build ends."""
         return None
 
 
@@ -123,6 +142,8 @@ class BaseSource(Source, Generic[C]):
     Config: ClassVar[Any]
     # Paths that, all of them there, mark a folder as this source's.
     markers: ClassVar[tuple[str, ...]] = ()
+    # Endings of the files that episodes are made of, where others are to be told.
+    suffixes: ClassVar[tuple[str, ...]] = ()
     # Packages that reading needs but recognizing does not; not every install has them.
     packages: ClassVar[tuple[str, ...]] = ()
 
@@ -140,6 +161,19 @@ class BaseSource(Source, Generic[C]):
                 import_module(package)
         except ModuleNotFoundError as error:
             raise_missing_extra(error)
+
+    def left_out(self) -> Counter[str]:
+        """Count the files that are not read, by their ending; small companions are not counted."""
+        found: Counter[str] = Counter()
+        if self.suffixes and self.path.is_dir() and not getattr(self._config, "include", ()):
+            for _, names in walk(self.path):
+                others = (n for n in names if not has_suffix(n, (*self.suffixes, *COMPANIONS)))
+                found.update(os.path.splitext(name)[1].lower() or "no ending" for name in others)
+        return found
+
+    def files_of_views(self, places: Mapping[str, str]) -> Lazy[dict[str, Fingerprint]]:
+        """Fingerprint the one file of each view, given relative to the root, when asked for."""
+        return Lazy.of(lambda place: fingerprints(self.path, [place]), places)
 
     def refs_of_folders(self, folders: Iterable[str], if_none: str) -> Iterator[EpisodeRef]:
         """Make the refs of folders below the root ("" is the root), one each, as they come.

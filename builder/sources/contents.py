@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from builder.inputs.hdf5 import SafeHdf5
 
 MAX_FOLDERS = 2000
-_HDF5_TRIED = 5
+_HDF5_TRIED, _HDF5_OPENED = 5, 50
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ class Evidence:
 class Contents:
     """The files at a path, in at most ``MAX_FOLDERS`` folders, listed when first asked for."""
 
+    far = False
+
     def __init__(self, path: Path) -> None:
         self.path, self.is_folder = path, path.is_dir()
 
@@ -46,6 +48,16 @@ class Contents:
     def folders(self) -> dict[str, list[str]]:
         """Names of files by folder, relative to the path; of one file, its name alone."""
         return dict(islice(walk(self.path), MAX_FOLDERS)) if self.is_folder else {"": [self.name]}
+
+    @classmethod
+    def of(cls, path: Path, relatives: Iterable[str], is_folder: bool) -> Contents:
+        """Return the contents of a place elsewhere, as it was listed: nothing of it can be read."""
+        found, folders = cls(path), dict[str, list[str]]()
+        for relative in relatives:
+            folder, _, name = relative.rpartition("/")
+            folders.setdefault(folder, []).append(name)
+        found.is_folder, found.folders, found.far = is_folder, folders, True
+        return found
 
     @cached_property
     def names(self) -> set[str]:
@@ -68,12 +80,18 @@ class Contents:
     def any_hdf5(self, holds: Callable[[SafeHdf5], bool]) -> bool:
         """Tell whether one of the first HDF5 files holds something; damaged ones hold nothing."""
         # Everything that lists episodes imports this module; few need HDF5.
+        if self.far:
+            return False
         from builder.inputs.hdf5 import open_hdf5
 
         folders = self.having(HDF5_SUFFIXES).items()
         paths = [self.path / folder / name for folder, names in folders for name in names]
-        for path in paths[:_HDF5_TRIED] if self.is_folder else [self.path] * len(paths):
+        read = 0
+        for path in paths[:_HDF5_OPENED] if self.is_folder else [self.path] * len(paths):
             with suppress(SourceError), open_hdf5(path, Limits()) as file:
                 if holds(file):
                     return True
+                read += 1
+            if read == _HDF5_TRIED:
+                break
         return False

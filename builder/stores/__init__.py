@@ -3,7 +3,7 @@
 from builder.stores.atomic import fsync_tree
 from builder.stores.base import ArraySpec, EpisodeReader, EpisodeWriter, Store, arrays_by_view
 from builder.stores.codecs import stored_dtype
-from builder.stores.reading import FileReader
+from builder.stores.reading import FileReader, readable
 from builder.stores.writing import FileStore, FileWriter
 
 __all__ = [
@@ -16,5 +16,6 @@ __all__ = [
     "Store",
     "arrays_by_view",
     "fsync_tree",
+    "readable",
     "stored_dtype",
 ]

@@ -20,6 +20,7 @@ from itertools import chain, count
 from pathlib import Path
 
 from builder.core.errors import OutputError
+from builder.stores.inside import Entry, entry, opened_folder, sync_folder
 
 try:
     import fcntl
@@ -44,8 +45,11 @@ _ADVICE = {
 }
 
 
-# From linux/fs.h and fcntl.h.
-_RENAME_EXCHANGE, _AT_FDCWD = 2, -100
+NO_LOCKS = (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK)
+"""What filesystems without locks answer."""
+
+# From linux/fs.h.
+_RENAME_EXCHANGE = 2
 
 # The kernel, or the filesystem, knows no such call.
 _UNKNOWN = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP)
@@ -66,11 +70,7 @@ def fsync_folder(folder: Path) -> None:
     """Make the entries of a folder durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
-    except OSError as error:
-        # Some filesystems keep their folders in order without being asked and refuse to be.
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
+        sync_folder(descriptor)
     finally:
         os.close(descriptor)
 
@@ -106,10 +106,21 @@ def try_lock(descriptor: int, *, shared: bool = False) -> bool | None:
     except BlockingIOError:
         return False
     except OSError as error:
-        if error.errno in (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK):
+        if error.errno in NO_LOCKS:
             return None
         raise
     return True
+
+
+def wait_for_lock(descriptor: int) -> None:
+    """Lock an open file once nobody else holds it; goes on without where locks are unknown."""
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
 
 
 def refuse_existing(final: Path) -> None:
@@ -125,7 +136,7 @@ def write_all(descriptor: int, data: bytes | memoryview, at: int) -> None:
         data, at = data[written:], at + written
 
 
-def exchange(one: Path, other: Path) -> bool:
+def exchange(one: Entry, other: Entry) -> bool:
     """Let two names that are there change places in one step; False where that is unknown.
 
     Raises OSError.
@@ -136,7 +147,8 @@ def exchange(one: Path, other: Path) -> bool:
         rename = ctypes.CDLL(None, use_errno=True).renameat2
     except (AttributeError, OSError, TypeError):  # not Linux, or an older C library
         return False
-    if not rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE):
+    names = (one.folder, os.fsencode(one.name), other.folder, os.fsencode(other.name))
+    if not rename(*names, _RENAME_EXCHANGE):
         return True
     number = ctypes.get_errno()
     if number in _UNKNOWN:
@@ -146,13 +158,18 @@ def exchange(one: Path, other: Path) -> bool:
 
 @dataclass
 class Staged:
-    """A file under a temporary name, locked by this process.
+    """A file under a temporary name in ``tmp`` of a dataset, locked by this process.
 
     As a context manager it is discarded at the end unless it was published.
     """
 
     path: Path
     descriptor: int
+
+    @property
+    def root(self) -> Path:
+        """The dataset's folder: what is published lies in it."""
+        return self.path.parent.parent
 
     def __enter__(self) -> Staged:
         return self
@@ -172,43 +189,53 @@ class Staged:
         """
         with output_errors(final):
             os.fsync(self.descriptor)
-            make_folders(final.parent)
+            with self._renaming(self.path, final, replace) as (staged, target):
+                staged.rename(target)
+                target.sync()
+        self._let_go()
+
+    @contextlib.contextmanager
+    def _renaming(self, path: Path, final: Path, replace: bool) -> Iterator[tuple[Entry, Entry]]:
+        with entry(path, self.root) as staged, entry(final, self.root, make=True) as target:
             if not replace:
                 refuse_existing(final)
-            os.rename(self.path, final)
-            fsync_folder(final.parent)
-        self._let_go()
+            yield staged, target
 
     @property
     def folder(self) -> Path:
-        """Where a folder, or another file, is staged instead: cleared and locked with this."""
+        """Where a folder, or a file without a lock, is staged instead; it goes with this one.
+
+        HDF5 asks for a lock before it reads a file: one that is ours would be refused to others
+        for as long as it takes to close it after it got its name.
+        """
         return self.path.with_name(self.path.name + ".d")
 
-    def publish_folder(self, final: Path, *, replace: bool = False) -> None:
-        """Make ``folder``, whose content is durable, exist as ``final``, and drop the file.
+    def publish_folder(self, final: Path, *, replace: bool = False, sync: bool = True) -> None:
+        """Make ``folder``, whose content is durable, exist as ``final``, and drop the locked file.
 
-        Raises OutputError; also when ``final`` is there and ``replace`` is False.
+        Without ``sync`` its name is durable once the folder that ``final`` is in is synced.  Raises
+        OutputError; also when ``final`` is there and ``replace`` is False.
         """
         with output_errors(final):
-            make_folders(final.parent)
-            if not replace:
-                refuse_existing(final)
-            if not final.exists():
-                os.rename(self.folder, final)
-            elif not exchange(self.folder, final):
-                self._replace_folder(final)
-            fsync_folder(final.parent)
+            with self._renaming(self.folder, final, replace) as (staged, target):
+                # A file takes the place of a file in one step, a folder only that of none.
+                if not final.is_dir():
+                    staged.rename(target)
+                elif not exchange(staged, target):
+                    self._replace_folder(staged, target)
+                if sync:
+                    target.sync()
             _clear(self.path)
         self._let_go()
 
-    def _replace_folder(self, final: Path) -> None:
+    def _replace_folder(self, staged: Entry, final: Entry) -> None:
         """Replace in two steps, with a note of what goes where: killed between, it is undone."""
-        place = os.fsencode(final.relative_to(self.path.parent.parent))
+        place = os.fsencode(final.path.relative_to(self.root))
         write_all(self.descriptor, place, 0)
         os.fsync(self.descriptor)
-        fsync_folder(self.path.parent)
-        os.rename(final, self.path.with_name(self.path.name + ".old"))
-        os.rename(self.folder, final)
+        staged.sync()
+        final.rename(staged.with_name(self.path.name + ".old"))
+        staged.rename(final)
 
     def discard(self) -> None:
         """Delete it; for a file that was not published."""
@@ -218,40 +245,54 @@ class Staged:
 
 def _put_back(path: Path) -> None:
     """Undo the first step of a replacement that did not come to its second."""
-    old = path.with_name(path.name + ".old")
+    old, root = path.with_name(path.name + ".old"), path.parent.parent
     place = Path(os.fsdecode(path.read_bytes())) if old.exists() else Path()
-    final = path.parent.parent / place
+    final = root / place
     # The note may come from elsewhere with the dataset: nothing is moved out of its folder.
     if not (place.is_absolute() or ".." in place.parts or final.exists()):
-        os.rename(old, final)
-        fsync_folder(final.parent)
+        with entry(old, root) as staged, entry(final, root) as target:
+            staged.rename(target)
+            target.sync()
 
 
 def _clear(path: Path) -> None:
-    """Delete a staged file, after the folders that go with it."""
+    """Delete a staged file, after the content that goes with it."""
     _put_back(path)
-    for other in (path.with_name(path.name + end) for end in (".d", ".old")):
-        if other.is_dir():
-            shutil.rmtree(other)
-        else:
-            other.unlink(missing_ok=True)
-    path.unlink(missing_ok=True)
+    with entry(path, path.parent.parent) as staged:
+        for other in (staged.with_name(path.name + end) for end in (".d", ".old")):
+            if other.path.is_dir() and not other.path.is_symlink():
+                shutil.rmtree(other.path)
+            else:
+                other.unlink()
+        staged.unlink()
 
 
 def stage(folder: Path, suffix: str) -> Staged:
-    """Create an empty locked file in ``folder``; raises OutputError.
+    """Create an empty locked file in ``folder``, the ``tmp`` of a dataset; raises OutputError.
 
     Its name is short whatever the final name is going to be.
     """
     with output_errors(folder):
+        make_folders(folder.parent)
         while True:
-            make_folders(folder)
             path = folder / f"{_HOST}-{os.getpid()}-{secrets.token_hex(6)}{suffix}"
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-            # A cleaner that came between creating and locking has it: take another name.
-            if try_lock(descriptor) is not False and path.exists():
-                return Staged(path, descriptor)
-            os.close(descriptor)
+            try:
+                if (descriptor := _open_locked(path)) is not None:
+                    return Staged(path, descriptor)
+            except BaseException:  # a signal among them: nobody knows of the file yet
+                with contextlib.suppress(OSError, OutputError), entry(path, folder.parent) as name:
+                    name.unlink()
+                raise
+
+
+def _open_locked(path: Path) -> int | None:
+    """Create a file and lock it; None when a cleaner came between and has it."""
+    with entry(path, path.parent.parent, make=True) as staged:
+        descriptor = staged.open(os.O_RDWR | os.O_CREAT | os.O_EXCL)
+    if try_lock(descriptor) is not False and path.exists():
+        return descriptor
+    os.close(descriptor)
+    return None
 
 
 def stage_text(folder: Path, text: str) -> Staged:
@@ -274,15 +315,17 @@ def publish_text(folder: Path, final: Path, text: str, *, replace: bool = False)
 
 
 def leftovers(folder: Path, *, remove: bool = False) -> list[Path]:
-    """List the staged files of dead runs, sorted; with ``remove`` delete them.
+    """List the staged files of dead runs in ``tmp``, sorted; with ``remove`` delete them.
 
     A file whose writer lives is never listed, nor one of another machine that was touched
     within a day, nor one that may not be changed, nor a file that was not staged by us.  What a
     dead run was about to replace and did not is put back.
     """
-    found = []
-    with output_errors(folder):
-        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+    found: list[Path] = []
+    if not folder.is_dir() or (folder.is_symlink() and not remove):
+        return found
+    with output_errors(folder), opened_folder(folder, folder.parent):
+        for path in sorted(folder.iterdir()):
             match = _STAGED.fullmatch(path.name)
             if match is None or path.is_symlink() or not path.is_file():
                 continue
@@ -303,7 +346,7 @@ def fsync_tree(folder: Path) -> None:
     """Make a folder durable, with all files and folders in it.  Raises OSError."""
     for inner, _, names in os.walk(folder):
         for name in names:
-            _fsync_file(Path(inner, name))
+            fsync_file(Path(inner, name))
         fsync_folder(Path(inner))
 
 
@@ -319,7 +362,7 @@ def link_or_copy(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:  # another disk, or one without links
         shutil.copyfile(source, target)
-        _fsync_file(target)
+        fsync_file(target)
 
 
 def move_aside(path: Path, folder: Path, place: Path | str) -> Path:
@@ -330,14 +373,18 @@ def move_aside(path: Path, folder: Path, place: Path | str) -> Path:
     """
     names = chain(["damaged"], (f"damaged.{number}" for number in count(2)))
     target = next(each for name in names if not os.path.lexists(each := folder / name / place))
-    with output_errors(target):
-        make_folders(target.parent)
-        os.rename(path, target)
-        fsync_folder(target.parent)
-        fsync_folder(path.parent)
+    with (
+        output_errors(target),
+        entry(path, folder) as there,
+        entry(target, folder, make=True) as aside,
+    ):
+        there.rename(aside)
+        aside.sync()
+        there.sync()
     return target
 
 
-def _fsync_file(path: Path) -> None:
+def fsync_file(path: Path) -> None:
+    """Make the content of a file durable.  Raises OSError."""
     with path.open("rb") as file:
         os.fsync(file.fileno())

@@ -95,14 +95,19 @@ class FixedPoint:
 class Rows:
     """An array of which one row at a time can be had: ``row(i)`` for i >= 0.
 
-    Reading a slice costs one call per row.
+    Reading a slice costs one call per row.  ``packed`` tells of a row which array, and which key
+    of it, it is unpacked from.
     """
 
     def __init__(
-        self, shape: tuple[int, ...], dtype: str, row: Callable[[int], np.ndarray]
+        self,
+        shape: tuple[int, ...],
+        dtype: str,
+        row: Callable[[int], np.ndarray],
+        packed: Callable[[int], tuple[Any, Any]] | None = None,
     ) -> None:
         self.shape, self.dtype, self.ndim = shape, np.dtype(dtype), len(shape)
-        self._row = row
+        self._row, self.packed = row, packed
 
     def __len__(self) -> int:
         return self.shape[0]

@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import errno
+import math
 import mmap
 import os
+import stat
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from builder.core.errors import DatasetError
+from builder.core.errors import DatasetError, UnreadableError
 from builder.core.lru_cache import LruCache
 from builder.core.records import parse_record
+from builder.core.unreadable import errno_of, unreadable_now
+from builder.stores.atomic import NO_LOCKS
 from builder.stores.base import EpisodeReader, arrays_by_view
-from builder.stores.codecs import FixedPoint, Rows, decode_jpeg
+from builder.stores.codecs import FixedPoint, Rows, decode_jpeg, stored_dtype
 from schemas.dataset import ArrayMeta, EpisodeMeta, ViewMeta
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from contextlib import AbstractContextManager
 
-METADATA = "metadata"
-"""The attribute that holds an episode's metadata."""
+    from typing_extensions import Self
 
 _PIECE_BYTES = 4 << 20
 _MAX_CACHED = 4096
@@ -89,7 +93,7 @@ class ReopenableReader(EpisodeReader):
 class FileReader(ReopenableReader):
     """One stored episode.  Safe to fork, small to pickle (it opens the file again)."""
 
-    meta: Any
+    meta: Any = None
 
     def __init__(self, path: Path, episode_id: str, record: Any = EpisodeMeta) -> None:
         super().__init__(path)
@@ -102,7 +106,7 @@ class FileReader(ReopenableReader):
                 "was it moved or renamed? Put it back"
             )
 
-    def __reduce__(self) -> tuple[type, tuple[Path, str, Any]]:
+    def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
         return type(self), (self.path, self.episode_id, self._record)
 
     @abstractmethod
@@ -125,21 +129,44 @@ class FileReader(ReopenableReader):
     def _disagreements(self) -> Iterator[str]:
         """Compare what is stored twice, and look for what should not be there."""
 
+    def check_current(self) -> None:
+        """Raise DatasetError when another episode has taken the place of this one.
+
+        What was read of it so far, and what is mapped of it, stays as it was.
+        """
+        stamp = file_stamp(self.path)
+        if self.meta is None or stamp in (self._stamp, None):
+            return
+        opened, words = self.__reduce__()
+        with closing(opened(*words)) as now:
+            if now.meta.digest != self.meta.digest:
+                raise DatasetError(
+                    f"{self.path} was replaced since it was opened: open the dataset again"
+                )
+        self._stamp = stamp
+
     def close(self) -> None:
         """Release files; arrays already handed out stay valid, the next access opens again."""
         self._open_nothing()
 
     def problems(self) -> list[str]:
-        """List arrays that cannot be read, and copies that disagree with the metadata."""
+        """List arrays that are damaged, and copies that disagree with the metadata.
+
+        Raises UnreadableError.
+        """
         found = []
         for view, arrays in arrays_by_view(self.meta).items():
             for name in arrays:
                 try:
                     self._locate(view, name)
+                except UnreadableError:
+                    raise
                 except DatasetError as error:
                     found.append(str(error))
         try:
             found.extend(self._disagreements())
+        except UnreadableError:
+            raise
         except DatasetError as error:  # damage between the arrays, which are looked at one by one
             found.append(str(error))
         return found
@@ -151,11 +178,13 @@ class FileReader(ReopenableReader):
         not hold it as the metadata says.
         """
         array = self._meta_of(view, name)
+        self.check_current()
         if array.codec == "jpeg":
             _, height, width, _ = array.shape
             data, offsets = self._stored(view, name), self.array(view, f"{name}_offsets")
-            row = partial(self._jpeg_row, data, offsets, (height, width), name)
-            return Rows(array.shape, "uint8", row)
+            packed = partial(self._jpeg_place, data, offsets, name)
+            row = partial(self._jpeg_row, packed, (height, width), name)
+            return Rows(array.shape, "uint8", row, packed)
         if array.codec == "lz4":
             self._locate(view, name)
             return Rows(array.shape, array.dtype, partial(self._chunk, view, name))
@@ -167,10 +196,36 @@ class FileReader(ReopenableReader):
         if self._meta_of(view, name).codec == "lz4":
             rows = self.array(view, name)
             yield from (rows[at].tobytes() for at in range(len(rows)))
-            return
-        stored = self._stored(view, name).reshape(-1)
-        step = max(1, _PIECE_BYTES // stored.itemsize)
-        yield from (stored[at : at + step].tobytes() for at in range(0, stored.size, step))
+        elif (place := self._place(view, name)) is not None:
+            yield from self._pieces(view, name, *place)
+        else:
+            stored = self._stored(view, name).reshape(-1)
+            step = max(1, _PIECE_BYTES // stored.itemsize)
+            yield from (stored[at : at + step].tobytes() for at in range(0, stored.size, step))
+
+    def _place(self, view: str | None, name: str) -> tuple[Path, int] | None:
+        """Return the file, and the offset in it, of an array that is not lz4; None if empty.
+
+        A store whose files do not hold the bytes as they are mapped need not say.
+        """
+        return None
+
+    def _pieces(self, view: str | None, name: str, path: Path, offset: int) -> Iterator[bytes]:
+        """Read, not map: a disk that fails ends a process that reads mapped pages."""
+        dtype = stored_dtype(self._meta_of(view, name))
+        left = math.prod(self._stored_shape(view, name)) * dtype.itemsize
+        with self._damage(array_path(view, name)), path.open("rb", buffering=0) as file:
+            file.seek(offset)
+            while left:
+                piece = file.read(min(left, _PIECE_BYTES))
+                if not piece:
+                    raise ValueError(f"{path.name} is cut short")
+                left -= len(piece)
+                yield piece
+
+    def _damage(self, where: str) -> AbstractContextManager[None]:
+        """Turn what damage makes reading raise into a DatasetError naming ``where``."""
+        return readable(self.path)
 
     def _meta_of(self, view: str | None, name: str) -> ArrayMeta:
         arrays = self.meta.arrays if view is None else self.meta.view(view).arrays
@@ -186,13 +241,23 @@ class FileReader(ReopenableReader):
             return (max(0, int(self.array(view, f"{name}_offsets")[-1])),)
         return array.shape
 
-    def _jpeg_row(
-        self, data: np.ndarray, offsets: np.ndarray, shape: tuple[int, int], name: str, row: int
-    ) -> np.ndarray:
+    def _jpeg_place(
+        self, data: np.ndarray, offsets: np.ndarray, name: str, row: int
+    ) -> tuple[np.ndarray, slice]:
         begin, end = int(offsets[row]), int(offsets[row + 1])
         if not 0 <= begin <= end <= len(data):
             raise DatasetError(f"{self.path} is damaged: {name}_offsets jump at row {row}")
-        return decode_jpeg(data[begin:end], shape, f"{self.path}: {name}[{row}]")
+        return data, slice(begin, end)
+
+    def _jpeg_row(
+        self,
+        packed: Callable[[int], tuple[np.ndarray, slice]],
+        shape: tuple[int, int],
+        name: str,
+        row: int,
+    ) -> np.ndarray:
+        data, place = packed(row)
+        return decode_jpeg(data[place], shape, f"{self.path}: {name}[{row}]")
 
 
 class ReaderCache:
@@ -225,6 +290,7 @@ def mapped(path: Path) -> mmap.mmap:
 
     What ``numpy.memmap`` maps the same takes it longer, as it resolves the path.
     """
+    refuse_special(path)
     with path.open("rb") as file:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
@@ -238,10 +304,100 @@ def file_stamp(path: Path) -> tuple[int, ...] | None:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
-def blame_limits(error: BaseException) -> None:
-    """Raise OSError with advice when not the file but the process is at fault."""
-    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+# What says of a file that it is not there, or is something else.
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG)
+
+
+def blame_environment(error: BaseException, path: Path) -> None:
+    """Raise UnreadableError when not what is in a file is at fault, but what kept it from us.
+
+    Only digests, and parsing what was read, can say that something is damaged.  Raises OSError
+    when this process has too many files open.
+    """
+    number = errno_of(error)
+    if number is None or number in _ABSENT:
+        return
+    if number in (errno.EMFILE, errno.ENFILE):
         raise OSError(
-            error.errno,
+            number,
             "too many open files: raise ulimit -n, or open_dataset(path, max_open=N) with fewer",
         ) from None
+    raise UnreadableError(f"{path} {unreadable_now(number)}") from None
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turn what keeps a file from being read into an UnreadableError.
+
+    An OSError remains for one that is not there, or is a folder.  Raises DatasetError for what
+    nobody may open.
+    """
+    refuse_special(path)
+    try:
+        yield
+    except OSError as error:
+        blame_environment(error, path)
+        raise
+
+
+def refuse_special(path: Path) -> None:
+    """Raise DatasetError for a FIFO, socket or device: to open one could wait for ever."""
+    with suppress(OSError):
+        mode = os.stat(path).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise DatasetError(f"{path} is no regular file (a FIFO, socket or device); remove it")
+
+
+def is_file(path: Path) -> bool:
+    """Tell whether there is a regular file; raises UnreadableError where nobody can tell."""
+    return _is(path, stat.S_ISREG)
+
+
+def is_folder(path: Path) -> bool:
+    """Tell whether there is a folder; raises UnreadableError where nobody can tell."""
+    return _is(path, stat.S_ISDIR)
+
+
+def _is(path: Path, kind: Callable[[int], bool]) -> bool:
+    try:
+        return kind(os.stat(path).st_mode)
+    except OSError as error:
+        blame_environment(error, path)
+        return False
+
+
+def files_in(folder: Path, suffix: str) -> list[Path]:
+    """List what is in a folder with names that end in ``suffix``, sorted; [] without a folder.
+
+    Raises UnreadableError: what cannot be listed is not empty.
+    """
+    if not is_folder(folder):
+        return []
+    with readable(folder):
+        return sorted(folder / name for name in os.listdir(folder) if name.endswith(suffix))
+
+
+def open_hdf5(path: Path) -> Any:
+    """Open an HDF5 file of a dataset for reading.  Raises what h5py raises.
+
+    It is locked for readers as h5py does by default: locking otherwise would keep users from
+    opening it too.
+    """
+    import h5py
+
+    refuse_special(path)
+    try:
+        return h5py.File(path, "r", locking="best-effort")
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        return h5py.File(path, "r", locking=False)
+
+
+def walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Walk down a folder as ``os.walk`` does; raises UnreadableError for one it would skip."""
+
+    def cannot_list(error: OSError) -> None:
+        blame_environment(error, Path(error.filename))
+
+    yield from os.walk(folder, onerror=cannot_list)

@@ -14,7 +14,7 @@ import math
 import os
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -32,7 +32,8 @@ from builder.stores.atomic import (
 )
 from builder.stores.base import ArraySpec, Encoded, arrays_by_view
 from builder.stores.codecs import STORED_DTYPES, encode_jpeg, encode_u16
-from builder.stores.reading import FileReader
+from builder.stores.inside import entry, opened_folder, sync_folder
+from builder.stores.reading import FileReader, is_file, walk
 from schemas.base import Record
 from schemas.dataset import ArrayMeta, EpisodeId, EpisodeMeta, Name
 
@@ -92,14 +93,20 @@ class FileStore:
         return self.reader(self.path(episode_id) / self.meta_file, episode_id, self.record)
 
     def has(self, episode_id: str) -> bool:
-        """Tell whether a committed episode is there; does not verify it."""
-        return (self.path(episode_id) / self.meta_file).is_file()
+        """Tell whether a committed episode is there; does not verify it.
+
+        Raises UnreadableError where nobody can tell.
+        """
+        return is_file(self.path(episode_id) / self.meta_file)
 
     def ids(self) -> Iterator[str]:
-        """Yield the ids of all committed episodes, sorted; temporaries never."""
+        """Yield the ids of all committed episodes, sorted; temporaries never.
+
+        Raises UnreadableError for a folder that cannot be listed.
+        """
         root = self.folder / self.place
         found = []
-        for folder, below, names in os.walk(root):
+        for folder, below, names in walk(root):
             inner = Path(folder).relative_to(root)
             if self.meta_file in names:
                 found.append(inner.as_posix())
@@ -119,13 +126,33 @@ class FileStore:
         Episodes are never written in place, so that a link is as good as a copy.  Raises
         OutputError, also when there is such an episode here.
         """
+        self.adopt_unsynced(other, episode_id)
+        self.sync([episode_id])
+
+    def adopt_unsynced(self, other: FileStore, episode_id: str) -> None:
+        """Do as :meth:`adopt` does; its name is durable, and to be listed, after :meth:`sync`.
+
+        One sync for many episodes costs as much as one for each of them.
+        """
         # A link to a link would point elsewhere from here.
         source, final = other.path(episode_id).resolve(), self.path(episode_id)
         refuse_existing(final)
+        if not self.meta_file:  # a file is linked whole in one step, without replacing any
+            with output_errors(final), entry(final, self.folder, make=True) as name:
+                with contextlib.suppress(OSError):  # another disk, or one without links
+                    os.link(source, name.name, dst_dir_fd=name.folder)
+                    return
+            refuse_existing(final)
         with stage(self.folder / "tmp", ".link") as staged:
             with output_errors(final):
                 link_or_copy(source, staged.folder)
-            staged.publish_folder(final)
+            staged.publish_folder(final, sync=False)
+
+    def sync(self, ids: Iterable[str]) -> None:
+        """Make the names of adopted episodes durable.  Raises OutputError."""
+        for folder in sorted({self.path(each).parent for each in ids}):
+            with output_errors(folder), opened_folder(folder, self.folder) as opened:
+                sync_folder(opened)
 
     def set_aside(self, episode_id: str) -> Path:
         """Move a damaged episode out of the way; see :class:`builder.stores.base.Store`."""
@@ -143,7 +170,7 @@ class FileWriter(ABC):
         self, store: FileStore, episode_id: str, layout: Layout, replace: bool = False
     ) -> None:
         self.episode_id, self._replace = episode_id, replace
-        self.path, self._is_folder = store.path(episode_id), bool(store.meta_file)
+        self.path = store.path(episode_id)
         root = layout.get(None, {})
         for name in (*(view for view in layout if view is not None), *root):
             _NAME.validate_python(name)
@@ -168,7 +195,7 @@ class FileWriter(ABC):
 
     @abstractmethod
     def _create(self) -> None:
-        """Create the temporary, a folder or a file, and all arrays in it."""
+        """Create the staged content, a folder or a file, and all arrays in it."""
 
     def _lay_out(self, group_of: Callable[[str | None], Group]) -> None:
         """Create the arrays of every view (None: the root) in the group that is made for it."""
@@ -179,7 +206,7 @@ class FileWriter(ABC):
 
     @abstractmethod
     def _finish(self, meta: EpisodeMeta) -> None:
-        """Write the metadata, last of all."""
+        """Write the metadata, last of all; then the content is durable."""
 
     @abstractmethod
     def _release(self) -> None:
@@ -221,7 +248,8 @@ class FileWriter(ABC):
         self._publish()
 
     def _publish(self) -> None:
-        publish = self._staged.publish_folder if self._is_folder else self._staged.publish
+        beside = os.path.lexists(self._staged.folder)
+        publish = self._staged.publish_folder if beside else self._staged.publish
         publish(self.path, replace=self._replace)
 
     def __exit__(self, *exc: object) -> None:

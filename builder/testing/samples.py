@@ -42,6 +42,7 @@ class Sample:
     ) -> None:
         self.id, self.length = episode_id, length
         self.codec, self.track_codec = codec, track_codec
+        self.fps: float | None = None
         self.boxes = {view: Letterbox.fit(s, IMG_SHAPE) for view, s in SOURCE_SHAPES.items()}
         self.arrays: dict[tuple[str | None, str], np.ndarray] = {}
         random = np.random.default_rng(seed)
@@ -117,7 +118,8 @@ class Sample:
 
     def _view_meta(self, view: str, digests: Digests) -> ViewMeta:
         box, arrays = self.boxes[view], dict(digests[view])
-        return ViewMeta(name=view, geometry=box, coded_shape=box.source_shape, arrays=arrays)
+        shape, fps = box.source_shape, self.fps
+        return ViewMeta(name=view, geometry=box, coded_shape=shape, fps=fps, arrays=arrays)
 
     def build(
         self, store: Store, *, replace: bool = False, episode_id: str | None = None

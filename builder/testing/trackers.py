@@ -12,12 +12,14 @@ Every check raises AssertionError with a sentence that says what was wrong.
 
 import pickle
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 
 from builder.core.errors import TrackingError
 from builder.testing.checks import require
-from builder.trackers.base import Tracker, Window
+from builder.trackers.base import TRACKERS, Tracker, Window
+from schemas.config import TrackerPart
 from schemas.dataset import TrackerInfo
 
 MakeTracker = Callable[[], Tracker]
@@ -39,6 +41,12 @@ def check_tracker(make_tracker: MakeTracker, max_error_px: float | None = 0.5) -
         check(make_tracker)
     if max_error_px is not None:
         check_follows_motion(make_tracker, max_error_px)
+
+
+def check_call(call: str, *, max_error_px: float | None = 0.5, **settings: Any) -> None:
+    """Run every check on ``tracker.kind=callable`` with the function ``call`` and ``settings``."""
+    make, own = TRACKERS.configure(TrackerPart(kind="callable", call=call, **settings))
+    check_tracker(lambda: make(own), max_error_px)
 
 
 def moving_frames(
@@ -246,8 +254,11 @@ def _check_form(window: Window, horizon: int) -> None:
 
 def _check_tail(window: Window, length: int) -> None:
     last = length - window.start - 1
-    for name in ("tracks_xy", "vis"):
-        tail = getattr(window, name)[last:]
+    for name in ("tracks_xy", "vis", "conf"):
+        array = getattr(window, name)
+        if array is None:
+            continue
+        tail = array[last:]
         require(
             bool((tail == tail[:1]).all()),
             f"{name} past the last frame must repeat the last real step (window from frame "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -34,13 +35,19 @@ class ViewKey(NamedTuple):
 
     ``episode`` is its id, ``path`` that of its source (as in ``EpisodeRef``: relative, odd bytes
     percent-encoded), ``view`` the view's name.  ``cut``: frames at its end may be left out on
-    purpose, as by ``source.max_frames``.
+    purpose, as by ``source.max_frames``.  Of a clip, ``episode`` and ``path`` are those of the
+    episode it is cut from, and ``first`` is the frame of it, as selected, where the clip begins.
     """
 
     episode: str
     path: str
     view: str
     cut: bool = False
+    first: int = 0
+
+
+Keeps = Callable[[int], bool]
+"""Tells whether the window that starts at a frame is wanted, once all its frames were pushed."""
 
 
 class Session(Protocol):
@@ -59,7 +66,9 @@ class Session(Protocol):
 class BaseSession(ABC):
     """Base of sessions: checks what ``Tracker.open`` was given, and every frame.
 
-    A subclass defines ``_add`` and ``finish``.  ``_pushed`` frames came so far.
+    A subclass defines ``_add`` and ``finish``.  ``_pushed`` frames came so far.  Where ``keeps`` is
+    set, windows that it does not want need not be tracked, nor returned; the others have to be as
+    without it.
     """
 
     shape: tuple[int, int]
@@ -75,6 +84,7 @@ class BaseSession(ABC):
             )
         self.queries_xy = queries_in_frame(self.shape, self.queries_xy)
         self._pushed = 0
+        self.keeps: Keeps | None = None
 
     def push(self, frame_rgb: np.ndarray) -> list[Window]:
         """Take the next frame (H, W, 3) uint8 RGB; return the windows it finished, in order."""
@@ -112,6 +122,8 @@ class Tracker(ABC):
     """Whether it brings its own query points, by ``for_view``, instead of tracking given ones."""
     queries_xy: np.ndarray | None = None
     """The points (N, 2) float32 img pixels that a tracker from ``for_view`` brings."""
+    code_setting: ClassVar[str | None] = None
+    """The setting that names code to run: only who runs it may choose it, never a record."""
     notes: tuple[str, ...] = ()
     """Sentences that the metadata of a view keep, of a tracker from ``for_view``."""
 
@@ -136,6 +148,11 @@ class Tracker(ABC):
         Overridden by a tracker that needs to know which view it tracks.  Raises TrackingError.
         """
         return self
+
+    @property
+    def pins(self) -> Mapping[str, Any]:
+        """Settings that hold workers to what this one found, such as the hash of its code."""
+        return {}
 
     @property
     def needs_view(self) -> bool:

@@ -1,5 +1,6 @@
 """From content frames to tracks on the canvas: which points, in which coordinates."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from builder.canvas.query_grid import query_points
 from builder.canvas.windows import window_starts
 from builder.core.errors import ConfigError, TrackingError
 from builder.core.registry import require_base
-from builder.trackers.base import Session, Tracker, ViewKey, Window
+from builder.trackers.base import Keeps, Session, Tracker, ViewKey, Window
 from schemas.config import ShortSide, TrackerPart
 from schemas.dataset import QuerySpec
 from schemas.geometry import AxisAffine, Geometry, Letterbox, Orientation
@@ -64,25 +65,36 @@ class ViewTracker:
         box: Geometry,
         queries: QuerySpec,
         part: TrackerPart,
-        length: int,
+        length: int | None,
         key: ViewKey,
+        keeps: Keeps | None = None,
     ) -> None:
-        """Open a session for a view of ``length`` frames; raises TrackingError."""
+        """Open a session for a view of ``length`` frames; raises TrackingError.
+
+        A length of None is that of a live view, which never ends: it has windows of
+        ``part.horizon`` steps, no ``starts``, and is not finished.  ``keeps`` tells which windows
+        are wanted, of the frames pushed so far; the others are left out.
+        """
         self._view, self._gives_conf = key.view, tracker.gives_conf
-        tracker = tracker.for_view(key, box, length)
+        if length is not None:
+            tracker = tracker.for_view(key, box, length)
         require_base(type(tracker), Tracker, f"the tracker of view {key.view}")
         self.notes = tracker.notes
         self.queries_xy = _points(tracker, queries, box, key)
-        self.horizon = length if part.mode == "episode" else part.horizon
-        self.start_every = length if part.mode == "episode" else part.start_every
+        self.horizon, self.start_every = part.horizon, part.start_every
+        if part.mode == "episode" and length is not None:
+            self.horizon = self.start_every = length
         self.box, (self.input_box, self._to_img) = box, tracker_input(box, part)
         self._tracked = box.inside(self.queries_xy)
         # A tracker may track nothing at all, for a dataset of frames alone.
-        starts = window_starts(length, self.start_every)
+        starts = window_starts(length or 0, self.start_every)
+        if keeps is not None:
+            starts = starts[[keeps(start) for start in starts.tolist()]]
+        self._keeps = keeps or (lambda start: True)
         self.starts = starts if tracker.gives_tracks else starts[:0]
         self._session: Session | None = None
-        self._length, self._pushed, self._given = length, 0, 0
-        if self._tracked.any():
+        self._length, self._pushed, self._given, self._next = length, 0, 0, 0
+        if self._tracked.any() and (length is None or not tracker.gives_tracks or len(self.starts)):
             inner_xy = (~self._to_img)(self.queries_xy[self._tracked].astype(np.float64))
             self._session = tracker.open(
                 self.input_box.content_shape,
@@ -90,19 +102,21 @@ class ViewTracker:
                 self.horizon,
                 self.start_every,
             )
+            if keeps is not None and hasattr(self._session, "keeps"):
+                self._session.keeps = keeps
 
     def push(self, frame_rgb: np.ndarray) -> list[Window]:
         """Take the next frame, ``input_box``'s content; return the windows it finished."""
         if self._session is None:
             return []
         self._pushed += 1
-        return [self._on_canvas(window) for window in self._session.push(frame_rgb)]
+        return list(self._wanted(self._session.push(frame_rgb)))
 
     def finish(self) -> list[Window]:
         """Return the windows that are still open; raises TrackingError when some never came."""
         if self._session is None:
             return [self.untracked(int(start)) for start in self.starts]
-        windows = [self._on_canvas(window) for window in self._session.finish()]
+        windows = list(self._wanted(self._session.finish()))
         # A source that ends early is told as such, elsewhere.
         if self._pushed == self._length and self._given < len(self.starts):
             raise TrackingError(
@@ -111,15 +125,26 @@ class ViewTracker:
             )
         return windows
 
+    def _wanted(self, windows: list[Window]) -> Iterator[Window]:
+        """Yield the windows that are kept, on the canvas; raises TrackingError for a wrong one."""
+        for window in windows:
+            # A session may leave out windows that are not wanted.
+            while self._next < window.start and not self._keeps(self._next):
+                self._next += self.start_every
+            more = self._length is None or self._next < self._length
+            if window.start != self._next or not more:
+                raise TrackingError(
+                    f"view {self._view}: the tracker gave a window that starts at frame "
+                    f"{window.start}, expected {f'frame {self._next}' if more else 'no more'}"
+                )
+            self._next += self.start_every
+            if self._keeps(window.start):
+                self._given += 1
+                self._check(window)
+                yield self._on_canvas(window)
+
     def _check(self, window: Window) -> None:
-        """Raise TrackingError unless a window is the next one, and what a window should be."""
-        wanted = [*map(int, self.starts[self._given : self._given + 1])]
-        if [window.start] != wanted:
-            raise TrackingError(
-                f"view {self._view}: the tracker gave a window that starts at frame "
-                f"{window.start}, expected {f'frame {wanted[0]}' if wanted else 'no more'}"
-            )
-        self._given += 1
+        """Raise TrackingError unless a window is what a window should be."""
         form = (self.horizon, int(self._tracked.sum()))
         shapes = {"tracks_xy": (*form, 2), "vis": form, "conf": form}
         for name, shape in shapes.items():
@@ -140,7 +165,6 @@ class ViewTracker:
             )
 
     def _on_canvas(self, window: Window) -> Window:
-        self._check(window)
         out = self.untracked(window.start)
         out.tracks_xy[:, self._tracked] = self._to_img(window.tracks_xy.astype(np.float64))
         # Exactly the stored queries, not their round trip through float32.
@@ -184,6 +208,10 @@ class ViewFrames:
         content = self._stored.content(image)
         self._stored.paste(content, canvas)
         return content if self._shown is self._stored else self._shown.content(image)
+
+    def content(self, image: Any, shown: np.ndarray) -> np.ndarray:
+        """Return the picture as the canvas has it; ``shown`` is what ``tracked`` returned of it."""
+        return shown if self._shown is self._stored else self._stored.content(image)
 
 
 def _points(tracker: Tracker, queries: QuerySpec, box: Geometry, key: ViewKey) -> np.ndarray:

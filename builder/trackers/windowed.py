@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from builder.core.errors import TrackingError
+from builder.core.working import still_working
 from builder.trackers.base import BaseSession, Session, Tracker, Window
 
 
@@ -49,20 +50,22 @@ class WindowedSession(BaseSession):
     """Feeds a WindowedTracker: a rolling buffer of prepared frames, cut into clips.
 
     Holds at most ``horizon + (batch - 1) * start_every`` prepared frames.  Windows are batched
-    in the order of their starts, so batches do not depend on how frames arrive.
+    in the order of their starts, so batches do not depend on how frames arrive.  A batch in which
+    no window is wanted is not tracked, and frames are then prepared when the first window needs
+    them.
     """
 
     tracker: WindowedTracker
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._frames: deque[Any] = deque()
+        self._frames: deque[_Frame] = deque()
         self._first = 0  # number of the oldest buffered frame
         self._next_start = 0
 
     def _add(self, frame_rgb: np.ndarray) -> list[Window]:
         if self._pushed > self._next_start:  # else it lies between two windows
-            self._frames.append(self.tracker.prepare(frame_rgb))
+            self._frames.append(_Frame(self.tracker, frame_rgb, at_once=self.keeps is None))
         else:
             self._first += 1
         last_start = self._next_start + (self.tracker.batch - 1) * self.start_every
@@ -81,17 +84,27 @@ class WindowedSession(BaseSession):
     def _run(self, count: int) -> list[Window]:
         """Track the next ``count`` windows and drop the frames no later window needs."""
         starts = [self._next_start + i * self.start_every for i in range(count)]
-        clips = [self._clip(start) for start in starts]
-        results = self.tracker.track(clips, self.queries_xy)
+        wanted = [self.keeps is None or self.keeps(start) for start in starts]
+        results: list[Any] = [None] * count
+        if any(wanted):
+            # All of the batch: the bits of a window may depend on how many there are.
+            clips = [self._clip(start) for start in starts]
+            results = self.tracker.track(clips, self.queries_xy)
+        still_working()  # at the end of a video many windows end with one frame
         self._next_start += count * self.start_every
         while self._frames and self._first < self._next_start:
             self._frames.popleft()
             self._first += 1
-        return [self._window(start, *result) for start, result in zip(starts, results, strict=True)]
+        return [
+            self._window(start, *result)
+            for start, result, keep in zip(starts, results, wanted, strict=True)
+            if keep
+        ]
 
     def _clip(self, start: int) -> list[Any]:
         begin = start - self._first
-        clip = [self._frames[i] for i in range(begin, min(begin + self.horizon, len(self._frames)))]
+        last = min(begin + self.horizon, len(self._frames))
+        clip = [self._frames[i].prepared for i in range(begin, last)]
         missing = max(self.horizon, self.tracker.min_clip) - len(clip)
         return clip + [clip[-1]] * missing
 
@@ -116,3 +129,18 @@ class WindowedSession(BaseSession):
                 f"starts at frame {start}"
             )
         return Window(start, tracks, vis, conf)
+
+
+class _Frame:
+    """A frame as the tracker's ``prepare`` gives it, made at once or when it is first needed."""
+
+    def __init__(self, tracker: WindowedTracker, frame_rgb: np.ndarray, at_once: bool) -> None:
+        self._prepare = tracker.prepare
+        self._made: tuple[Any, ...] = (tracker.prepare(frame_rgb),) if at_once else ()
+        self._frame_rgb = None if at_once else frame_rgb.copy()
+
+    @property
+    def prepared(self) -> Any:
+        if self._frame_rgb is not None:
+            self._made, self._frame_rgb = (self._prepare(self._frame_rgb),), None
+        return self._made[0]

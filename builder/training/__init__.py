@@ -9,6 +9,7 @@ from builder.core.lazy import lazy_names
 
 if TYPE_CHECKING:
     from builder.training.augment import RandomAugment as RandomAugment
+    from builder.training.block_sampling import BlockSampler as BlockSampler
     from builder.training.mixture import MixtureDataset as MixtureDataset
     from builder.training.normalize import clip_traj as clip_traj
     from builder.training.normalize import normalize_traj as normalize_traj

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from pydantic import Field, model_validator
 
+from builder.canvas.model_points import affine_matrix
 from builder.core.errors import ConfigError
 from schemas.affine import AxisAffine
 from schemas.base import Record
@@ -105,14 +106,6 @@ class RandomAugment(Record):
         changed = (images.astype(np.float32) - white / 2) * factor + white / 2 + shift
         changed = changed.clip(0, white)
         return changed.round().astype(np.uint8) if white == 255 else changed
-
-
-def affine_matrix(affine: AxisAffine) -> np.ndarray:
-    """Return the (2, 3) float64 matrix that maps (x, y, 1) as ``affine`` maps (x, y)."""
-    (sx, sy), (ox, oy) = affine.scale_xy, affine.offset_xy
-    if affine.transpose:
-        return np.array([[0.0, sx, ox], [sy, 0.0, oy]])
-    return np.array([[sx, 0.0, ox], [0.0, sy, oy]])
 
 
 def warp(image: np.ndarray, affine: AxisAffine) -> np.ndarray:

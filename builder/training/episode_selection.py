@@ -11,7 +11,7 @@ import numpy as np
 from builder.core.errors import ConfigError, DatasetError
 from builder.dataset.array_checks import check_digests
 from builder.dataset.episodes import Dataset, EpisodeData
-from builder.dataset.splits import read_splits
+from builder.dataset.splits import split_ids
 from builder.training.pass_through import check_names
 from builder.training.window_options import WindowOptions
 
@@ -43,7 +43,7 @@ def choose_ids(dataset: Dataset, views: Sequence[str], options: WindowOptions) -
     is not there or has no episode.
     """
     wanted, index = {*views}, dataset.index
-    ids = _in_split(dataset, options.split)
+    ids = list(dataset.ids) if options.split is None else split_ids(dataset, options.split)
     masked = options.missing == "mask"
     takes = [bool(wanted & {*names}) if masked else wanted <= {*names} for names in index.view_sets]
     taken = np.array(takes, bool)[index.view_set[places(dataset, ids)]]
@@ -72,10 +72,23 @@ def check_arrays(
 
     Raises ConfigError naming those there are.  Without any names none is opened.
     """
-    for key in islice(ids, _TRIED if options.arrays or options.proprioception else 0):
+    asked = options.arrays or options.proprioception or options.conf
+    for key in islice(ids, _TRIED if asked else 0):
         with suppress(DatasetError):  # told when it is read
             check_names(dataset[key], views, options)
+            if options.conf:
+                check_conf(dataset[key], views)
             return
+
+
+def check_conf(episode: EpisodeData, views: Iterable[str]) -> None:
+    """Raise ConfigError naming a view of an episode without a confidence."""
+    for name in views:
+        if name in episode.views and episode.views[name].conf is None:
+            raise ConfigError(
+                f"conf=True, but view {name} of {episode.meta.id} has no conf: its tracker gave "
+                "none, or was not asked to"
+            )
 
 
 def places(dataset: Dataset, ids: Sequence[str]) -> np.ndarray:
@@ -83,23 +96,6 @@ def places(dataset: Dataset, ids: Sequence[str]) -> np.ndarray:
     if len(ids) == len(dataset):  # all of them, in the dataset's order
         return np.arange(len(ids))
     return np.fromiter(map(dataset.index.place, ids), np.int64, len(ids))
-
-
-def _in_split(dataset: Dataset, split: str | None) -> list[str]:
-    if split is None:
-        return list(dataset.ids)
-    file, _, name = split.partition("/")
-    found = read_splits(dataset.path, file).splits
-    if name not in found:
-        raise ConfigError(f"{dataset.path}: splits {file!r} have no {name!r}, only {sorted(found)}")
-    members = {*found[name]}
-    ids = [key for key in dataset.ids if key in members]
-    if not ids:
-        raise DatasetError(
-            f"{dataset.path}: split {split!r} is empty: it lists {len(members)} episodes, "
-            f"none of which is in the dataset"
-        )
-    return ids
 
 
 def verify(episode: EpisodeData, path: Path) -> None:

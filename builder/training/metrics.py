@@ -10,10 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from builder.canvas.loss_steps import LOSS_WINDOW, rounded_steps
 from builder.training.normalize import unnormalize_traj
-
-LOSS_WINDOW = (15, 15)
-"""Rows and columns, in img pixels, of AMPLIFY's window of per-step displacements."""
 
 
 class CodeUsage:
@@ -78,11 +76,10 @@ def displacement_classes(
     """
     pixels = unnormalize_traj(_numpy(traj_rc), img_shape)
     classes, saturated = 0, False
-    for axis in (0, 1):  # numpy is slow along an axis of 2
-        place = np.rint(np.clip(pixels[..., axis], 0, img_shape[axis] - 1)).astype(np.int64)
-        moved, half = np.diff(place, axis=-2), window[axis] // 2
+    for moved, cells in zip(rounded_steps(pixels, img_shape), window, strict=True):
+        half = cells // 2
         kept = np.clip(moved, -half, half)
-        classes = classes * window[axis] + kept + half
+        classes = classes * cells + kept.astype(np.int64) + half
         saturated = saturated | (moved != kept)
     return np.asarray(classes), np.asarray(saturated)
 

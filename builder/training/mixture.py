@@ -10,7 +10,7 @@ from builder.core.errors import ConfigError
 from builder.training.samples import Sample, SampleDataset
 from builder.training.windows import WindowDataset
 
-_TENSORS = ("traj", "vis", "valid", "in_content", "images", "decode", "view_mask")
+_TENSORS = ("traj", "vis", "conf", "valid", "in_content", "images", "decode", "view_mask")
 
 
 class MixtureDataset(SampleDataset):
@@ -145,6 +145,7 @@ def _refuse_different(parts: Mapping[str, WindowDataset]) -> None:
             "views": tuple(part.views),
             "images": part.options.images if "images" in part[0] else "none",
             "history": part.options.history,
+            "conf": part.options.conf,
         }
         for name, part in parts.items()
     }
@@ -155,5 +156,5 @@ def _refuse_different(parts: Mapping[str, WindowDataset]) -> None:
             said = "; ".join(f"{key} {expected[key]} and {found[key]}" for key in differing)
             raise ConfigError(
                 f"{first} and {name} give different samples: {said}. Give both WindowDatasets the "
-                "same img_shape, resample, points, view_map, images and history"
+                "same img_shape, resample, points, view_map, images, history and conf"
             )

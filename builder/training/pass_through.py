@@ -1,6 +1,7 @@
 """Pass-through arrays of a sample: actions, states, text embeddings, whatever layers add."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ from builder.core.messages import near
 from builder.dataset.episodes import EpisodeData
 from builder.dataset.layers import TRACK_ARRAYS, Overlay
 from builder.training.window_options import WindowOptions
+from schemas.dataset import TEXT_INDEX
 
 
 class _Stored(NamedTuple):
@@ -26,6 +28,10 @@ class _Stored(NamedTuple):
         rows = self.array[start : start + steps]
         out[: len(rows)] = rows
         return out
+
+    def key(self, start: int, steps: int) -> Any:
+        """Return the key of what ``cut`` reads."""
+        return slice(start, start + steps) if self.per_frame else ...
 
 
 class PassThrough:
@@ -46,7 +52,8 @@ class PassThrough:
         check_proprioception(episode, options)
         names = options.arrays
         if names is None:
-            names = (*episode.arrays, *_added_to_views(episode))
+            own = (name for name in episode.arrays if name != TEXT_INDEX)
+            names = (*own, *_added_to_views(episode))
         self._id, self._views = episode.id, views
         self._of_episode = {
             name: _Stored(episode.arrays[name], episode.meta.per_frame(name))
@@ -75,6 +82,14 @@ class PassThrough:
                 name, {at: one.cut(start, steps) for at, one in stored.items()}
             )
         return found
+
+    def pieces(self, start: int, steps: int) -> Iterator[tuple[Any, Any]]:
+        """Yield (array, key) of what ``window`` reads."""
+        of_views = (one for stored in self._of_views.values() for one in stored.values())
+        for stored in chain(self._of_episode.values(), of_views):
+            yield stored.array, stored.key(start, steps)
+        for array in self._proprioception:
+            yield array, start
 
     def _stack(self, name: str, rows: Mapping[int, np.ndarray]) -> np.ndarray:
         shapes = {row.shape for row in rows.values()}

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -15,7 +15,6 @@ from builder.training.windows import WindowDataset
 _ROUNDS = 4
 _AT_ONCE = 1024
 """Samples drawn together: one by one, drawing took a fifth of what a batch costs its process."""
-_FACTS = ("length", "seed", "shuffle", "world_size", "weights")
 
 Weigh = str | Callable[[Mapping[str, np.ndarray]], np.ndarray]
 """An expression such as ``motion``, or a function of all columns by name, (n,) each, to (n,)."""
@@ -34,11 +33,14 @@ class WindowSampler(Sampler[int]):
     next sample.  A DataLoader with workers reads ahead, so tell ``state_dict`` how many samples
     were really trained on.
 
-    With ``weights`` (see ``builder.training.window_weights``) an epoch is as long as without, and
+    With ``weights`` (see ``window_weights``) an epoch is as long as without, and
     index i comes ``length * weights[i] / sum(weights)`` times, rounded up or down at random: a
     systematic sample, which strays less from the weights than independent draws.  Equal weights
     give every index once.  That takes 8 bytes per index.
     """
+
+    facts: ClassVar[tuple[str, ...]] = ("length", "seed", "shuffle", "world_size", "weights")
+    """What has to be the same to resume."""
 
     def __init__(
         self,
@@ -101,12 +103,12 @@ class WindowSampler(Sampler[int]):
         """
         if samples_done < 0:
             raise ValueError(f"samples_done must be 0 or more, got {samples_done}")
-        facts = {name: getattr(self, name) for name in _FACTS}
+        facts = {name: getattr(self, name) for name in self.facts}
         return {**facts, "epoch": self.epoch, "samples_done": samples_done}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there.  Raises ValueError when the sampler is not the same."""
-        for name in _FACTS:
+        for name in self.facts:
             if state.get(name) != getattr(self, name):
                 raise ValueError(
                     f"cannot resume: {name} was {state.get(name)}, now it is {getattr(self, name)}"

@@ -1,22 +1,20 @@
 """Windows of one view of an open episode: prepared once, then cut fast, sample by sample."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-import cv2
 import numpy as np
 
+from builder.canvas.model_points import Operation, affine_matrix, map_operations, write_points
 from builder.core.errors import ConfigError
 from builder.dataset.episodes import OlderTracks, ViewData
 from builder.stores.codecs import U16_OFFSET, U16_SCALE, FixedPoint
-from builder.training.augment import affine_matrix, warp
+from builder.training.augment import warp
 from schemas.affine import AxisAffine, swap_xy
 from schemas.geometry import Geometry, Stretch
-
-Operation = tuple[np.ufunc, tuple[float, float]]
-"""A ufunc on all points, and its second operand (row, col)."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +39,25 @@ class ViewWindows:
     """The same as a (2, 3) float64 matrix."""
     in_content: np.ndarray
     """(N,) bool: points that start on the picture."""
+    conf: Any = None
+    """(S, horizon, N), or None."""
     older: OlderTracks | None = None
     """Of an older file: its tracks are checked, and clipped, as their own loader clips them."""
+
+    def pieces(
+        self, window: int, start: int, steps: slice, history: int
+    ) -> Iterator[tuple[Any, Any]]:
+        """Yield (array, key) of what a sample reads: ``steps`` of a window, frames to ``start``.
+
+        Of whole-episode tracks ``EpisodeWindows`` says the key.  ``history`` 0 reads no frames.
+        """
+        for array in (self.tracks, self.vis, self.conf):
+            if isinstance(array, EpisodeWindows):
+                yield array.stored, array.key(window, steps)
+            elif array is not None:
+                yield array, (window, steps)
+        if history and self.frames is not None:
+            yield from ((self.frames, max(0, start - back)) for back in range(history))
 
 
 @dataclass(frozen=True)
@@ -54,10 +69,14 @@ class EpisodeWindows:
 
     def __getitem__(self, key: tuple[int, slice]) -> np.ndarray:
         window, steps = key
-        start = window * self.start_every
-        rows = np.asarray(self.stored[0, start + steps.start : start + steps.stop])
+        rows = np.asarray(self.stored[self.key(window, steps)])
         missing = steps.stop - steps.start - len(rows)
         return np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)]) if missing else rows
+
+    def key(self, window: int, steps: slice) -> tuple[int, slice]:
+        """Return where in ``stored`` the steps of a window are."""
+        start = window * self.start_every
+        return 0, slice(start + steps.start, start + steps.stop)
 
 
 def view_windows(view: ViewData, img_shape: tuple[int, int], cut_every: int | None) -> ViewWindows:
@@ -69,7 +88,7 @@ def view_windows(view: ViewData, img_shape: tuple[int, int], cut_every: int | No
     box = stored if stored.img_shape == img_shape else stored.onto(img_shape)
     norm = AxisAffine.normalization(img_shape)
     encode = norm @ box.affine
-    tracks, vis = view.tracks, view.vis
+    tracks, vis, conf = view.tracks, view.vis, view.conf
     older = view.older_tracks
     if older is not None:
         scale_xy = (1.0, 1.0)
@@ -82,15 +101,15 @@ def view_windows(view: ViewData, img_shape: tuple[int, int], cut_every: int | No
         maps: tuple[AxisAffine, ...] = (norm,)
         if isinstance(tracks, FixedPoint):
             tracks, maps = tracks.stored, packed_maps(norm)
-        operations = tuple(
-            (ufunc, swap_xy(numbers_xy))
-            for each in maps
-            for ufunc, numbers_xy in ((np.multiply, each.scale_xy), (np.add, each.offset_xy))
-        )
+        operations = map_operations(maps)
     decode = ~encode
+    if cut_every is not None:
+        tracks, vis = EpisodeWindows(tracks, cut_every), EpisodeWindows(vis, cut_every)
+        conf = None if conf is None else EpisodeWindows(conf, cut_every)
     return ViewWindows(
-        tracks=tracks if cut_every is None else EpisodeWindows(tracks, cut_every),
-        vis=vis if cut_every is None else EpisodeWindows(vis, cut_every),
+        tracks=tracks,
+        vis=vis,
+        conf=conf,
         frames=view.frames,
         stored=stored,
         box=box,
@@ -138,22 +157,13 @@ def write_tracks(
     ``steps`` and ``points`` select among the stored ones: a slice, a slice or an index array.
     """
     tracks_xy = np.asarray(view.tracks[window, steps])[:, points]
-    numbers = out.reshape(-1)
-    operations = view.operations
-    if tracks_xy.dtype == np.uint16:
-        numbers[...] = _swapped(tracks_xy)
-    else:
-        tracks_xy = np.asarray(tracks_xy, np.float32)
-        cv2.transform(tracks_xy, _swap_and_scale(operations[0][1]), out)
-        operations = operations[1:]
-    for ufunc, numbers_rc in operations:
-        ufunc(numbers, _per_point(numbers_rc, numbers.size), out=numbers)
+    write_points(tracks_xy, view.operations, out)
     if view.older is not None:
         # What is not finite has become NaN in one pass with the swap (infinity times 0 is), and
         # the least number tells of it; the slower look is for the message.
-        if numbers.size and math.isnan(np.minimum.reduce(numbers)):
-            view.older.check_finite(tracks_xy)
-        numbers.clip(-1.0, 1.0, out=numbers)
+        if out.size and math.isnan(np.minimum.reduce(out, axis=None)):
+            view.older.check_finite(np.asarray(tracks_xy, np.float32))
+        out.clip(-1.0, 1.0, out=out)
 
 
 def write_vis(view: ViewWindows, window: int, steps: slice, points: Any, out: np.ndarray) -> None:
@@ -192,39 +202,16 @@ def _onto_canvas(frame: np.ndarray, view: ViewWindows) -> np.ndarray:
     return letterbox_frame(unletterbox_frame(frame, view.stored), view.box)
 
 
-@lru_cache(maxsize=64)
-def _swap_and_scale(scale_rc: tuple[float, float]) -> np.ndarray:
-    """Return the matrix that makes (row, col) of (x, y) and scales them, in one pass.
-
-    Finite numbers times 0 add nothing: the bits are those of scaling alone.
-    """
-    row, column = scale_rc
-    return np.array([[0, row], [column, 0]], np.float32)
-
-
-def _swapped(points: np.ndarray) -> np.ndarray:
-    """Return points (..., 2) of uint16 as one row of numbers, the two of every point swapped.
-
-    All bytes of a point are reversed, then those of each number: numpy does that fastest.
-    """
-    reversed_points = np.ascontiguousarray(points).reshape(-1).view(">u4").astype("<u4")
-    return reversed_points.view(">u2").astype("<u2")
-
-
-@lru_cache(maxsize=64)
-def _per_point(numbers_rc: tuple[float, float], size: int) -> Any:
-    """Return what to combine with ``size`` numbers so that every point gets these two."""
-    row, column = numbers_rc
-    return row if row == column else np.tile(np.array(numbers_rc, np.float32), size // 2)
-
-
 def chosen_points(stored: int, wanted: int | None) -> Any:
-    """Choose points by index, evenly spread; more than there are repeats some.
+    """Choose points by index, evenly spread.
 
-    Returns a slice or indices (wanted,).  Raises ConfigError when there is none to choose.
+    Returns a slice or indices (wanted,).  Raises ConfigError for more than are stored.
     """
     if wanted is None or wanted == stored:
         return slice(None)
-    if stored == 0:
-        raise ConfigError("these tracks hold no points to choose from")
+    if wanted > stored:
+        raise ConfigError(
+            f"points={wanted}, but {stored} are stored: ask for {stored} at most, or track more "
+            f"with letterset track"
+        )
     return ((np.arange(wanted) + 0.5) * stored / wanted).astype(np.int64)

@@ -5,12 +5,18 @@ from __future__ import annotations
 from textwrap import fill
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from builder.core.errors import ConfigError
-from builder.core.messages import explain
+from builder.core.explain import explain
 from schemas.base import Record, Shape, Side
 from schemas.dataset import Name
+
+
+def _two_names(split: str) -> str:
+    if len(parts := split.split("/")) != 2 or not all(parts):
+        raise ValueError(f"expected FILE/PART, for example {'default/' + (split or 'train')!r}")
+    return split
 
 
 class WindowOptions(Record):
@@ -55,11 +61,15 @@ class WindowOptions(Record):
     images: Literal["uint8", "float", "none"] = Field(
         default="uint8", description="frames as uint8 or as float32 in [0, 1], or none"
     )
+    conf: bool = Field(
+        default=False,
+        description="the tracker's confidence too, to weigh the loss with: conf (V, horizon, N)",
+    )
     where: str | None = Field(
         default=None,
         description="filter over the columns of letterset stats, e.g. motion > 1 and vis > 0.5",
     )
-    split: Annotated[str, Field(pattern=r"^[^/]+/[^/]+$")] | None = Field(
+    split: Annotated[str, AfterValidator(_two_names)] | None = Field(
         default=None, description="<file>/<split>, for example default/train"
     )
     damaged: Literal["error", "skip"] = Field(
@@ -112,7 +122,7 @@ def given_options(options: WindowOptions | None, changes: dict[str, Any]) -> Win
     try:
         return WindowOptions.model_validate({**given, **changes})
     except ValidationError as error:
-        raise ConfigError(explain(error, known=list(WindowOptions.model_fields))) from None
+        raise ConfigError(explain(error, WindowOptions, write=repr)) from None
 
 
 def options_help() -> str:

@@ -1,6 +1,7 @@
 """Windows of a built dataset as training samples, with AMPLIFY's keys and shapes."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from inspect import cleandoc
 from pathlib import Path
 from typing import Any
@@ -8,14 +9,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from builder.canvas.model_points import affine_matrix
+from builder.canvas.windows import window_starts
 from builder.core.errors import ConfigError, DatasetError
 from builder.core.lru_cache import LruCache
 from builder.dataset.episodes import Dataset, EpisodeData
 from builder.dataset.filters import Expression
 from builder.dataset.opening import open_dataset
 from builder.dataset.window_table import COLUMNS, Table, read_columns
+from builder.stores.ranged import fetched_ahead
 from builder.training import episode_selection
-from builder.training.augment import Augment, affine_matrix, check_augment
+from builder.training.augment import Augment, check_augment
 from builder.training.interpolate import interpolate_traj
 from builder.training.pass_through import PassThrough
 from builder.training.samples import Sample, SampleDataset
@@ -29,6 +33,7 @@ from builder.training.view_windows import (
 )
 from builder.training.window_options import WindowOptions, given_options, options_help
 from schemas.affine import AxisAffine
+from schemas.dataset import TEXT_INDEX
 
 _Prepared = tuple[dict[str, ViewWindows], PassThrough]
 
@@ -41,6 +46,7 @@ class WindowDataset(SampleDataset):
     ``traj`` (V, horizon, N, 2) float32, (row, col), [-1, 1] on the canvas, not clipped
     (of older files: with the arithmetic of their own loader, which clips);
     ``vis`` (V, horizon, N) float32, 0 or 1;
+    ``conf`` (V, horizon, N) float32, with ``conf=True``: the tracker's confidence, from 0 to 1;
     ``valid`` (horizon,) bool: steps that show a frame of their own (not the frozen tail); with
     ``resample`` also ``valid_read`` (T,) bool, the same of the T steps read, for actions;
     ``in_content`` (V, N) bool: points that start on the picture, not in the bars;
@@ -49,7 +55,7 @@ class WindowDataset(SampleDataset):
     ``decode`` (V, 2, 3) float64: the matrix from normalized (x, y, 1) to source pixels (x, y),
     so that a mixed batch decodes sample by sample (:func:`builder.training.decode_batch`);
     ``view_mask`` (V,) bool: views that are there (``missing="mask"`` fills others with zeros);
-    ``episode`` id, ``t`` frame of step 0, ``text``, and pass-through arrays, also those of layers:
+    ``episode`` id, ``t`` frame of step 0, ``text`` there, and pass-through arrays, also of layers:
     arrays with a row per frame, such as ``actions``, are (T, D) of the T steps read, zeros after
     the last frame, those of views (V, T, ...); all others are as stored, those of views (V, ...);
     ``proprioception`` (D,) float32 when the option names its arrays.
@@ -100,15 +106,25 @@ class WindowDataset(SampleDataset):
             name: name for name in episode_selection.default_views(dataset, masked)
         }
         self.ids = episode_selection.choose_ids(dataset, list(self.views.values()), options)
-        lengths = dataset.index.lengths[episode_selection.places(dataset, self.ids)]
+        places = episode_selection.places(dataset, self.ids)
+        lengths = dataset.index.lengths[places]
         taken = self._read.stop if options.tail == "exclude" else self._read.start + 1
         every = meta.start_every * options.stride
-        self._index = SampleIndex(np.maximum(0, (lengths - taken) // every + 1))
+        counts = np.maximum(0, (lengths - taken) // every + 1)
+        # Start frames of the windows of episodes in which some are left out.
+        self._starts: dict[int, np.ndarray] = {}
+        for at, place in enumerate(places.tolist() if dataset.skipped_windows else ()):
+            if runs := dataset.skipped_windows.get(place):
+                starts = window_starts(int(lengths[at]), meta.start_every, runs)
+                self._starts[at] = starts[starts + taken <= lengths[at]][:: options.stride]
+                counts[at] = len(self._starts[at])
+        self._index = SampleIndex(counts)
         if not len(self):
+            still = " in which anything moves" if dataset.still_windows else ""
             raise DatasetError(
                 f"{dataset.path}: none of {len(dataset)} episodes has views "
-                f"{list(self.views.values())} and {self.read_steps} frames; shorten the horizon "
-                "or use tail='mask'"
+                f"{list(self.views.values())} and {self.read_steps} frames{still}; shorten the "
+                "horizon or use tail='mask'"
             )
         if options.where is not None:
             self._index.kept = self._matching(options.where)
@@ -120,6 +136,13 @@ class WindowDataset(SampleDataset):
         self._reasons: dict[str, str] = {}
         used = (key for at, key in enumerate(self.ids) if self._index.indices(at))
         episode_selection.check_arrays(dataset, used, self.views.values(), options)
+
+    def __repr__(self) -> str:
+        return (
+            f"WindowDataset({str(self.dataset.path)!r}: {len(self)} windows of {len(self.ids)} "
+            f"episodes, views={[*self.views]}, horizon={self.horizon}, {self.num_points} points, "
+            f"img_shape={self.img_shape}, images={self.options.images!r})"
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         # Open files stay behind; a worker opens its own.
@@ -140,7 +163,13 @@ class WindowDataset(SampleDataset):
         meta = self.dataset.meta
         every = 0 if meta.mode == "episode" else meta.start_every * self.options.stride
         episodes = episode_selection.places(self.dataset, self.ids)
-        return self._index.rows(table, episodes, every)
+        return self._index.rows(table, episodes, every, self._starts)
+
+    @property
+    def episode_ends(self) -> np.ndarray:
+        """The index after the last sample of each episode, (episodes,) int64, ascending."""
+        ends, kept = self._index.ends, self._index.kept
+        return ends if kept is None else kept.searchsorted(ends)
 
     def _matching(self, where: str) -> np.ndarray:
         """Return the numbers of the samples that a filter over the window table keeps, ascending.
@@ -173,6 +202,18 @@ class WindowDataset(SampleDataset):
             self._note_damaged(at, error)
         return self._instead(at, index - self._index.indices(at).start)
 
+    def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
+        """Return samples; of a dataset at a URL what all of them hold is fetched at once."""
+        if not self.dataset.far:
+            return [self[index] for index in indices]
+        numbers = [self._index.number(index % len(self)) for index in indices]
+        self.dataset.fetch_ahead(self.ids[self._index.episode(each)] for each in numbers)
+        with ExitStack() as held:
+            with suppress(DatasetError):  # told, or skipped, sample by sample
+                pieces = (piece for each in numbers for piece in self._pieces(each))
+                held.enter_context(fetched_ahead(pieces))
+            return [self[index] for index in indices]
+
     @property
     def damaged(self) -> dict[str, str]:
         """Episodes that were skipped so far, by this process or a worker: id to reason."""
@@ -196,9 +237,36 @@ class WindowDataset(SampleDataset):
         raise DatasetError(f"{self.dataset.path}: every episode is damaged: {self.damaged}")
 
     def _sample(self, at: int, index: int) -> Sample:
-        window = (index - self._index.first(at)) * self.options.stride
+        if not self.dataset.far:
+            return self._cut(at, index)
+        with fetched_ahead(self._pieces(index)):
+            return self._cut(at, index)
+
+    def _window(self, at: int, index: int) -> tuple[int, int]:
+        """Return the number of a sample's window in its episode, and the frame of its step 0."""
+        nth = index - self._index.first(at)
+        window = nth * self.options.stride
+        first = window * self.dataset.meta.start_every
+        if at in self._starts:
+            first = int(self._starts[at][nth])
+        return window, first + self._read.start
+
+    def _pieces(self, index: int) -> Iterator[tuple[Any, Any]]:
+        """Yield (array, key) of what a sample reads; none of an episode that is damaged."""
+        at = self._index.episode(index)
+        window, start = self._window(at, index)
+        try:
+            views, pass_through = self._prepare(self.dataset[self.ids[at]])
+        except DatasetError:  # told, or skipped, where the sample is read
+            return
+        history = 0 if self.options.images == "none" else self.options.history
+        for view in views.values():
+            yield from view.pieces(window, start, self._read, history)
+        yield from pass_through.pieces(start, self.read_steps)
+
+    def _cut(self, at: int, index: int) -> Sample:
+        window, start = self._window(at, index)
         episode = self.dataset[self.ids[at]]
-        start = window * self.dataset.meta.start_every + self._read.start
         augment, shape = self.augment, self.img_shape
         affine = None if augment is None else augment.draw(self._rng(index, 0), shape)
         views, pass_through = self._prepare(episode)
@@ -210,7 +278,7 @@ class WindowDataset(SampleDataset):
             valid=self._valid(self._steps, start, episode.meta.length),
             episode=episode.meta.id,
             t=start,
-            text=episode.meta.text or "",
+            text=_text_at(episode, start),
         )
         if self.options.resample:
             sample["valid_read"] = self._valid(range(self.read_steps), start, episode.meta.length)
@@ -232,6 +300,8 @@ class WindowDataset(SampleDataset):
             for name, stored in self.views.items()
             if stored in episode.views
         }
+        if self.options.conf:
+            episode_selection.check_conf(episode, self.views.values())
         moved = self.augment is not None or self.img_shape != meta.img_shape
         arrays = PassThrough(episode, self.views.values(), self.options, moved)
         self._prepared[key] = views, arrays
@@ -248,6 +318,8 @@ class WindowDataset(SampleDataset):
             "decode": np.empty((count, 2, 3)),
             "view_mask": np.ones(count, bool),
         }
+        if self.options.conf:
+            out["conf"] = np.empty((count, *shape), np.float32)
         if self.options.images != "none" and all(v.frames is not None for v in views.values()):
             dtype = np.float32 if self.options.images == "float" else np.uint8
             frames = (self.options.history,) if self.options.history > 1 else ()
@@ -262,6 +334,8 @@ class WindowDataset(SampleDataset):
             out["traj"] = interpolate_traj(out["traj"], self.horizon, self.options.method)
             vis = interpolate_traj(out["vis"], self.horizon, "linear", axis=-2)
             out["vis"] = (vis >= 0.5).astype(np.float32)
+            if "conf" in out:
+                out["conf"] = interpolate_traj(out["conf"], self.horizon, "linear", axis=-2)
         return out
 
     def _fill(
@@ -276,6 +350,8 @@ class WindowDataset(SampleDataset):
         traj = out["traj"][at]
         write_tracks(view, window, self._read, self.points, traj)
         write_vis(view, window, self._read, self.points, out["vis"][at])
+        if "conf" in out:
+            out["conf"][at] = np.asarray(view.conf[window, self._read])[:, self.points]
         out["in_content"][at] = view.in_content[self.points]
         out["decode"][at] = view.decode_rows
         if affine is not None:
@@ -337,15 +413,20 @@ class SampleIndex:
             return range(first, end)
         return range(*self.kept.searchsorted((first, end)).tolist())
 
-    def rows(self, table: Table, episodes: np.ndarray, every: int) -> np.ndarray:
+    def rows(
+        self, table: Table, episodes: np.ndarray, every: int, starts: Mapping[int, np.ndarray]
+    ) -> np.ndarray:
         """Return the row of every kept sample in a table that has one row per window, -1 for none.
 
         ``episodes`` (E,) are the numbers by which the table knows the episodes; their samples
-        start ``every`` so many frames (0: one row tells about all samples of an episode).
+        start ``every`` so many frames (0: one row tells about all samples of an episode), but for
+        those whose ``starts`` are given.
         """
         counts = np.diff(self.ends, prepend=0)
         begins = np.repeat(self.ends - counts, counts)
         start = (np.arange(len(begins)) - begins) * every
+        for place, own in starts.items():
+            start[self.first(place) : int(self.ends[place])] = own
         # The table's rows are in order of episode and start.
         span = 1 + max(int(start.max(initial=0)), int(table.start.max(initial=0)))
         keys, wanted = table.episode * span + table.start, np.repeat(episodes, counts) * span
@@ -353,6 +434,12 @@ class SampleIndex:
         at = np.searchsorted(keys, wanted)
         found = np.where(np.append(keys, -1)[at] == wanted, at, -1)
         return found if self.kept is None else found[self.kept]
+
+
+def _text_at(episode: EpisodeData, frame: int) -> str:
+    """Return the instruction of a frame; "" where there is none."""
+    texts = episode.meta.texts
+    return texts[episode.arrays[TEXT_INDEX][frame]] if texts else episode.meta.text or ""
 
 
 def _steps_read(options: WindowOptions, stored: int) -> slice:

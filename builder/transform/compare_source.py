@@ -1,20 +1,25 @@
 """Compares a sample of stored frames with their source, decoded and letterboxed again."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from builder.build.backends import open_source_part
+from builder.build.reader import each_apart
 from builder.build.resume import source_change
 from builder.build.run_log import last_config, last_limits
 from builder.canvas.letterbox import Letterboxer
 from builder.core.errors import LettersetError
+from builder.core.paths import is_url
 from builder.core.spacing import spread
+from builder.core.working import still_working
 from builder.dataset.episodes import Dataset, ViewData
 from builder.dataset.validate import Problem
 from builder.inputs.streams import FrameStream
+from builder.sources.base import EpisodeRef, Source
 from builder.transform.track_layer import episode_refs
 
 EPISODES, FRAMES = 8, 3
@@ -32,35 +37,53 @@ def compare_source(path: Path | str, source: str | None = None) -> list[Problem]
     them nothing is said.  Raises DatasetError when there is no dataset.
     """
     dataset = Dataset(Path(path), max_open=1)
-    if not source:
-        recorded: Any = last_config(dataset.path).get("source")
-        if not isinstance(recorded, dict) or "path" not in recorded:
-            return []
-        source = str(recorded["path"])
+    source = source or recorded_source(dataset.path)
+    if source is None:
+        return []
+    if is_url(source):
+        text = f"frames were not compared: {source} is a URL; give a local copy with --source"
+        return [Problem(None, "source", text, note=True)]
     if not Path(source).exists():
         text = f"frames were not compared: the source {source} is not there; give --source"
         return [Problem(None, "source", text, note=True)]
     part: Any  # there is one, as ``source`` says where
     try:
         part, refs = episode_refs(dataset, source)
-        videos = open_source_part(part, last_limits(dataset.path))
+        limits = last_limits(dataset.path)
+        videos = open_source_part(part, limits)
     except LettersetError as error:
         return [Problem(None, "source", f"frames were not compared: {error}", note=True)]
+    ids = [dataset.ids[at] for at in spread(len(dataset), EPISODES)]
+    chosen = [(episode_id, refs.get(episode_id)) for episode_id in ids]
+    compare = partial(_compare_episode, dataset.path, Path(source), videos)
+    found = each_apart(compare, chosen, limits=limits)
+    return [problem for problems in found for problem in problems]
+
+
+def _compare_episode(
+    path: Path, source: Path, videos: Source, chosen: tuple[str, EpisodeRef | None]
+) -> list[Problem]:
+    """Return where frames of one episode differ, in a process that decodes them."""
+    episode_id, ref = chosen
+    episode = Dataset(path, max_open=1)[episode_id]
+    if ref is None or source_change(episode.meta, source):
+        text = "frames were not compared: its source is gone or has changed"
+        return [Problem(episode_id, "source", text, note=True)]
     found: list[Problem] = []
-    for episode_id in (dataset.ids[at] for at in spread(len(dataset), EPISODES)):
-        episode = dataset[episode_id]
-        if episode_id not in refs or source_change(episode.meta, Path(source)):
-            text = "frames were not compared: its source is gone or has changed"
-            found.append(Problem(episode_id, "source", text, note=True))
-            continue
-        try:
-            with videos.open(refs[episode_id]) as opened:
-                for name, view in episode.views.items():
-                    for message in _differences(view, opened.views[name]):
-                        found.append(Problem(episode_id, f"{name}/frames", message))
-        except LettersetError as error:
-            found.append(Problem(episode_id, "source", str(error)))
+    try:
+        with videos.open(ref) as opened:
+            for name, view in episode.views.items():
+                for message in _differences(view, opened.views[name]):
+                    found.append(Problem(episode_id, f"{name}/frames", message))
+    except LettersetError as error:
+        found.append(Problem(episode_id, "source", str(error)))
     return found
+
+
+def recorded_source(path: Path) -> str | None:
+    """Return where the last build of a dataset read its videos; None without a record of it."""
+    recorded: Any = last_config(path).get("source")
+    return str(recorded["path"]) if isinstance(recorded, dict) and "path" in recorded else None
 
 
 def _differences(view: ViewData, stream: FrameStream) -> Iterator[str]:
@@ -71,6 +94,7 @@ def _differences(view: ViewData, stream: FrameStream) -> Iterator[str]:
     boxer = Letterboxer(view.geometry, view.meta.orientation)
     wanted = {*np.linspace(0, len(stored) - 1, FRAMES).round().astype(int).tolist()}
     for index, frame in enumerate(stream):
+        still_working()
         if index not in wanted:
             continue
         off = np.abs(boxer.canvas(frame.image).astype(np.int16) - np.asarray(stored[index]))

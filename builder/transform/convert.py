@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,12 +11,12 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import ValidationError
 
-from builder.core.errors import ConfigError, DatasetError, StoreError
-from builder.core.messages import explain
+from builder.core.errors import ConfigError, DatasetError, StoreError, UnreadableError
+from builder.core.explain import explain
 from builder.core.records import record_data
 from builder.dataset.episodes import Dataset
 from builder.dataset.folder import DatasetWriter, index_line, store_at
-from builder.dataset.validate import check_episode
+from builder.dataset.validate import Problem, check_episode
 from builder.stores.base import (
     STORES,
     ArraySpec,
@@ -82,7 +82,11 @@ def convert(path: Path | str, out: Path | str, part: Mapping[str, Any]) -> Conve
 
     def convert_one(episode_id: str) -> IndexLine:
         with closing(dataset[episode_id].reader) as reader:
-            return index_line(_convert(reader, dataset.store, store, store_part, part, result))
+            if damage := check_episode(dataset.store, episode_id, dataset.meta).problems:
+                _refuse_unread(damage)
+                told = (": ".join(filter(None, (each.where, each.message))) for each in damage)
+                raise DatasetError(f"{reader.path} is damaged: {'; '.join(told)}")
+            return index_line(_convert(reader, store, catalog.meta, store_part, part, result))
 
     with DatasetWriter.create(out, meta) as catalog:
         if (out / store_at(out).place).is_dir() and store_at(out).place != store.place:
@@ -108,27 +112,27 @@ def _converted_meta(
     try:
         store_part = StorePart.model_validate(merged)
     except ValidationError as error:
-        raise ConfigError(explain(error, prefix="store")) from None
+        raise ConfigError(explain(error, StorePart, "store")) from None
     settings = record_data(store_part)
     changed = {key: value for key, value in settings.items() if key not in ("kind", "path")}
     if changed == kept or not part.keys() - {"kind"}:
         return meta, store_part
-    return meta.resealed(config={**meta.config, "store": changed}), store_part
+    return meta.resealed(config={**meta.config, "store": changed}, parts=()), store_part
 
 
 def _convert(
     reader: EpisodeReader,
-    source: Store,
     store: Store,
+    dataset: DatasetMeta,
     part: StorePart,
     asked: Mapping[str, Any],
     result: Conversion,
 ) -> EpisodeMeta:
-    """Copy one episode and compare it.  Raises StoreError when it cannot be or is not equal."""
+    """Copy one episode into ``dataset``, and compare it.
+
+    Raises StoreError when it cannot be or is not equal.
+    """
     meta = reader.meta
-    if damage := check_episode(source, meta.id):
-        told = (": ".join(filter(None, (each.where, each.message))) for each in damage)
-        raise DatasetError(f"{reader.path} is damaged: {'; '.join(told)}")
     bare = [view.name for view in meta.views if "frames" not in view.arrays]
     if bare and part.frames.codec != "none" and "frames" in asked:
         raise StoreError(f"there are no frames of {bare} to store as {part.frames.codec}")
@@ -144,8 +148,12 @@ def _convert(
             views = (
                 view.model_copy(update={"arrays": dict(digests[view.name])}) for view in meta.views
             )
-            writer.commit(meta.resealed(arrays=dict(digests[None]), views=tuple(views)))
-    problems = [str(problem) for problem in check_episode(store, meta.id)]
+            described = {} if dataset.describes(meta) else {"dataset": dataset.digest}
+            made = {"arrays": dict(digests[None]), "views": tuple(views), **described}
+            writer.commit(meta.resealed(**made))
+    found = check_episode(store, meta.id).problems
+    _refuse_unread(found)  # it is there, and is verified by the next attempt
+    problems = [str(problem) for problem in found]
     with closing(store.open(meta.id)) as written:
         for array in arrays:
             problems += array.compare(written, result.errors)
@@ -153,6 +161,12 @@ def _convert(
             return written.meta
     # Out of the way of the next attempt: what is wrong is the copy.
     raise StoreError(f"{'; '.join(problems)}; the copy is now {store.set_aside(meta.id)}")
+
+
+def _refuse_unread(problems: Iterable[Problem]) -> None:
+    for problem in problems:
+        if problem.unread:
+            raise UnreadableError(problem.message)
 
 
 def _arrays(reader: EpisodeReader, part: StorePart, asked: Mapping[str, Any]) -> Iterator[_Array]:

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,13 @@ import numpy as np
 from builder.core.errors import ConfigError, DatasetError, NewerFormatError
 from builder.core.messages import count
 from builder.core.result import Result
+from builder.core.user_code import as_array, load_function
 from builder.dataset.episodes import Dataset
 from builder.dataset.layers import LayerWriter
 from schemas.dataset import EpisodeMeta
 
 Encoder = Callable[[str], Any]
-"""From a text to numbers, (D,) or (words, D)."""
+"""From a text to numbers, (1, D) for one token, (words, D) or (D,)."""
 
 
 @dataclass
@@ -54,9 +54,10 @@ def embed(path: Path | str, encoder: str, name: str = "text_emb") -> Embedded:
     """Encode the text of every episode into the layer ``name``, as the array of that name.
 
     ``encoder`` is ``module:function``; each different text is encoded once.  AMPLIFY's embedding
-    is the first token of the last hidden state of a T5 encoder.  Raises ConfigError.
+    is (1, 512): the first token of the last hidden state of T5-small's encoder, for a batch of one
+    text.  Raises ConfigError.
     """
-    encode = load_encoder(encoder)
+    encode = load_function(encoder, "the encoder").call
     dataset, result = Dataset(Path(path), max_open=1), Embedded(name)
     layer = LayerWriter(dataset.path, name, {"encoder": encoder})
     known: dict[str, np.ndarray] = {}
@@ -73,6 +74,11 @@ def embed(path: Path | str, encoder: str, name: str = "text_emb") -> Embedded:
                 continue
             if there:
                 result.there += 1
+            elif meta.texts:
+                result.failures[episode_id] = (
+                    f"it has {len(meta.texts)} texts, each of some frames: one embedding cannot "
+                    f"stand for them; encode the text of a sample in training instead"
+                )
             elif not meta.text:
                 result.without_text.append(meta.id)
             else:
@@ -86,33 +92,11 @@ def embed(path: Path | str, encoder: str, name: str = "text_emb") -> Embedded:
     return result
 
 
-def load_encoder(encoder: str) -> Encoder:
-    """Import ``module:function``; raises ConfigError when there is no such function."""
-    module, colon, name = encoder.partition(":")
-    if not colon:
-        raise ConfigError(f"the encoder is a function: write module:function, got {encoder!r}")
-    try:
-        found: Any = import_module(module)
-        for part in name.split("."):
-            found = getattr(found, part)
-    except Exception as error:  # a module may raise anything while it is imported
-        raise ConfigError(
-            f"the encoder is module:function, where Python finds it, got {encoder!r}: "
-            f"{type(error).__name__}: {error}"
-        ) from None
-    if not callable(found):
-        raise ConfigError(f"the encoder {encoder!r} cannot be called")
-    return found
-
-
 def _encoded(encode: Encoder, meta: EpisodeMeta, encoder: str) -> np.ndarray:
     """Encode a text; raises ConfigError for what is no finite array of numbers."""
     text = str(meta.text)
     try:
-        result = encode(text)
-        if hasattr(result, "detach"):
-            result = result.detach().cpu()
-        array = np.asarray(result)
+        array = as_array(encode(text))
     except Exception as error:
         raise ConfigError(
             f"your encoder {encoder} failed for episode {meta.id}: {type(error).__name__}: {error}"

@@ -9,17 +9,27 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from builder.core.errors import ConfigError, DatasetError, NewerFormatError, StoreError
+from builder.core.errors import (
+    ConfigError,
+    DatasetError,
+    LettersetError,
+    NewerFormatError,
+    SourceError,
+    StoreError,
+    UnreadableError,
+)
 from builder.core.messages import count
 from builder.core.records import record_data
 from builder.core.result import Result
-from builder.dataset.episodes import Dataset
+from builder.core.working import Each, one_by_one
+from builder.dataset.episodes import Dataset, EpisodeOpener
 from builder.dataset.filters import Expression
 from builder.dataset.folder import (
     DatasetWriter,
@@ -31,11 +41,14 @@ from builder.dataset.folder import (
 from builder.dataset.layers import LayerWriter, layer_names, layer_store, load_layer
 from builder.dataset.splits import FOLDER, Splits, read_splits, write_splits
 from builder.dataset.window_table import carry_window_stats
-from builder.stores.atomic import make_folders
+from builder.inputs.foreign import announce
 from builder.stores.base import Store
 from builder.transform.finalize import replace_lines
 from schemas.base import json_sha256
 from schemas.dataset import DatasetMeta, FailureLine, IndexLine
+
+_BATCH = 256
+"""Episodes that are made durable, and listed, together: each such step waits for the disk."""
 
 QUERY_NAMES = ("id", "length", "views", "task", "group", "text", "source")
 
@@ -70,13 +83,14 @@ class Gathered(Result):
         )
 
 
-def merge(paths: Sequence[Path | str], out: Path | str) -> Gathered:
+def merge(paths: Sequence[Path | str], out: Path | str, *, each: Each = one_by_one) -> Gathered:
     """Put datasets together in a new folder, of hard links where the file system has them.
 
     They must agree in img_shape, horizon, start_every, mode, queries and tracker.  Episodes that
     cannot be opened are listed, here and in ``failures/``, and the others taken.  Running it
-    again continues, and tries them again.  Raises ConfigError naming what they differ in or share,
-    or an episode of ``out`` that is in none of them, and OutputError.
+    again continues, and tries them again.  They are read as ``each`` does it.  Raises ConfigError
+    naming what they differ in or share, or an episode of ``out`` that is in none of them, and
+    OutputError.
     """
     datasets = [Dataset(Path(path), max_open=1) for path in paths]
     if len(datasets) < 2:
@@ -84,18 +98,23 @@ def merge(paths: Sequence[Path | str], out: Path | str) -> Gathered:
     meta = _common_meta(datasets)
     owners: dict[str, Dataset] = {}
     for dataset in datasets:
-        for key, line in dataset.index.items():
+        for key in dataset.ids:
             first = owners.setdefault(key, dataset)
-            if first.index[key].digest != line.digest:
+            if first is not dataset and first.index[key].digest != dataset.index[key].digest:
                 raise ConfigError(
                     f"episode {key} is in {first.path} and in {dataset.path}, with different "
                     "content: merge a subset of one of them"
                 )
-    return _combine(owners, meta, Path(out), [each.path for each in datasets])
+    return _combine(owners, meta, Path(out), [dataset.path for dataset in datasets], each)
 
 
 def subset(
-    path: Path | str, out: Path | str, ids: Sequence[str] = (), where: str | None = None
+    path: Path | str,
+    out: Path | str,
+    ids: Sequence[str] = (),
+    where: str | None = None,
+    *,
+    each: Each = one_by_one,
 ) -> Gathered:
     """Make a dataset of some episodes of another, of hard links where the file system has them.
 
@@ -104,14 +123,16 @@ def subset(
     Episodes that cannot be opened are listed like those of :func:`merge`.
     """
     dataset = Dataset(Path(path), max_open=1)
-    chosen = select(dataset, ids, where)
+    chosen = select(dataset, ids, where, each)
     if not chosen:
         all_of_them = count(len(dataset), "episode")
         raise ConfigError(f"{path}: none of {all_of_them} is chosen; letterset inspect lists them")
-    return _combine(dict.fromkeys(chosen, dataset), dataset.meta, Path(out), [dataset.path])
+    return _combine(dict.fromkeys(chosen, dataset), dataset.meta, Path(out), [dataset.path], each)
 
 
-def select(dataset: Dataset, ids: Sequence[str], where: str | None) -> list[str]:
+def select(
+    dataset: Dataset, ids: Sequence[str], where: str | None, each: Each = one_by_one
+) -> list[str]:
     """Return the ids that match one of the patterns and the filter, sorted.
 
     Episodes that cannot be opened, so that nobody knows whether the filter holds, are chosen.
@@ -120,7 +141,8 @@ def select(dataset: Dataset, ids: Sequence[str], where: str | None) -> list[str]
     if where is None or not chosen:
         return chosen
     condition = Expression(where, QUERY_NAMES)
-    rows = {key: row for key in chosen if (row := _row(dataset, key)) is not None}
+    found = zip(chosen, each(partial(_row, dataset.store), chosen), strict=True)
+    rows = {key: row for key, row in found if row is not None}
     if not rows:
         return chosen
     columns = {name: np.array([row[name] for row in rows.values()]) for name in QUERY_NAMES}
@@ -128,11 +150,12 @@ def select(dataset: Dataset, ids: Sequence[str], where: str | None) -> list[str]
     return [key for key in chosen if holds.get(key, True)]
 
 
-def _row(dataset: Dataset, key: str) -> dict[str, object] | None:
+def _row(store: Store, key: str) -> dict[str, object] | None:
     try:
-        with closing(dataset.store.open(key)) as reader:
+        announce(store.path(key))
+        with closing(store.open(key)) as reader:
             meta = reader.meta
-    except (DatasetError, NewerFormatError):
+    except (DatasetError, NewerFormatError, SourceError):
         return None
     return {
         "id": meta.id,
@@ -140,7 +163,7 @@ def _row(dataset: Dataset, key: str) -> dict[str, object] | None:
         "views": len(meta.views),
         "task": meta.task or "",
         "group": meta.group or "",
-        "text": meta.text or "",
+        "text": "; ".join(meta.all_texts),
         "source": meta.source.path,
     }
 
@@ -151,36 +174,55 @@ def _common_meta(datasets: Sequence[Dataset]) -> DatasetMeta:
     if len(stores) > 1:
         raise ConfigError("datasets of different stores: run letterset convert first, then merge")
     for other in datasets[1:]:
-        wanted = other.meta.model_copy(update={"config": first.meta.config})
+        same = {"config": first.meta.config, "parts": first.meta.parts}
+        wanted = other.meta.model_copy(update=same)
         if found := differences(first.meta, wanted):
             raise ConfigError(
                 f"{first.path} and {other.path} cannot be merged: "
                 f"{'; '.join(each.replace(' now', ' here') for each in found)}"
             )
     configs = {json.dumps(each.meta.config, sort_keys=True): each.meta.config for each in datasets}
-    if len(configs) == 1:
+    if len({each.meta.digest for each in datasets}) == 1:
         return first.meta
     merged = {"merged": [configs[key] for key in sorted(configs)]}
-    return first.meta.resealed(created_with=version("letterset"), config=merged)
+    parts = {key for each in datasets for key in (each.meta.digest, *each.meta.parts)}
+    return first.meta.resealed(
+        created_with=version("letterset"),
+        config=first.meta.config if len(configs) == 1 else merged,
+        parts=tuple(sorted(parts)),
+    )
 
 
 def _combine(
-    wanted: Mapping[str, Dataset], meta: DatasetMeta, out: Path, sources: list[Path]
+    wanted: Mapping[str, Dataset], meta: DatasetMeta, out: Path, sources: list[Path], each: Each
 ) -> Gathered:
     if out.resolve() in [source.resolve() for source in sources]:
         raise ConfigError(f"{out} is one of the datasets; choose another folder")
     result = Gathered(str(out))
+    datasets = {dataset.path: dataset for dataset in wanted.values()}
+    openers = {path: dataset.opener() for path, dataset in datasets.items()}
+    stores = {path: dataset.store for path, dataset in datasets.items()}
+    store: Store = type(next(iter(stores.values())))(out)  # type: ignore[call-arg]
 
-    def take(key: str) -> IndexLine:
-        dataset = wanted[key]
-        line = index_line(dataset[key].meta)
-        store: Store = type(dataset.store)(out)  # type: ignore[call-arg]
-        if store.has(key):  # of a run that was killed
+    def read(ids: Sequence[str]) -> Iterator[IndexLine | LettersetError]:
+        owners = [wanted[key] for key in ids]
+        listed = [
+            (owner.path, key, owner.index[key].digest)
+            for owner, key in zip(owners, ids, strict=True)
+        ]
+        yield from each(partial(_line, openers), listed)
+
+    def take(line: IndexLine) -> None:
+        if store.has(line.id):  # of a run that was killed
             if _listed_as(store, line):
-                return line
-            store.set_aside(key)
-        store.adopt(dataset.store, key)
-        return line
+                return
+            store.set_aside(line.id)
+        adopt = getattr(store, "adopt_unsynced", store.adopt)
+        adopt(stores[wanted[line.id].path], line.id)
+
+    def sync(lines: Sequence[IndexLine]) -> None:
+        if hasattr(store, "adopt_unsynced"):
+            store.sync([line.id for line in lines])  # type: ignore[attr-defined]
 
     with DatasetWriter.create(out, meta) as catalog:
         if other := next((key for key in catalog.index() if key not in wanted), None):
@@ -188,16 +230,62 @@ def _combine(
                 f"{out} holds episodes that are not chosen now, such as {other}: choose another "
                 "output folder"
             )
-        gather(catalog, sorted(wanted), take, result)
+        done = catalog.index()
+        ids = [key for key in sorted(wanted) if key not in done]
+        result.there = len(wanted) - len(ids)
+        batch: list[IndexLine] = []
+        for key, line in zip(ids, read(ids), strict=True):
+            try:
+                if isinstance(line, LettersetError):
+                    raise line
+                take(line)
+                batch.append(line)
+            except (DatasetError, NewerFormatError, StoreError) as error:
+                _failed(catalog, result, key, error)
+            if len(batch) == _BATCH:
+                _list(catalog, result, batch, sync)
+        _list(catalog, result, batch, sync)
     if result.any_done:  # else the failures tell why there is nothing
         result.notes += carry_along(sources, out, result.failures)
     return result
+
+
+def _list(
+    catalog: DatasetWriter,
+    result: Gathered,
+    batch: list[IndexLine],
+    sync: Callable[[Sequence[IndexLine]], None],
+) -> None:
+    """List episodes that were taken, once their names are durable."""
+    if batch:
+        sync(batch)
+        catalog.add(*batch)
+        result.episodes += len(batch)
+        batch.clear()
+
+
+def _line(
+    openers: Mapping[Path, EpisodeOpener], listed: tuple[Path, str, str]
+) -> IndexLine | LettersetError:
+    """Open an episode and return its line, or why it cannot be opened."""
+    path, *own = listed
+    try:
+        episode_id, digest = own
+        episode = openers[path]((episode_id, digest))
+        with closing(episode.reader):
+            return index_line(episode.meta)
+    except (DatasetError, NewerFormatError) as error:
+        return error
+    except SourceError as error:  # it ended a process that read it
+        return DatasetError(error.reason)
 
 
 def _listed_as(store: Store, line: IndexLine) -> bool:
     try:
         with closing(store.open(line.id)) as reader:
             return index_line(reader.meta) == line
+    except UnreadableError:
+        raise
     except DatasetError:
         return False
 
@@ -217,12 +305,18 @@ def gather(
         try:
             line = take(episode_id)
         except (DatasetError, NewerFormatError, StoreError) as error:
-            result.failures[episode_id] = reason = str(error)
-            stage = getattr(error, "stage", "open")
-            catalog.fail(FailureLine(id=episode_id, path=episode_id, stage=stage, reason=reason))
+            _failed(catalog, result, episode_id, error)
             continue
         catalog.add(line)
         result.episodes += 1
+
+
+def _failed(
+    catalog: DatasetWriter, result: Gathered, episode_id: str, error: LettersetError
+) -> None:
+    result.failures[episode_id] = reason = str(error)
+    stage = getattr(error, "stage", "open")
+    catalog.fail(FailureLine(id=episode_id, path=episode_id, stage=stage, reason=reason))
 
 
 def carry_along(sources: Iterable[Path], out: Path, failures: dict[str, str]) -> list[str]:
@@ -237,7 +331,6 @@ def carry_along(sources: Iterable[Path], out: Path, failures: dict[str, str]) ->
     for each in (out, *sources):
         lines |= read_failures(each)
     if lines:
-        make_folders(out / "failures")
         replace_lines(out, "failures", [lines[key] for key in sorted(lines) if key not in built])
     for name in sorted({path.stem for each in sources for path in (each / FOLDER).glob("*.json")}):
         try:

@@ -5,7 +5,7 @@ them it keeps a plain ``Stretch`` from the tracked size.  The originals are only
 """
 
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
@@ -23,10 +23,17 @@ from builder.core.messages import count
 from builder.core.paths import episode_id, printable_path
 from builder.core.records import checked_shape
 from builder.core.result import Result
-from builder.dataset.episodes import EpisodeData
-from builder.dataset.folder import DatasetWriter, index_line, read_index
-from builder.dataset.legacy.dataset import UNKNOWN_TRACKER, LegacyDataset, guess_queries, scan
+from builder.dataset.episodes import TrackedSize
+from builder.dataset.folder import META_NAME, DatasetWriter, index_line, load_meta, read_index
+from builder.dataset.legacy.dataset import (
+    UNKNOWN_TRACKER,
+    LegacyDataset,
+    LegacyEpisode,
+    query_spec,
+    scan,
+)
 from builder.dataset.legacy.files import Layout, LegacyRef, Mode, checked_choice, mixture_of
+from builder.dataset.legacy.sizes import GivenSizes, with_given_sizes
 from builder.dataset.legacy.videos import Videos
 from builder.stores.base import STORES
 from builder.transform.migrate_episode import (
@@ -34,6 +41,7 @@ from builder.transform.migrate_episode import (
     MigratedView,
     Migration,
     migrate_episode,
+    size_note,
 )
 from schemas.config import FrameStorage
 from schemas.dataset import DatasetMeta, EpisodeMeta, FailureLine, QuerySpec, VisibilityRule
@@ -68,6 +76,8 @@ class Move:
     """What each view's geometry rests on, in words."""
     frames: bool = False
     """Whether its frames are at hand."""
+    notes: tuple[str, ...] = ()
+    """What a user should know about its views."""
     done: bool = False
     """Whether an earlier run migrated it."""
 
@@ -121,7 +131,8 @@ def migrate(
     frames: FrameStorage | None = None,
     fps: float | None = None,
     pixel_origin: Origin = "unknown",
-    tracked: tuple[int, int] | None = None,
+    tracked: GivenSizes | None = None,
+    assume_img_shape: bool = False,
     layout: Layout | None = None,
     mode: Mode | None = None,
     dry_run: bool = False,
@@ -134,8 +145,10 @@ def migrate(
     ``frame_step``-th frame was tracked; ATM files bring their own.  ``fps`` gives timestamps
     where there is no video.  ``pixel_origin`` says what the tracker meant by a coordinate:
     ``center`` (CoTracker) adds half a pixel, ``unknown`` changes nothing and is recorded.
-    ``tracked`` (H, W) is taken for views that record no size.  ``layout`` and ``mode`` are told by
-    the files unless given.
+    ``tracked`` gives the size of views that record none, (H, W) for all or a mapping of views to
+    sizes; else the videos tell it.  A view whose size stays unknown fails, unless
+    ``assume_img_shape`` puts ``img_shape`` in its place, which is recorded as an assumption.
+    ``layout`` and ``mode`` are told by the files unless given.
 
     Bad files are listed and the others migrated; running again finishes the job.  Raises
     ConfigError before any work, DatasetError when there is nothing to migrate, OutputError
@@ -148,31 +161,31 @@ def migrate(
     if fps is not None and not 0 < fps < math.inf:
         raise ConfigError(f"fps must be a number above 0, got {fps}")
     img_shape = img_shape and checked_shape(img_shape, "img_shape")
-    tracked = tracked and checked_shape(tracked, "tracked")
+    if assume_img_shape and videos is not None:
+        raise ConfigError("the videos tell the size that was tracked: nothing needs be assumed")
     if out.resolve() == legacy.resolve() or legacy.resolve() in out.resolve().parents:
         raise ConfigError(f"{out} lies in the older folder {legacy}: choose a place outside it")
     refs, problems = scan(legacy, layout, mode, "skip")
-    if tracked is not None:
-        for key, ref in refs.items():
-            sizes = {name: size or tracked for name, size in ref.tracked.items()}
-            refs[key] = replace(ref, tracked=sizes)
+    refs = with_given_sizes(refs, tracked)
     if mixture := mixture_of(refs.values()):
         raise ConfigError(f"{mixture}: migrate them separately")
     shape = img_shape or _common_size(refs.values())
+    if assume_img_shape:
+        refs = {key: _assumed(ref, shape) for key, ref in refs.items()}
     origin: PixelOrigin = "center" if pixel_origin == "center" else "corner"
     dataset = LegacyDataset(legacy, refs, shape, origin, problems, max_open=1)
-    queries = _query_spec(dataset)
+    films = Videos(Path(videos), frame_step) if videos is not None else None
+    queries = _query_spec(dataset, out, films)
     migration = Migration(
         dataset=dataset,
         store=STORES.load("hdf5")(out),
         queries=queries or dataset.meta.queries,
-        videos=Videos(Path(videos), frame_step) if videos is not None else None,
+        videos=films,
         frames=frames or FrameStorage(),
         notes=(ORIGIN_NOTES[pixel_origin],),
         fps=fps,
     )
     given: dict[str, Any] = {
-        "tracked": tracked and list(tracked),
         "fps": fps,
         "frame_step": frame_step if videos and frame_step > 1 else None,
     }
@@ -186,7 +199,7 @@ def migrate(
         img_shape=shape,
         moves=tuple(moves),
         failures=failures,
-        notes=dataset.notes + ((UNKNOWN_ORIGIN,) if pixel_origin == "unknown" else ()),
+        notes=(*_told(moves), *((UNKNOWN_ORIGIN,) if pixel_origin == "unknown" else ())),
     )
 
 
@@ -204,12 +217,16 @@ def _migrate_files(
     refs, writes = migration.dataset.refs, meta is not None
     with ExitStack() as stack:
         catalog = stack.enter_context(DatasetWriter.create(out, meta)) if meta else None
+        if catalog is not None:
+            migration = replace(migration, description=catalog.meta.digest)
         done = {key for key in read_index(out) if migration.store.has(key)}
-        moves = [
-            Move(key, printable_path(ref.relative), ref.length, done=True)
-            for key, ref in refs.items()
-            if key in done
-        ]
+        moves = []
+        for key in (key for key in refs if key in done):
+            path = printable_path(refs[key].relative)
+            if changed := _changed_size(migration, refs[key]):
+                failures[path] = changed
+            else:
+                moves.append(Move(key, path, refs[key].length, done=True))
         todo = [ref for key, ref in refs.items() if key not in done]
         results = stack.enter_context(closing(_in_order(migration, writes, todo)))
         for number, (ref, future) in enumerate(results):
@@ -227,6 +244,21 @@ def _migrate_files(
                 key = episode_id(unquote_to_bytes(path))  # what the id is made of
                 catalog.fail(FailureLine(id=key, path=path, stage="open", reason=reason))
     return moves
+
+
+def _changed_size(migration: Migration, ref: LegacyRef) -> str | None:
+    """Say that a file was migrated with another size than is given now; None when it was not."""
+    given = {name: size for name, size in ref.sizes.items() if size.origin in ("given", "assumed")}
+    if not given:
+        return None
+    with closing(migration.store.open(ref.id)) as reader:
+        for name, size in given.items():
+            if size_note(size, ref.layout) not in reader.meta.view(name).notes:
+                return (
+                    f"view {name} was migrated before, with another tracked size than is given "
+                    f"now: migrate into a new folder to change it"
+                )
+    return None
 
 
 def _in_order(
@@ -248,11 +280,14 @@ def _in_order(
 
 def _migrate_one(migration: Migration, writes: bool, ref: LegacyRef) -> _Done:
     # Opening the views checks what can be checked before anything is written.
-    episode = EpisodeData(migration.dataset.open_file(ref.id))
-    views = [MigratedView(migration, ref, episode, name) for name in ref.tracked]
+    shape, origin = migration.dataset.img_shape, migration.dataset.pixel_origin
+    episode = LegacyEpisode.of(ref, shape, origin, migration.videos)
+    ref = episode.ref
+    views = [MigratedView(migration, ref, episode, name) for name in ref.sizes]
     basis = {view.name: view.basis for view in views}
     frames = any(view.stream is not None for view in views)
-    move = Move(ref.id, printable_path(ref.relative), ref.length, basis, frames)
+    notes = tuple(note for view in views for note in view.notes)
+    move = Move(ref.id, printable_path(ref.relative), ref.length, basis, frames, notes)
     return move, migrate_episode(migration, ref, views) if writes else None
 
 
@@ -266,24 +301,45 @@ def _common_size(refs: Iterable[LegacyRef]) -> tuple[int, int]:
     return size
 
 
-def _query_spec(dataset: LegacyDataset) -> QuerySpec | None:
-    """Recognize the grid; points that are not exactly on it are kept as they are.
+def _told(moves: list[Move]) -> list[str]:
+    """List what is to be told of the files, each note once, with the number of its files."""
+    notes = Counter(note for move in moves for note in dict.fromkeys(move.notes))
+    return [f"{count(number, 'file')}: {note}" for note, number in notes.items()]
 
-    None when no file can be read.
+
+def _assumed(ref: LegacyRef, shape: tuple[int, int]) -> LegacyRef:
+    sizes = {
+        name: TrackedSize(shape, "assumed") if size.shape is None else size
+        for name, size in ref.sizes.items()
+    }
+    return replace(ref, sizes=sizes)
+
+
+def _query_spec(dataset: LegacyDataset, out: Path, videos: Videos | None) -> QuerySpec | None:
+    """Recognize the grid of the first file; ``stored`` when another file has it elsewhere.
+
+    Points that are not exactly on a grid are kept where they are.  What a dataset at ``out``
+    records stays.  None when no file can be read.
     """
+    if (out / META_NAME).exists():
+        return load_meta(out).queries
+    found, img_shape = None, dataset.img_shape
+    flat = Stretch(source_shape=img_shape, img_shape=img_shape)
     for ref in dataset.refs.values():
+        if found is not None and any(size.origin == "unknown" for size in ref.sizes.values()):
+            continue  # one look at a video will do
         try:
-            view = dataset[ref.id].views[next(iter(ref.tracked))]
-        except DatasetError:
+            opened = LegacyEpisode.of(ref, img_shape, dataset.pixel_origin, videos)
+        except (DatasetError, SourceError):
             continue
-        queries, img_shape = np.asarray(view.queries), dataset.img_shape
-        guess = guess_queries(queries, img_shape)
-        if guess is None:
-            return QuerySpec(grid=(len(queries), 1), region="stored")
-        flat = Stretch(source_shape=img_shape, img_shape=img_shape)
-        exact = np.abs(query_points(guess, flat) - queries).max() <= QUERY_TOLERANCE_PX
-        return QuerySpec(grid=guess.grid, region="content" if exact else "stored")
-    return None
+        for queries in (np.asarray(view.queries) for view in opened.views.values()):
+            spec = query_spec(queries, img_shape)
+            if found is not None and spec.grid != found.grid:
+                continue  # no grid at all: it is refused by name
+            found = spec.model_copy(update={"region": "content"})
+            if np.abs(query_points(found, flat) - queries).max() > QUERY_TOLERANCE_PX:
+                return spec.model_copy(update={"region": "stored"})
+    return found
 
 
 def _dataset_meta(migration: Migration, pixel_origin: Origin, given: dict[str, Any]) -> DatasetMeta:

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from builder.canvas.letterbox import Letterboxer
-from builder.canvas.query_grid import query_points
+from builder.canvas.query_grid import grid_span, query_points
 from builder.core.errors import DatasetError
 from builder.core.paths import printable_path
-from builder.dataset.episodes import EpisodeData
+from builder.dataset.episodes import EpisodeData, TrackedSize
 from builder.dataset.legacy.dataset import LegacyDataset
-from builder.dataset.legacy.files import LegacyRef
+from builder.dataset.legacy.files import Layout, LegacyRef
+from builder.dataset.legacy.sizes import HOW_TO_GIVE, contradiction, seen_size
 from builder.dataset.legacy.videos import Videos, array_frames
 from builder.inputs.fingerprint import fingerprint
 from builder.inputs.streams import BlockStream, FrameStream, StreamInfo
@@ -24,6 +25,7 @@ from schemas.affine import AxisAffine
 from schemas.config import FrameStorage
 from schemas.dataset import EpisodeMeta, QuerySpec, SourceInfo, ViewMeta
 from schemas.geometry import Geometry, Letterbox, Stretch
+from schemas.legacy import QUERY_SLACK_PX
 
 QUERY_TOLERANCE_PX = 1e-3
 """How exactly query points must agree, between windows and with their grid."""
@@ -32,6 +34,11 @@ ROUND_TRIP_PX = 0.02
 """What a stored point may be off when decoded back to where it was tracked (float32)."""
 
 BLOCK_BYTES = 1 << 22
+
+ATM_NOTE = (
+    "ATM's preprocessing queries points in frames drawn at random and tracks them both ways: step "
+    "0 is where they were in the first frame, also outside the picture"
+)
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,8 @@ class Migration:
     frames: FrameStorage
     notes: tuple[str, ...]
     fps: float | None = None
+    description: str | None = None
+    """Digest of the new dataset's ``dataset.json``."""
     stopped: Event = field(default_factory=Event)
 
     def check_stopped(self) -> None:
@@ -89,6 +98,7 @@ class MigratedView:
         self.migration, self.ref, self.episode, self.name = migration, ref, episode, name
         self.view = view = episode.views[name]
         self.where = f"{ref.path}, view {name}"
+        self._check_known()
         self.stream = self._frames()
         stretch = view.geometry
         self.geometry: Geometry = stretch
@@ -115,6 +125,30 @@ class MigratedView:
         height, width = self.geometry.source_shape
         what = "no frames" if self.stream is None else "with frames"
         return f"{self.geometry.kind} of {height} x {width}, {what}"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of it."""
+        size = self.ref.sizes[self.name]
+        if size.origin != "assumed" or size.shape is None:
+            return self.view.meta.notes
+        span = grid_span(np.asarray(self.view.queries), QUERY_SLACK_PX)
+        wrong = contradiction(span, size.shape) if self.ref.layout == "amplify" else None
+        note = size_note(size, self.ref.layout)
+        return (f"{note}. It cannot be right: {wrong}" if wrong else note,)
+
+    def _check_known(self) -> None:
+        size = self.view.tracked_size()
+        if size.shape is not None:
+            return
+        if self.ref.layout == "atm":
+            told = "its tracks are shares of a picture, and it holds no video"
+        else:
+            told = f"{size.basis}; {seen_size(self.view)}" if size.basis else seen_size(self.view)
+        raise DatasetError(
+            f"{self.where}: the size of the frames that were tracked is not known: {told}; "
+            f"{HOW_TO_GIVE}, or, where nobody can know it, --assume-img-shape"
+        )
 
     def _on_canvas(self, points_xy: np.ndarray) -> np.ndarray:
         if self.to_canvas is not None:
@@ -204,15 +238,33 @@ class MigratedView:
 
     def meta(self, arrays: Any) -> ViewMeta:
         """Describe the view."""
-        tracked = self.ref.tracked[self.name]
-        size = f"{tracked[0]} x {tracked[1]} (H x W)" if tracked else "img_shape"
-        notes = [f"migrated: its tracks were pixels of {size}", *self.migration.notes]
+        size = self.ref.sizes[self.name]
+        own = size_note(size, self.ref.layout)
+        notes = [own, *(n for n in self.notes if not n.startswith(own)), *self.migration.notes]
+        if self.ref.layout == "atm":
+            notes.append(ATM_NOTE)
         if self.stream is not None:
             return self.stream.info.view_meta(self.name, self.geometry, arrays, notes)
         if self.migration.fps is None:
             notes.append("timestamps are frame numbers: the frame rate is not known")
         info = StreamInfo(self.geometry.source_shape, self.ref.length, fps=self.migration.fps)
-        return info.view_meta(self.name, self.geometry, arrays, notes)
+        meta = info.view_meta(self.name, self.geometry, arrays, notes)
+        return meta.model_copy(update={"source_shape_assumed": size.origin == "assumed"})
+
+
+def size_note(size: TrackedSize, layout: Layout) -> str:
+    """Say what the tracks of a migrated view were pixels of, and how that is known."""
+    unit = "pixels of" if layout == "amplify" else "shares of a picture of"
+    if size.shape is None:
+        raise ValueError("a view of unknown size is not migrated")
+    shape = f"{size.shape[0]} x {size.shape[1]} (H x W)"
+    if size.origin == "assumed":
+        return (
+            f"assumed, not known: its tracks were {unit} img_shape, {shape}; what is decoded is "
+            "no source pixel"
+        )
+    known = {"given": ", as was given", "video": f": {size.basis}"}.get(size.origin, "")
+    return f"migrated: its tracks were {unit} {shape}{known}"
 
 
 def _meta(
@@ -233,6 +285,7 @@ def _meta(
         horizon=ref.horizon,
         start_every=1 if ref.mode == "reinit" else ref.length,
         task=episode.meta.task,
+        dataset=views[0].migration.description,
         arrays=arrays.get(None, {}),
         views=tuple(view.meta(arrays[view.name]) for view in views),
     )

@@ -4,21 +4,26 @@ import contextlib
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import h5py
 import pydantic
 
-from builder.core.errors import DatasetError
+from builder.core.errors import DatasetError, NewerFormatError, UnreadableError
 from builder.core.messages import count
 from builder.core.records import parse_record
 from builder.core.result import Result
+from builder.core.working import Each, one_by_one
 from builder.dataset.array_checks import check_digests
-from builder.dataset.folder import all_locks, index_line, load_meta, read_index, store_at
+from builder.dataset.folder import load_meta, read_index, store_at
 from builder.dataset.layers import layer_names, layer_store
+from builder.dataset.locks import all_locks
 from builder.dataset.validate import check_episode
 from builder.stores.atomic import move_aside
+from builder.stores.base import Store
+from builder.stores.reading import files_in, readable
 from builder.transform.finalize import replace_lines
 from schemas.dataset import FailureLine, IndexLine
 
@@ -27,9 +32,9 @@ from schemas.dataset import FailureLine, IndexLine
 class Repair(Result):
     """What a repair did: episodes listed, those dropped and why, temporaries cleared.
 
-    ``unread`` are those that a newer letterset made, with its version: they stay where they are,
-    and listed if they were.  ``changed`` are the ids of those that are kept, and verify, but are
-    not what was listed.
+    ``unread`` are those that cannot be read now, or that a newer letterset made, with the reason:
+    they stay where they are, and listed if they were.  ``changed`` are the ids of those that are
+    kept, and verify, but are not what was listed.
     """
 
     kept: tuple[str, ...]
@@ -65,12 +70,15 @@ class Repair(Result):
         return {**super().as_json(), "cleared": [str(path) for path in self.cleared]}
 
 
-def repair(path: Path | str, *, even_all: bool = False) -> Repair:
+def repair(path: Path | str, *, even_all: bool = False, check_each: Each = one_by_one) -> Repair:
     """Rebuild the index of a dataset; damaged episodes are moved to ``damaged/``.
 
-    Every byte of every episode is verified before one is moved.  What was moved away is
-    built again by the next build; what was moved there before stays.  Damaged parts of layers are
-    moved away as well.
+    Every byte of every episode is verified before one is moved, one episode after another or as
+    ``check_each`` does it.  What was moved away is built again by the next build; what was moved
+    there before stays.  Damaged parts of layers are moved away as well.
+
+    What cannot be read now (it is locked, its permissions forbid it, the disk fails) is not
+    damaged: it stays where it is, and listed.
 
     Raises DatasetError when the dataset itself cannot be read, and when no episode verifies, since
     then this reader is more suspect than the data; ``even_all`` moves them nevertheless.  Raises
@@ -84,21 +92,24 @@ def repair(path: Path | str, *, even_all: bool = False) -> Repair:
         dropped: dict[str, str] = {}
         unread: dict[str, str] = {}
         listed: Mapping[str, IndexLine] = {}
-        with contextlib.suppress(DatasetError):  # a damaged index is what repair is for
+        try:
             listed = read_index(folder)
+        except UnreadableError:
+            raise
+        except DatasetError:
+            pass  # a damaged index is what repair is for
+        failures, bad_lines = _failures(folder)
         # An episode behind a link to another disk is found by its name, not by looking around.
-        stored = sorted({*store.ids(), *filter(store.has, listed)})
-        for episode_id in stored:
-            problems = check_episode(store, episode_id, meta)
-            if any(problem.unread for problem in problems):
-                unread[episode_id] = problems[0].message
+        stored = sorted({*store.ids(), *(key for key in listed if _may_be_there(store, key))})
+        checks = check_each(partial(check_episode, store, dataset=meta), stored)
+        for episode_id, checked in zip(stored, checks, strict=True):
+            if why := [problem.message for problem in checked.problems if problem.unread]:
+                unread[episode_id] = why[0]
                 kept += [listed[episode_id]] if episode_id in listed else []
-                continue
-            if problems:
-                dropped[episode_id] = "; ".join(map(str, problems))
-                continue
-            with contextlib.closing(store.open(episode_id)) as reader:
-                kept.append(index_line(reader.meta))
+            elif checked.problems or checked.line is None:
+                dropped[episode_id] = "; ".join(map(str, checked.problems))
+            else:
+                kept.append(checked.line)
         if dropped and not kept and not unread and not even_all:
             raise DatasetError(_all_suspect(path, dropped))
         for episode_id in dropped:
@@ -106,9 +117,11 @@ def repair(path: Path | str, *, even_all: bool = False) -> Repair:
                 store.set_aside(episode_id)
         for episode_id in sorted({*listed} - {*stored}):
             dropped[episode_id] = "it was listed, but there is no such episode"
-        dropped |= _drop_failures(folder)
+        if bad_lines:
+            dropped |= bad_lines
+            replace_lines(folder, "failures", failures)
         for name in layer_names(folder):
-            dropped |= _repair_layer(folder, name)
+            _repair_layer(folder, name, dropped, unread)
         replace_lines(folder, "index", kept)
     changed = (line.id for line in kept if line.digest != listed.get(line.id, line).digest)
     return Repair(tuple(line.id for line in kept), dropped, unread, tuple(changed), tuple(cleared))
@@ -125,37 +138,44 @@ def _all_suspect(path: Path | str, dropped: Mapping[str, str]) -> str:
     )
 
 
-def _drop_failures(folder: Path) -> dict[str, str]:
-    """Drop lines of failures that cannot be read; returns them by place, with the reason."""
+def _may_be_there(store: Store, episode_id: str) -> bool:
+    try:
+        return store.has(episode_id)
+    except UnreadableError:
+        return True
+
+
+def _failures(folder: Path) -> tuple[list[FailureLine], dict[str, str]]:
+    """Read the lines of failures; returns the damaged ones by place, with the reason."""
     kept: list[FailureLine] = []
     dropped: dict[str, str] = {}
-    for path in sorted((folder / "failures").glob("*.jsonl")):
-        *lines, _torn = path.read_bytes().split(b"\n")
+    for path in files_in(folder / "failures", ".jsonl"):
+        with readable(path):
+            *lines, _torn = path.read_bytes().split(b"\n")
         for number, line in enumerate(lines, 1):
             where = f"failures/{path.name}, line {number}"
             try:
                 kept.append(parse_record(FailureLine, line, "it"))
             except DatasetError as error:
                 dropped[where] = f"{error}; its source is tried again by the next build"
-    if dropped:
-        replace_lines(folder, "failures", kept)
-    return dropped
+    return kept, dropped
 
 
-def _repair_layer(folder: Path, name: str) -> dict[str, str]:
-    """Move damaged files of a layer to ``damaged/``; returns them by place, with the reason."""
-    store, dropped = layer_store(folder, name), {}
+def _repair_layer(folder: Path, name: str, dropped: dict[str, str], unread: dict[str, str]) -> None:
+    """Move damaged files of a layer to ``damaged/``; they join ``dropped``, with the reason."""
+    store = layer_store(folder, name)
     for episode_id in list(store.ids()):
+        path = store.path(episode_id)
+        where = path.relative_to(folder).as_posix()
         try:
             with contextlib.closing(store.open(episode_id)) as reader:
                 problems = reader.problems() or check_digests(reader)
+        except (UnreadableError, NewerFormatError) as error:
+            unread[where] = str(error)
+            continue
         except DatasetError as error:
             problems = [str(error)]
-        if not problems:
-            continue
-        # Not under the name of an episode, which it is not.
-        path = store.path(episode_id)
-        move_aside(path, folder, f"{path.relative_to(folder)}.damaged")
-        where = path.relative_to(folder).as_posix()
-        dropped[where] = f"{'; '.join(problems)}; make this part of the layer again"
-    return dropped
+        if problems:
+            # Not under the name of an episode, which it is not.
+            move_aside(path, folder, f"{where}.damaged")
+            dropped[where] = f"{'; '.join(problems)}; make this part of the layer again"

@@ -7,11 +7,13 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 import numpy as np
 
-from builder.build.backends import open_executor, open_source_part
+from builder.build.backends import open_executor, open_source_part, window_steps
 from builder.build.executors.base import Outcome, ProgressEvent, ReportProgress
+from builder.build.reader import listed
 from builder.build.resume import source_change
 from builder.build.run_log import last_limits
 from builder.build.tracker_process import TrackerAddress, repeated, shared_tracker, tracker_hosts
@@ -24,6 +26,7 @@ from builder.core.errors import (
     SourceError,
 )
 from builder.core.messages import count
+from builder.core.paths import episode_id
 from builder.core.result import Result
 from builder.dataset.episodes import Dataset, EpisodeData, ViewData
 from builder.dataset.layers import LayerWriter, check_free, commit_layer, layer_store
@@ -90,6 +93,11 @@ def track(
     executor = executor or ExecutorPart()
     if source is None and tracker.input != "content":
         raise ConfigError("stored frames show content alone: for this tracker.input give --source")
+    if tracker.skip_still is not None:
+        raise ConfigError(
+            "tracker.skip_still is for letterset build: the windows of a layer are those of every "
+            "n-th frame. Build a dataset with this tracker to leave still windows out"
+        )
     make_tracker, own = TRACKERS.configure(tracker)
     opened = make_tracker(own)
     if not opened.gives_tracks:
@@ -108,6 +116,7 @@ def track(
     limits = last_limits(dataset.path)
     runner, settings = open_executor(executor, limits)
     made_by = {"tracker": tracker.model_dump(mode="json", exclude={"weights"})}
+    tracker = tracker.model_copy(update=dict(opened.pins))
     with LayerWriter(dataset.path, name, made_by, tracks) as layer:
         jobs = []
         for episode_id in dataset.ids:
@@ -157,7 +166,9 @@ def episode_refs(
     if not isinstance(recorded, dict) or "kind" not in recorded:
         raise ConfigError(f"{dataset.path} does not record what kind of source it was built from")
     part = SourcePart.model_validate({**recorded, "path": source})
-    return part, {ref.id: ref for ref in open_source_part(part, last_limits(dataset.path)).refs()}
+    limits = last_limits(dataset.path)
+    opened = open_source_part(part, limits, window_steps(dataset.meta))
+    return part, {ref.id: ref for ref in listed(opened, limits)}
 
 
 @lru_cache(maxsize=1)
@@ -213,8 +224,11 @@ def _output(base: EpisodeData, view: ViewData, job: TrackJob, tracker: Tracker) 
     if not isinstance(box, Letterbox):
         raise SourceError(f"view {view.name} is stretched, not letterboxed: it cannot be tracked")
     recorded: Any = _opened(job.dataset).meta.config.get("source") or {}
-    cut, length = recorded.get("max_frames") is not None, len(view.timestamps)
-    key = ViewKey(job.ref.id, base.meta.source.path, view.name, cut)
+    length, source = len(view.timestamps), base.meta.source
+    key = ViewKey(job.ref.id, source.path, view.name, recorded.get("max_frames") is not None)
+    if clip := source.clip:
+        whole = episode_id(unquote_to_bytes(clip.of))
+        key = ViewKey(whole, clip.of, view.name, cut=True, first=clip.first)
     tracks = ViewTracker(tracker, box, job.queries, job.tracker, length, key)
     return TrackWriter(view.name, tracks, length, tracker.gives_conf)
 

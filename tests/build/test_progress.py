@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from builder.build.executors.base import Outcome, ProgressEvent
-from builder.build.progress import ProgressDisplay, Tally
+from builder.build.progress import ProgressDisplay
+from builder.build.tally import Tally
 from builder.core.errors import WorkerError
 from builder.core.messages import failed, without_path
 
@@ -21,14 +22,24 @@ def test_tally_counts_shares_and_frames():
     tally = Tally(4)
     tally.count(ProgressEvent(job("a"), 5, 20))
     tally.count(ProgressEvent(job("b"), 9, 10))
-    assert (tally.done, tally.frames, tally.episodes) == (0, 14, 0.25 + 0.9)
+    assert (tally.done, tally.frames, tally.share) == (0, 14, (0.25 + 0.9) / 4)
     tally.count(ProgressEvent(job("b"), 1, 10))  # its worker died and it is tried again
     assert tally.frames == 6
     tally.count(ProgressEvent(job("a"), 20, 20))
     tally.count(Outcome(job("a")))
     tally.count(Outcome(job("b"), error=WorkerError("no")))
     tally.count(Outcome(job("never reported")))
-    assert (tally.done, tally.failed, tally.frames, tally.episodes) == (3, 1, 21, 3)
+    assert (tally.done, tally.failed, tally.frames, tally.share) == (3, 1, 21, 0.75)
+
+
+def test_what_is_left_is_told_by_frames_not_by_episodes():
+    tally = Tally(3)
+    tally.weights = {"long": 900, "short": 50, "other": 50}
+    tally.count(Outcome(job("short")))
+    tally.count(Outcome(job("other")))
+    assert tally.share == pytest.approx(0.1)
+    tally.count(ProgressEvent(job("long"), 450, 900))
+    assert tally.share == pytest.approx(0.55)
 
 
 def run(progress):

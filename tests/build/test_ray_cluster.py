@@ -24,6 +24,7 @@ from waiting import wait_until
 from builder.build.executors.base import Outcome
 from builder.build.executors.kinds import ray_cluster
 from builder.build.executors.kinds.ray_cluster import RayCluster, RayClusterConfig
+from builder.build.executors.kinds.ray_pool import Pool
 from builder.cli import main
 from builder.core.errors import ConfigError, WorkerError
 from builder.dataset.folder import read_failures, read_index
@@ -41,7 +42,7 @@ def make(workers, stall_seconds, **settings):
 def cluster():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # tasks are functions of this file
-        ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+        ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 
@@ -62,14 +63,19 @@ def outcomes(executor, function, tasks):
     return [event for event in executor.run(function, tasks) if isinstance(event, Outcome)]
 
 
+def pool(workers, num_cpus=1.0):
+    resources = {"num_cpus": num_cpus, "num_gpus": 0.0}
+    return Pool(work_a_little, resources, workers, 60, lambda sentence: None)
+
+
 def test_no_room_is_refused(cluster):
     with pytest.raises(ConfigError, match=r"num_gpus=1: it has 4 CPUs and 0 GPUs"):
         outcomes(make(None, 60, num_gpus=1.0), work_a_little, [1])
 
 
 def test_workers_are_as_many_as_there_is_room(cluster):
-    assert make(None, 60, num_cpus=2.0)._size() == 2
-    assert make(3, 60, num_cpus=2.0)._size() == 3
+    assert pool(None, num_cpus=2.0).size == 2
+    assert pool(3, num_cpus=2.0).size == 3
 
 
 def test_a_cluster_that_was_joined_before_is_kept(cluster):
@@ -194,6 +200,53 @@ def test_a_cluster_of_its_own_ends_with_the_build(tmp_path):
     # A child that was killed leaves its draft behind; it is known for what it is and cleared.
     wait_until(lambda: not (leftovers(drafts, remove=True) or any(drafts.glob("*.h5"))))
     assert list((tmp_path / "out").rglob("*.hdf5")) == []
+
+
+LISTENING = """
+import os, ray
+from pathlib import Path
+from builder.build.executors.kinds.ray_cluster import RayCluster, RayClusterConfig
+from builder.build.executors.kinds.ray_pool import Pool
+
+def parent(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]
+    except OSError:
+        return "0"
+
+def is_ours(pid):
+    # Other clusters on this machine may listen anywhere.
+    while pid not in ("0", str(os.getpid())):
+        pid = parent(pid)
+    return pid != "0"
+
+def sockets(path):
+    try:
+        return {os.readlink(each)[8:-1] for each in (path / "fd").iterdir()}
+    except OSError:
+        return set()
+
+if __name__ == "__main__":
+    with RayCluster(RayClusterConfig(), 1, 60.0)._connected():
+        ours = [path for path in Path("/proc").glob("[0-9]*") if is_ours(path.name)]
+        assert len(ours) > 3  # the cluster's head and node are our children
+        own = set().union(*map(sockets, ours))
+        for table in ("tcp", "tcp6"):
+            for line in Path("/proc/net", table).read_text().splitlines()[1:]:
+                fields = line.split()
+                if fields[3] == "0A" and fields[9] in own:
+                    print(fields[1].rpartition(":")[0])
+"""
+
+
+def test_a_cluster_of_its_own_is_reached_from_this_machine_alone(tmp_path):
+    (tmp_path / "listening.py").write_text(LISTENING)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "listening.py")], stdout=subprocess.PIPE, check=True
+    )
+    addresses = set(done.stdout.decode().split())
+    assert addresses
+    assert addresses <= {"0100007F", "0000000000000000FFFF00000100007F", "0" * 31 + "1"}
 
 
 def test_the_command_says_that_nobody_answers(tmp_path, monkeypatch, capsys):

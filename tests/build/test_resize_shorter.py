@@ -70,7 +70,7 @@ def test_older_track_files_get_the_size_their_points_are_pixels_of(folder, tmp_p
     np.testing.assert_allclose(view.tracks[:], expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("target", ["amplify", "inference", "lerobot"])
+@pytest.mark.parametrize("target", ["amplify", "lerobot"])
 def test_targets_of_one_size_refuse_it_by_name(folder, tmp_path, capsys, target):
     if target == "lerobot":
         pytest.importorskip("pyarrow")

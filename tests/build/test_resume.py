@@ -11,13 +11,14 @@ import pytest
 from inline_executor import build
 from source_fixtures import write_video
 
-from builder.build.resume import find_finished, replacing
+from builder.build.resume import find_finished
 from builder.cli import main
 from builder.dataset.folder import index_line, read_index
 from builder.dataset.opening import open_dataset
 from builder.dataset.validate import validate
+from builder.inputs import fingerprint as marks
+from builder.inputs.fingerprint import fingerprint
 from builder.sources.base import EpisodeRef
-from builder.sources.kinds.video_files import VideoFiles
 from builder.stores.atomic import make_folders
 from builder.stores.kinds.hdf5 import Hdf5Store
 
@@ -87,27 +88,42 @@ def test_overwrite_builds_the_changed_again_and_nothing_else(place, tmp_path):
     assert build(videos, out) == 0
 
 
-def test_equal_size_is_looked_into_only_when_the_file_was_touched(place):
+@pytest.mark.parametrize("clock", [0, 4_000_000_000], ids=["behind", "ahead"])
+def test_equal_size_with_other_content_is_noticed_whatever_clocks_say(place, clock, capsys):
+    """Videos on one machine, episodes on another whose clock differs: no time is trusted."""
     videos, out = place / "videos", place / "out"
     video = videos / "a.mp4"
     data = bytearray(video.read_bytes())
     data[-1] ^= 1
-    times = (video.stat().st_atime, video.stat().st_mtime)
     video.write_bytes(data)
-    episode = next((out / "episodes").glob("a-*"))
-    written, later = episode.stat().st_mtime, episode.stat().st_mtime + 10
-    os.utime(video, (later, later))
+    os.utime(video, (1, 1))
+    for path in (out / "episodes").iterdir():
+        os.utime(path, (clock, clock))
     assert build(videos, out) == 2
-    # Content is not read when nothing was done to the file since: that is the price of speed.
-    os.utime(video, times)
-    os.utime(episode, (later, later))
-    assert build(videos, out) == 0
-    os.utime(episode, (written, written))
-    assert build(videos, out) == 2
+    assert "a.mp4 now has other content" in capsys.readouterr().err
     data[-1] ^= 1
     video.write_bytes(data)
-    os.utime(video, (later, later))
     assert build(videos, out) == 0
+
+
+def test_another_size_is_noticed_whatever_clocks_say(place, capsys):
+    video = place / "videos" / "a.mp4"
+    change(video)
+    os.utime(video, (1, 1))
+    for path in (place / "out" / "episodes").iterdir():
+        os.utime(path, (4_000_000_000, 4_000_000_000))
+    assert build(place / "videos", place / "out") == 2
+    assert "a.mp4 had" in capsys.readouterr().err
+
+
+def test_a_file_that_many_episodes_come_from_is_read_once(place, monkeypatch):
+    index, store = read_index(place / "out"), Hdf5Store(place / "out")
+    read = []
+    monkeypatch.setattr(marks, "fingerprint", lambda path: read.append(path) or fingerprint(path))
+    refs = [EpisodeRef(key, key) for key in index]
+    for _ in range(2):
+        assert not find_finished(store, index, refs, place / "videos").changed
+    assert sorted(path.name for path in read) == ["a.mp4", "b 100%.mp4"]
 
 
 @pytest.mark.parametrize("put", [shutil.copy2, shutil.move])
@@ -177,24 +193,8 @@ def test_a_replaced_episode_that_was_not_listed_yet_is_listed(place, tmp_path):
     episode = next((tmp_path / "fresh" / "episodes").glob("a-*"))
     os.replace(episode, out / "episodes" / episode.name)
     assert any("not what the index lists" in str(problem) for problem in validate(out))
-    replacing(out).touch()  # as the run that was killed did
     assert build(videos, out) == 0
-    assert not replacing(out).exists()
     assert validate(out) == []
-
-
-def test_episodes_whose_files_were_not_touched_are_not_opened(place):
-    """Opening thousands of files is what would make a resume slow."""
-    out, source = place / "out", VideoFiles(place / "videos")
-    index, store, refs = read_index(out), Hdf5Store(out), list(source.refs())
-    path = store.path(refs[0].id)
-    path.write_bytes(b"x" * 100)  # younger than its video, and damaged if it were opened
-    assert not find_finished(store, index, refs, source.path, source.files).damaged
-    assert list(find_finished(store, index, refs, source.path).damaged) == [refs[0].id]
-    os.utime(path, (0, 0))
-    assert list(find_finished(store, index, refs, source.path, source.files).damaged) == [
-        refs[0].id
-    ]
 
 
 def test_damaged_episodes_and_lost_sources_are_told(place):
@@ -239,3 +239,14 @@ def test_a_zarr_dataset_is_built_and_resumed(place, tmp_path):
     assert digests(out)["b_100_"] == before["b_100_"]
     assert validate(out, deep=True) == []
     assert not list((out / "tmp").iterdir())
+
+
+def test_a_dataset_without_an_episode_takes_other_settings(tmp_path, inline_executor, capsys):
+    write_video(tmp_path / "videos" / "a.mp4", 9)
+    argv = ["build", "--source", str(tmp_path / "videos"), "--out", str(tmp_path / "out")]
+    argv += ["--img-shape", "24", "40", "--quiet"]
+    assert main([*argv, "source.orientation={front: rot180}"]) == 3
+    assert "orientation names ['front']" in capsys.readouterr().out
+    assert main([*argv, "source.orientation={main: rot180}"]) == 0
+    assert len(open_dataset(tmp_path / "out")) == 1
+    assert main([*argv, "source.orientation={main: vflip}"]) == 2

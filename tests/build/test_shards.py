@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -16,16 +17,22 @@ from hypothesis import strategies as st
 from source_fixtures import write_video
 from waiting import wait_until
 
+from builder.build.backends import open_source
+from builder.build.episode import Job, build_episode
 from builder.build.shards import WEIGH_AT_MOST, Shard, own_refs
 from builder.cli import main
-from builder.core.errors import ConfigError, OutputError
-from builder.dataset.folder import DatasetWriter, load_meta, read_failures, read_index, take_lock
+from builder.cli.build import read_config
+from builder.cli.main import parser
+from builder.core.errors import ConfigError, HostError, OutputError, SourceError
+from builder.dataset.folder import DatasetWriter, load_meta, read_failures, read_index
+from builder.dataset.locks import take_lock
 from builder.dataset.opening import open_dataset
 from builder.dataset.validate import validate
 from builder.sources.base import EpisodeRef, Source
 from builder.sources.kinds.episode_folders import EpisodeFolders
 from builder.sources.kinds.video_files import VideoFiles
-from builder.sources.selection import Selected, Selection
+from builder.sources.selected import Selected
+from builder.sources.selection import Selection
 from builder.stores import atomic, filesystem
 from builder.stores.filesystem import filesystem_type, weaknesses
 from builder.transform.finalize import finalize
@@ -223,6 +230,77 @@ def test_the_place_comes_from_the_environment(videos, tmp_path, monkeypatch):
     assert (tmp_path / "out" / "index" / "shard-1-of-2.lock").exists()
 
 
+def prepare(videos, out, capsys):
+    capsys.readouterr()
+    assert build(videos, out, "--prepare") == 0
+    return capsys.readouterr().out.strip()
+
+
+def test_shards_find_the_folder_that_was_prepared(videos, undivided, tmp_path, capsys):
+    out = tmp_path / "out"
+    token = prepare(videos, out, capsys)
+    assert len(token) == 16
+    assert read_index(out) == {}
+    assert sorted(build(videos, out, "--prepared", token, "--shard", f"{k}/2") for k in (0, 1)) in (
+        [0, 1],
+        [1, 1],
+    )
+    assert "creates" not in capsys.readouterr().err
+    assert read_index(out) == read_index(undivided)
+    assert prepare(videos, out, capsys) == token  # for a second array
+    assert main(["finalize", str(out)]) == 1  # for the broken video
+    assert validate(out) == []
+
+
+@pytest.mark.parametrize(
+    ("there", "words"),
+    [
+        ("nothing", "there is no such folder"),
+        ("an empty folder", "was not prepared"),
+        ("a dataset", "was not prepared"),
+        ("a prepared dataset", "was prepared with another token"),
+    ],
+)
+def test_a_host_without_the_prepared_folder_writes_nothing(
+    videos, undivided, tmp_path, capsys, monkeypatch, there, words
+):
+    """As where a disk is not mounted, also when an earlier build wrote to the wrong one."""
+    monkeypatch.setattr("builder.dataset.locks.SHARED_SECONDS", 0.0)
+    out = tmp_path / "out"
+    if there == "an empty folder":
+        out.mkdir()
+    elif there == "a dataset":
+        shutil.copytree(undivided, out)
+    elif there == "a prepared dataset":
+        prepare(videos, out, capsys)
+    before = sorted(tmp_path.rglob("*"))
+    token = prepare(videos, tmp_path.parent / f"{tmp_path.name} prepared", capsys)
+    assert build(videos, out, "--prepared", token, "--shard", "0/2") == 4
+    said = capsys.readouterr().err
+    assert f"{platform.node()} does not have the prepared output: {out}" in said
+    assert words in said
+    assert f"of type {filesystem_type(out)})" in said
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_shard_that_nobody_prepared_says_where_it_creates_the_dataset(videos, tmp_path, capsys):
+    argv = ["build", *SETTINGS, "--source", str(videos), "--out", str(tmp_path / "out"), *SHAPE]
+    where = f"this shard creates {tmp_path / 'out'}, on {platform.node()}, on a filesystem of type"
+    for number, times in ((0, 1), (1, 0)):
+        main([*argv, "--shard", f"{number}/2"])
+        assert capsys.readouterr().err.count(where) == times
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--prepared", ""], ["--prepared", "a" * 15], ["--prepare", "--shard", "0/2"]],
+)
+def test_a_token_that_is_none_ends_with_2(videos, tmp_path, capsys, words):
+    assert build(videos, tmp_path / "out", *words) == 2
+    assert "--prepare" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_bad_shards_end_with_2_before_any_work(videos, tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("SLURM_ARRAY_TASK_ID", raising=False)
     assert build(videos, tmp_path / "out", "--shard", "6/6") == 2
@@ -230,11 +308,14 @@ def test_bad_shards_end_with_2_before_any_work(videos, tmp_path, capsys, monkeyp
     assert not (tmp_path / "out").exists()
 
 
-def test_a_shard_that_runs_already_is_refused(videos, undivided, tmp_path, capsys):
+def test_a_shard_that_runs_already_is_refused(videos, undivided, tmp_path, capsys, monkeypatch):
     out = tmp_path / "out"
+    monkeypatch.setattr("builder.dataset.locks.PATIENCE_SECONDS", 0.5)
     with DatasetWriter.create(out, load_meta(undivided), "shard-0-of-2"):
         assert build(videos, out, "--shard", "0/2") == 4
-        assert f"is being written by process {os.getpid()} on" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert f"is being written by process {os.getpid()} on" in said
+        assert ", also after" in said
         assert build(videos, out, "--shard", "1/2") in (0, 1)
         assert main(["finalize", str(out)]) == 4
         assert "being written" in capsys.readouterr().err
@@ -254,7 +335,7 @@ def test_a_shard_that_is_run_twice_changes_nothing(sharded, tmp_path, capsys):
 def test_a_lock_that_is_looked_at_is_no_obstacle(tmp_path, monkeypatch):
     """Status holds a lock for an instant; a build that starts just then waits a little."""
     held = [take_lock(tmp_path, "main")]
-    monkeypatch.setattr("builder.dataset.folder.time.sleep", lambda _: os.close(held.pop()))
+    monkeypatch.setattr("builder.dataset.locks.time.sleep", lambda _: os.close(held.pop()))
     os.close(take_lock(tmp_path, "main"))
     assert held == []  # it did wait
 
@@ -279,6 +360,42 @@ def test_finalize_finds_what_is_not_right(sharded, tmp_path, capsys):
     assert names[2] in contradicted
 
 
+def test_finalize_tells_of_shards_that_never_came(videos, undivided, tmp_path, capsys):
+    out = tmp_path / "out"
+    for number in (0, 1):
+        build(videos, out, "--shard", f"{number}/4")
+    there = len(read_index(out)) + len(read_failures(out))
+    assert main(["finalize", str(out)]) == 1
+    text = capsys.readouterr().out
+    assert "PROBLEM 2 of 4 shards came, without 2 to 3: run them" in text
+    assert f"PROBLEM {4 - there} episodes of the source not built" in text
+    assert main(["validate", str(out)]) == 0
+    assert "note: 2 of 4 shards came" in capsys.readouterr().out
+    build(videos, out)  # without --shard: what is missing
+    assert finalize(out).problems == ()
+    assert read_index(out) == read_index(undivided)
+
+
+@pytest.mark.parametrize("left", ["nothing", "an empty folder", "other files"])
+def test_a_host_without_the_source_is_named(videos, undivided, tmp_path, left):
+    """As a disk that is not mounted leaves it; a single file that is missing fails alone."""
+    out, there = tmp_path / "out", tmp_path / "videos"
+    argv = ["--source", str(videos), "--out", str(out), "--img-shape", "48", "100"]
+    config = read_config(parser().parse_args(["build", *SETTINGS, *argv]))
+    (ref, *_) = open_source(config).refs()
+    if left != "nothing":
+        there.mkdir()
+    if left == "other files":
+        (there / "notes.txt").touch()
+    part = config.source.model_copy(update={"path": str(there)})
+    with DatasetWriter.create(out, load_meta(undivided)) as catalog:
+        job = Job(config.model_copy(update={"source": part}), ref, mark=catalog.lock.mark)
+        with pytest.raises(SourceError if left == "other files" else HostError) as error:
+            build_episode(job, lambda done, total: None)
+    named = f"{platform.node()} does not have the source: {there}" in str(error.value)
+    assert named is (left != "other files")
+
+
 def test_an_episode_that_somebody_else_finished_meanwhile_is_taken(videos, undivided, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(undivided, out)
@@ -292,7 +409,11 @@ def slurm_script(root, folder):
     """The script of the guide, and a PATH on which srun, scontrol and letterset do as told."""
     guide = (root / "docs/guides/slurm.md").read_text()
     (folder / "job.sh").write_text(guide.split("```sh\n")[1].split("```")[0])
-    tools = {"srun": 'exec "$@"', "scontrol": 'echo "$@" >> told', "letterset": ". ./build.sh"}
+    tools = {
+        "srun": '[ "$1 $2" = "-c 2" ] && shift 2 && exec "$@"',
+        "scontrol": 'echo "$@" >> told',
+        "letterset": ". ./build.sh",
+    }
     for tool, text in tools.items():
         (folder / tool).write_text(f"#!/bin/bash\n{text}\n")
         (folder / tool).chmod(0o755)
@@ -323,25 +444,43 @@ def test_the_array_task_is_requeued_when_its_build_has_ended(root, tmp_path):
     assert (tmp_path / "told").read_text() == "ended\nrequeue 9_3\n"
 
 
-@pytest.mark.parametrize("name", ["SIGUSR1", "SIGTERM"])
-def test_a_job_that_is_told_to_end_ends_cleanly(videos, undivided, tmp_path, name):
+HELD = """
+import pathlib
+import time
+import numpy as np
+
+def track(video, queries_xy):
+    while pathlib.Path("hold").exists():
+        pathlib.Path("held").touch()
+        time.sleep(0.05)
+    tracks = np.repeat(queries_xy[None], len(video), axis=0)
+    return tracks, np.ones(tracks.shape[:2], bool)
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGUSR1", "SIGUSR2", "SIGTERM"])
+def test_a_job_that_is_told_to_end_ends_cleanly(videos, tmp_path, monkeypatch, name):
     """As SLURM does before it requeues: to every process of the job; then it goes on."""
-    out = tmp_path / "out"
-    long = tmp_path / "videos"
-    shutil.copytree(videos, long)
-    write_video(long / "a long one.mp4", count=3000, shape=(48, 90))
-    where = ["--source", str(long), "--out", str(out), "--quiet", *SHAPE]
-    command = [sys.executable, "-m", "builder.cli", "build", *SETTINGS, *where, "--shard", "0/1"]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "held_tracker.py").write_text(HELD)
+    (tmp_path / "hold").touch()  # its worker is in the middle of an episode until it is told
+    tracker = ["kind=callable", "call=held_tracker:track", "coordinates=pixel_edge"]
+    argv = ["build", *SETTINGS, *(f"tracker.{each}" for each in tracker), "--source", str(videos)]
+    argv += ["--quiet", *SHAPE]
+    command = [sys.executable, "-m", "builder.cli", *argv, "--out", "out", "--shard", "0/1"]
     process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
-    wait_until(lambda: any((out / "tmp").glob("*.h5")))
+    wait_until((tmp_path / "held").exists, 300)
+    assert any((tmp_path / "out" / "tmp").glob("*.h5"))
     os.killpg(process.pid, getattr(signal, name))
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 143, errors
     assert "run the same command again" in errors
-    assert [path for path in (out / "tmp").glob("*") if path.suffix == ".h5"] == []
-    (long / "a long one.mp4").unlink()
-    assert build(long, out, "--shard", "0/1") == 1
-    assert read_index(out) == read_index(undivided)
+    assert list((tmp_path / "out" / "tmp").glob("*.h5")) == []
+    (tmp_path / "hold").unlink()
+    assert main([*argv, "--out", "out", "--shard", "0/1"]) == 1
+    assert main([*argv, "--out", "undisturbed"]) == 1
+    assert read_index(tmp_path / "out") == read_index(tmp_path / "undisturbed")
+    assert len(read_index(tmp_path / "out")) == 3
 
 
 def test_a_disk_that_fills_up_in_the_middle_ends_with_4_and_can_be_resumed(

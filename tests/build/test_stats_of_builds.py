@@ -41,9 +41,9 @@ def unread(monkeypatch):
     computed = []
     function = builder.dataset.window_table.episode_rows
 
-    def count(reader):
+    def count(reader, img_shape):
         computed.append(reader.meta.id)
-        return function(reader)
+        return function(reader, img_shape)
 
     monkeypatch.setattr(builder.dataset.window_table, "episode_rows", count)
     return computed
@@ -173,9 +173,9 @@ def test_blocks_do_not_show(tmp_path, monkeypatch, points):
     """Windows and steps are taken in blocks to bound memory; whatever those are."""
     sample_dataset(tmp_path, Hdf5Store(tmp_path), [Sample("a", seed=3, length=9)])
     view = open_dataset(tmp_path)["a"].views["front"]
-    whole = window_rows(view, 9)
+    whole = window_rows(view, 9, (24, 40))
     monkeypatch.setattr(window_table, "_BLOCK_POINTS", points)
     monkeypatch.setattr(window_table, "_FRAMES", 2)
-    again = window_rows(view, 9)
+    again = window_rows(view, 9, (24, 40))
     for name in COLUMNS:
         np.testing.assert_allclose(again[name], whole[name], rtol=1e-6, err_msg=name)

@@ -12,13 +12,14 @@ from source_fixtures import write_video
 
 from builder.build.episode import Built
 from builder.build.executors.base import Executor, Outcome, ProgressEvent
-from builder.build.run_log import RunLog
+from builder.build.run_log import RunLog, last_config
 from builder.build.status import status
 from builder.cli import main
 from builder.core.errors import DecodeError, WorkerError
 from builder.core.registry import BUILTIN
 from builder.core.stopwatch import Stopwatch
-from builder.dataset.folder import DatasetWriter, is_locked
+from builder.dataset.folder import DatasetWriter
+from builder.dataset.locks import is_locked
 from builder.stores import atomic
 from builder.testing.samples import sample_meta
 from schemas.base import Record
@@ -37,6 +38,19 @@ def job(name):
 
 def built(name, new=True):
     return Outcome(job(name), Built(line(name), new, {"decode": 0.25, "track": 0.5}, 0.7, "host:7"))
+
+
+START = {
+    "event": "start",
+    "seconds": 0,
+    "writer": "main",
+    "todo": 5,
+    "config": {"source": {"path": 1}},
+}
+
+
+def log_line(**facts):
+    return json.dumps({"done": 0, "failed": 0, "frames_done": 0, **facts}) + "\n"
 
 
 @pytest.fixture
@@ -108,14 +122,59 @@ def test_a_torn_log_and_a_log_that_has_not_begun(catalog, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["garbage\n", '{"event": "end", "how": "done"}\n', "[]\n", "\x00\n", '{"event"\n']
+    "text",
+    [
+        "garbage\n",
+        '{"event": "end", "how": "done"}\n',
+        "[]\n",
+        "\x00\n",
+        '{"event"\n',
+        "[" * 100_000 + "\n",
+        '{"a":' * 100_000 + "\n",
+        "x" * 17_000_000 + "\n",
+        *(
+            log_line(**{**START, key: value})
+            for key, value in [
+                ("writer", []),
+                ("writer", "../x"),
+                ("todo", "five"),
+                ("todo", -1),
+                ("todo", 10**400),
+                ("done", None),
+                ("seconds", -1),
+                ("seconds", float("nan")),
+            ]
+        ),
+        *(
+            log_line(**START) + log_line(**{"seconds": 1.0, "event": "alive", **facts})
+            for facts in [
+                {"event": 7},
+                {"running": []},
+                {"running": {"x": [1]}},
+                {"running": {"x": ["one", {}]}},
+                {"event": "end", "how": {"why": 1}},
+                {"seconds": "long"},
+                {"frames_done": float("inf")},
+            ]
+        ),
+    ],
+    ids=lambda text: text[:40],
 )
 def test_a_damaged_log_is_no_log(catalog, tmp_path, text):
     with RunLog(tmp_path, "main") as log:
         log.start(todo=5)
         log._path.write_text(text)
         assert all(each.todo == 0 for each in status(tmp_path))
+        assert main(["validate", str(tmp_path), "--deep"]) == 1  # it holds no episode
     assert main(["status", str(tmp_path)]) == 0
+
+
+def test_what_is_no_file_is_no_log(catalog, tmp_path):
+    (tmp_path / "runs" / "a.jsonl").mkdir(parents=True)
+    os.mkfifo(tmp_path / "runs" / "b.jsonl")
+    (tmp_path / "runs" / "c.jsonl").symlink_to("nothing")
+    assert main(["status", str(tmp_path)]) == 0
+    assert last_config(tmp_path) == {}
 
 
 def test_where_locks_are_unknown_a_fresh_log_counts(tmp_path, monkeypatch):

@@ -6,10 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from functools import partial
 from multiprocessing import active_children
+from multiprocessing.connection import Client
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,6 +26,7 @@ from builder.build.tracker_process import SharedTracker, repeated, shared_tracke
 from builder.cli import main
 from builder.core.errors import ConfigError, TrackingError, WorkerError
 from builder.core.worker_slot import worker_slot
+from builder.core.working import still_working, working_told_to
 from builder.dataset.folder import read_failures, read_index
 from builder.testing import trackers as suite
 from builder.trackers.kinds.dis import DisTracker
@@ -83,9 +86,40 @@ def test_it_says_what_the_tracker_says():
             shared.open(SHAPE, QUERIES + 1000, 5, 1)
 
 
+def test_its_socket_is_for_this_user_alone(dis):
+    folder = Path(dis.socket).parent
+    assert folder.stat().st_mode & 0o777 == 0o700
+    with pytest.raises(OSError, match="refused"):  # nothing listens where anybody may knock
+        Client(f"\0{dis.socket}", "AF_UNIX")
+
+
+def test_connections_that_say_nothing_hold_up_nobody(dis):
+    assert SharedTracker(dis).info  # it listens
+    silent = [Client(dis.socket, "AF_UNIX") for _ in range(20)]
+    half = Client(dis.socket, "AF_UNIX")
+    os.write(half.fileno(), b"\0\0")  # the beginning of a length
+    frames = suite.moving_frames(suite.LENGTH)
+    assert suite.run_tracker(SharedTracker(dis), frames)
+    for pipe in (*silent, half):
+        pipe.close()
+
+
+def test_a_long_temporary_folder_is_no_obstacle(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("long" * 30)))
+    with hosts(DisTracker) as [address]:
+        assert SharedTracker(address).info == DisTracker().info
+    assert not Path(address.socket).parent.exists()
+
+
+def test_no_temporary_folder_is_said(monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", "/no-such-folder")  # short: a socket's name may be
+    with pytest.raises(ConfigError, match="set TMPDIR"), hosts(DisTracker):
+        pass
+
+
 # Deaths.  Frames of one gray value say what happens to whoever tracks them.
 
-CRASH, CRASH_ONCE, HANG, REFUSE = 66, 67, 77, 88
+CRASH, CRASH_ONCE, HANG, REFUSE, SLOW = 66, 67, 77, 88, 99
 
 
 class Touchy(LkTracker):
@@ -113,6 +147,9 @@ class _TouchySession:
             os.kill(os.getpid(), signal.SIGSEGV)
         if what == HANG:
             signal.pause()
+        over = time.monotonic() + 5.0
+        while what == SLOW and time.monotonic() < over:
+            still_working()
         if what == REFUSE:
             raise TrackingError("refused", what)
         return self.session.push(frame)
@@ -176,6 +213,23 @@ def test_a_hang_costs_its_own_episode_alone(tmp_path, capfd):
     assert found[1].error is None
 
 
+def test_a_tracker_that_works_is_not_ended_and_all_who_wait_are_told(tmp_path):
+    """It may be silent for two seconds, and takes five over one frame."""
+    notices, told = [], []
+    make_tracker = partial(Touchy, str(tmp_path))
+    with hosts(make_tracker, stall_seconds=4.0, on_notice=notices.append) as [address]:
+        slow, other = (SharedTracker(address).open(SHAPE, QUERIES, 3, 1) for _ in range(2))
+        slow.push(np.full((*SHAPE, 3), SLOW, np.uint8))
+        wait_until(slow._pipe.poll)  # its frame has begun, so the other's waits
+        other.push(clip(0)[0])
+        with working_told_to(lambda: told.append("other")):
+            assert len(other.finish()) == 1
+        with working_told_to(lambda: told.append("slow")):
+            assert len(slow.finish()) == 1
+    assert notices == []
+    assert {*told} == {"other", "slow"}
+
+
 def crash_in(task, report):
     address, _ = task
     session = shared_tracker(address).open(SHAPE, QUERIES, 3, 1)
@@ -190,11 +244,13 @@ def test_a_dead_worker_leaves_the_tracker_to_the_others(dis):
     assert outcomes([(dis, 0)])[0].error is None
 
 
-def test_a_tracker_process_that_is_killed_between_episodes_costs_nothing(dis):
-    assert outcomes([(dis, 0)])[0].error is None
-    [host] = [child for child in active_children() if child.pid]
-    os.kill(host.pid, signal.SIGKILL)
-    assert outcomes([(dis, 0)])[0].error is None
+def test_a_tracker_process_that_is_killed_between_episodes_costs_nothing():
+    others = {child.pid for child in active_children()}
+    with hosts(DisTracker) as [address]:
+        assert outcomes([(address, 0)])[0].error is None
+        (host,) = {child.pid for child in active_children()} - others
+        os.kill(host, signal.SIGKILL)
+        assert outcomes([(address, 0)])[0].error is None
 
 
 class SaysItsSlot(DisTracker):
@@ -275,6 +331,7 @@ def test_nothing_is_left_behind():
         SharedTracker(first).open(SHAPE, QUERIES, 3, 1).push(suite.moving_frames(1)[0])
         SharedTracker(second)
         assert len({child.pid for child in active_children()} - before) == 2
+    assert not Path(first.socket).parent.exists()
     assert {child.pid for child in active_children()} == before
 
 
@@ -339,8 +396,9 @@ def test_only_executors_of_one_machine_have_it():
         EXECUTORS.configure(ExecutorPart(kind="ray", trackers=1))
 
 
-def test_a_killed_build_leaves_no_process(videos, tmp_path):
+def test_a_killed_build_leaves_no_process_and_no_socket(videos, tmp_path, monkeypatch):
     """SIGKILL to the build alone, in the middle: workers and trackers end by themselves."""
+    monkeypatch.setenv("TMPDIR", place := tempfile.mkdtemp())
     long = tmp_path / "videos"
     write_video(long / "a" / "front.mp4", count=3000, shape=(48, 90))
     out, fed = tmp_path / "out", ["executor.workers=1", "executor.trackers=1"]
@@ -349,9 +407,11 @@ def test_a_killed_build_leaves_no_process(videos, tmp_path):
     process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
     wait_until(lambda: any((out / "tmp").glob("*.h5")))
     assert len(members(process.pid)) >= 3
+    assert len(list(Path(place).glob("letterset-*/0"))) == 1
     process.kill()
     process.communicate(timeout=30)  # ends when nobody holds its standard error any more
     wait_until(lambda: not members(process.pid))
+    Path(place).rmdir()  # which is empty
 
 
 def members(session):

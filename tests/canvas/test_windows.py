@@ -5,7 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.canvas.windows import valid_steps, window_counts, window_starts
+from builder.canvas.windows import (
+    covering_rows,
+    disjoint_rows,
+    runs_of,
+    valid_steps,
+    window_counts,
+    window_starts,
+)
 from builder.core.errors import TrackingError
 from builder.testing.samples import sample_meta
 from builder.trackers.windowed import WindowedTracker
@@ -46,6 +53,62 @@ def run(tracker, length, horizon, start_every):
     for number in range(length):
         windows += session.push(np.full((*SHAPE, 3), number, np.uint8))
     return windows + session.finish()
+
+
+@given(
+    length=st.integers(1, 40),
+    horizon=st.integers(1, 12),
+    start_every=st.integers(1, 15),
+    batch=st.integers(1, 5),
+    kept=st.sets(st.integers(0, 40)),
+)
+def test_windows_that_are_not_wanted_cost_nothing_and_change_nothing(
+    length, horizon, start_every, batch, kept
+):
+    tracker, all_ = Numbers(batch), Numbers(batch)
+    session = tracker.open(SHAPE, QUERIES, horizon, start_every)
+    session.keeps = kept.__contains__
+    windows = []
+    for number in range(length):
+        windows += session.push(np.full((*SHAPE, 3), number, np.uint8))
+    windows += session.finish()
+    wanted = [each for each in run(all_, length, horizon, start_every) if each.start in kept]
+    for mine, other in zip(windows, wanted, strict=True):
+        assert mine.start == other.start
+        np.testing.assert_array_equal(mine.tracks_xy, other.tracks_xy)
+    # Batches stay whole, since a model's bits may depend on them; the others are left out.
+    starts = window_starts(length, start_every).tolist()
+    batches = [starts[at : at + batch] for at in range(0, len(starts), batch)]
+    assert len(tracker.calls) == sum(bool(kept.intersection(each)) for each in batches)
+    seen = {number for call in tracker.calls for clip in call for number in clip}
+    assert tracker.prepared == len(seen)
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=40), st.integers(1, 5), st.integers(1, 12))
+def test_the_starts_are_those_not_left_out(left_out, start_every, horizon):
+    left_out = np.array(left_out)
+    length = len(left_out) * start_every
+    starts = window_starts(length, start_every, runs_of(left_out))
+    np.testing.assert_array_equal(starts, np.flatnonzero(~left_out) * start_every)
+    meta = sample_meta(start_every=start_every)
+    counts = window_counts(meta, np.array([length, 7]), {0: runs_of(left_out)})
+    assert counts.tolist() == [len(starts), -(-7 // start_every)]
+
+    def passed(rows):
+        frames = {f for row in rows for f in range(starts[row], starts[row] + horizon)}
+        return {frame for frame in frames if frame < length}
+
+    apart = disjoint_rows(starts, horizon)
+    assert all(np.diff(starts[apart]) >= horizon)
+    assert passed(covering_rows(starts, horizon, length)) == passed(range(len(starts)))
+
+
+@pytest.mark.parametrize(("start_every", "horizon"), [(1, 16), (3, 16), (16, 16), (20, 16), (5, 3)])
+def test_of_regular_windows_every_so_many_are_chosen(start_every, horizon):
+    starts = window_starts(100, start_every)
+    rows = list(range(len(starts)))
+    assert disjoint_rows(starts, horizon) == rows[:: -(-horizon // start_every)]
+    assert covering_rows(starts, horizon, 100) == rows[:: max(1, horizon // start_every)]
 
 
 def test_starts_and_valid_steps_by_hand():

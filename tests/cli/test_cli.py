@@ -7,14 +7,21 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from source_fixtures import write_images, write_libero, write_video
 
 from builder.cli import main
+from builder.cli.inspect import _read_episode
 from builder.cli.main import VERBS, parser
+from builder.core.lazy import Lazy
 from builder.dataset.folder import DatasetWriter, index_line, read_failures
 from builder.dataset.opening import open_dataset
+from builder.sources.base import BaseSource, Episode, EpisodeRef
+from builder.sources.selected import Selected
+from builder.sources.selection import Selection
 from builder.stores.kinds.hdf5 import Hdf5Store
 from builder.testing.samples import Sample, sample_dataset, sample_meta
 
@@ -89,7 +96,10 @@ def test_a_misspelled_verb_is_guessed(verb, hint, capsys):
         (["build", "--epsiodes", "3"], "letterset build: there is no option --epsiodes (did you"),
         (["doctor", "set", "--wndows=3"], "no option --wndows (did you mean '--windows'?)"),
         (["validate", "my", "set"], "letterset validate: there is no place for 'set': a name with"),
-        (["build", "--views", "tracker.kind=lk"], "letterset build: argument --views: expected"),
+        (
+            ["build", "--views", "tracker.kind=lk"],
+            "letterset build: --views: expected at least one argument",
+        ),
     ],
 )
 def test_a_misspelled_option_is_guessed(argv, told, capsys):
@@ -224,6 +234,8 @@ def test_only_broken_videos_is_3(tmp_path, capsys):
         *(f"{verb} NOPE" for verb in ("stats", "report")),
         "decode NOPE --geometry NOPE --order xy --space norm",
         "decode - --geometry NOPE --order xy --space norm",
+        "parity NOPE",
+        "parity HERE --source NOPE",
         "track NOPE --name a",
         "track HERE --name a --source NOPE",
         "validate HERE --source NOPE",
@@ -248,7 +260,7 @@ def test_an_input_that_is_not_there_is_2_for_every_verb(words, tmp_path, capsys,
 
 def test_no_verb_is_forgotten_by_the_check_of_inputs():
     (mark,) = test_an_input_that_is_not_there_is_2_for_every_verb.pytestmark
-    assert {words.split()[0] for words in mark.args[1]} == set(VERBS) - {"schema"}
+    assert {words.split()[0] for words in mark.args[1]} == set(VERBS) - {"schema", "env"}
 
 
 def test_an_output_that_cannot_be_written_is_4(videos, tmp_path, capsys):
@@ -268,12 +280,12 @@ def test_a_read_only_output_is_4(videos, tmp_path):
 def test_a_dry_run_writes_nothing(videos, tmp_path, capsys, shown):
     dry = ["--dry-run", "--json", f"tracker.input={shown}"]
     assert build(videos, tmp_path / "out", *dry) == 0
-    plan = json.loads(capsys.readouterr().out)
+    plan = json.loads(capsys.readouterr().out)["costs"]
     assert plan["episodes"] == 1
     assert plan["frames"] == 6
     assert plan["bytes_by_codec"]["raw"] > plan["bytes_by_codec"]["jpeg"] > 0
     assert plan["free_bytes"] > 0
-    assert not (tmp_path / "out").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["videos"]
 
 
 def test_inspect_a_source(videos, capsys):
@@ -283,6 +295,12 @@ def test_inspect_a_source(videos, capsys):
     assert found["episodes"] == 2
     assert found["views"][0]["source"] == "48 x 90"
     assert found["failures"][0]["path"] == "broken.mp4"
+
+
+def test_inspect_shows_the_notes_of_a_source(tmp_path, capsys):
+    shutil.copy(Path(__file__).parents[1] / "inputs" / "field_pictures.ts", tmp_path / "fields.ts")
+    assert main(["inspect", str(tmp_path)]) == 0
+    assert "note: view main: 8 packets hold 4 frames (1 episode)\n" in capsys.readouterr().out
 
 
 def test_inspect_honours_the_selection(tmp_path, capsys):
@@ -318,6 +336,24 @@ def test_inspect_shows_an_episode_of_which_the_selection_is_refused(tmp_path, ca
     assert "the views ['top'] are missing" in capsys.readouterr().out
 
 
+class Broken(BaseSource):
+    """A source whose view raises what is no error of ours."""
+
+    def refs(self):
+        yield EpisodeRef.at("one", None)
+
+    @contextmanager
+    def open(self, ref):
+        yield Episode(views=Lazy({"top": lambda: {}["gone"]}))
+
+
+def test_inspect_goes_on_when_an_episode_raises_what_is_no_error_of_ours(tmp_path):
+    source = Selected(Broken(tmp_path, Selection()), Selection())
+    rows, notes, failure = _read_episode(source, next(source.refs()))
+    assert (rows, notes) == ([], [])
+    assert "KeyError: 'gone'" in failure["reason"]
+
+
 def test_settings_after_an_option_with_many_values_are_settings(tmp_path):
     argv = [
         "build",
@@ -331,7 +367,7 @@ def test_settings_after_an_option_with_many_values_are_settings(tmp_path):
     ]
     found = parser().parse_args(argv)
     assert found.views == ["front", "a=b"]
-    assert (found.config, found.overrides) == ("img_shape=[1,2]", ["tracker.kind=none"])
+    assert found.given == ["img_shape=[1,2]", "tracker.kind=none"]
     with pytest.raises(SystemExit):
         parser().parse_args(["build", "--views", "source.kind=video"])
 
@@ -374,7 +410,7 @@ def test_kinds_that_could_both_be_meant_are_listed(verb, tmp_path, capsys):
     }
     assert main([verb, *argv.get(verb, [str(root)])]) == 2
     text = capsys.readouterr().err
-    assert "libero (data/<demo>/obs/*_rgb in HDF5 files); video (1 video file)" in text
+    assert "LIBERO (problem_info) in HDF5 files); video (1 video file)" in text
     assert "source.kind=libero" in text
 
 
@@ -415,31 +451,51 @@ def test_split_by_hash_is_read_back(videos, tmp_path, capsys):
 def test_another_split_of_that_name_is_refused(tmp_path, capsys):
     sample_dataset(tmp_path, Hdf5Store(tmp_path), [Sample(name) for name in "ab"])
     path, argv = tmp_path / "splits" / "default.json", ["split", str(tmp_path), "--shares"]
-    assert main([*argv, "train=0.999", "val=0.001"]) == 0
-    assert "the part val is empty" in capsys.readouterr().out
+    half = [*argv, "train=0.5", "val=0.5", "--salt", "x"]
+    assert main(half) == 0
     before = path.read_bytes()
     # The same of a dataset that has grown.
     with DatasetWriter.create(tmp_path, sample_meta()) as catalog:
         catalog.add(index_line(Sample("c").build(Hdf5Store(tmp_path))))
-    assert main([*argv, "train=0.999", "val=0.001"]) == 0
+    assert main(half) == main(half[:-2]) == 0
     assert path.read_bytes() != before
     before = path.read_bytes()
-    assert main([*argv, "train=0.5", "val=0.5", "--salt", "x"]) == 2
+    assert main([*argv, "train=0.9", "val=0.1", "--salt", "y"]) == 2
     said = capsys.readouterr().err
-    assert (
-        "shares was 'train=0.999 val=0.001', now 'train=0.5 val=0.5'; salt was '', now 'x'" in said
-    )
+    assert "shares was 'train=0.5 val=0.5', now 'train=0.9 val=0.1'; salt was 'x', now 'y'" in said
     assert path.read_bytes() == before
     edited = json.loads(before)
-    edited["splits"] = {
-        "train": edited["splits"]["train"][1:],
-        "val": edited["splits"]["train"][:1],
-    }
+    edited["splits"] = {"train": edited["splits"]["val"], "val": edited["splits"]["train"]}
     path.write_text(json.dumps(edited))
-    assert main([*argv, "train=0.999", "val=0.001"]) == 2
+    assert main(half) == 2
     assert "edited by hand" in capsys.readouterr().err
-    assert main([*argv, "train=0.999", "val=0.001", "--overwrite"]) == 0
+    assert main([*half, "--overwrite"]) == 0
     assert path.read_bytes() == before
+
+
+def test_a_split_with_an_empty_part_may_be_drawn_again(tmp_path, capsys):
+    sample_dataset(tmp_path, Hdf5Store(tmp_path), [Sample(name) for name in "ab"])
+    path, argv = tmp_path / "splits" / "default.json", ["split", str(tmp_path), "--shares"]
+    scarce = [*argv, "train=0.999", "val=0.001", "--salt", ""]
+    assert main(scarce) == 0
+    assert "the part val is empty" in capsys.readouterr().out
+    edited = json.loads(path.read_text())
+    edited["splits"]["train"] = ["a"]
+    path.write_text(json.dumps(edited))
+    assert main([*argv, "train=0.5", "val=0.5"]) == 2  # it is somebody's
+    assert main([*scarce, "--overwrite"]) == 0
+    capsys.readouterr()
+    assert main([*argv, "train=0.5", "val=0.5"]) == 0
+    told = capsys.readouterr().out
+    assert "default.json: train 1, val 1\nnote: drawn with --salt 2, as few episodes" in told
+    assert f"next: WindowDataset('{tmp_path}', split='default/train')" in told
+    # Later episodes are drawn alike, and those that are there stay.
+    before = json.loads(path.read_text())["splits"]
+    with DatasetWriter.create(tmp_path, sample_meta()) as catalog:
+        catalog.add(index_line(Sample("c").build(Hdf5Store(tmp_path))))
+    assert main([*argv, "train=0.5", "val=0.5"]) == 0
+    after = json.loads(path.read_text())["splits"]
+    assert all({*before[part]} < {*after[part]} or before[part] == after[part] for part in before)
 
 
 def test_chosen_episodes_alone_are_built(videos, tmp_path, capsys):
@@ -467,10 +523,10 @@ def test_numbers_that_are_not_above_zero_are_2(verb, option, videos, capsys):
     assert f"{name} takes a number above 0, got {number}" in capsys.readouterr().err
 
 
-def test_a_plan_refuses_outputs_that_a_build_refuses(videos, tmp_path, capsys):
+def test_a_plan_is_made_for_local_outputs_that_a_build_takes(videos, tmp_path, capsys):
     argv = ["plan", str(videos), "img_shape=[24, 40]"]
     assert main([*argv, "store.path=s3://bucket/out"]) == 2
-    assert "s3://bucket/out: writing to object stores is not supported" in capsys.readouterr().err
+    assert "s3://bucket/out: what a build costs is told for local" in capsys.readouterr().err
     (tmp_path / "mine.txt").touch()
     assert main([*argv, f"store.path={tmp_path}"]) == 2
     assert "is not empty and holds no dataset" in capsys.readouterr().err
@@ -487,3 +543,19 @@ def test_a_page_is_not_written_under_the_name_of_another_kind(verb, videos, caps
 def test_a_source_that_would_not_be_looked_at_is_refused(videos, capsys):
     assert main(["validate", str(videos), "--source", str(videos)]) == 2
     assert "give --deep as well" in capsys.readouterr().err
+
+
+def test_files_of_other_endings_are_counted_and_named_by_all_who_look(videos, tmp_path, capsys):
+    folder = tmp_path / "mixed"
+    shutil.copytree(videos, folder)
+    for name in ("a.insv", "b.INSV", "c.LRV", "notes.txt"):
+        (folder / name).write_bytes(b"x")
+    said = "left out: 3 files of other endings (2 .insv, 1 .lrv)"
+    page = ["--out", str(tmp_path / "p.html"), "--count", "1"]
+    for argv in (["inspect", str(folder)], ["preview", str(folder), *page]):
+        main(argv)
+        assert capsys.readouterr().out.count(said) == 1
+    argv = ["build", "--source", str(folder), "--out", str(tmp_path / "out")]
+    assert main([*argv, "--img-shape", "24", "40"]) == 0
+    told = capsys.readouterr()
+    assert (told.out + told.err).count(said) == 1

@@ -74,6 +74,16 @@ def test_small_amounts_are_not_0_gigabytes(videos, tmp_path, monkeypatch):
         estimate.refuse_if_full(config)
 
 
+@pytest.mark.parametrize(
+    ("shape", "noted"), [(["100", "60"], True), (["60", "100"], False), (["60", "60"], False)]
+)
+def test_an_img_shape_of_the_other_orientation_is_noted(videos, tmp_path, capsys, shape, noted):
+    argv = ["build", "--source", videos, "--out", tmp_path / "out", "--img-shape", *shape]
+    words = "img_shape 100 60 (H W) is upright, and all videos that were looked at are wide: was 60"
+    for more in (["--dry-run"], ["tracker.kind=none"]):
+        assert (words in said(capsys, *argv, *more)[1]) == noted
+
+
 def test_a_horizon_longer_than_all_videos_is_noted(videos, tmp_path, capsys):
     argv = ["build", "--source", videos, "--out", tmp_path / "out", *SMALL[1:]]
     assert "no episode has 16 frames, the longest has 6" in said(capsys, *argv)[1]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from builder.core.paths import episode_id, printable_path
+from builder.core.paths import episode_id, printable_path, without_passwords
 from schemas.dataset import EpisodeId
 
 pytestmark = pytest.mark.core
@@ -86,3 +86,18 @@ def test_printable_paths_are_text_and_give_the_bytes_back(raw):
     assert text.isprintable()
     text.encode("utf-8")
     assert unquote_to_bytes(text) == raw
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("at s3://key:se%2Fcret@host/a: no", "at s3://key:***@host/a: no"),
+        ("https:/me:a@b:c@host", "https:/me:***@host"),
+        ("s3://:token@host and ftp://a:b@c", "s3://:***@host and ftp://a:***@c"),
+        ("https://host:8080/me@home", "https://host:8080/me@home"),
+        ("ssh://git@host, a@b:c", "ssh://git@host, a@b:c"),
+        ('{"url":"http://a","mail":"b@c"}', '{"url":"http://a","mail":"b@c"}'),
+    ],
+)
+def test_passwords_of_urls_are_not_shown(text, shown):
+    assert without_passwords(text) == shown

@@ -122,7 +122,9 @@ def test_settings_are_checked_by_the_plugins_own_model(tmp_path, monkeypatch):
     made, own = Backends("trackers").configure(TrackerPart(kind="mine", speed=3))
     assert (made.__name__, own.speed) == ("Mine", 3)
     assert isinstance(own, Record)
-    with pytest.raises(ConfigError, match=r"tracker.sped: unknown key \(did you mean 'speed'\?\)"):
+    with pytest.raises(
+        ConfigError, match=r"tracker.sped: unknown key \(did you mean 'tracker.speed'\?\)"
+    ):
         Backends("trackers").configure(TrackerPart(kind="mine", sped=3))
     sys.modules.pop("own_tracker")
 

@@ -24,6 +24,7 @@ from builder.dataset.folder import (
     read_failures,
     read_index,
 )
+from builder.dataset.splits import read_splits
 from builder.dataset.validate import validate
 from builder.stores.atomic import leftovers, stage
 from builder.stores.kinds.hdf5 import Hdf5Store
@@ -331,3 +332,19 @@ def test_repair_reads_past_a_damaged_index(dataset):
     (dataset / "index" / "main.jsonl").write_text("nonsense\n")
     assert repair(dataset).kept == ("a", "b", "c")
     assert validate(dataset) == []
+
+
+@pytest.mark.parametrize("name", ["dataset.json", "index/main.jsonl", "episodes", "splits/a.json"])
+def test_a_fifo_in_a_dataset_is_told_and_nobody_waits(tmp_path, name):
+    """Opening a FIFO that nobody writes to waits for ever."""
+    sample_dataset(tmp_path, Hdf5Store(tmp_path), [Sample("a", seed=7)])
+    (tmp_path / "splits").mkdir(exist_ok=True)
+    path = next(tmp_path.rglob("*.hdf5")) if name == "episodes" else tmp_path / name
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    if name == "splits/a.json":
+        with pytest.raises(DatasetError, match="is no regular file"):
+            read_splits(tmp_path, "a")
+        return
+    said = [problem.message for problem in validate(tmp_path)]
+    assert any(f"{path} is no regular file" in message for message in said), said

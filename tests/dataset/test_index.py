@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from builder.core.errors import DatasetError
 from builder.core.records import stored_form
@@ -55,11 +56,29 @@ def test_the_latest_line_of_an_id_wins_and_a_torn_one_is_ignored(tmp_path):
     }
 
 
+def test_windows_that_are_left_out_stay_with_their_episode(tmp_path):
+    still = line("c").model_copy(update={"skipped": ((0, 2), (5, 1))})
+    write(tmp_path, [line("d"), still, line("a"), still.model_copy(update={"id": "b"})], "first")
+    write(tmp_path, [line("b")], "second")
+    index = EpisodeIndex.read(tmp_path)
+    assert index.ids == ("a", "b", "c", "d")
+    assert index.skipped == {2: ((0, 2), (5, 1))}
+    assert index["c"] == still
+    assert index["b"].skipped == ()
+    assert EpisodeIndex.of(index[key] for key in ("d", "c")).skipped == {1: still.skipped}
+    for wrong in ([[0, 2], [2, 1]], [[0, 0]], [[-1, 2]], [[3, 1], [0, 1]]):
+        with pytest.raises(ValidationError):
+            IndexLine.model_validate({**still.model_dump(), "skipped": wrong})
+
+
 def test_a_line_that_is_being_written_meanwhile_is_left_for_the_next_reader():
     class Growing:
         """A file whose writer finishes a line between two reads."""
 
         name = "main.jsonl"
+
+        def __fspath__(self):
+            return __file__
 
         def open(self, mode):
             text = (stored_form(line("a")) + "\n" + stored_form(line("b")) + "\n").encode()

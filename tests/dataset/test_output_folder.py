@@ -28,23 +28,23 @@ def videos(tmp_path):
     return tmp_path / "videos"
 
 
-def test_a_url_is_refused_by_every_verb_that_writes(dataset, videos, tmp_path, monkeypatch, capsys):
+def test_a_url_is_refused_by_verbs_that_write_folders(dataset, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     url = "s3://bucket/x"
     for argv in (
-        ["build", "--source", str(videos), "--out", url, *SMALL],
-        ["build", "--source", str(videos), "--out", url, *SMALL, "--dry-run"],
         ["convert", "in", url, "kind=zarr"],
         ["subset", "in", url, "--id", "a"],
     ):
         assert main(argv) == 2
         assert f"{url}: writing to object stores is not supported" in capsys.readouterr().err
-    assert sorted(os.listdir()) == ["in", "videos"]
+    assert os.listdir() == ["in"]
 
 
 def test_a_verb_for_local_datasets_says_so(capsys):
-    assert main(["status", "s3://bucket/x"]) == 1
-    assert "s3://bucket/x: this takes local folders only" in capsys.readouterr().err
+    assert main(["repair", "s3://bucket/x"]) == 2
+    said = capsys.readouterr().err
+    assert "s3://bucket/x: letterset repair takes local folders only: copy" in said
+    assert "URLs are read by validate, inspect, doctor" in said
 
 
 def test_a_folder_of_other_things_is_refused_and_left_alone(videos, capsys):

@@ -6,21 +6,38 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import threading
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+from far_datasets import upload
 from places import ROOT
 
 from builder import open_dataset
-from builder.core.errors import ConfigError, DatasetError, MissingExtraError, OutputError
+from builder.cli import main
+from builder.core.errors import (
+    ConfigError,
+    DatasetError,
+    LettersetError,
+    MissingExtraError,
+    OutputError,
+)
+from builder.dataset import fetched_files
+from builder.dataset.fetched_files import FetchedFiles
+from builder.dataset.folder import META_NAME as META
 from builder.dataset.layers import LayerWriter
-from builder.dataset.remote import RemoteDataset, RemoteFolder
+from builder.dataset.remote import RemoteDataset, fetch_lists
 from builder.dataset.splits import hash_splits, read_splits, write_splits
 from builder.dataset.window_table import write_window_stats
 from builder.stores.atomic import stage
 from builder.stores.kinds.hdf5 import Hdf5Store
 from builder.stores.kinds.zarr import ZarrStore
-from builder.testing.samples import Sample, sample_dataset
+from builder.stores.remote_folder import Listed, RemoteFolder
+from builder.testing.samples import Sample, sample_dataset, sample_meta
 
 fsspec = pytest.importorskip("fsspec")
 
@@ -43,36 +60,13 @@ def place(request, origin):
         return
     options = {}
     if request.param == "s3":
-        options = request.getfixturevalue("server")
+        options = request.getfixturevalue("s3_server")
     url = f"{request.param}://bucket/some/dataset"
     files, root = fsspec.core.url_to_fs(url, **options)
     files.makedirs("bucket", exist_ok=True)
     upload(origin, files, root)
     yield url, options
     files.rm("bucket", recursive=True)
-
-
-@pytest.fixture(scope="module")
-def server():
-    """An S3 server of our own on a free port of this machine."""
-    moto = pytest.importorskip("moto.server")
-    pytest.importorskip("s3fs")
-    started = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    started.start()
-    host, port = started.get_host_and_port()
-    yield {
-        "key": "dummy",
-        "secret": "dummy",
-        "endpoint_url": f"http://{host}:{port}",
-        "client_kwargs": {"region_name": "eu-west-1"},
-    }
-    started.stop()
-
-
-def upload(folder, files, root):
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.relative_to(folder).parts[0] != "tmp":
-            files.pipe_file(f"{root}/{path.relative_to(folder).as_posix()}", path.read_bytes())
 
 
 def cached(dataset):
@@ -113,16 +107,16 @@ def test_it_reads_like_the_local_one(place, origin, tmp_path):
     assert_same(again, open_dataset(origin))
 
 
-def test_a_missing_bucket_or_dataset_is_named(server, tmp_path):
+def test_a_missing_bucket_or_dataset_is_named(s3_server, tmp_path):
     for url in ("s3://no-such-bucket/ds", "memory://nothing/here"):
-        options = server if url.startswith("s3") else {}
+        options = s3_server if url.startswith("s3") else {}
         with pytest.raises(DatasetError, match=rf"{url} is no letterset dataset, or there is no"):
             open_dataset(url, cache=tmp_path, storage_options=options)
 
 
-def test_a_server_that_does_not_answer_is_named(server, tmp_path):
+def test_a_server_that_does_not_answer_is_named(s3_server, tmp_path):
     client = {"region_name": "eu-west-1"}
-    down = {**server, "endpoint_url": "http://127.0.0.1:9", "client_kwargs": client}
+    down = {**s3_server, "endpoint_url": "http://127.0.0.1:9", "client_kwargs": client}
     down["config_kwargs"] = {"retries": {"max_attempts": 0}}
     with pytest.raises(DatasetError, match=r"cannot read s3://bucket/ds/dataset\.json: .*check"):
         open_dataset("s3://bucket/ds", cache=tmp_path, storage_options=down)
@@ -184,7 +178,29 @@ def test_a_download_that_is_cut_leaves_nothing(in_memory, tmp_path, monkeypatch)
     assert dataset["b"].id == "b"
 
 
-def test_of_two_that_fetch_at_once_the_first_is_kept(in_memory, tmp_path, monkeypatch):
+def test_of_two_that_want_one_episode_one_fetches_it(in_memory, tmp_path, monkeypatch):
+    """Whichever comes second waits, in this process or another, and reads what is there then."""
+    datasets = [open_dataset(URL, cache=tmp_path / "cache") for _ in range(4)]
+    asked, begun, fetch = [], threading.Barrier(len(datasets)), RemoteFolder.fetch
+
+    def counted(self, relative, target, sizes):
+        asked.append(relative)
+        fetch(self, relative, target, sizes)
+
+    def read(dataset):
+        begun.wait(60)
+        return np.asarray(dataset["b"].views["front"].tracks)
+
+    monkeypatch.setattr(RemoteFolder, "fetch", counted)
+    with ThreadPoolExecutor(len(datasets)) as pool:
+        first, *others = pool.map(read, datasets)
+    for other in others:
+        np.testing.assert_array_equal(other, first)
+    assert len(asked) == 1
+
+
+def test_without_locks_the_first_of_two_that_fetch_is_kept(in_memory, tmp_path, monkeypatch):
+    monkeypatch.setattr(fetched_files, "wait_for_lock", lambda descriptor: None)
     first, second = (open_dataset(URL, cache=tmp_path / "cache") for _ in range(2))
     kept, fetch = [], RemoteFolder.fetch
 
@@ -280,6 +296,33 @@ def test_the_cache_keeps_its_size_but_nothing_open_is_deleted(in_memory, tmp_pat
         open_dataset(URL, cache=tmp_path / "cache", cache_bytes=0)
 
 
+def test_a_fetch_costs_the_same_however_much_is_there(tmp_path, monkeypatch):
+    """The folder is walked once for a tenth of what it may hold, not once for each fetch."""
+    looked, size_and_use = [], fetched_files.size_and_use
+    monkeypatch.setattr(
+        fetched_files, "size_and_use", lambda path: looked.append(path) or size_and_use(path)
+    )
+    limit, size = 100_000, 1000
+    files = FetchedFiles(tmp_path, limit)
+    for number in range(1000):
+        path = tmp_path / "episodes" / f"{number}"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(bytes(size))
+        os.utime(path, (number, number))
+        files.add(path)
+        files.make_room(path.parent.iterdir())
+        there = {int(each.name) for each in path.parent.iterdir()}
+        assert limit * 0.9 - size <= size * len(there) <= limit or number < 90
+        assert there == set(range(number + 1 - len(there), number + 1))
+    # Of 1000 fetches 900 needed room; each walk looks at 101 files, every eleventh fetch or so.
+    assert len(looked) <= 1000 + 101 * 1000 / 10
+    # A number that was lost is counted again.
+    (tmp_path / "bytes").write_text("?")
+    files.make_room(path.parent.iterdir())
+    files.add(path)
+    assert int((tmp_path / "bytes").read_text()) == size * (len(there) + 1)
+
+
 def test_bad_calls_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="cannot read nosuch://x/y: Protocol not known"):
         open_dataset("nosuch://x/y", cache=tmp_path)
@@ -347,3 +390,121 @@ def test_the_table_of_windows_is_fetched_when_it_is_asked_for(in_memory, origin,
     upload(origin / "stats", files, f"{root}/stats")
     found = WindowDataset(open_dataset(URL, cache=tmp_path), where=where, **options)
     assert len(found) == len(WindowDataset(open_dataset(origin), where=where, **options))
+
+
+class PlainHandler(SimpleHTTPRequestHandler):
+    """What most web servers do: files, but no list of what is in a folder."""
+
+    def list_directory(self, path):
+        self.send_error(404)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.mark.parametrize("user", ["", "user:s3:cr@t@"])
+def test_a_server_that_lists_nothing_is_an_error(tmp_path, user):
+    sample_dataset(tmp_path / "data", Hdf5Store(tmp_path / "data"), [Sample("a")])
+    handler = partial(PlainHandler, directory=str(tmp_path))
+    pytest.importorskip("aiohttp")
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://{user}127.0.0.1:{server.server_port}/data"
+        with pytest.raises(DatasetError, match="does not list what is in a folder") as caught:
+            open_dataset(url, cache=tmp_path / "cache")
+        server.shutdown()
+    assert "cr@t" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://key:s3cr%2Ft@127.0.0.1:9/x", "nosuch://key:s3cr%2Ft@bucket/data"]
+)
+def test_passwords_of_urls_are_shown_nowhere(url, tmp_path, capsys):
+    """Not in errors either, their causes included, nor in names of folders of the cache."""
+    with pytest.raises(LettersetError) as caught:
+        open_dataset(url, cache=tmp_path)
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "s3cr" not in shown.replace(repr(url), "").replace(f'"{url}"', "")
+    for verb in (["inspect"], ["validate"], ["build", "--img-shape", "3", "4", "--out", "x"]):
+        where = ["--source", url] if verb[0] == "build" else [url]
+        main([*verb, *where])
+    main(["build", "--source", str(tmp_path), "--img-shape", "3", "4", "--out", url])
+    said = capsys.readouterr()
+    assert "s3cr" not in said.out + said.err
+    assert "***@" in said.err
+
+
+def test_a_cache_is_named_without_a_password(tmp_path, monkeypatch):
+    monkeypatch.setattr(RemoteFolder, "folders", lambda self, relative: [])
+    there = {META: Listed(1, "")}
+    monkeypatch.setattr(RemoteFolder, "listing", lambda _, path, depth=0: {} if path else there)
+    monkeypatch.setattr(RemoteFolder, "has_folder", lambda self, relative: False)
+    monkeypatch.setattr(RemoteFolder, "fetch", lambda *args: None)
+    text = sample_meta().model_dump_json().encode()
+    monkeypatch.setattr(RemoteFolder, "read", lambda self, relative: text)
+    assert "s3cr" not in str(fetch_lists(RemoteFolder("s3://key:s3cr@bucket"), tmp_path))
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["validate"],
+        ["inspect"],
+        ["stats"],
+        ["doctor"],
+        ["report", "--out", "r.html"],
+        ["export", "i.json", "--to", "inference"],
+        ["subset", "some", "--id", "[ab]*"],
+        ["convert", "other", "kind=zarr"],
+        ["render", "x.png", "--episode", "b", "--to", "contact-sheet"],
+    ],
+    ids=lambda argv: argv[0],
+)
+@pytest.mark.parametrize("origin", [Hdf5Store], indirect=True)
+def test_verbs_that_read_take_urls(argv, in_memory, origin, tmp_path, monkeypatch, capsys):
+    files, root = in_memory
+    with LayerWriter(origin, "mass") as layer:
+        for episode in open_dataset(origin):
+            layer.write(episode.meta, {None: {"mass": np.arange(3.0)}})
+    upload(origin, files, root)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    verb, *rest = argv
+    here = main([verb, str(origin), *rest])
+    wanted = capsys.readouterr().out.replace("origin", "ds")
+    for path in ("r.html", "i.json", "x.png"):
+        (tmp_path / path).unlink(missing_ok=True)
+    for path in ("some", "other"):
+        shutil.rmtree(tmp_path / path, ignore_errors=True)
+    assert main([verb, URL, *rest]) == here
+    said = capsys.readouterr()
+    assert f"{URL} was fetched to {tmp_path / 'cache'}" in said.err
+    assert len(said.out.splitlines()) == len(wanted.splitlines())
+
+
+def test_a_copy_follows_what_is_there(in_memory, origin, tmp_path, monkeypatch, capsys):
+    files, root = in_memory
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert main(["validate", URL]) == 0
+    asked, fetch = [], RemoteFolder.fetch
+
+    def counted(self, relative, target, sizes):
+        asked.append(relative)
+        fetch(self, relative, target, sizes)
+
+    monkeypatch.setattr(RemoteFolder, "fetch", counted)
+    assert main(["validate", URL]) == 0
+    assert not [name for name in asked if name.startswith("episodes")]
+    # One is gone, one is another, one is damaged.
+    shutil.rmtree(origin)
+    store = (ZarrStore if files.isdir(f"{root}/episodes.zarr") else Hdf5Store)(origin)
+    sample_dataset(origin, store, [Sample(key, seed=9, length=5) for key in ("b", "new")])
+    files.rm(root, recursive=True)
+    upload(origin, files, root)
+    capsys.readouterr()
+    assert main(["validate", URL]) == 0
+    assert "2 episodes, all valid" in capsys.readouterr().out
+    files.rm(f"{root}/{store.path('b').relative_to(origin).as_posix()}", recursive=True)
+    shutil.rmtree(tmp_path / "cache")
+    assert main(["validate", URL]) == 1
+    assert "b" in capsys.readouterr().out

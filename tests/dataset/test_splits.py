@@ -7,8 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from builder.cli import main
 from builder.core.errors import ConfigError, DatasetError, OutputError
-from builder.dataset.splits import Splits, hash_splits, read_splits, source_splits, write_splits
+from builder.dataset.opening import open_dataset
+from builder.dataset.splits import (
+    Splits,
+    hash_splits,
+    read_splits,
+    source_splits,
+    split_keys,
+    write_splits,
+)
+from builder.stores.kinds.hdf5 import Hdf5Store
+from builder.testing.samples import Sample, sample_dataset
 
 IDS = [f"suite/demo_{k}-0{k:07d}" for k in range(2000)]
 SHARES = {"train": 0.8, "val": 0.15, "test": 0.05}
@@ -91,7 +102,13 @@ def test_wrong_files_are_named(tmp_path):
     write_splits(tmp_path, "good", Splits(splits={"a": ("x",)}))
     with pytest.raises(DatasetError, match=r"no splits called 'bad'; it has \['good'\]"):
         read_splits(tmp_path, "bad")
-    for text in ("{", '{"splits": {"a": ["x", "x"]}}', '{"splits": {"a": ["../x"]}}'):
+    for text in (
+        "{",
+        '{"splits": {"a": ["x", "x"]}}',
+        '{"splits": {"a": ["../x"]}}',
+        '{"splits": {"a": [], "a": ["x"]}}',
+        "[" * 9000,
+    ):
         (tmp_path / "splits" / "good.json").write_text(text)
         with pytest.raises(DatasetError, match=r"good\.json: not a file of splits"):
             read_splits(tmp_path, "good")
@@ -102,3 +119,22 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
     with pytest.raises(OutputError, match=r"default\.json"):
         write_splits(tmp_path, "default", Splits(splits={"a": ("x",)}))
     assert not list((tmp_path / "tmp").iterdir())
+
+
+def test_episodes_are_opened_in_other_processes_to_split_by_task(tmp_path, monkeypatch):
+    def described(self, digests, episode_id=None):
+        return meta(self, digests, episode_id).resealed(task=f"task {self.id[0]}")
+
+    meta = Sample.meta
+    monkeypatch.setattr(Sample, "meta", described)
+    made = [Sample(f"{task}/{at}", seed=at) for task in "abc" for at in range(3)]
+    sample_dataset(tmp_path, Hdf5Store(tmp_path), made)
+    shares = ["--shares", "train=0.5", "val=0.5", "--by", "task"]
+    for workers in ("1", "2"):
+        given = ["--name", f"by{workers}", "--workers", workers]
+        assert main(["split", str(tmp_path), *shares, *given]) == 0
+    one, two = (read_splits(tmp_path, f"by{workers}") for workers in ("1", "2"))
+    assert one == two
+    keys = {each.id: f"task {each.id[0]}" for each in made}
+    assert split_keys(open_dataset(tmp_path), "task") == keys
+    assert sorted(chain.from_iterable(one.splits.values())) == sorted(keys)

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from builder.build.reader import each_apart
 from builder.build.run_log import RunLog
 from builder.cli import main
 from builder.core.errors import DatasetError, NewerFormatError
@@ -363,6 +364,19 @@ def test_a_layer_without_its_metadata_is_found(dataset):
     ]
 
 
+def test_parts_of_layers_are_checked_in_other_processes(dataset):
+    with LayerWriter(dataset, "more") as layer:
+        for key in read_index(dataset):
+            with closing(Hdf5Store(dataset).open(key)) as reader:
+                layer.write(reader.meta, {None: {"number": np.full(3, 7.0)}})
+    (dataset / "layers/more/a.hdf5").write_bytes(b"x")
+    here = validate(dataset)
+    apart = validate(dataset, check_each=lambda check, ids: each_apart(check, ids, workers=2))
+    assert apart == here
+    (problem,) = here
+    assert (problem.episode, problem.where) == ("a", "layers/more")
+
+
 @pytest.mark.parametrize("damage", ["byte", "file"])
 def test_repair_moves_damaged_parts_of_layers_away(dataset, damage):
     base = Hdf5Store(dataset)
@@ -406,8 +420,21 @@ def _validated(folder, capsys):
     return code, capsys.readouterr().out
 
 
+def test_a_sample_says_what_was_not_looked_at(dataset, capsys):
+    store = Hdf5Store(dataset)
+    store.path(min(store.ids())).write_bytes(b"x")
+    assert main(["validate", str(dataset), "--sample", "50%"]) == 0
+    said = capsys.readouterr().out
+    assert "note: 1 of 2 episodes were not looked at" in said
+    assert "2 episodes, all that were looked at are valid" in said
+    assert main(["validate", str(dataset), "--sample", "51"]) == 1
+    assert main(["validate", str(dataset), "--sample", "0%"]) == 2
+    assert "--sample takes a number above 0" in capsys.readouterr().err
+
+
 def test_what_is_missing_is_noted(dataset, capsys):
-    assert _validated(dataset, capsys) == (0, f"{dataset}: 2 episodes, all valid\n")
+    code, text = _validated(dataset, capsys)
+    assert (code, text.splitlines()[0]) == (0, f"{dataset}: 2 episodes, all valid")
     failures = [FailureLine(id=n, path=f"{n}.mp4", stage="decode", reason="cut") for n in "xy"]
     with DatasetWriter.create(dataset, sample_meta(), "main") as catalog:
         for line in failures:
@@ -419,10 +446,10 @@ def test_what_is_missing_is_noted(dataset, capsys):
     code, text = _validated(dataset, capsys)
     assert code == 0
     assert "note: 2 sources failed: letterset inspect lists them" in text
-    assert "note: the last run did not finish: 3 episodes to do, build again" in text
+    assert "note: the last run stopped (interrupted) with 3 episodes to do: run it again" in text
     with RunLog(dataset, "main") as log:
         log.start(todo=0)
-    assert "did not finish" not in _validated(dataset, capsys)[1]
+    assert "the last run" not in _validated(dataset, capsys)[1]
 
 
 def test_what_repair_moved_away_is_noted(dataset, capsys):

@@ -49,20 +49,29 @@ def dataset(tmp_path):
     return open_dataset(tmp_path)
 
 
+def pixel(data, window, h, point):
+    """Where AMPLIFY's loss sees a point: on a whole pixel of the canvas, (x, y)."""
+    x, y = (float(v) for v in data.tracks[window, h, point])
+    return [round(min(max(v, 0), size - 1)) for v, size in ((x, IMG_SHAPE[1]), (y, IMG_SHAPE[0]))]
+
+
 def brute_force(dataset, key, view, window):
     """The columns of one window, point by point."""
     episode = dataset[key]
     data, start = episode.views[view], window
     own = min(HORIZON, episode.meta.length - start)
-    steps, seen, outside = [], [], []
+    steps, seen, outside, pixels, sure = [], [], [], [], []
     for point in range(data.tracks.shape[2]):
         for h in range(own):
             x, y = (float(v) for v in data.tracks[window, h, point])
-            outside.append(not (0 <= x <= IMG_SHAPE[1] and 0 <= y <= IMG_SHAPE[0]))
+            outside += [not 0 <= x <= IMG_SHAPE[1], not 0 <= y <= IMG_SHAPE[0]]
             seen.append(bool(data.vis[window, h, point]))
+            sure += [float(data.conf[window, h, point])] * seen[-1]
             if h and seen[-1] and seen[-2]:
                 px, py = (float(v) for v in data.tracks[window, h - 1, point])
                 steps.append((x - px, y - py))
+            if h:
+                pixels.append(np.subtract(*(pixel(data, window, at, point) for at in (h, h - 1))))
     lengths = [np.hypot(*step) for step in steps]
     nothing = float("nan")
     frames = np.asarray(data.frames, np.float64)[:, ::4, ::4]
@@ -71,10 +80,10 @@ def brute_force(dataset, key, view, window):
         "motion": np.mean(lengths) if lengths else nothing,
         "motion_max": max(lengths) if lengths else nothing,
         "vis": np.mean(seen),
-        "zero": np.mean([length < 0.5 for length in lengths]) if lengths else nothing,
-        "saturated": np.mean([max(map(abs, s)) > 7 for s in steps]) if steps else nothing,
+        "zero": np.mean([not np.any(step) for step in pixels]) if pixels else nothing,
+        "saturated": np.mean([np.abs(step).max() > 7 for step in pixels]) if pixels else nothing,
         "clipped": np.mean(outside),
-        "conf": np.mean(np.asarray(data.conf)[window, :own], dtype=np.float64),
+        "conf": np.mean(sure) if sure else nothing,
         "cut": max(changes, default=0.0),
     }
 
@@ -161,10 +170,12 @@ def test_any_flipped_byte_of_a_column_is_found(dataset):
                 read_columns(dataset, COLUMNS, VIEWS)
 
 
-def test_a_table_without_digests_is_out_of_date(dataset):
+@pytest.mark.parametrize("columns", [None, "motion,zero"])
+def test_a_table_of_an_older_letterset_is_out_of_date(dataset, columns):
     with h5py.File(write_window_stats(dataset), "r+") as file:
-        for name in file:
-            del file[name].attrs["sha256"]
+        del file.attrs["columns"]
+        if columns:
+            file.attrs["columns"] = columns
     (problem,) = validate(dataset.path)
     assert problem.note
     assert "out of date" in str(problem)
@@ -173,7 +184,7 @@ def test_a_table_without_digests_is_out_of_date(dataset):
 def test_damaged_rows_are_computed_again(dataset):
     first = write_window_stats(dataset).read_bytes()
     episode = dataset["b"]
-    rows = dict(episode_rows(episode.reader))
+    rows = dict(episode_rows(episode.reader, IMG_SHAPE))
     keep_rows(dataset.path, "main", episode.meta.digest, rows)
     assert episode.meta.digest in KnownRows(dataset.path)
     path = dataset.path / "stats" / "main.rows"
@@ -248,3 +259,10 @@ def test_rows_that_were_not_recorded_do_not_count(tmp_path, capsys):
     np.testing.assert_allclose(stats.mean, rows.mean(0), rtol=1e-12)
     assert main(["stats", str(tmp_path)]) == 0
     assert f"actions: {len(rows)} rows" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("line", [b"[" * 100_000, b"7", b'{"sha256": []}', b"\xff", b'{"a": {}}'])
+def test_a_line_of_rows_that_is_none_is_computed_again(dataset, line):
+    expected = write_window_stats(dataset).read_bytes()
+    (dataset.path / "stats" / "main.rows").write_bytes(line + b"\n")
+    assert write_window_stats(dataset, KnownRows(dataset.path)).read_bytes() == expected

@@ -10,7 +10,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
+from av.video.reformatter import ColorRange, VideoReformatter
 from hypothesis import given
 from hypothesis import strategies as st
 from source_fixtures import write_video
@@ -127,8 +127,8 @@ def test_a_wrong_order_view_or_point_is_refused(folder):
     ("change", "says"),
     [
         (lambda text: text.replace('"horizon":16', '"horizon":17'), "was changed"),
-        (lambda text: "{}", "digest: Field required"),
-        (lambda text: text[:-9], "Invalid JSON"),
+        (lambda text: "{}", "it has no digest"),
+        (lambda text: text[:-9], "Expecting"),
     ],
 )
 def test_a_file_that_is_not_the_exported_one_is_named(folder, tmp_path, change, says):
@@ -181,16 +181,31 @@ def test_decoding_needs_pydantic_alone():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_a_path_is_no_record(folder):
+    with pytest.raises(TypeError, match=r"got PosixPath; .* Decoder.load\(path\).meta"):
+        Preprocessor(folder / "inference.json")
+
+
 def test_a_changed_camera_is_refused_until_refitted(folder):
     meta = Decoder.load(folder / "inference.json").meta
     bigger = (240, 424)
     with pytest.raises(ValueError, match=r"\(240, 424\), expected \(120, 212\).*refit"):
         Preprocessor(meta).frame(np.zeros((*bigger, 3), np.uint8))
+    for wrong in (480, "480x640", (480,), (480.5, 640), (0, 640)):
+        with pytest.raises(ValueError, match=r"^expected a frame, or its \(H, W\) .* got "):
+            Decoder(meta).refit(wrong)
+    with pytest.raises(ValueError, match=r"gives frames of \(H, W\) = \(240, 424\)"):
+        Decoder(meta).check_frame(np.zeros((*bigger, 3), np.uint8))
     refitted = Decoder(meta).refit(bigger)
     assert (
         Preprocessor(refitted.meta).frame(np.zeros((*bigger, 3), np.uint8)).shape[:2] == IMG_SHAPE
     )
     assert Decoder(meta).refit(tuple(np.array(bigger))).meta == refitted.meta
+    saved = folder / "refitted.json"
+    refitted.save(saved)
+    assert Decoder.load(saved).meta == refitted.meta
+    with pytest.raises(FileExistsError):
+        refitted.save(folder / "inference.json")
     # The same place in the picture is now at twice the pixel.
     x, y = Decoder(meta).decode((0.1, 0.2))
     assert refitted.decode((0.1, 0.2)) == pytest.approx((2 * x, 2 * y))
@@ -203,6 +218,28 @@ def test_pixels_that_were_not_square_are_asked_for():
         decoder.refit((288, 352))
     same = decoder.refit((144, 176), sample_aspect_ratio=(128, 117))
     assert same.view().geometry == box
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [
+        ((640, 360), r"\(640, 360\) looks like \(W, H\).*perhaps \(360, 640\) is meant"),
+        ((1280, 720), r"looks like \(W, H\)"),
+        ((480, 640), r"\(480, 640\) is another aspect, 1\.333 wide to 1 high, than 1\.778 before"),
+    ],
+)
+def test_another_aspect_is_refused_unless_it_is_meant(shape, words):
+    decoder = Decoder(inference_of(Letterbox.fit((360, 640), IMG_SHAPE), QuerySpec(grid=(2, 3))))
+    with pytest.raises(ValueError, match=words):
+        decoder.refit(shape)
+    meant = decoder.refit(shape, allow_aspect_change=True)
+    assert meant.view().coded_shape == shape
+
+
+@pytest.mark.parametrize("shape", [(720, 1280), (480, 854), (1088, 1920), (90, 160)])
+def test_roundings_of_an_aspect_are_no_other(shape):
+    decoder = Decoder(inference_of(Letterbox.fit((360, 640), IMG_SHAPE), QuerySpec(grid=(2, 3))))
+    assert decoder.refit(shape).view().geometry.source_shape == shape
 
 
 def inference_of(box, queries):
@@ -226,7 +263,7 @@ def inference_of(box, queries):
 def test_refitting_moves_the_grid_with_its_region(old, new, region):
     queries = QuerySpec(grid=(2, 3), region=region)
     meta = inference_of(Letterbox.fit(old, IMG_SHAPE), queries)
-    refitted = Decoder(meta).refit(new).view().queries_rc
+    refitted = Decoder(meta).refit(new, allow_aspect_change=True).view().queries_rc
     expected = inference_of(Letterbox.fit(new, IMG_SHAPE), queries).views[0].queries_rc
     np.testing.assert_allclose(refitted, expected, atol=1e-4)  # the grid is float32
 
@@ -240,8 +277,9 @@ def test_live_frames_look_like_built_ones(folder):
         frame = next(container.decode(video=0))
     live = Preprocessor(meta)
     np.testing.assert_array_equal(live.frame(frame), built)
-    # What a camera driver with interpolated chroma hands over.
-    kernel = Interpolation.BICUBIC | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
+    # What a camera driver with interpolated chroma hands over: SWS_BICUBIC | SWS_FULL_CHR_H_INT |
+    # SWS_ACCURATE_RND, for which older PyAV has no names.
+    kernel = 0x4 | 0x2000 | 0x40000
     rgb = VideoReformatter().reformat(
         frame, format="rgb24", interpolation=kernel, dst_color_range=ColorRange.JPEG
     )
@@ -252,18 +290,25 @@ def test_live_frames_look_like_built_ones(folder):
         live({"wrist": frame})
 
 
-def test_episodes_of_different_cameras_are_refused_by_name(folder, tmp_path):
+def test_episodes_of_different_cameras_get_a_record_each(tmp_path, capsys):
     (tmp_path / "videos").mkdir()
-    write_video(tmp_path / "videos" / "a.mp4", shape=(48, 90), count=3)
-    write_video(tmp_path / "videos" / "b.mp4", shape=(60, 50), count=3)
+    for name, shape in (("a", (48, 90)), ("b", (60, 50)), ("c", (60, 50))):
+        write_video(tmp_path / "videos" / f"{name}.mp4", shape=shape, count=3)
     argv = ["build", "--source", str(tmp_path / "videos"), "--out", str(tmp_path / "out")]
     assert main([*argv, "--quiet", "--img-shape", "40", "60"]) == 0
     with pytest.raises(ConfigError, match=r"\(48, 90\).*\(60, 50\)"):
         inference_meta(open_dataset(tmp_path / "out"))
-    assert (
-        main(["export", str(tmp_path / "out"), str(tmp_path / "x.json"), "--to", "inference"]) == 2
-    )
+    argv = ["export", str(tmp_path / "out"), str(tmp_path / "x.json"), "--to", "inference"]
+    assert main(argv) == 0
+    assert "one file per set of cameras: keep" in capsys.readouterr().out
     assert not (tmp_path / "x.json").exists()
+    for shape in ((60, 50), (48, 90)):
+        record = Decoder.load(tmp_path / f"x-{shape[0]}x{shape[1]}.json")
+        record.check_frame(shape)
+        x, y = record.decode((0.0, 0.0))
+        assert (x, y) == pytest.approx((shape[1] / 2, shape[0] / 2), abs=1)
+    assert main(argv) == 2
+    assert "x-60x50.json exists already" in capsys.readouterr().err
 
 
 def test_a_view_turned_in_its_file_decodes_upright():

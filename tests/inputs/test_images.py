@@ -2,12 +2,14 @@
 
 import struct
 import zlib
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from source_fixtures import (
     SHAPE,
     is_upright,
@@ -19,14 +21,16 @@ from source_fixtures import (
     write_video,
 )
 
-from builder.canvas.letterbox import orient_frame
+from builder.canvas.letterbox import Letterboxer, orient_frame
 from builder.core.errors import DecodeError, SourceError
 from builder.core.paths import safe_names, safe_text
+from builder.inputs.image_names import sequences
 from builder.inputs.images import decode_image, exif_orientation
-from builder.inputs.listing import UNREADABLE, files, natural_key, walk
+from builder.inputs.listing import UNREADABLE, files, in_natural_order, natural_key, walk
 from builder.sources.kinds.episode_folders import EpisodeFolders
 from builder.sources.kinds.image_folders import ImageFolders
 from schemas.config import Limits
+from schemas.geometry import Letterbox
 
 
 def opened(root, limits=None):
@@ -99,11 +103,11 @@ def test_a_changing_size_is_refused_by_name(tmp_path):
 
 def test_pictures_beyond_the_pixel_limit_are_refused(tmp_path):
     write_images(tmp_path / "e", 1)
-    with pytest.raises(DecodeError, match=r"limits\.max_pixels"):
-        opened(tmp_path, Limits(max_pixels=1000)).__enter__()
-    write_images(tmp_path / "e", 5)
-    with pytest.raises(DecodeError, match=r"limits\.max_frames"):
-        opened(tmp_path, Limits(max_frames=4)).__enter__()
+    for count, limits in ((1, {"max_pixels": 1000}), (5, {"max_frames": 4})):
+        write_images(tmp_path / "e", count)
+        said = f"limits.{next(iter(limits))}"
+        with opened(tmp_path, Limits(**limits)) as episode, pytest.raises(DecodeError, match=said):
+            episode.views["main"]
 
 
 @pytest.mark.parametrize("data", [b"", b"text, no image", b"\x89PNG\r\n\x1a\n", b"GIF89a"])
@@ -132,8 +136,8 @@ def test_arrays_beside_videos_that_are_refused(tmp_path, write, match):
     write_video(tmp_path / "e" / "cam.mp4", 4)
     write(tmp_path / "e" / "x.npy")
     source = EpisodeFolders(tmp_path, None, Limits(max_array_bytes=500))
-    with pytest.raises(SourceError, match=match):
-        source.open(next(source.refs())).__enter__()
+    with source.open(next(source.refs())) as episode, pytest.raises(SourceError, match=match):
+        episode.arrays["x"]
 
 
 def test_folders_are_walked_in_natural_order_without_circles(tmp_path):
@@ -170,6 +174,29 @@ def test_natural_order_is_total_and_names_stay_apart(names):
     assert list(found) == list(dict.fromkeys(names))
     lowered = [name.lower() for name in found.values()]
     assert len(set(lowered)) == len(lowered)
+
+
+@pytest.mark.parametrize(
+    "ordered",
+    [
+        ["1699.9.png", "1700.png", "1700.05.png", "1700.1.png", "1700.15.png", "1700.2.png"],
+        ["t_0.5.jpg", "t_0.75.jpg", "t_1.25.jpg", "t_12.5.jpg"],
+        # Counted, not measured: written without stripping zeros.
+        ["cam1.1.png", "cam1.2.png", "cam1.9.png", "cam1.10.png"],
+        # Seconds and nanoseconds, as ROS writes them without padding.
+        ["1700.5000000.png", "1700.60000000.png", "1700.500000000.png"],
+        ["scan-1.2.3.png", "scan-1.2.10.png"],
+        ["-1.5.png", "-1.25.png", "-0.5.png", "0.25.png", "1.5.png"],
+        ["t_-2.png", "t_-1.png", "t_0.png", "t_1.png"],
+        ["im-1.png", "im-2.png", "im-10.png"],
+        ["clip_-01.png", "clip_-02.png"],
+        ["1e-05.png", "0.0001.png", "0.00015.png", "0.1.png"],
+        ["9.5e+00.png", "1.0e+01.png", "1.5e+01.png"],
+        ["s01e02.png", "s01e03.png", "s02e01.png"],
+    ],
+)
+def test_numbers_in_names_count_as_numbers_decimals_too(ordered):
+    assert in_natural_order(sorted(ordered)) == in_natural_order(ordered[::-1]) == ordered
 
 
 def test_natural_order_counts():
@@ -232,3 +259,143 @@ def test_orientation_is_applied_whatever_the_kind_of_image(tmp_path, wrap, value
         stream = episode.views["main"]
         assert stream.info.orientation == turn
         assert rgb(next(iter(stream))).shape == (*SHAPE, 3)
+
+
+def adam7(indices, palette):
+    """Return an interlaced palette PNG of ``indices`` (H, W) uint8 into ``palette`` (256, 3)."""
+    starts = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2))
+    passes = [indices[y::dy, x::dx] for y, x, dy, dx in (*starts, (1, 0, 2, 1))]
+    rows = b"".join(b"\0" + row.tobytes() for part in passes for row in part)
+    head = struct.pack(">IIBBBBB", indices.shape[1], indices.shape[0], 8, 3, 0, 0, 1)
+    parts = ((b"IHDR", head), (b"PLTE", palette.tobytes()), (b"IDAT", zlib.compress(rows)))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in (*parts, (b"IEND", b""))
+    )
+
+
+def test_interlaced_palette_png_is_read():
+    random = np.random.default_rng(0)
+    indices = random.integers(0, 256, SHAPE, np.uint8)
+    palette = random.integers(0, 256, (256, 3), np.uint8)
+    frame = decode_image(adam7(indices, palette), Path("picture.png"), Limits())
+    box = Letterbox.fit(SHAPE, SHAPE)
+    assert (Letterboxer(box, "none").content(frame) == palette[indices]).all()
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp", ".ppm"])
+def test_what_is_wrong_with_an_image_is_one_thing(suffix):
+    data = cv2.imencode(suffix, picture(3))[1].tobytes()
+    with pytest.raises(DecodeError, match="pixels exceed the limit of 100"):
+        decode_image(data, Path("picture"), Limits(max_pixels=100))
+    with pytest.raises(DecodeError, match="is cut off"):
+        decode_image(data[: len(data) // 2], Path("picture"), Limits())
+    if suffix == ".png":
+        middle = len(data) // 2
+        with pytest.raises(DecodeError, match="is damaged"):
+            decode_image(data[:middle] + bytes(40) + data[middle + 40 :], Path("p"), Limits())
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.webp", "a.ppm", "a.pgm"])
+def test_a_file_of_several_images_is_not_its_first(tmp_path, name):
+    first, second = (Image.fromarray(picture(seed)) for seed in (1, 2))
+    if name == "a.pgm":
+        first, second = first.convert("L"), second.convert("L")
+    path = tmp_path / name
+    if name.endswith("m"):
+        second.save(tmp_path / f"second{path.suffix}")
+        first.save(path)
+        path.write_bytes(path.read_bytes() + (tmp_path / f"second{path.suffix}").read_bytes())
+    else:
+        first.save(path, save_all=True, append_images=[second])
+    with pytest.raises(DecodeError, match="holds several images, one was expected"):
+        decode_image(path.read_bytes(), path, Limits())
+    first.save(tmp_path / name)
+    decode_image((tmp_path / name).read_bytes(), path, Limits())
+
+
+def files_of(folder, *patterns, count=3):
+    folder.mkdir(parents=True, exist_ok=True)
+    for pattern in patterns:
+        write_images(folder, count, pattern)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("patterns", "views"),
+    [
+        (["frame-00000{}.color.png", "frame-00000{}.mask.png"], ["color", "mask"]),
+        (["left00{}.png", "right00{}.png", "top00{}.jpg"], ["left", "right", "top"]),
+        (["{}_rgb.png", "{}_seg.png"], ["rgb", "seg"]),
+        (["cam1_rgb_{}.png", "cam1_ir_{}.png"], ["ir", "rgb"]),
+        (["img_{}.png", "img_{}_mask.png"], ["main", "mask"]),
+        (["{}.jpg", "{}.png"], ["jpg", "png"]),
+    ],
+)
+def test_sequences_in_one_folder_are_views(tmp_path, patterns, views):
+    files_of(tmp_path / "e", *patterns)
+    with opened(tmp_path) as episode:
+        assert sorted(episode.views) == views
+        for stream in episode.views.values():
+            assert numbers(stream) == [0, 1, 2]
+
+
+def test_names_that_only_numbers_tell_apart_are_refused_or_one(tmp_path):
+    files_of(tmp_path / "a", "cam1_{}.png", "cam2_{}.png")
+    with pytest.raises(SourceError, match=r"may be of 2 sequences \(cam1_0.png, cam2_0.png"):
+        sequences(tmp_path / "a")
+    for names in (
+        ["1700.00.png", "1700.50.png", "1701.00.png", "1701.50.png"],
+        ["12_59_58.png", "12_59_59.png", "13_00_00.png", "13_00_59.png"],
+        ["apple.png", "pear.png"],
+        ["start_0.png", "start_1.png", "end_2.png"],
+        ["left_0.png", "left_1.png", "right_2.png", "right_5.png"],
+        ["-1.png", "0.png", "1.png"],
+        ["2024-05-06_10-00-00.png", "2024-05-06_10-00-30.png", "2024-05-06_10-01-00.png",
+         "2024-05-06_10-01-30.png"],
+        ["1a4f.png", "9c0d.png", "e3.png"],
+    ):  # fmt: skip
+        folder = files_of(tmp_path / names[0])
+        for name in names:
+            (folder / name).write_bytes(b"")
+        assert sequences(folder) == {"": names}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        "depth_1.02 depth_1.05 rgb_1.01 rgb_1.04",  # each at its own times
+        "1.01_rgb 1.02_depth 1.04_rgb 1.05_depth",
+        "start_0 start_4 end_7 end_9",
+        "im_0 im_1 mask",
+    ],
+)
+def test_images_that_may_be_of_several_sequences_are_not_merged(tmp_path, names):
+    for name in names.split():
+        (tmp_path / f"{name}.png").write_bytes(b"")
+    with pytest.raises(SourceError, match=r"may be of 2 sequences .* numbers do not tell which"):
+        sequences(tmp_path)
+
+
+def test_views_are_told_apart_where_their_numbers_are_decimals(tmp_path):
+    times = ("0.05", "0.5", "1.0", "1.5", "2.25")
+    for side in ("left", "right"):
+        for time in times:
+            (tmp_path / f"{side}_{time}.png").write_bytes(b"")
+    assert sequences(tmp_path) == {
+        side: [f"{side}_{time}.png" for time in times] for side in ("left", "right")
+    }
+
+
+def test_a_view_folder_with_two_sequences_and_other_pixels_are_refused(tmp_path):
+    files_of(tmp_path / "e" / "front", "left_{}.png", "right_{}.png")
+    [ref] = (source := ImageFolders(tmp_path, ImageFolders.Config(folder="view"))).refs()
+    with source.open(ref) as episode, pytest.raises(SourceError, match=r"2 sequences of images"):
+        episode.views["front"]
+    files_of(tmp_path / "gray" / "e", "{}.png")
+    assert cv2.imwrite(str(tmp_path / "gray" / "e" / "2.png"), picture(2)[..., 0])
+    with (
+        opened(tmp_path / "gray") as episode,
+        pytest.raises(DecodeError, match=r"2.png: its pixels are gray, .* rgb24: they may be"),
+    ):
+        list(episode.views["main"])

@@ -14,7 +14,6 @@ from source_fixtures import config_of, with_exif
 
 from builder.build.backends import open_source
 from builder.build.pipeline import build
-from builder.core.errors import DecodeError
 from builder.dataset.opening import open_dataset
 from builder.inputs.video import VideoStream
 
@@ -84,22 +83,24 @@ def test_good_files_are_built_and_bad_ones_fail_by_name(folder, tmp_path):
     assert sorted(os.listdir(os.fsencode(folder))) == before
 
 
-def test_side_data_that_hide_the_orientation_are_refused_unless_set_by_hand(tmp_path):
+@pytest.mark.parametrize(("exif", "turn"), [(6, "rot90"), (4, "vflip"), (1, "none"), (0, "none")])
+def test_a_turn_that_the_frames_hide_is_looked_up_in_the_file(tmp_path, exif, turn):
+    """EXIF in every picture, as cameras write it: with a turn, and without one."""
     jpeg = cv2.imencode(".jpg", fixtures.picture(4)[..., ::-1])[1].tobytes()
     with av.open(str(tmp_path / "exif.avi"), "w") as container:
         stream = container.add_stream("mjpeg", rate=10)
         stream.height, stream.width = fixtures.SHAPE
         stream.pix_fmt = "yuvj420p"
         for index in range(3):
-            packet = av.Packet(with_exif(jpeg, 6, "<"))
+            packet = av.Packet(with_exif(jpeg, exif, "<"))
             packet.stream, packet.time_base, packet.is_keyframe = stream, Fraction(1, 10), True
             packet.pts = packet.dts = index
             container.mux(packet)
-    with pytest.raises(DecodeError, match="hides its orientation"):
-        VideoStream(tmp_path / "exif.avi")
+    stream = VideoStream(tmp_path / "exif.avi")
+    assert stream.info.orientation == turn
+    assert fixtures.numbers(stream) == [4, 4, 4]
     by_hand = VideoStream(tmp_path / "exif.avi", orientation="rot90")
     assert by_hand.info.source_shape == fixtures.SHAPE[::-1]
-    assert fixtures.numbers(by_hand) == [4, 4, 4]
 
 
 HOSTILE_NAMES = [

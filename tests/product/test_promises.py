@@ -169,9 +169,9 @@ def test_inputs_are_data(videos, tmp_path, capsys):
 def test_memory_does_not_grow_with_the_length_of_a_video(tmp_path):
     """Peak memory of the worker that builds a clip, and of one ten times as long."""
     code = (
-        "import sys, resource; from builder.cli.build import arguments, read_config;"
-        "import argparse; parser = argparse.ArgumentParser(); arguments(parser);"
-        "config = read_config(parser.parse_args(sys.argv[2:]));"
+        "import sys, resource; from builder.cli.build import read_config;"
+        "from builder.cli.main import parser;"
+        "config = read_config(parser().parse_args(sys.argv[1:]));"
         "from builder.build.backends import open_source;"
         "from builder.build.episode import Job, build_episode;"
         "[build_episode(Job(config, ref), lambda *_: None) for ref in open_source(config).refs()];"

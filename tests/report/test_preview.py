@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from builder.build.config_file import load_config
 from builder.build.episode import Job
+from builder.build.executors.base import Executor, Outcome
 from builder.cli import main
 from builder.core.errors import DatasetError, OutputError, SourceError
 from builder.core.spacing import stratified
@@ -22,7 +23,7 @@ from builder.dataset.opening import open_dataset
 from builder.inputs.streams import Frame, StreamInfo
 from builder.report import preview as preview_module
 from builder.report.page import figure, page, text
-from builder.report.preview import preview
+from builder.report.preview import preview, preview_windows
 from builder.report.render import render_contact_sheet
 from builder.sources.base import Episode, EpisodeRef
 
@@ -230,11 +231,36 @@ def test_bad_places_are_named_before_any_work(videos, tmp_path):
         preview(config_of(tmp_path / "missing"), tmp_path / "page.html")
 
 
-def test_a_source_of_nothing_but_bad_files_gives_a_page(tmp_path):
+def test_a_source_of_nothing_but_bad_files_gives_no_page(tmp_path):
     (tmp_path / "bad.mp4").write_bytes(b"no")
     for name in ("page.html", "page.png"):
-        assert len(preview(config_of(tmp_path), tmp_path / name)) == 1
-        assert (tmp_path / name).stat().st_size > 500
+        with pytest.raises(SourceError, match=r"not written\nFAILED bad.mp4 \(decode\)"):
+            preview(config_of(tmp_path), tmp_path / name)
+        assert not (tmp_path / name).exists()
+
+
+class Failing(Executor):
+    """Probes every episode, and fails to draw one in a way that nobody foresaw."""
+
+    def run(self, function, tasks):
+        for task in tasks:
+            try:
+                if function is preview_windows and "tall" in task.ref.path:
+                    raise ZeroDivisionError("odd picture")
+                yield Outcome(task, function(task, lambda done, total: None))
+            except (SourceError, ZeroDivisionError) as error:
+                yield Outcome(task, error=error)
+
+
+def test_no_input_ends_it_whatever_it_raises(videos, tmp_path, monkeypatch):
+    monkeypatch.setattr(preview_module, "open_executor", lambda *parts: (Failing(), None))
+    own = {"source.path": str(videos), "img_shape": IMG_SHAPE, "store.path": "-"}
+    failures = preview(load_config(None, [], own), tmp_path / "p.html", count=8)
+    [told] = [line for line in failures if "odd picture" in line]
+    assert told.startswith("FAILED tall.mp4 (internal): ZeroDivisionError: odd picture (a bug")
+    assert "wide.mp4" in (tmp_path / "p.html").read_text()
+    with pytest.raises(OutputError, match="full"):
+        Outcome(None, error=OutputError("the disk is full")).failure()
 
 
 @given(st.lists(st.sampled_from("abcd"), max_size=30), st.integers(0, 8))

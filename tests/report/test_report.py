@@ -13,8 +13,9 @@ from source_fixtures import write_video
 
 from builder.cli import main
 from builder.dataset.opening import open_dataset
-from builder.report.page import bars
-from builder.report.report import point_regions
+from builder.report.diagnosis import diagnose
+from builder.report.page import bars, text
+from builder.report.report import TERMS, point_regions, write_report
 from builder.stores.kinds.hdf5 import Hdf5Store
 from builder.testing.samples import Sample, sample_dataset
 from schemas import normalize
@@ -82,6 +83,25 @@ def test_the_table_has_every_view(folder):
     assert {row[3] for row in data["rows"]} == {"48 x 120", "90 x 50"}
 
 
+def test_the_film_comes_first_and_terms_are_explained_where_they_stand(folder):
+    page = (folder / "report.html").read_text()
+    order = ["Verdict", 'id="player"', "<h2>Doctor", "<h2>How it was built", "<h2>Distributions"]
+    places = [page.index(each) for each in order]
+    assert places == sorted(places)
+    doctor = page[places[2] : places[3]]
+    for term, meaning in TERMS.items():
+        assert f"<dt>{term}</dt><dd>{text(meaning)}</dd>" in page[places[4] :]
+        assert (f"<dt>{term}</dt>" in doctor) == (term in doctor)
+
+
+def test_what_is_the_same_in_all_is_said_once(tmp_path):
+    build_and_report(tmp_path, 12, "tracker.preset=fast")
+    page = (tmp_path / "report.html").read_text()
+    assert "<dt>Source size</dt><dd>48 x 64 px</dd>" in page
+    assert "<dt>Episode lengths</dt><dd>12 frames</dd>" in page
+    assert "Source sizes (height x width)" not in page
+
+
 def test_a_budget_leaves_episodes_out_of_the_player(folder, tmp_path):
     small = tmp_path / "small.html"
     argv = ["report", str(folder / "out"), "--out", str(small), "--budget-mb", "0.001"]
@@ -125,6 +145,23 @@ def test_views_without_tracks_have_no_numbers_of_motion(tmp_path):
     (row,) = page_data(tmp_path)["rows"]
     assert row[6:9] == ["", "", ""]
     assert 'id="player"' not in (tmp_path / "report.html").read_text()  # there is nothing to play
+
+
+def test_of_a_large_dataset_some_episodes_are_read_and_the_page_says_so(tmp_path, monkeypatch):
+    sample_dataset(tmp_path, Hdf5Store(tmp_path), [Sample(f"e{at}", seed=at) for at in range(7)])
+    monkeypatch.setattr("builder.report.report.MAX_EPISODES", 3)
+    opened, counted = [], []
+    function = Hdf5Store.open
+    monkeypatch.setattr(Hdf5Store, "open", lambda *given: opened.append(1) or function(*given))
+    page = tmp_path / "page.html"
+    report = write_report(open_dataset(tmp_path), page, on_progress=lambda *n: counted.append(n))
+    assert len(opened) == 3  # each once, for all that the page tells
+    assert counted == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    assert report.views[0].episodes == 3
+    told = "4 of 7 episodes were not looked at"
+    assert told in page.read_text()
+    assert told in report.text()
+    assert "were not looked at" not in diagnose(open_dataset(tmp_path), (24, 40)).text()
 
 
 def test_a_dataset_of_which_everything_failed_has_a_page_that_says_why(tmp_path):
@@ -270,6 +307,32 @@ def test_views_of_other_shapes_stand_undistorted_side_by_side(browser, tmp_path)
     assert "No point followed" in browser.find_element(By.ID, "readout").text
 
 
+def test_a_column_of_one_value_is_said_once(browser, folder):
+    browser.get(f"file://{folder / 'report.html'}")
+    shown = browser.execute_script(
+        "return [...document.querySelectorAll('#episodes th')].filter(h => !h.hidden)"
+        ".map(h => h.textContent)"
+    )
+    assert "frames" in shown
+    assert "view" not in shown
+    said = browser.execute_script("return document.getElementById('same').textContent")
+    assert said.startswith("The same in every row: view main, turned none")
+
+
+def test_a_phone_shows_the_film_without_scrolling(browser, folder):
+    phone = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+    try:
+        browser.get(f"file://{folder / 'report.html'}")
+        box = browser.execute_script(
+            "return document.querySelector('#stage canvas').getBoundingClientRect().toJSON()"
+        )
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert box["top"] > 0
+    assert box["bottom"] < 844
+
+
 def test_the_table_searches_and_sorts(browser, folder):
     from selenium.webdriver.common.by import By
 
@@ -378,3 +441,6 @@ def test_a_dataset_that_cannot_be_read_has_a_page_that_says_so(tmp_path):
     page = tmp_path / "report.html"
     assert main(["report", str(tmp_path / "ds"), "--out", str(page)]) == 1
     assert "is damaged" in page.read_text()
+    page.write_text("an earlier page")
+    assert main(["report", str(tmp_path / "ds"), "--out", str(page)]) == 1
+    assert page.read_text() == "an earlier page"

@@ -116,7 +116,7 @@ BAD_SHAPES = [
 @pytest.mark.parametrize("name", ["source_shape", "img_shape", "sample_aspect_ratio"])
 def test_a_bad_shape_is_refused_by_name_at_construction(name, bad):
     good = {"source_shape": (30, 40), "img_shape": (20, 50), "sample_aspect_ratio": (1, 1)}
-    with pytest.raises(ValidationError, match=name):
+    with pytest.raises(ValueError, match=f"^Letterbox.fit: {name} is .* whole .*; got "):
         Letterbox.fit(**{**good, name: bad})
     if name != "sample_aspect_ratio":
         shapes = {key: good[key] for key in ("source_shape", "img_shape")}

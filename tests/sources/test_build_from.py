@@ -15,7 +15,7 @@ from source_examples import EXAMPLES, later
 
 from builder.build.backends import open_source, open_store
 from builder.build.episode import Job, _root_layout, build_episode
-from builder.build.estimate import dry_run
+from builder.build.estimate import measure
 from builder.build.pipeline import build
 from builder.canvas.letterbox import letterbox_labels
 from builder.cli import main as letterset
@@ -170,7 +170,7 @@ def test_a_dataset_with_missing_views_is_planned_and_trained_on(tmp_path):
     root = two_cameras_one_lost(tmp_path / "in")
     views = {"views": ["wrist", "front"], "missing_views": "mask"}
     config = config_of(root, tmp_path / "out", "episodes", **views)
-    assert not dry_run(config).unreadable
+    assert not measure(config).unreadable
     build(config)
     dataset = open_dataset(tmp_path / "out")
     assert list(WindowDataset(dataset).views) == ["front"]

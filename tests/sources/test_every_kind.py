@@ -11,7 +11,7 @@ from builder.testing.sources import CHECKS
 from schemas.config import Limits
 
 # What reading them needs beyond the build extra.
-NEEDS = {"diffusion_policy": "numcodecs", "lerobot": "pyarrow"}
+NEEDS = {"diffusion_policy": "numcodecs", "lerobot": "pyarrow", "rlds": "google_crc32c"}
 
 
 def class_of(kind):

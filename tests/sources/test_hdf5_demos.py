@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 import source_fixtures as fixtures
-from source_fixtures import episodes, is_upright, numbers, rgb
+from source_fixtures import episodes, first, is_upright, numbers, rgb, selected
 
 from builder.canvas.letterbox import orient_frame
 from builder.core.errors import SourceError
@@ -18,7 +18,7 @@ from builder.inputs.hdf5 import open_hdf5
 from builder.inputs.inflate import check_inflated
 from builder.sources.kinds.libero import Libero, LiberoConfig
 from builder.sources.kinds.robomimic import Robomimic
-from builder.sources.selection import select
+from builder.sources.selected import select
 from schemas.config import Limits
 
 LIMITS = Limits(max_chunk_bytes=1 << 20, max_array_bytes=1 << 20)
@@ -56,14 +56,14 @@ def test_libero_pictures_come_upright_by_their_metadata(libero):
 
 def test_the_other_convention_is_one_setting_away(libero):
     config = LiberoConfig(orientation="rot180")
-    _, episode = next(episodes(Libero(libero, config)))
-    assert select(episode, config).views["agentview"].info.orientation == "rot180"
+    with first(Libero(libero, config)) as episode:
+        info = select(episode, config).views["agentview"].info
+    assert (info.orientation, info.orientation_from) == ("rot180", "source.orientation")
 
 
 def test_libero_arrays_pass_through_bit_exactly(libero):
-    _, episode = next(episodes(Libero(libero)))
     path = libero / "libero_90" / "KITCHEN_SCENE3_turn_on_the_stove_demo.hdf5"
-    with h5py.File(path) as file:
+    with first(Libero(libero)) as episode, h5py.File(path) as file:
         demo = file["data/demo_0"]
         for name in ("actions", "states", "rewards", "dones", "robot_states"):
             assert episode.arrays[name].tobytes() == demo[name][()].tobytes()
@@ -73,12 +73,10 @@ def test_libero_arrays_pass_through_bit_exactly(libero):
 
 
 def test_arrays_can_be_chosen(libero):
-    config = LiberoConfig(arrays=("actions", "obs/ee_pos"))
-    _, episode = next(episodes(Libero(libero, config)))
-    assert list(episode.arrays) == ["actions", "ee_pos"]
-    missing = LiberoConfig(arrays=("obs/nothing",))
-    with pytest.raises(SourceError, match="obs/nothing: there is no such dataset"):
-        next(episodes(Libero(libero, missing)))
+    found = selected(Libero(libero), arrays=("actions", "obs/ee_pos"))
+    assert list(found.arrays) == ["actions", "ee_pos"]
+    with pytest.raises(SourceError, match=r"no arrays \['obs/nothing'\] among \['actions'"):
+        selected(Libero(libero), arrays=("obs/nothing",))
 
 
 def test_robomimic_is_upright_with_depth_and_splits(tmp_path):
@@ -134,8 +132,8 @@ def test_a_file_without_demonstrations_says_so(tmp_path):
 
 def test_a_demonstration_without_cameras_lists_what_it_has(tmp_path):
     with h5py.File(tmp_path / "x.hdf5", "w") as file:
-        file["data/demo_0/obs/agentview_image"] = fixtures.pictures(3)
-    refused(tmp_path, r"no camera \(_rgb\) among \['agentview_image'\]")
+        file["data/demo_0/obs/goal"] = fixtures.pictures(3)[..., :2]
+    refused(tmp_path, r"no pictures \(T, H, W, 3\) of uint8 among \['goal'\]")
 
 
 @pytest.mark.parametrize(
@@ -145,8 +143,8 @@ def test_odd_env_args_fall_back_to_the_config(tmp_path, args):
     with h5py.File(tmp_path / "x.hdf5", "w") as file:
         file["data/demo_0/obs/agentview_rgb"] = fixtures.pictures(3)
         file["data"].attrs["env_args"] = args
-    _, episode = next(episodes(Libero(tmp_path, LiberoConfig(recorded_fps=7.5))))
-    assert episode.views["agentview"].info.fps == 7.5
+    with first(Libero(tmp_path, LiberoConfig(recorded_fps=7.5))) as episode:
+        assert episode.views["agentview"].info.fps == 7.5
 
 
 @pytest.mark.parametrize(
@@ -337,8 +335,11 @@ def test_damaged_bytes_are_an_error_that_names_the_place(tmp_path):
 def test_pictures_beyond_the_pixel_limit_are_refused(tmp_path):
     root = fixtures.write_libero(tmp_path)
     source = Libero(root, None, Limits(max_pixels=36 * 48 - 1))
-    with pytest.raises(SourceError, match=r"exceeds limits\.max_pixels"):
-        source.open(next(source.refs())).__enter__()
+    with (
+        pytest.raises(SourceError, match=r"exceeds limits\.max_pixels"),
+        first(source) as episode,
+    ):
+        list(episode.views.values())
 
 
 @pytest.mark.parametrize("codec", ["blosc", "lz4", "lz4_hdf5", "zstd"])
@@ -385,9 +386,6 @@ def test_frames_that_are_declared_but_not_there_are_refused(tmp_path):
     path = sorted(root.rglob("*.hdf5"))[0]
     with h5py.File(path, "r+") as file:
         file["data/demo_0"].attrs["num_samples"] = 99
-    source = Libero(root)
-    with (
-        pytest.raises(SourceError, match=r"data/demo_0: view agentview has \d+ frames of num_s"),
-        source.open(next(source.refs())),
-    ):
-        pass
+    said = r"data/demo_0: agentview_rgb has \d+ frames of num_samples 99"
+    with pytest.raises(SourceError, match=said), first(Libero(root)) as episode:
+        list(episode.views.values())

@@ -1,5 +1,9 @@
 """Which kind of source lies at a path; that every example is recognized is tested with init."""
 
+import zipfile
+
+import h5py
+import numpy as np
 import pytest
 import robot_fixtures as robots
 import source_fixtures as fixtures
@@ -49,7 +53,7 @@ def test_older_track_files_are_told_from_sources(tmp_path):
 def test_several_kinds_are_listed_and_none_is_chosen(tmp_path):
     fixtures.write_libero(tmp_path / "demos")
     fixtures.write_video(tmp_path / "more" / "a.mp4")
-    seen = r"libero \(data/<demo>/obs/\*_rgb in HDF5 files\); video \(1 video file\)"
+    seen = r"libero \(demonstrations of LIBERO .* in HDF5 files\); video \(1 video file\)"
     with pytest.raises(ConfigError, match=rf"several kinds of source: {seen}.*source.kind=libero"):
         recognize(tmp_path)
 
@@ -71,7 +75,7 @@ def test_a_file_of_no_known_kind_may_be_a_video_but_no_damaged_hdf5(tmp_path):
         (tmp_path / name).write_bytes(b"?")
         assert recognize(tmp_path / name).kind == "video"
     (tmp_path / "a.hdf5").write_bytes(b"?")
-    with pytest.raises(SourceError, match="nothing here looks like a source"):
+    with pytest.raises(SourceError, match=r"no kind of source is .*not a whole HDF5 file"):
         recognize(tmp_path / "a.hdf5")
 
 
@@ -117,3 +121,84 @@ def test_what_no_kind_that_can_be_imported_knows_may_need_a_package(tmp_path, mo
     monkeypatch.setattr(type(SOURCES), "load", without_av)
     with pytest.raises(MissingExtraError, match=r"letterset\[build\]"):
         recognize(tmp_path)
+
+
+def write_h5(path, **datasets):
+    with h5py.File(path, "w") as file:
+        for name, value in datasets.items():
+            file[name.replace("__", "/")] = value
+    return path
+
+
+def zipped(root):
+    with zipfile.ZipFile(root / "data.zip", "w") as archive:
+        archive.writestr("robot/a.hdf5", b"x")
+        archive.writestr("robot/b.hdf5", b"x")
+    return root / "data.zip"
+
+
+def plain_zarr(root):
+    (root / "x.zarr").mkdir()
+    (root / "x.zarr" / "zarr.json").write_text('{"zarr_format": 3, "node_type": "group"}')
+    (root / "x.zarr" / "readme").touch()
+    return root / "x.zarr"
+
+
+def linked(root):
+    return write_h5(root / "a.hdf5", data__demo_0__obs=h5py.ExternalLink("other.h5", "/obs"))
+
+
+def truncated(root):
+    path = fixtures.write_robomimic(root).joinpath("lift", "ph", "image.hdf5")
+    path.write_bytes(path.read_bytes()[:-2000])
+    return root
+
+
+def touched(name):
+    def write(root):
+        (root / name).touch()
+        return root
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("write", "said"),
+    [
+        (truncated, r"1 HDF5 file .*image\.hdf5: not a whole HDF5 file.*get damaged files again"),
+        (linked, r"a\.hdf5: data/demo_0/obs: it is an external link"),
+        (
+            lambda root: write_h5(root / "a.h5", cam__rgb=fixtures.pictures(3), q=np.zeros((3, 7))),
+            r"a\.h5: /cam/rgb \(3, 36, 48, 3\) uint8, /q \(3, 7\) float64\); .*add a source",
+        ),
+        (
+            lambda root: write_h5(
+                root / "low_dim.hdf5",
+                data__demo_0__actions=np.zeros((3, 7)),
+                data__demo_0__obs__object=np.zeros((3, 9)),
+            ),
+            r"as robomimic and LIBERO keep them, without pictures \(T, H, W, 3\) in obs; render",
+        ),
+        (
+            lambda root: write_h5(root / "a.hdf5", observations__qpos=np.zeros((3, 14))),
+            r"an episode of ALOHA / ACT, without pictures in observations/images",
+        ),
+        (zipped, r"data\.zip is a zip of 2 files: \.hdf5 \(2\); unpack it"),
+        (plain_zarr, r"x\.zarr is Zarr without meta/episode_ends"),
+        (touched("x-train.tfrecord-00000-of-00001"), r"without dataset_info\.json and features"),
+        (touched("a.bag"), r"a\.bag: a ROS recording.*export its image topics"),
+        (touched("a.tar.gz"), r"a\.tar\.gz: an archive.*unpack it"),
+        (touched("a.docx"), r"1 file of kinds that no source reads: \.docx \(1\)"),
+        (lambda root: root, "there is no file in it"),
+    ],
+)
+def test_what_is_not_taken_is_told_with_why_and_what_to_do(tmp_path, write, said):
+    with pytest.raises(SourceError, match=rf"no kind of source is recognized: .*{said}"):
+        recognize(write(tmp_path))
+
+
+def test_damaged_files_before_good_ones_do_not_hide_them(tmp_path):
+    for number in range(7):
+        (tmp_path / f"a{number}.hdf5").write_bytes(b"?")
+    fixtures.write_robomimic(tmp_path)
+    assert recognize(tmp_path).kind == "robomimic"

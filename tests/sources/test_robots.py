@@ -2,23 +2,20 @@
 
 import json
 import pickle
+import re
 
 import h5py
 import numpy as np
 import pytest
 from robot_fixtures import write_atm, write_bridge, write_droid, write_something
-from source_fixtures import SHAPE, numbers, write_images, write_video
+from source_fixtures import SHAPE, first, numbers, selected, write_images, write_video
 
 from builder.core.errors import SourceError
 from builder.sources.kinds.atm import Atm
 from builder.sources.kinds.bridge import Bridge
 from builder.sources.kinds.droid import Droid, DroidConfig
 from builder.sources.kinds.something_something import SomethingSomething
-from builder.sources.selection import select
-
-
-def first(source):
-    return source.open(next(source.refs()))
+from builder.sources.selected import select
 
 
 def test_droid_views_are_called_by_role_and_keep_the_control_clock(tmp_path):
@@ -79,10 +76,8 @@ def test_bridge_reads_cameras_words_states_and_actions(tmp_path):
         assert list(episode.views) == ["images0", "images1"]
         assert numbers(episode.views["images1"]) == list(range(9))
         assert episode.text == "put the pot on the stove"
-        assert set(episode.arrays) == {"state", "qpos", "env_done", "actions"}
-        assert {name: array.shape for name, array in episode.constants.items()} == {
-            "high_bound": (5,)
-        }
+        assert set(episode.arrays) == {"state", "qpos", "env_done", "high_bound", "actions"}
+        assert len(episode.constants) == 0
         actions = episode.arrays["actions"]
         assert actions[:-1, 0].tolist() == [*range(8)]
         assert np.isnan(actions[-1]).all()
@@ -92,11 +87,12 @@ def test_bridge_actions_that_do_not_fit_are_refused(tmp_path):
     root = write_bridge(tmp_path)
     [path, *_] = sorted(root.rglob("policy_out.pkl"))
     path.write_bytes(pickle.dumps([{"actions": np.zeros(7)}] * 3))
-    with (
-        pytest.raises(SourceError, match=r"actions \(3, 7\) do not fit 9 images"),
-        first(Bridge(root)),
-    ):
-        pass
+    said = r"actions \(3, 7\) do not fit 9 images"
+    with pytest.raises(SourceError, match=said):
+        selected(Bridge(root), arrays=("actions",))
+    found = selected(Bridge(root))
+    assert set(found.arrays) == {"state", "qpos", "env_done", "high_bound"}
+    assert re.search(f"array actions is left out: .*{said}", found.notes[0])
 
 
 def test_something_something_has_labels_templates_and_splits(tmp_path):

@@ -1,5 +1,7 @@
 """Selecting episodes, views and frames, and putting views on one clock."""
 
+import re
+
 import numpy as np
 import pytest
 import source_fixtures as fixtures
@@ -7,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from source_fixtures import numbers
 
-import builder.sources.selection as selection_module
+import builder.sources.selected as selected_module
+from builder.build.backends import open_source_part
 from builder.core.errors import ConfigError, DecodeError, SourceError
 from builder.inputs.streams import (
     BlockStream,
@@ -18,7 +21,10 @@ from builder.inputs.streams import (
     even_times,
 )
 from builder.sources.base import Episode, EpisodeRef
-from builder.sources.selection import Selected, Selection, nearest, select
+from builder.sources.clock import nearest
+from builder.sources.selected import Selected, select
+from builder.sources.selection import Selection
+from schemas.config import Limits, SourcePart
 
 
 def stream(count, fps=10.0, start=0.0, seconds=None, **info):
@@ -216,9 +222,15 @@ def test_the_episodes_own_clock_rules():
     assert chosen.clock.tolist() == pytest.approx([0, 0.2, 0.4, 0.6, 0.8])
 
 
-def test_arrays_of_another_length_are_refused():
-    with pytest.raises(SourceError, match=r"actions has shape \(7, 2\), but .* 8 frames"):
-        select(episode({"actions": np.zeros((7, 2))}, main=stream(8)), Selection())
+def test_arrays_of_another_length_are_left_out_unless_they_are_asked_for():
+    arrays = {"actions": np.zeros((7, 2)), "state": np.zeros((8, 3)), "success": np.array(True)}
+    said = "actions has shape (7, 2), but the episode has 8 frames"
+    found = select(episode(arrays, main=stream(8)), Selection())
+    assert (list(found.arrays), list(found.constants)) == (["state"], ["success"])
+    assert found.notes == (f"array {said.replace(' has', ' is left out: it has', 1)}",)
+    with pytest.raises(SourceError, match=re.escape(said)):
+        select(episode(arrays, main=stream(8)), Selection(arrays=("actions",)))
+    assert select(episode(arrays, main=stream(8)), Selection(arrays=("state",))).notes == ()
 
 
 def test_maps_follow_their_view():
@@ -316,7 +328,40 @@ def test_nearest_is_nearest(have, wanted):
 
 def test_a_long_list_of_wishes_is_read_once_not_for_every_episode(monkeypatch):
     read = []
-    monkeypatch.setattr(selection_module, "_range_of", lambda item: read.append(item))
+    monkeypatch.setattr(selected_module, "_range_of", lambda item: read.append(item))
     how = Selection(episodes=tuple(f"suite/demo_{k}" for k in range(12)))
     assert len(list(Selected(Listing(), how).refs())) == 12
     assert len(read) == 12
+
+
+def test_one_file_of_many_is_turned_by_a_glob_of_its_path(tmp_path):
+    for name in ("kitchen/a.mp4", "kitchen/b.mp4", "c.mp4"):
+        fixtures.write_video(tmp_path / name, 4)
+
+    def turns(orientation):
+        part = SourcePart(path=str(tmp_path), orientation=orientation)
+        return {
+            ref.path: next(iter(episode.views.values())).info.orientation
+            for ref, episode in fixtures.episodes(open_source_part(part, Limits()))
+        }
+
+    assert turns({"kitchen/a.*": "rot180", "main": "vflip"}) == {
+        "c.mp4": "vflip",
+        "kitchen/a.mp4": "rot180",
+        "kitchen/b.mp4": "vflip",
+    }
+    assert turns({"c.mp4": "hflip"}) == {
+        "c.mp4": "hflip",
+        "kitchen/a.mp4": "none",
+        "kitchen/b.mp4": "none",
+    }
+    with pytest.raises(SourceError, match=r"names \['kichen/\*'\], which no episode's path fits"):
+        turns({"kichen/*": "rot180"})
+    with pytest.raises(SourceError, match=r"orientation names \['front'\]"):
+        turns({"front": "rot180"})
+
+
+def test_the_recorded_rate_is_that_of_the_frames_kept():
+    found = select(episode(a=stream(40, fps=30.0)), Selection(fps=15.0, frame_step=3))
+    assert found.views["a"].info.fps == 5.0
+    assert np.diff(found.views["a"].times()) == pytest.approx(0.2)

@@ -46,7 +46,7 @@ GOOD = {"video": pictures(4), "points": np.zeros((5, 4, 2)), "occluded": np.zero
 @pytest.mark.parametrize(
     ("value", "match"),
     [
-        ({"a": {**GOOD, "video": pictures(4)[..., :2]}}, r"expected video \(T, H, W, 3\)"),
+        ({"a": {**GOOD, "video": pictures(4)[..., :2]}}, r"expected pictures \(T, H, W, 3\)"),
         ({"a": {**GOOD, "video": [1, 2]}}, "list of JPEG files"),
         ({"a": {**GOOD, "points": np.zeros((5, 3, 2))}}, r"expected points \(N, 4, 2\)"),
         ({"a": {**GOOD, "occluded": np.zeros((5, 9), bool)}}, "expected points"),

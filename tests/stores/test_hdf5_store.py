@@ -21,12 +21,14 @@ from builder.core.errors import (
     OutputError,
     StoreError,
 )
+from builder.dataset.opening import open_dataset
+from builder.dataset.window_table import write_window_stats
 from builder.stores import codecs
 from builder.stores.base import ArraySpec
 from builder.stores.kinds.hdf5 import ALIGNMENT, Hdf5Reader, Hdf5Store, Hdf5Writer
 from builder.stores.writing import ArrayWriter
 from builder.testing import stores as conformance
-from builder.testing.samples import Sample
+from builder.testing.samples import Sample, sample_dataset
 from schemas.base import canonical_json
 
 
@@ -546,6 +548,23 @@ def test_errors_of_the_disk_say_what_to_do(tmp_path, monkeypatch):
     with pytest.raises(OutputError, match=r"a\.hdf5: No space left on device; free some space"):
         Sample("a").build(Hdf5Store(tmp_path))
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_who_opens_it_the_moment_it_gets_its_name_is_not_locked_out(tmp_path, monkeypatch):
+    """HDF5 asks for a lock by default, and the writer still has files open then."""
+    rename, read = os.rename, []
+
+    def then_read(*args, **kwargs):
+        rename(*args, **kwargs)
+        for path in (Hdf5Store(tmp_path).path("a"), tmp_path / "stats" / "windows.hdf5"):
+            if path.exists():
+                with h5py.File(path, "r") as file:
+                    read.append((path.name, len(file)))
+
+    monkeypatch.setattr(os, "rename", then_read)
+    sample_dataset(tmp_path, Hdf5Store(tmp_path), [Sample("a")])
+    write_window_stats(open_dataset(tmp_path))
+    assert {name for name, _ in read} == {"a.hdf5", "windows.hdf5"}
 
 
 @pytest.mark.parametrize("codec", ["raw", "lz4", "jpeg"])

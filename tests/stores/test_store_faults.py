@@ -67,15 +67,24 @@ def test_commits_sync_in_order(tmp_path, monkeypatch):
         function = getattr(os, name)
 
         def call(*args, **kwargs):
-            seen.append((name, *describe(*args)))
+            seen.append((name, *describe(*args, **kwargs)))
             return function(*args, **kwargs)
 
         monkeypatch.setattr(os, name, call)
 
+    def opened(descriptor):
+        return os.readlink(f"/proc/self/fd/{descriptor}")
+
     store = Hdf5Store(tmp_path)
     with DatasetWriter.create(tmp_path, sample_meta()) as catalog:
-        wrap("fsync", lambda fd: [os.readlink(f"/proc/self/fd/{fd}")])
-        wrap("rename", lambda a, b: [str(a), str(b)])
+        wrap("fsync", lambda fd: [opened(fd)])
+        wrap(
+            "rename",
+            lambda a, b, src_dir_fd, dst_dir_fd: [
+                os.path.join(opened(src_dir_fd), a),
+                os.path.join(opened(dst_dir_fd), b),
+            ],
+        )
         catalog.add(index_line(Sample("a/b").build(store)))
     final = str(store.path("a/b"))
     (rename,) = [event for event in seen if event[0] == "rename"]

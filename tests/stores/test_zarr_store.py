@@ -145,9 +145,9 @@ def test_any_flipped_byte_is_found(dataset):
             flipped = bytearray(data)
             flipped[at] ^= 1 << int(rng.integers(8))
             path.write_bytes(flipped)
-            assert check_episode(store, "second"), f"{path} at {at}"
+            assert check_episode(store, "second").problems, f"{path} at {at}"
         path.write_bytes(data)
-    assert check_episode(store, "second") == []
+    assert check_episode(store, "second").problems == []
 
 
 def test_any_cut_missing_or_extra_file_is_found(dataset):
@@ -158,10 +158,10 @@ def test_any_cut_missing_or_extra_file_is_found(dataset):
                 path.unlink()
             else:
                 path.write_bytes(change)
-            assert check_episode(store, "second"), f"{path}: {change and len(change)}"
+            assert check_episode(store, "second").problems, f"{path}: {change and len(change)}"
         path.write_bytes(data)
     (dataset / "episodes.zarr" / "second" / "root" / "c.0").write_bytes(b"")
-    (problem,) = check_episode(store, "second")
+    (problem,) = check_episode(store, "second").problems
     assert "not in its metadata" in str(problem)
 
 

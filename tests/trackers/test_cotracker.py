@@ -6,16 +6,20 @@ Real weights and CUDA could not be run where this was written; what needs a GPU 
 # ruff: noqa: E402  (imports follow importorskip)
 from __future__ import annotations
 
+import argparse
 import copy
 import hashlib
 import math
 import pickle
 import subprocess
 import sys
+import tarfile
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -30,6 +34,7 @@ from cotracker.predictor import CoTrackerOnlinePredictor, CoTrackerPredictor
 
 from builder.core.errors import ConfigError, TrackingError
 from builder.core.worker_slot import SLOT
+from builder.core.working import working_told_to
 from builder.testing import check_tracker
 from builder.trackers.base import TRACKERS, Window
 from builder.trackers.kinds.cotracker import CoTracker, CoTrackerConfig, loading
@@ -374,6 +379,20 @@ class TestTrouble:
         network.register_forward_pre_hook(refuse, with_kwargs=True)
         return network
 
+    @pytest.mark.parametrize("model", MODELS)
+    def test_it_says_that_it_goes_on_within_one_window(self, model: str) -> None:
+        """A window may take minutes on a CPU, and a stall is silence."""
+        tracker = CoTracker(CoTrackerConfig(model=model, device="cpu"), small_network(model))
+        session = tracker.open(SHAPES[0], np.array([[20, 20]], np.float32), 8, 8)
+        frames = [np.zeros((*SHAPES[0], 3), np.uint8)] * 8
+        told: list[int] = []
+        for frame in frames[:-1]:
+            assert session.push(frame) == []
+        with working_told_to(lambda: told.append(1)):
+            assert len(session.push(frames[-1])) == 1
+        assert len(told) > 2 * tracker.config.iterations
+        session.finish()
+
     def test_out_of_memory_halves_the_batch(self, caplog: pytest.LogCaptureFixture) -> None:
         video = frames(9, SHAPES[0])
         tracker = make(batch=5, network=self.limited(2))
@@ -496,10 +515,44 @@ class TestLoading:
             loading.load_weights(small_network("cotracker2"), "cotracker2", path)
         assert not target.exists()
 
+    @pytest.mark.parametrize(
+        ("kind", "reason"),
+        [
+            ("object", r"it holds a Python object, argparse\.Namespace, beside tensors"),
+            ("script", "it is a TorchScript archive"),
+            ("tar", "it is a .tar archive"),
+            ("page", "it is damaged, or no checkpoint at all"),
+            ("cut", "it is damaged, or no checkpoint at all"),
+        ],
+    )
+    def test_nobody_is_told_to_run_its_code(self, tmp_path: Path, kind: str, reason: str) -> None:
+        path = tmp_path / "x.pth"
+        whole = {"model": {"a": torch.zeros(9)}, "args": argparse.Namespace(lr=1e-4)}
+        torch.save(whole, path)
+        if kind == "script":
+            with zipfile.ZipFile(path, "w") as archive:
+                for name in ("version", "constants.pkl", "data.pkl"):
+                    archive.writestr(f"x/{name}", "3\n")
+        elif kind == "tar":
+            with tarfile.open(path, "w") as tar:
+                tar.addfile(tarfile.TarInfo("storages"))
+        elif kind == "page":
+            path.write_bytes(b"<html>404 Not Found</html>")
+        elif kind == "cut":
+            path.write_bytes(path.read_bytes()[:300])
+        with pytest.raises(ConfigError, match=reason) as caught:
+            loading.load_weights(small_network("cotracker2"), "cotracker2", path)
+        said = str(caught.value)
+        assert str(path) in said
+        for word in ("weights_only", "False", "trust", "safe_globals", "pip install"):
+            assert word not in said
+
     @pytest.mark.parametrize("weights", [None, "/nowhere/scaled_online.pth"])
     def test_missing_weights_say_where_they_are_from(self, weights: str | None) -> None:
-        with pytest.raises(ConfigError, match=r"tracker\.weights.*https://huggingface\.co/.*hub"):
+        wanted = r"tracker\.weights.*https://huggingface\.co/.*hub"
+        with pytest.raises(ConfigError, match=wanted) as caught:
             _ = CoTracker(CoTrackerConfig(weights=weights)).info
+        assert "pip install" not in str(caught.value)  # the package is there
 
     def test_a_missing_package_says_how_to_install_it(
         self, monkeypatch: pytest.MonkeyPatch
@@ -507,6 +560,20 @@ class TestLoading:
         monkeypatch.setitem(sys.modules, "cotracker.models.build_cotracker", None)
         with pytest.raises(ConfigError, match=r"pip install 'git\+https.*\.pth.*NC-4\.0"):
             _ = CoTracker().info
+
+    def test_a_module_that_the_package_needs_is_named(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        wanting = ModuleType("cotracker.models.build_cotracker")
+
+        def needs(name: str) -> Any:
+            raise ModuleNotFoundError("No module named 'tqdm'", name="tqdm")
+
+        monkeypatch.setattr(wanting, "__getattr__", needs, raising=False)
+        monkeypatch.setitem(sys.modules, "cotracker.models.build_cotracker", wanting)
+        with pytest.raises(ConfigError, match="but not the module 'tqdm' that it needs") as caught:
+            _ = CoTracker().info
+        assert "pip install" not in str(caught.value)
 
     def test_importing_keeps_the_random_state(self) -> None:
         code = """

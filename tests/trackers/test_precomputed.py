@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from legacy_fixtures import older_queries
 from source_fixtures import write_tapvid, write_video
 
 from builder.cli import main
 from builder.core.errors import ConfigError, TrackingError
 from builder.dataset.opening import open_dataset
+from builder.stores.kinds.hdf5 import Hdf5Store
 from builder.testing import check_tracker
+from builder.testing.samples import Sample, sample_dataset
 from builder.testing.trackers import STEP_XY
 from builder.trackers.base import TRACKERS, Tracker, ViewKey
 from builder.trackers.view_tracker import ViewTracker
@@ -123,6 +126,67 @@ def test_tapvid_pickles_are_read_by_name(tmp_path):
         replay(tracker, key=ViewKey("b", "b.mp4", "main"), mode="episode")
 
 
+@pytest.mark.parametrize("file", ["a.npz", "a.hdf5", "a.pkl"])
+def test_a_confidence_is_stored_where_it_is_asked_for(tmp_path, file):
+    sure = np.linspace(0, 1, LENGTH * 3).reshape(LENGTH, 3)
+    size = [*SOURCE]
+    if file == "a.npz":
+        write_npz(tmp_path / file, motion(), sure=sure)
+    elif file == "a.hdf5":
+        with h5py.File(tmp_path / file, "w") as out:
+            out["root/main/tracks"], out["root/main/vis"] = motion(), np.ones((LENGTH, 3))
+            out["sure"] = sure
+    else:
+        entry = {"points": motion().swapaxes(0, 1), "occluded": np.zeros((3, LENGTH), bool)}
+        (tmp_path / file).write_bytes(pickle.dumps({"a": {**entry, "sure": sure.T}}))
+    settings = {"file": file, "coordinates": "pixel_edge", "size": size}
+    tracker = opened(tmp_path, confidence="sure", **settings)
+    (window,) = replay(tracker, mode="episode")
+    np.testing.assert_array_equal(window.conf, sure.astype(np.float32))
+    assert tracker.info.settings["confidence"] == "sure"
+    without = opened(tmp_path, **settings)
+    assert not without.gives_conf
+    assert "confidence" not in without.info.settings
+    assert replay(without, mode="episode")[0].conf is None
+
+
+@pytest.mark.parametrize("sure", [np.full((LENGTH, 3), 1.5), np.full((LENGTH, 3), np.nan)])
+def test_a_confidence_that_is_none_is_refused(tmp_path, sure):
+    write_npz(tmp_path / "videos" / "a.npz", motion(), sure=sure)
+    with pytest.raises(
+        TrackingError, match=r"a\.npz: tracker\.confidence must lie between 0 and 1"
+    ):
+        replay(opened(tmp_path, coordinates="pixel_edge", confidence="sure"), mode="episode")
+    with pytest.raises(TrackingError, match=r"no array 'other'.*tracker\.confidence"):
+        replay(opened(tmp_path, coordinates="pixel_edge", confidence="other"), mode="episode")
+
+
+def test_a_confidence_reaches_filters_and_training(inline_executor, tmp_path, monkeypatch):
+    """From the file to the dataset, its table, a filter and a sample's loss weights."""
+    pytest.importorskip("torch")
+    from builder.training import WindowDataset
+
+    monkeypatch.chdir(tmp_path)
+    write_video(tmp_path / "videos" / "a.mp4", count=LENGTH, shape=SOURCE)
+    vis, sure = np.ones((LENGTH, 4, 3)), np.full((LENGTH, 4, 3), 0.25)
+    sure[:3] = 0.75
+    sure[0, :, 1] = 0
+    vis[0, 1:, 1] = 0  # what is not seen does not lower the mean
+    write_npz(tmp_path / "tracks" / "a.npz", windows(), vis, sure=sure)
+    argv = ["build", "--source", "videos", "--out", "out", "--img-shape", "48", "40", "--quiet"]
+    argv += ["queries.region=stored", "queries.grid=[3,1]", "tracker.kind=precomputed"]
+    argv += ["tracker.folder=tracks", "tracker.coordinates=pixel_edge", "tracker.horizon=4"]
+    assert main([*argv, "executor.kind=inline", "tracker.confidence=sure"]) == 0
+    assert main(["validate", "out", "--deep"]) == 0
+    assert main(["stats", "out"]) == 0
+    samples = WindowDataset("out", conf=True, where="conf > 0.6", images="none")
+    assert [sample["t"] for sample in samples] == [0, 1, 2]
+    np.testing.assert_array_equal(samples[0]["conf"], sure[0].astype(np.float32)[None])
+    table = samples.window_table({"conf"})
+    first = (8 * 0.75 + 0) / 9  # of 9 visible steps, one with confidence 0
+    np.testing.assert_allclose(table.columns["conf"][:4], [first, 0.75, 0.75, 0.25], rtol=1e-6)
+
+
 def test_older_files_say_their_own_size(tmp_path):
     with h5py.File(tmp_path / "a.hdf5", "w") as file:
         view = file.create_group("root/main")
@@ -140,6 +204,36 @@ def test_older_files_say_their_own_size(tmp_path):
         del file["root/main"].attrs["height"], file["root/main"].attrs["width"]
     with pytest.raises(TrackingError, match=r"no height and width .* set tracker.size, \[36, 64\]"):
         replay(opened(tmp_path, **settings), horizon=4)
+
+
+@pytest.mark.parametrize("source", [(36, 64), (64, 36), (48, 36)])
+def test_the_older_grid_may_begin_outside_a_portrait_picture(tmp_path, source):
+    tracked = np.multiply(source, 10)
+    start = older_queries(tracked)
+    steps = np.minimum(np.arange(4), LENGTH - 1 - np.arange(LENGTH)[:, None])
+    tracks = start + steps[..., None, None] * np.array([5.0, -2.5], np.float32)
+    with h5py.File(tmp_path / "a.hdf5", "w") as file:
+        view = file.create_group("root/main")
+        view["tracks"], view["vis"] = tracks, np.ones(tracks.shape[:-1], np.float32)
+        view.attrs["height"], view.attrs["width"] = tracked
+    box = Letterbox.fit(source, CANVAS)
+    tracker = opened(tmp_path, file="{name}.hdf5", coordinates="pixel_edge")
+    inside = start[:, 0] <= tracked[1]
+    for window in replay(tracker, box, points=16, horizon=4):
+        expected = box.to_img(tracks[window.start].astype(np.float64) / 10)
+        np.testing.assert_allclose(window.tracks_xy[:, inside], expected[:, inside], atol=2e-5)
+        assert window.vis[:, inside].all()
+        assert not window.vis[:, ~inside].any()
+    assert inside.all() == (source[0] < source[1])
+
+
+def test_an_episode_of_a_dataset_is_no_file_of_tracks(tmp_path):
+    """Its height and width are the canvas, bars and all."""
+    sample_dataset(tmp_path, Hdf5Store(tmp_path), [Sample("a")])
+    settings = {"file": "{name}.hdf5", "tracks": "root/front/tracks", "visibility": ""}
+    tracker = opened(tmp_path / "episodes", **settings, coordinates="pixel_edge")
+    with pytest.raises(TrackingError, match="on a canvas already: it is an episode of"):
+        replay(tracker, horizon=4)
 
 
 def test_files_are_found_by_id_path_name_and_view(tmp_path):
@@ -201,7 +295,7 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path, name):
         (None, "it cannot be opened: No such file"),
         (b"not a zip", "not a whole npz archive"),
         ({"tracks": np.array([None])}, "no array 'visibility'; it has"),
-        ({"tracks": np.array([None]), "visibility": np.ones(3)}, "Object arrays"),
+        ({"tracks": np.array([None]), "visibility": np.ones(3)}, "its type object is not"),
     ],
 )
 def test_damaged_files_are_refused_by_name(tmp_path, content, message):

@@ -238,6 +238,23 @@ def test_what_cannot_be_given_is_refused(dataset):
         WindowDataset(dataset)[10_000]
 
 
+def test_confidence_is_cut_as_tracks_are(tmp_path, dataset):
+    made = Sample("a", seed=3, length=9)
+    sample_dataset(tmp_path, Hdf5Store(tmp_path), [made])
+    options = {"images": "none", "first_step": 1, "points": 3, "stride": 2}
+    windows = WindowDataset(tmp_path, conf=True, **options)
+    stored = np.stack([made.arrays[view, "conf"] for view in windows.views])
+    points = [int((i + 0.5) * 2) for i in range(3)]
+    for index in range(len(windows)):
+        expected = stored[:, 2 * index, 1:][:, :, points]
+        np.testing.assert_array_equal(windows[index]["conf"], expected)
+    assert "conf" not in WindowDataset(tmp_path, **options)[0]
+    resampled = WindowDataset(tmp_path, conf=True, images="none", resample=7)[0]["conf"].numpy()
+    np.testing.assert_allclose(resampled[:, ::2], stored[:, 0], rtol=1e-6)
+    with pytest.raises(ConfigError, match=r"conf=True, but view main of .* has no conf"):
+        WindowDataset(dataset, conf=True)
+
+
 def test_missing_views_are_masked_with_zeros(dataset):
     windows = WindowDataset(dataset, view_map={"wrist": "gone", "front": "main"}, missing="mask")
     sample = windows[3]
@@ -252,8 +269,8 @@ def test_points_history_stride_and_resampling(dataset):
     plain = WindowDataset(dataset)
     fewer = WindowDataset(dataset, points=5)[2]
     assert torch.equal(fewer["traj"], plain[2]["traj"][:, :, [1, 4, 7, 10, 13]])
-    more = WindowDataset(dataset, points=30)[2]
-    assert torch.equal(more["traj"], plain[2]["traj"].repeat_interleave(2, dim=2))
+    with pytest.raises(ConfigError, match="points=16, but 15 are stored"):
+        WindowDataset(dataset, points=16)
     frames = dataset[plain[0]["episode"]].views["main"].frames
     late = WindowDataset(dataset, history=3)[1]["images"][0]
     np.testing.assert_array_equal(late, np.stack([frames[0], frames[0], frames[1]]))

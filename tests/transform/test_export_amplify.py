@@ -1,6 +1,7 @@
 """AMPLIFY's layouts, read back the way its public loader reads them."""
 
 import json
+import re
 from types import SimpleNamespace
 
 import h5py
@@ -8,17 +9,22 @@ import numpy as np
 import pytest
 import yaml
 from legacy_fixtures import write_amplify, write_atm, write_video
+from real_writers import TEXT_EMB_SHAPE
+from source_fixtures import write_libero
 
+from builder.cli import main
 from builder.core.errors import ConfigError, DatasetError
 from builder.dataset.folder import DatasetWriter, index_line
 from builder.dataset.legacy.dataset import open_legacy
 from builder.dataset.opening import open_dataset
+from builder.dataset.splits import Splits, write_splits
 from builder.stores.kinds.hdf5 import Hdf5Store
 from builder.testing import samples
 from builder.testing.samples import QUERIES, Sample, sample_dataset, sample_meta
 from builder.training.normalize import clip_traj, normalize_traj
 from builder.transform.embed import embed
-from builder.transform.export.amplify import DEMOS_PER_TASK, export_amplify, plan_demos
+from builder.transform.export.amplify import WEIGHTED, export_amplify
+from builder.transform.export.amplify_plan import DEMOS_PER_TASK, plan_demos
 from builder.transform.migrate import migrate
 from schemas import QuerySpec, swap_xy
 
@@ -70,11 +76,13 @@ class PublicLoader:
         suite, *modalities = named.split(":")
         assert "libero" in suite
         (fraction,) = (float(part.split("traj")[1]) for part in modalities)
+        last = int(50 * abs(fraction))
+        demos = range(last) if fraction >= 0 else range(50 - last, 50)
         tasks = list((self.root / "LIBERO/libero/datasets" / suite).glob("*.hdf5"))
         assert tasks
         tracks = self.root / "preprocessed_data" / suite / self.config["track_method"]
         for task_file in tasks:
-            for demo in range(int(50 * fraction)):
+            for demo in demos:
                 track_file = tracks / task_file.stem / f"demo_{demo}.hdf5"
                 if track_file.exists():
                     with h5py.File(task_file) as file:
@@ -152,7 +160,7 @@ def test_upstream_is_what_the_public_loader_reads(migrated, tmp_path):
         "traj": (2, 16, 16, 2),
         "vis": (2, 16, 16, 1),
         "text": (),
-        "text_emb": (5,),
+        "text_emb": (1, 5),
     }
     assert {key: str(batch[key].dtype) for key in ("traj", "vis", "text_emb")} == dict.fromkeys(
         ("traj", "vis", "text_emb"), "float32"
@@ -197,7 +205,7 @@ def test_embeddings_come_from_the_layer_that_embed_writes(tmp_path, monkeypatch)
     export_amplify(open_dataset(tmp_path / "ds"), tmp_path / "out")
     text = tmp_path / "out" / "preprocessed_data" / SUITE / "text" / "pick_up_the_bowl.hdf5"
     with h5py.File(text) as file:
-        np.testing.assert_array_equal(file["text_emb"], letters("pick up the bowl"))
+        np.testing.assert_array_equal(file["text_emb"], letters("pick up the bowl")[None])
         assert file["text"][()] == b"pick up the bowl"
 
 
@@ -208,6 +216,7 @@ def test_upstream_says_how_to_train_on_it(migrated, tmp_path):
     config = yaml.safe_load(text)
     assert config["img_shape"] == config["loss"]["cls_img_size"] == [120, 160]
     assert config["loss"]["loss_weights"] == {"wrist": 1.0}
+    assert "val_datasets" not in config
     assert config["cond_cameraviews"] == ["wrist"]
     assert (config["num_tracks"], config["true_horizon"]) == (16, 16)
     assert config["track_method"] == "uniform_16_reinit_16"
@@ -259,6 +268,163 @@ def test_different_tasks_stay_different_and_readable(tmp_path):
             plan_demos(Named(["a"]), suite)
 
 
+class Placed:
+    """A dataset as far as planning looks: an episode per path of a source, all of one task."""
+
+    def __init__(self, paths):
+        self.ids = tuple(sorted(paths))
+
+    def __getitem__(self, key):
+        source = SimpleNamespace(path=key)
+        return SimpleNamespace(meta=SimpleNamespace(task="lift", text=None, source=source))
+
+
+@pytest.mark.parametrize("form", ["x_demo.hdf5/demo_{}", "s/x_demo/demo_{}.hdf5", "demo_{}.mp4"])
+def test_demos_keep_their_numbers(form):
+    numbers = [0, 1, 2, 3, 9, 10, 11, 20, 49]
+    demos = plan_demos(Placed([form.format(number) for number in numbers]), SUITE)
+    assert [(demo.episode, demo.number) for demo in demos] == [
+        (form.format(number), number) for number in numbers
+    ]
+    assert {(demo.suite, demo.moved) for demo in demos} == {(SUITE, False)}
+
+
+def test_what_has_no_number_keeps_its_order():
+    paths = [f"clips/take {number}.mp4" for number in (3, 1, 20, 100, 10)]
+    demos = plan_demos(Placed(paths), SUITE)
+    assert [(demo.episode[11:-4], demo.number) for demo in demos] == [
+        ("1", 0),
+        ("3", 1),
+        ("10", 2),
+        ("20", 3),
+        ("100", 4),
+    ]
+    mixed = plan_demos(Placed(["a.mp4", "b.mp4", "demo_1.mp4"]), SUITE)
+    assert {demo.episode: demo.number for demo in mixed} == {
+        "a.mp4": 0,
+        "b.mp4": 2,
+        "demo_1.mp4": 1,
+    }
+    assert not any(demo.moved for demo in mixed)
+
+
+def test_what_cannot_keep_its_number_is_told(tmp_path):
+    demos = plan_demos(Placed(["f/demo_120", "f/demo_3", "g/demo_3", "f/demo_49"]), SUITE)
+    found = {demo.episode: (demo.suite, demo.number, demo.moved) for demo in demos}
+    assert found == {
+        "f/demo_3": (SUITE, 3, False),
+        "f/demo_49": (SUITE, 49, False),
+        "f/demo_120": (f"{SUITE}_3", 20, True),
+        "g/demo_3": (f"{SUITE}_2", 3, True),
+    }
+    numbered = [Sample("demo_3"), Sample("demo_70")]
+    sample_dataset(tmp_path / "ds", Hdf5Store(tmp_path / "ds"), numbered)
+    notes = []
+    export_amplify(open_dataset(tmp_path / "ds"), tmp_path / "out", "attrs", notes=notes)
+    (note,) = notes
+    assert "1 episode could not keep the number of the source" in note
+    assert f"demo_70 is {SUITE}_2/pick_up_the_bowl_demo/demo_20" in note
+
+
+def test_libero_files_and_tracks_of_a_build_are_of_the_same_demos(tmp_path, inline_executor):
+    """LIBERO's own files with our tracks show the demos that were tracked."""
+    write_libero(tmp_path / "libero")
+    argv = ["build", "--source", str(tmp_path / "libero"), "--out", str(tmp_path / "ds")]
+    argv += ["--img-shape", "24", "32", "source.kind=libero", "executor.kind=inline"]
+    assert main([*argv, "tracker.kind=lk", "tracker.horizon=4", "queries.grid=[2,2]"]) == 0
+    assert main(["export", str(tmp_path / "ds"), str(tmp_path / "out"), "--to", "amplify"]) == 0
+    files = [*(tmp_path / "libero").rglob("*.hdf5")]
+    assert len(files) == 2
+    for original in files:
+        (exported,) = (tmp_path / "out" / "LIBERO").rglob(original.name)
+        with h5py.File(original) as theirs, h5py.File(exported) as ours:
+            assert {*ours["data"]} == {*theirs["data"]} == {"demo_0", "demo_1", "demo_10"}
+            for name, demo in theirs["data"].items():
+                want = demo["obs/joint_states"]
+                np.testing.assert_array_equal(ours[f"data/{name}/obs/joint_states"], want)
+
+
+def test_a_split_becomes_two_suites(migrated, tmp_path, capsys):
+    held_out = migrated.ids[1]
+    parts = {"train": [migrated.ids[0], migrated.ids[2]], "val": [held_out]}
+    splits = Splits.model_validate({"splits": parts})
+    write_splits(migrated.path, "default", splits)
+    argv = ["export", str(migrated.path), str(tmp_path / "out"), "--to", "amplify"]
+    assert main([*argv, "--split", "train:val"]) == 0
+    loader = PublicLoader(tmp_path / "out")
+    assert loader.config["train_datasets"] == [f"{SUITE}:traj1.0"]
+    assert loader.config["val_datasets"] == [f"{SUITE}_val:traj1.0"]
+    shown = {entry[2] for entry in loader.entries}
+    held = {entry[2] for entry in loader.entries_of(loader.config["val_datasets"][0])}
+    listing = json.loads((tmp_path / "out" / "letterset.json").read_text())["episodes"]
+
+    def episodes(files):
+        root = tmp_path / "out" / "preprocessed_data"
+        places = [path.relative_to(root).with_suffix("").parts for path in files]
+        return {listing[f"{suite}/{task}/{demo}"] for suite, _, task, demo in places}
+
+    assert episodes(shown) == {*parts["train"]}
+    assert episodes(held) == {held_out}
+    out = str(tmp_path / "other")
+    for split, wrong in [
+        ("train", "expected two parts of a split, such as train:val, got 'train'"),
+        ("train:test", "splits 'default' have no 'test'"),
+        ("train:train", "share 2 of their episodes"),
+    ]:
+        with pytest.raises(ConfigError, match=re.escape(wrong)):
+            export_amplify(migrated, out, split=split)
+    argv = ["export", str(migrated.path), out, "--to", "tapvid", "--split", "train:val"]
+    assert main(argv) == 2
+    assert "--split is for amplify" in capsys.readouterr().err
+
+
+def test_known_views_keep_amplifys_own_weights(tmp_path):
+    """The override, merged with AMPLIFY's configuration, changes no weight of a view it knows."""
+    own = {"agentview": 0.9, "eye_in_hand": 0.1, "all": 1.0, "corner": 1.0, "corner2": 1.0}
+    own |= {"front": 1.0}
+    assert set(own) == WEIGHTED
+    write_amplify(tmp_path / "old" / "a.hdf5", {"agentview": IMG, "eye_in_hand": IMG})
+    migrate(tmp_path / "old", tmp_path / "new")
+    export_amplify(open_dataset(tmp_path / "new"), tmp_path / "out", "attrs")
+    text = (tmp_path / "out" / "cfg" / "letterset" / "dataset.yaml").read_text()
+    loss = yaml.safe_load(text)["loss"]
+    assert own | loss.get("loss_weights", {}) == own
+
+
+def test_a_canvas_higher_than_wide_is_noted(tmp_path, capsys):
+    for name, shape in (("high", (160, 120)), ("wide", (120, 160))):
+        write_amplify(tmp_path / "old" / name / "a.hdf5", {"front": shape})
+        migrate(tmp_path / "old" / name, tmp_path / name)
+        argv = ["export", str(tmp_path / name), str(tmp_path / f"{name}_out")]
+        assert main([*argv, "--to", "amplify-attrs"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("is higher than wide: AMPLIFY's vis_pred limits columns") == 1
+    assert "note: img_shape [160, 120]" in said
+
+
+@pytest.mark.parametrize("shape", [(512,), (1, 512), (32, 512), (1, 768)])
+def test_text_files_are_as_amplify_writes_them(tmp_path, monkeypatch, shape):
+    monkeypatch.setattr(samples, "QUERIES", QuerySpec(grid=(2, 2)))
+    sample_dataset(tmp_path / "ds", Hdf5Store(tmp_path / "ds"), [Sample("a-1")])
+    given = np.random.default_rng(0).normal(size=shape)
+    notes = []
+    export_amplify(
+        open_dataset(tmp_path / "ds"),
+        tmp_path / "out",
+        text_embeddings={"pick up the bowl": given},
+        notes=notes,
+    )
+    text = tmp_path / "out" / "preprocessed_data" / SUITE / "text" / "pick_up_the_bowl.hdf5"
+    with h5py.File(text) as file:
+        assert {*file} == {"text_emb", "text"}
+        assert file["text_emb"].dtype == np.float32
+        stored = file["text_emb"][()]
+    np.testing.assert_array_equal(stored, np.atleast_2d(given).astype(np.float32))
+    # As a batch it is joined with tokens of pictures, (B, tokens, width).
+    assert np.stack([stored, stored]).ndim == 3
+    assert (stored.shape == TEXT_EMB_SHAPE) == (notes == [])
+
+
 class Named:
     """A dataset as far as planning looks: an episode per text."""
 
@@ -267,7 +433,9 @@ class Named:
         self.ids = tuple(self.texts)
 
     def __getitem__(self, key):
-        meta = SimpleNamespace(task=None, text=self.texts[key])
+        meta = SimpleNamespace(
+            task=None, text=self.texts[key], source=SimpleNamespace(path=f"{key}.mp4")
+        )
         return SimpleNamespace(meta=meta)
 
 

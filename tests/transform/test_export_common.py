@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import pickle
+import re
 
 import h5py
 import pytest
 
 from builder.cli import main
 from builder.core.errors import DatasetError, SourceError
+from builder.core.paths import printable_path
+from builder.dataset.folder import DatasetWriter, index_line
 from builder.dataset.opening import open_dataset
 from builder.stores.kinds.hdf5 import Hdf5Store
 from builder.testing import samples
-from builder.testing.samples import Sample, sample_dataset
+from builder.testing.samples import Sample, sample_dataset, sample_meta
 from builder.transform.embed import embed
 from builder.transform.export.card import dataset_card
 from builder.transform.export.inference import inference_meta
@@ -130,3 +134,25 @@ def test_what_cannot_be_exported_at_all_is_told_before_arrays_are_read(folder, c
     assert "has no view 'top'" in capsys.readouterr().err
     with pytest.raises(SourceError):
         export_tapvid(open_dataset(folder), folder.parent / "x", failures={})
+
+
+def test_a_card_holds_no_markup_of_others(tmp_path):
+    hostile = "<img src=x onerror=alert(1)>\n# [click](javascript:1) `code` \x1b[2J *bold* &lt;"
+    folder = tmp_path / 'a"b)\n```<b>\x1b]0;x\x07'
+    tracker = sample_meta().tracker.model_copy(
+        update=dict.fromkeys(("name", "version", "licence"), hostile)
+        | {"settings": {"note": hostile}}
+    )
+    with DatasetWriter.create(folder, sample_meta(tracker=tracker)) as catalog:
+        catalog.add(index_line(Sample("a").build(Hdf5Store(folder))))
+    card = dataset_card(open_dataset(folder))
+    body = card.partition("---\n\n")[2].partition("## Reading it")[0].replace("`failures/`", "")
+    assert not re.search(r"(?<!\\)[<\[`&*]", body)
+    assert "\x1b" not in card
+    assert "\x07" not in card
+    assert [line for line in card.splitlines() if line.startswith("# ")] == [
+        line for line in card.splitlines() if line.startswith("# a")
+    ]
+    code = card.partition("```python\n")[2].partition("```\n")[0]
+    (call,) = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)]
+    assert call.args[0].value == printable_path(folder.name)

@@ -14,8 +14,8 @@ import pytest
 
 from builder.build.config_file import read_overrides
 from builder.cli import main
-from builder.core.errors import ConfigError
-from builder.dataset.folder import DatasetWriter, read_failures
+from builder.core.errors import ConfigError, OutputError
+from builder.dataset.folder import DatasetWriter, read_failures, read_index
 from builder.dataset.opening import open_dataset
 from builder.dataset.splits import Splits, read_splits, write_splits
 from builder.dataset.validate import validate
@@ -200,7 +200,7 @@ def test_episodes_behind_links_are_taken_over(tmp_path, store):
 def test_merge_copies_where_links_are_unknown(tmp_path, monkeypatch):
     one, two = make(tmp_path / "one"), make(tmp_path / "two", ids=("c",))
 
-    def refuse(*args):
+    def refuse(*names, **folders):
         raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
 
     monkeypatch.setattr(os, "link", refuse)
@@ -368,3 +368,62 @@ def test_a_copy_that_went_wrong_is_put_aside_and_made_again(tmp_path):
     assert f"the copy is now {out / 'damaged'}" in done.failures["b"]
     assert convert(start, out, {"kind": "zarr"}).exit_code == 0
     assert validate(out) == []
+
+
+@pytest.fixture
+def synced(monkeypatch):
+    """What is made durable, by name, in order; and lines as they are listed."""
+    seen = []
+    fsync = os.fsync
+
+    def note(descriptor):
+        seen.append(os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}")))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    return seen
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="names of descriptors")
+def test_episodes_are_made_durable_together_before_they_are_listed(tmp_path, monkeypatch, synced):
+    start = make(tmp_path / "in", ids=[f"{folder}/{at}" for folder in "xy" for at in range(5)])
+    monkeypatch.setattr("builder.transform.merge._BATCH", 4)
+    synced.clear()
+    assert subset(start, tmp_path / "out", ["*"]).episodes == 10
+    listed = [name for name in synced if name in ("x", "y", "main.jsonl")]
+    # The folders of a batch, then its lines: 4 episodes of x; 1 of x and 3 of y; 2 of y.
+    expected = ["x", "main.jsonl", "x", "y", "main.jsonl", "y", "main.jsonl"]
+    assert listed == expected
+    assert validate(tmp_path / "out") == []
+
+
+def test_what_was_not_made_durable_is_not_listed(tmp_path, monkeypatch):
+    start = make(tmp_path / "in", ids=["a", "b", "c"])
+    sync = Hdf5Store.sync
+
+    def full(store, ids):
+        raise OutputError("the disk is full")
+
+    monkeypatch.setattr(Hdf5Store, "sync", full)
+    with pytest.raises(OutputError):
+        subset(start, tmp_path / "out", ["*"])
+    assert not read_index(tmp_path / "out")
+    monkeypatch.setattr(Hdf5Store, "sync", sync)
+    assert subset(start, tmp_path / "out", ["*"]).episodes == 3
+    assert digests(tmp_path / "out") == digests(start)
+    assert validate(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("verb", ["merge", "subset"])
+def test_several_processes_take_the_same(tmp_path, verb):
+    inputs = [make(tmp_path / "in", ids=["a", "b", "c"]), make(tmp_path / "more", ids=["d"])]
+    inputs[0].joinpath("episodes/b.hdf5").write_bytes(b"x")
+    for workers in ("1", "2"):
+        out, said = tmp_path / workers, ["--workers", workers]
+        given = ["--where", "length > 0"] if verb == "subset" else [str(inputs[1])]
+        order = [str(out), *given] if verb == "subset" else [*given, str(out)]
+        assert main([verb, str(inputs[0]), *order, *said]) == 1
+    assert digests(tmp_path / "1") == digests(tmp_path / "2")
+    one, two = (read_failures(tmp_path / workers) for workers in ("1", "2"))
+    assert [*one] == ["b"]
+    assert one == two

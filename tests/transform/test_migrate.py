@@ -75,13 +75,14 @@ def test_resumes_and_repeats_to_the_same_bytes(tmp_path):
 
 
 def test_dry_run_lists_and_writes_nothing(tmp_path):
-    amplify_folder(tmp_path / "old", demos=2, attrs=False)
+    amplify_folder(tmp_path / "old", demos=2)
+    write_amplify(tmp_path / "old" / "none.hdf5", {"front": (48, 64)}, attrs=False)
     report = migrate(tmp_path / "old", tmp_path / "new", img_shape=IMG, dry_run=True)
     assert not (tmp_path / "new").exists()
     assert "demo_1.hdf5 ->" in report.text()
-    assert "stretch of 120 x 160" in report.text()
+    assert "stretch of 480 x 853" in report.text()
     assert "would migrate 2 episodes" in report.text()
-    assert "no height/width attributes" in report.text()
+    assert "FAILED none.hdf5" in report.text()
 
 
 def test_the_canvas_defaults_to_the_only_tracked_size(tmp_path):
@@ -162,10 +163,10 @@ def test_the_wrong_video_is_refused_by_name(tmp_path):
     report = migrate(tmp_path / "old", tmp_path / "new", **options)
     assert "the aspects differ" in report.failures["a.hdf5"]
     assert "expected one video" in report.failures["b.hdf5"]
-    assert "give the size that was tracked" in report.failures["c.hdf5"]
-    report = migrate(tmp_path / "old", tmp_path / "new2", **options, tracked=(480, 853))
     assert {*report.failures} == {"a.hdf5", "b.hdf5"}
     assert report.exit_code == 1
+    (episode,) = open_dataset(tmp_path / "new")
+    assert "pixels of 480 x 853 (H x W): its video is 90 x 160" in episode.meta.views[0].notes[0]
 
 
 def test_atm_brings_its_own_video(tmp_path):
@@ -389,15 +390,14 @@ def test_a_run_that_could_read_nothing_leaves_nothing_that_hinders_the_next(tmp_
     assert open_dataset(tmp_path / "new").meta.horizon == 16
 
 
-def test_a_run_with_another_tracked_size_does_not_go_on_with_the_dataset(tmp_path):
-    amplify_folder(tmp_path / "old", demos=2, views={"front": (96, 128)}, attrs=False)
+def test_a_run_with_other_settings_does_not_go_on_with_the_dataset(tmp_path):
+    amplify_folder(tmp_path / "old", demos=2, views={"front": (96, 128)})
     _first, last = sorted((tmp_path / "old").rglob("*.hdf5"))
     kept = last.read_bytes()
     last.unlink()
-    migrate(tmp_path / "old", tmp_path / "new", img_shape=IMG, tracked=(96, 128))
+    migrate(tmp_path / "old", tmp_path / "new", img_shape=IMG)
     last.write_bytes(kept)
-    for other in ({"tracked": (120, 160)}, {}, {"tracked": (96, 128), "fps": 10.0}):
-        with pytest.raises(ConfigError, match="made with other settings"):
-            migrate(tmp_path / "old", tmp_path / "new", img_shape=IMG, **other)
-    report = migrate(tmp_path / "old", tmp_path / "new", img_shape=IMG, tracked=(96, 128))
+    with pytest.raises(ConfigError, match="made with other settings"):
+        migrate(tmp_path / "old", tmp_path / "new", img_shape=IMG, fps=10.0)
+    report = migrate(tmp_path / "old", tmp_path / "new", img_shape=IMG)
     assert [move.done for move in report.moves] == [True, False]

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from multiprocessing.pool import RemoteTraceback  # type: ignore[attr-defined]
@@ -21,10 +21,18 @@ from typing import Any
 
 from builder.build.executors.base import Function, ReportProgress
 from builder.core.errors import WorkerError
+from builder.core.standard_streams import outlast_readers
 from builder.core.worker_slot import SLOT
+from builder.core.working import working_told_to
+from letterset.own_packages import InOwnPackages
 
+UNGUARDED = 78
+"""Exit code of a child that ran the user's script again, which starts children itself."""
 GRACE_SECONDS = 10.0  # to clean up after SIGTERM, before SIGKILL
 REPORT_SECONDS = 0.1  # progress is sent no more often
+
+WHEN_ORPHANED: list[Callable[[], None]] = []
+"""What a child does last when its parent was killed."""
 
 _STARTING = threading.Lock()  # for the environment, which all threads share
 
@@ -46,9 +54,12 @@ def start_child(function: Function, slot: int) -> tuple[BaseProcess, Connection]
 
     ``slot`` is its number among the children that run at a time: see ``builder.core.worker_slot``.
     """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        # Without its guard a script is run by every child; what it did so far is all it may do.
+        os._exit(UNGUARDED)
     context = multiprocessing.get_context("spawn")
     pipe, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(theirs, function), daemon=True)
+    process = context.Process(target=InOwnPackages(_work), args=(theirs, function), daemon=True)
     with _STARTING, _environment({**ONE_THREAD, SLOT: str(slot)}), _interrupts_blocked():
         process.start()
     theirs.close()  # the child's alone now: its death shows as the end of the pipe
@@ -84,13 +95,6 @@ def end_all(processes: Collection[BaseProcess]) -> None:
             with suppress(ValueError):  # it ended and is released
                 process.kill()
         raise
-
-
-def available_cores() -> int:
-    """How many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def unpack(packed: bytes) -> tuple[str, Any]:
@@ -138,17 +142,22 @@ def _interrupts_blocked() -> Iterator[None]:
 
 def _work(pipe: Connection, function: Function) -> None:
     """Take tasks and send progress and results, until the parent ends it."""
+    outlast_readers()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _leave)
-    if hasattr(signal, "SIGUSR1"):  # which a scheduler sends to every process of a job
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    for name in ("SIGUSR1", "SIGUSR2"):  # which schedulers send to every process of a job
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     threading.Thread(target=_follow_parent, daemon=True).start()
     if "cv2" in sys.modules:
         sys.modules["cv2"].setNumThreads(1)
     with suppress(EOFError, OSError):  # which mean that the parent is gone
         pipe.send(("ready", None))
         while True:
-            pipe.send_bytes(_answer(pipe.recv_bytes(), function, _reporter(pipe)))
+            packed_task, reporter = pipe.recv_bytes(), _Reporter(pipe)
+            with working_told_to(reporter.again):
+                answer = _answer(packed_task, function, reporter)
+            pipe.send_bytes(answer)
 
 
 def _answer(packed_task: bytes, function: Function, report: ReportProgress) -> bytes:
@@ -174,20 +183,34 @@ def _follow_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
+        for last in WHEN_ORPHANED:
+            last()
         os._exit(1)
 
 
-def _reporter(pipe: Connection) -> ReportProgress:
-    last = 0.0
+class _Reporter:
+    """Sends a task's progress, no more often than is of use."""
 
-    def report(frames_done: int, frames_total: int) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last >= REPORT_SECONDS or frames_done == frames_total:
-            last = now
-            pipe.send(("progress", (int(frames_done), int(frames_total))))
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe, self._sent = pipe, 0.0
+        self._progress = (0, 0)
 
-    return report
+    def __call__(self, frames_done: int, frames_total: int) -> None:
+        self._progress = (int(frames_done), int(frames_total))
+        if self._due() or frames_done == frames_total:
+            self._send()
+
+    def again(self) -> None:
+        """Say that the task goes on, though no more frames are done."""
+        if self._due():
+            self._send()
+
+    def _due(self) -> bool:
+        return time.monotonic() - self._sent >= REPORT_SECONDS
+
+    def _send(self) -> None:
+        self._sent = time.monotonic()
+        self._pipe.send(("progress", self._progress))
 
 
 def portable(error: Exception) -> tuple[Exception, str]:

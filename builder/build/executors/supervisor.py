@@ -16,11 +16,19 @@ from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple, TypeVar
 
 from builder.build.executors.base import Function, Outcome, ProgressEvent
-from builder.build.executors.child import cause_of_death, describe, end_all, start_child, unpack
+from builder.build.executors.child import (
+    UNGUARDED,
+    cause_of_death,
+    describe,
+    end_all,
+    start_child,
+    unpack,
+)
 from builder.core.errors import LettersetError, WorkerError
 
 START_ATTEMPTS = 5  # in a row, before it is clear that no child can start
 SUSPENDED_SECONDS = 1.0  # woken later than this, the process was suspended, not only busy
+_LOOKS = 8  # at a silent child, whether it is suspended, within the time that it may be silent
 START_SECONDS = 300.0  # patience with imports, which may come from a slow network disk
 TASKS_PER_WORKER = 200  # then a fresh child, so that leaks of libraries stay small
 
@@ -42,11 +50,13 @@ class Message(NamedTuple):
 class CannotStart(LettersetError):
     """START_ATTEMPTS children in a row ended before their first task; ``how`` the last one did."""
 
-    def __init__(self, how: str) -> None:
+    def __init__(self, how: str, unguarded: bool = False) -> None:
         super().__init__(
-            f"workers cannot start: the last one {how} before its first task; its own "
-            f"message, if any, is above. A script that starts a build needs the guard "
-            f"'if __name__ == \"__main__\":' around it"
+            "every worker that this script starts runs the script again: put what it does under "
+            "'if __name__ == \"__main__\":'"
+            if unguarded
+            else f"workers cannot start: the last one {how} before its first task; its own "
+            f"message, if any, is above"
         )
         self.how = how
 
@@ -62,9 +72,11 @@ class Worker:
     """One child process, started again when it ends, and the one task it has at a time.
 
     A child that dies has its task tried once more; one that is silent for ``stall_seconds``
-    has not.  ``slot`` is its number among the workers: see ``builder.core.worker_slot``.
+    has not, where no time counts in which it is suspended.  ``slot`` is its number among the
+    workers: see ``builder.core.worker_slot``.
     """
 
+    waits_out_suspension = True
     pipe: Connection
     ready: bool
     """Whether the child has spoken since it was started; before that it never has a task."""
@@ -108,6 +120,10 @@ class Worker:
         """When, on the monotonic clock, silence has lasted too long."""
         return self.heard + (self.stall_seconds if self.ready else START_SECONDS)
 
+    def patience(self, now: float) -> float:
+        """How long to wait, at most, before looking at it again."""
+        return min(self.deadline - now, self.stall_seconds / _LOOKS)
+
     def receive(self) -> Message | None:
         """Take one message of the child, or its death; None when nothing is said of the task.
 
@@ -145,6 +161,8 @@ class Worker:
 
     def on_failed_start(self, how: str) -> Message | None:
         """Start another child: this one never had the task.  Raises CannotStart."""
+        if how.endswith(f"exit code {UNGUARDED}"):
+            raise CannotStart(how, unguarded=True) from None
         self.failed_starts.count += 1
         if self.failed_starts.count >= START_ATTEMPTS:
             raise CannotStart(how)
@@ -164,6 +182,15 @@ class Worker:
     def stop(self) -> None:
         """End the child, if there is one."""
         stop_all([self])
+
+
+def is_suspended(process: BaseProcess | None) -> bool:
+    """Tell whether a child was stopped by a signal or a debugger; False where that is unknown."""
+    try:
+        with open(f"/proc/{process.pid if process else 0}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] in (b"T", b"t")
+    except OSError:
+        return False
 
 
 W = TypeVar("W", bound=Worker)
@@ -187,7 +214,7 @@ def watch(
     At most ``seconds``, and until a pipe of ``wake`` has something.  Raises CannotStart.
     """
     begun = time.monotonic()
-    patience = max(0.0, min(seconds, *(worker.deadline - begun for worker in workers)))
+    patience = max(0.0, min(seconds, *(worker.patience(begun) for worker in workers)))
     spoke = wait([*wake, *(worker.pipe for worker in workers)], patience)
     now = time.monotonic()
     if now - begun > patience + max(patience, SUSPENDED_SECONDS):
@@ -198,6 +225,8 @@ def watch(
         message = None
         if worker.pipe in spoke:
             message = worker.receive()
+        elif worker.waits_out_suspension and is_suspended(worker.process):
+            worker.heard = now
         elif now >= worker.deadline:
             message = worker.on_silence()
         if message is not None:

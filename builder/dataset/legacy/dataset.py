@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from builder.canvas.query_grid import query_points
+from builder.canvas.query_grid import grid_span
 from builder.canvas.windows import EPISODE_HORIZON
 from builder.core.errors import ConfigError, DatasetError, SourceError
 from builder.core.lru_cache import LruCache
+from builder.core.own_files import own_files
 from builder.core.paths import printable_path
 from builder.core.records import checked_shape
 from builder.core.registry import raise_missing_extra
@@ -28,11 +29,12 @@ from builder.dataset.episodes import (
     Dataset,
     EpisodeData,
     OlderTracks,
-    SizeOrigin,
+    TrackedSize,
     ViewData,
 )
 from builder.dataset.index import EpisodeIndex
 from builder.dataset.legacy.files import (
+    CONFIG_NAME,
     Layout,
     LegacyRef,
     Mode,
@@ -42,9 +44,9 @@ from builder.dataset.legacy.files import (
     track_files,
 )
 from builder.dataset.legacy.reader import UNSEALED, LegacyReader
+from builder.dataset.legacy.sizes import GivenSizes, settled, with_given_sizes
 from builder.stores.reading import ReaderCache
 from schemas.dataset import DatasetMeta, IndexLine, QuerySpec, TrackerInfo, VisibilityRule
-from schemas.geometry import Stretch
 from schemas.legacy import QUERY_SLACK_PX, PixelOrigin, missing_size_note
 
 if TYPE_CHECKING:
@@ -70,19 +72,13 @@ class LegacyView(ViewData):
         """The tracks, which know how they are stored."""
         return self.tracks
 
-    def tracked_size(self) -> tuple[tuple[int, int] | None, SizeOrigin]:
-        """Return the recorded size, else the one that the query points give away."""
+    def tracked_size(self) -> TrackedSize:
+        """Return the size, and how it is known."""
         ref: LegacyRef = self._reader.ref  # type: ignore[attr-defined]
-        if ref.layout == "atm":
-            return ref.tracked[self.name], "relative"
-        if (tracked := ref.tracked[self.name]) is not None:
-            return tracked, "recorded"
-        # A full grid of cell centres begins and ends half a cell from the frame's edges.
-        queries = np.asarray(self.queries)
-        width, height = (int(side) for side in (queries.min(axis=0) + queries.max(axis=0)).round())
-        if min(height, width) < 1 or guess_queries(queries, (height, width)) is None:
-            return None, "unknown"
-        return (height, width), "estimated"
+        size = ref.sizes[self.name]
+        if size.origin != "unknown" or size.basis or (short := ref.short_side) is None:
+            return size
+        return size._replace(basis=f"{CONFIG_NAME} beside them says resize_shorter {short}")
 
 
 class LegacyEpisode(EpisodeData):
@@ -90,6 +86,25 @@ class LegacyEpisode(EpisodeData):
 
     sealed = False
     view_type = LegacyView
+
+    @classmethod
+    def of(
+        cls,
+        ref: LegacyRef,
+        img_shape: tuple[int, int],
+        pixel_origin: PixelOrigin = "corner",
+        videos: Videos | None = None,
+    ) -> LegacyEpisode:
+        """Open a file; ``videos`` tell its sizes and bring no frames.
+
+        Raises DatasetError naming file and view, and what ``Videos.tracked_size`` raises.
+        """
+        return cls(LegacyReader(settled(ref, videos), img_shape, pixel_origin))
+
+    @property
+    def ref(self) -> LegacyRef:
+        """The file, its sizes settled."""
+        return self.reader.ref  # type: ignore[attr-defined]
 
 
 class LegacyDataset(Dataset):
@@ -124,8 +139,8 @@ class LegacyDataset(Dataset):
         unsized = [
             f"{printable_path(ref.path.relative_to(path))} ({view})"
             for ref in refs.values()
-            for view, tracked in ref.tracked.items()
-            if tracked is None and ref.layout == "amplify"
+            for view, size in ref.sizes.items()
+            if size.origin == "unknown" and videos is None
         ]
         self.notes = (missing_size_note(unsized, img_shape),) if unsized else ()
         self.meta = _dataset_meta(refs, img_shape, pixel_origin)
@@ -147,7 +162,10 @@ class LegacyDataset(Dataset):
 
     def open_file(self, episode_id: str) -> LegacyReader:
         """Open a file anew; raises DatasetError naming file and view for contradictions."""
-        ref = self.refs[episode_id]
+        try:
+            ref = settled(self.refs[episode_id], self.videos)
+        except SourceError as error:
+            raise DatasetError(str(error)) from None
         return LegacyReader(ref, self.img_shape, self.pixel_origin, self.videos)
 
     def _made_of(self, img_shape: tuple[int, int]) -> tuple[Any, ...]:
@@ -166,6 +184,7 @@ def open_legacy(
     max_open: int = MAX_OPEN_EPISODES,
     videos: str | Path | None = None,
     frame_step: int = 1,
+    tracked: GivenSizes | None = None,
 ) -> LegacyDataset:
     """Open a folder of older HDF5 files (searched recursively); reads headers only.
 
@@ -178,6 +197,9 @@ def open_legacy(
     ``frame_step``-th frame was tracked: views then have ``frames``, stretched to
     ``img_shape`` as the tracks are and decoded when touched.  ATM files bring their own.
 
+    Tracks without a size count as pixels of ``img_shape``, unless ``tracked`` gives one, (H, W) for
+    all views or a mapping of views to them, or the videos tell it (``Videos.tracked_size``).
+
     Raises DatasetError naming file and view for what cannot be trusted (``on_error="skip"``
     lists such files in ``problems`` instead), and for a folder of files that do not fit together
     or without any older file; ConfigError for invalid options.
@@ -188,6 +210,7 @@ def open_legacy(
     checked_choice("mode", mode, (None, *get_args(Mode)))
     checked_choice("on_error", on_error, ("raise", "skip"))
     refs, problems = scan(Path(folder), layout, mode, on_error)
+    refs = with_given_sizes(refs, tracked)
     if mixture := mixture_of(refs.values()):
         raise DatasetError(f"{folder}: {mixture}; open each kind from a folder of its own")
     found = None
@@ -227,7 +250,12 @@ def _with_videos(
 def scan(
     folder: Path, layout: Layout | None, mode: Mode | None, on_error: Literal["raise", "skip"]
 ) -> tuple[dict[str, LegacyRef], dict[str, str]]:
-    """Read all headers: files by id, and problems by relative path; see :func:`open_legacy`."""
+    """Read all headers: files by id, and problems by relative path; see :func:`open_legacy`.
+
+    Raises ConfigError for a dataset of letterset, which has a geometry already.
+    """
+    if own := own_files(folder):
+        raise ConfigError(f"{folder}: not a folder of older files but {own}")
     refs: dict[str, LegacyRef] = {}
     problems: dict[str, str] = {}
     for path in track_files(folder):
@@ -247,14 +275,17 @@ def scan(
     return refs, problems
 
 
-def guess_queries(queries_xy: np.ndarray, img_shape: tuple[int, int]) -> QuerySpec | None:
-    """Return AMPLIFY's square grid over the whole picture if the points are on it, to a pixel."""
+def query_spec(queries_xy: np.ndarray, img_shape: tuple[int, int]) -> QuerySpec:
+    """Say what query points (N, 2) are: AMPLIFY's grid over the whole canvas, to a pixel, or not.
+
+    A square grid over another part of it is ``stored``, with its rows and columns.
+    """
+    span = grid_span(queries_xy, QUERY_SLACK_PX)
+    if span is None:
+        return QuerySpec(grid=(len(queries_xy), 1), region="stored")
     side = math.isqrt(len(queries_xy))
-    spec = QuerySpec(grid=(max(1, side), max(1, side)), region="canvas")
-    expected = query_points(spec, Stretch(source_shape=img_shape, img_shape=img_shape))
-    if expected.shape != queries_xy.shape:
-        return None
-    return spec if np.abs(expected - queries_xy).max() <= QUERY_SLACK_PX else None
+    whole = np.abs(np.subtract(span, img_shape)).max() <= QUERY_SLACK_PX
+    return QuerySpec(grid=(side, side), region="canvas" if whole else "stored")
 
 
 def _dataset_meta(
@@ -268,12 +299,10 @@ def _dataset_meta(
     for ref in refs.values():
         try:
             # Without the videos: a bad one must not hide what its file says.
-            reader = LegacyReader(ref, img_shape, pixel_origin)
-            points = reader.array(next(iter(ref.tracked)), "queries")
+            reader = LegacyReader(settled(ref, None), img_shape, pixel_origin)
+            queries = query_spec(reader.array(next(iter(ref.sizes)), "queries"), img_shape)
         except DatasetError:
             continue
-        fallback = QuerySpec(grid=(len(points), 1), region="stored")
-        queries = guess_queries(points, img_shape) or fallback
         break
     return DatasetMeta.seal(
         created_with=version("letterset"),

@@ -6,17 +6,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from builder.core.errors import ConfigError, DatasetError, SourceError
+from builder.core.own_files import METADATA, OWN_EPISODE, is_own
 from builder.core.paths import episode_id, printable_path
+from builder.dataset.episodes import TrackedSize
 from builder.inputs.hdf5 import SafeHdf5, open_hdf5
-from builder.inputs.listing import HDF5_SUFFIXES, has_suffix, walk
+from builder.inputs.listing import HDF5_SUFFIXES, has_suffix, read_small, walk
+from schemas.base import MAX_SIDE
 from schemas.config import Limits
 from schemas.dataset import Name
 from schemas.legacy import tracked_shape
 
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
+
+CONFIG_NAME = "config.yaml"
+"""Where the older preprocessing writes what it was told, beside its files."""
+CONFIG_BYTES = 1 << 20
 
 Layout = Literal["amplify", "atm"]
 Mode = Literal["reinit", "episode"]
@@ -35,8 +43,40 @@ class LegacyRef:
     length: int
     horizon: int
     points: int
-    tracked: Mapping[str, tuple[int, int] | None]
-    """By view: the size (H, W) its tracks are pixels of, None where it is not recorded."""
+    sizes: Mapping[str, TrackedSize]
+    """By view: the size its tracks are pixels of, and how it is known."""
+
+    def setting(self, name: str) -> float | None:
+        """Return a number above 0 that the nearest ``config.yaml`` says; None where none does.
+
+        Looked for from the file's folder up to the folder that was opened.
+        """
+        for folder in list(self.path.parents)[: len(self.relative.parents)]:
+            path = folder / CONFIG_NAME
+            if not path.is_file():
+                continue
+            try:
+                config = yaml.safe_load(read_small(path, CONFIG_BYTES))
+            except (SourceError, yaml.YAMLError, ValueError, RecursionError):
+                continue  # another program's
+            parts = [config, *config.values()] if isinstance(config, dict) else []
+            said = [part.get(name) for part in parts if isinstance(part, dict)]
+            numbers = {n for n in said if isinstance(n, int | float) and n is not True}
+            numbers = {n for n in numbers if 0 < n <= MAX_SIDE}
+            if len(numbers) == 1:
+                return numbers.pop()
+        return None
+
+    @property
+    def short_side(self) -> int | None:
+        """To how many pixels the short side was resized, where a ``config.yaml`` says it."""
+        side = self.setting("resize_shorter")
+        return int(side) if side is not None and side == int(side) else None
+
+    @property
+    def tracked(self) -> dict[str, tuple[int, int] | None]:
+        """By view: the size (H, W) its tracks are pixels of, None where it is not known."""
+        return {name: size.shape for name, size in self.sizes.items()}
 
 
 @contextmanager
@@ -79,6 +119,8 @@ def inspect_file(
     Raises DatasetError naming file and view for what cannot be trusted.
     """
     with open_older(path) as file:
+        if is_own(file.attr("", METADATA)):
+            raise DatasetError(f"{path}: not an older file but {OWN_EPISODE}")
         members = {name: file.keys(f"root/{name}") for name in file.keys("root")}
         names = [name for name, inner in members.items() if "tracks" in inner]
         # Arrays that only a view has.
@@ -123,7 +165,7 @@ def inspect_file(
             length=second if mode == "episode" else first,
             horizon=second,
             points=points,
-            tracked={name: _tracked(file, layout, path, name) for name in names},
+            sizes={name: _size(file, layout, path, name) for name in names},
         )
 
 
@@ -159,17 +201,27 @@ def track_shape(file: SafeHdf5, path: Path, view: str) -> tuple[int, ...]:
     return tuple(tracks.shape)
 
 
-def _tracked(file: SafeHdf5, layout: Layout, path: Path, view: str) -> tuple[int, int] | None:
+def _size(file: SafeHdf5, layout: Layout, path: Path, view: str) -> TrackedSize:
     group, where = f"root/{view}", f"{path}, view {view}"
     if layout == "atm":
         if "video" not in file.keys(group):
-            return None
+            return TrackedSize(None, "relative")
         shape = file.dataset(f"{group}/video").shape
         if len(shape) != 5 or shape[0] != 1 or shape[2] != 3:
             raise DatasetError(f"{where}: video must be (1, T, 3, H, W), got {shape}")
-        return (int(shape[3]), int(shape[4]))
-    values = {name: file.attr(group, name) for name in ("height", "width")}
-    try:
-        return tracked_shape({k: v for k, v in values.items() if v is not None}, where)
-    except ValueError as error:
-        raise DatasetError(str(error)) from None
+        return TrackedSize((int(shape[3]), int(shape[4])), "relative")
+    elsewhere = {f"{group}/tracks": f"{group}/tracks", "root": "root", "": "the file itself"}
+    basis = ""
+    for place, said in {group: "", **elsewhere}.items():
+        values = {name: file.attr(place, name) for name in ("height", "width")}
+        try:
+            shape = tracked_shape({k: v for k, v in values.items() if v is not None}, where)
+        except ValueError as error:
+            if place == group:
+                raise DatasetError(str(error)) from None
+            basis = f"height and width of {said} are no size: {values['height']}, {values['width']}"
+            continue  # such an attribute may mean something else
+        if shape is not None:
+            basis = f"height and width are attributes of {said}, not of {group}" if said else ""
+            return TrackedSize(shape, "recorded", basis)
+    return TrackedSize(None, "unknown", basis)

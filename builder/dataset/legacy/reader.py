@@ -14,11 +14,13 @@ import numpy as np
 from builder.core.errors import DatasetError, SourceError
 from builder.core.paths import printable_path
 from builder.dataset.legacy.files import LegacyRef, open_older, track_shape
+from builder.dataset.legacy.sizes import check_size, grid_note
 from builder.inputs.hdf5 import SafeHdf5
+from builder.inputs.normalized_points import check_normalized
 from builder.stores.reading import ReopenableReader, mapped
 from schemas.dataset import ArrayMeta, EpisodeMeta, SourceInfo, ViewMeta
 from schemas.geometry import Stretch
-from schemas.legacy import QUERY_SLACK_PX, PixelOrigin, check_queries, implied_geometry
+from schemas.legacy import PixelOrigin, implied_geometry
 
 if TYPE_CHECKING:
     from builder.dataset.legacy.videos import Videos
@@ -115,7 +117,8 @@ class LegacyReader(ReopenableReader):
 
     def _load_view(self, file: SafeHdf5, name: str) -> ViewMeta:
         where, group = f"{self.path}, view {name}", f"root/{name}"
-        tracked = self.ref.tracked[name]
+        size = self.ref.sizes[name]
+        tracked = size.shape
         shape = track_shape(file, self.path, name)
         geometry = implied_geometry(tracked, self.img_shape)
         mapping = self._mapping(geometry, tracked, where)
@@ -125,12 +128,12 @@ class LegacyReader(ReopenableReader):
         rows = self._stored(plans["tracks"])
         stored_queries = np.asarray(rows[:, 0] if self.ref.mode == "reinit" else rows[0, 0])
         if self.ref.layout == "atm":
-            _check_shares(stored_queries, tracked or self.img_shape, where)
-        elif tracked is not None:
-            try:
-                check_queries(stored_queries, tracked, where)
-            except ValueError as error:
-                raise DatasetError(str(error)) from None
+            self._check_shares(rows, plans.get("vis"), where)
+        elif tracked is not None and size.origin != "assumed":
+            check_size(stored_queries, tracked, where)
+        first_xy = stored_queries.reshape(-1, *stored_queries.shape[-2:])[0]
+        placed = tracked is not None and size.origin not in ("assumed", "relative")
+        lies = grid_note(first_xy, tracked) if tracked and placed else None
         queries = LegacyTracks(rows, *mapping, where)[0, 0]
         makers: dict[str, _Make] = {
             "tracks": lambda own: LegacyTracks(own._stored(plans["tracks"]), *mapping, where),
@@ -149,8 +152,22 @@ class LegacyReader(ReopenableReader):
             name=name,
             geometry=geometry,
             coded_shape=geometry.source_shape,
+            source_shape_assumed=tracked is None or size.origin == "assumed",
             arrays={key: _describe(self.array(name, key)) for key in makers},
+            notes=tuple(note for note in (size.basis, lies) if note),
         )
+
+    def _check_shares(self, rows: Any, vis: _Plan | None, where: str) -> None:
+        """Refuse tracks of an ATM file that are no shares of the picture; step 0 is no query."""
+        each_frame = (0,) if self.ref.mode == "episode" else (slice(None), 0)
+        points = np.asarray(rows[each_frame])
+        shown = np.ones(points.shape[:-1], bool)
+        if vis is not None:
+            shown = np.asarray(self._stored(vis)[each_frame]) > 0.5
+        try:
+            check_normalized(points, shown, where)
+        except SourceError as error:
+            raise DatasetError(f"{error}, or give layout amplify") from None
 
     def _video_frames(self, videos: Videos, view: str) -> Any:
         try:
@@ -214,16 +231,6 @@ def _plan(dataset: Any) -> _Plan:
 
 def _describe(array: Any) -> ArrayMeta:
     return ArrayMeta(dtype=np.dtype(array.dtype).name, shape=tuple(array.shape), sha256=UNSEALED)
-
-
-def _check_shares(queries: np.ndarray, shape: tuple[int, int], where: str) -> None:
-    """Refuse ATM's query points (..., 2) more than a pixel outside a picture of ``shape``."""
-    slack = QUERY_SLACK_PX / np.array(shape[::-1])
-    if not ((queries >= -slack) & (queries <= 1 + slack)).all():
-        raise DatasetError(
-            f"{where}: query points (step 0) from {queries.min():g} to {queries.max():g}, but "
-            f"those of ATM files are shares of the picture, 0 to 1; for pixels give layout amplify"
-        )
 
 
 def _pass_through(file: SafeHdf5, group: str, prefix: str) -> dict[str, np.ndarray]:

@@ -13,7 +13,8 @@ import numpy as np
 
 from builder.canvas.letterbox import Letterboxer
 from builder.core.errors import ConfigError, DatasetError, SourceError
-from builder.dataset.legacy.files import LegacyRef
+from builder.dataset.episodes import TrackedSize
+from builder.dataset.legacy.files import CONFIG_NAME, LegacyRef
 from builder.inputs.listing import VIDEO_SUFFIXES, walk
 from builder.inputs.streams import (
     BlockStream,
@@ -23,9 +24,11 @@ from builder.inputs.streams import (
     StreamInfo,
     even_times,
 )
-from builder.inputs.video import VideoSpan, VideoStream
+from builder.inputs.video import VideoStream
+from builder.inputs.video_span import VideoSpan
 from builder.stores.codecs import Rows
 from schemas.geometry import Stretch
+from schemas.legacy import resized_by_shorter
 
 LONGEST_SKIP = 32
 """Frames up to which decoding on is preferred to seeking."""
@@ -49,6 +52,29 @@ class Videos:
             raise ConfigError(f"{folder} is not a folder; give that of the tracked videos")
         self.folder, self.frame_step = folder, frame_step
 
+    def tracked_size(self, ref: LegacyRef, view: str, height: int | None) -> TrackedSize:
+        """Tell the tracked size of a view from its video, by the older route's resizing.
+
+        How far the video was scaled, the ``config.yaml`` beside the file says (resize_shorter), or
+        else the ``height`` of the tracked frames does, which its query grid told.  Raises
+        SourceError for what is not the view's video, DecodeError when it is damaged.
+        """
+        stream = self._open(ref, view)
+        shape = stream.info.source_shape
+        basis = f"its video is {shape[0]} x {shape[1]} (H x W)"
+        if ref.short_side is not None:
+            basis += f", and {CONFIG_NAME} says resize_shorter {ref.short_side}"
+            return TrackedSize(resized_by_shorter(shape, ref.short_side), "video", basis)
+        if height is None:
+            why = "no config.yaml beside the file says resize_shorter, and its points are no grid"
+            return TrackedSize(None, "unknown", f"{basis}, but {why}")
+        near = round(min(shape) * height / shape[0])
+        for short in (near, near - 1, near + 1):
+            if short > 0 and resized_by_shorter(shape, short)[0] == height:
+                basis += f", and its query grid tells a height of {height}"
+                return TrackedSize(resized_by_shorter(shape, short), "video", basis)
+        return TrackedSize(None, "unknown", f"{basis}, which no resizing makes {height} high")
+
     def open(self, ref: LegacyRef, view: str) -> FrameStream:
         """Open the video of a view.
 
@@ -56,13 +82,14 @@ class Videos:
         length or shape; DecodeError when it is damaged.
         """
         stream = self._open(ref, view)
-        tracked = ref.tracked[view]
-        if tracked is None:
+        size = ref.sizes[view]
+        if size.shape is None:
             raise SourceError(
-                f"{ref.relative}, view {view}: no height/width attributes, so its tracks cannot be "
-                f"placed in {stream.path}; give the size that was tracked"
+                f"{ref.relative}, view {view}: its tracks cannot be placed in {stream.path}: no "
+                f"height and width are recorded{size.basis and f', and {size.basis}'}; give the "
+                f"size that was tracked"
             )
-        _check_aspect(ref, stream, tracked)
+        _check_aspect(ref, stream, size.shape)
         if self.frame_step == 1:
             return stream
         fps = stream.info.fps
@@ -76,8 +103,18 @@ class Videos:
         that aspect.  Raises what :meth:`open` raises.
         """
         stream = self._open(ref, view)
+        size = ref.sizes[view]
         if ref.layout == "amplify":  # ATM's tracks are shares of the picture, whatever its size
-            _check_aspect(ref, stream, ref.tracked[view] or img_shape)
+            try:
+                _check_aspect(ref, stream, size.shape or img_shape)
+            except SourceError as error:
+                if size.shape is not None:
+                    raise
+                why = size.basis or "no height and width are recorded"
+                raise SourceError(
+                    f"{error}. Its tracked size is not known ({why}), so img_shape counts as it: "
+                    f"give the size that was tracked"
+                ) from None
         return StretchedVideo(stream, self.frame_step, ref.length, img_shape)
 
     def _open(self, ref: LegacyRef, view: str) -> VideoStream:
@@ -87,7 +124,7 @@ class Videos:
             raise SourceError(
                 f"{stream.path} has {count} frames at frame_step {self.frame_step}, the tracks of "
                 f"{ref.relative} have {ref.length}; is it the video they were made from, and the "
-                f"frame step?"
+                f"frame step?{_frame_step_hint(ref, stream.info.fps)}"
             )
         return stream
 
@@ -118,6 +155,14 @@ class Videos:
                     found[path.with_suffix("")].append(path)
                     found[path.stem].append(path)
         return found
+
+
+def _frame_step_hint(ref: LegacyRef, fps: float | None) -> str:
+    target = ref.setting("target_fps")
+    if not target or not fps:
+        return ""
+    step = max(1, round(fps / target))
+    return f" {CONFIG_NAME} says target_fps {target:g}, which is frame step {step} at {fps:.4g} fps"
 
 
 def _check_aspect(ref: LegacyRef, stream: VideoStream, tracked: tuple[int, int]) -> None:

@@ -1,26 +1,29 @@
 """ATM (any-point trajectory modelling): preprocessed demonstrations with tracks, in HDF5."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from pydantic import Field
 
+from builder.core.errors import DecodeError, SourceError
+from builder.core.lazy import Lazy
 from builder.core.paths import printable_path, safe_names, safe_text
 from builder.inputs.fingerprint import fingerprints
 from builder.inputs.hdf5 import SafeHdf5, open_hdf5
 from builder.inputs.listing import HDF5_SUFFIXES, files, locate
-from builder.inputs.streams import FrameStream, StreamInfo, array_stream
+from builder.inputs.normalized_points import normalized_to_pixels
+from builder.inputs.picture_arrays import picture_stream
+from builder.inputs.streams import FrameStream
 from builder.sources.base import BaseSource, Episode, EpisodeRef
 from builder.sources.contents import Contents, Evidence
-from builder.sources.normalized_points import normalized_to_pixels
-from builder.sources.selection import Selection
+from builder.sources.selection import PictureSelection
 
 
-class AtmConfig(Selection):
+class AtmConfig(PictureSelection):
     """Settings of the ``atm`` source."""
 
     recorded_fps: float = Field(default=20.0, gt=0, description="the files say nothing of time")
@@ -60,50 +63,58 @@ class Atm(BaseSource[AtmConfig]):
             states, embedding = "root/extra_states", "task_emb_bert"
             paths = {f"{states}/{key}": key for key in file.keys(states)}
             paths |= {"root/actions": "actions"} if "actions" in inside else {}
-            views, arrays = {}, file.arrays(paths)
-            for camera, view in safe_names(cameras).items():
-                views[view] = self._stream(file, f"root/{camera}/video")
-                arrays |= self._tracks(file, f"root/{camera}", view, views[view].info)
-            found = [embedding] if embedding in inside else []
+            named = safe_names(cameras)
+            videos = {view: f"root/{camera}/video" for camera, view in named.items()}
+            views = Lazy.of(partial(self._stream, file), videos)
+            tracks: dict[str, Callable[[], np.ndarray]] = {}
+            chosen = {*self._config.views} if self._config.arrays is None else {}
+            for camera, view in named.items():
+                # Those of a view that is left out are not read, nor is its video for them.
+                if (not chosen or view in chosen) and "tracks" in file.keys(f"root/{camera}"):
+                    read = partial(self._tracks, file, f"root/{camera}", views, view)
+                    tracks[f"{view}.points_xy"] = partial(read, 0)
+                    tracks[f"{view}.visible"] = partial(read, 1)
+            found = {f"root/{embedding}": embedding} if embedding in inside else {}
             yield Episode(
                 views=views,
-                arrays=arrays,
-                constants={name: file.array(f"root/{name}") for name in found},
+                arrays=Lazy({**file.arrays(paths), **tracks}),
+                constants=Lazy(file.arrays(found)),
                 files=fingerprints(self.path, [ref.locator]),
                 text=safe_text((ref.task or "").replace("_", " ")),
             )
 
     def _stream(self, file: SafeHdf5, path: str) -> FrameStream:
         data = file.dataset(path)
-        if data.ndim != 5 or data.shape[0] != 1 or data.shape[2] != 3 or data.dtype != np.uint8:
-            raise file.error(path, f"expected (1, T, 3, H, W) uint8, got {data.shape} {data.dtype}")
-
-        def read(first: int, last: int) -> Any:
-            return file.part(data, (0, slice(first, last))).transpose(0, 2, 3, 1)
-
-        _, count, _, height, width = data.shape
-        return array_stream(
-            read,
-            (count, height, width),
+        if data.ndim != 5 or data.shape[0] != 1:
+            raise file.error(path, f"expected (1, T, 3, H, W), got {data.shape} {data.dtype}")
+        return picture_stream(
+            lambda first, last: file.part(data, (0, slice(first, last))),
+            data.shape[1:],
+            data.dtype,
             self._config.recorded_fps,
             self._limits,
             partial(file.error, path),
+            floats=self._config.float_pictures,
             chunk=data.chunks[1] if data.chunks else 1,
         )
 
     def _tracks(
-        self, file: SafeHdf5, path: str, view: str, info: StreamInfo
-    ) -> dict[str, np.ndarray]:
-        if "tracks" not in file.keys(path):
-            return {}
+        self, file: SafeHdf5, path: str, views: Mapping[str, FrameStream], view: str, part: int
+    ) -> np.ndarray:
+        """Return points in source pixels (part 0), or whether they are visible (part 1)."""
+        info = views[view].info
         tracks, vis = file.array(f"{path}/tracks"), file.array(f"{path}/vis")
         expected = (1, info.num_frames, *tracks.shape[2:3])
         if tracks.shape != (*expected, 2) or vis.shape != expected:
             raise file.error(path, f"tracks {tracks.shape} and vis {vis.shape} do not fit")
         visible = vis[0] > 0.5
+        if part:
+            return visible.astype(np.uint8)
         where = str(file.error(path, "its tracks"))
-        pixels = normalized_to_pixels(tracks[0], visible, info.coded_shape, where)
-        return {f"{view}.points_xy": pixels, f"{view}.visible": visible.astype(np.uint8)}
+        try:
+            return normalized_to_pixels(tracks[0], visible, info.coded_shape, where)
+        except SourceError as error:  # they contradict their layout: no odd column, but an error
+            raise DecodeError(str(error)) from None
 
 
 def _cameras(file: SafeHdf5) -> list[str]:

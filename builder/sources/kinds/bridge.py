@@ -2,21 +2,25 @@
 
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
 
-from builder.core.errors import SourceError
+from builder.core.errors import DecodeError, SourceError
+from builder.core.lazy import Lazy
 from builder.core.paths import safe_names, safe_text
 from builder.inputs.fingerprint import fingerprints
-from builder.inputs.images import image_stream
+from builder.inputs.image_names import MISSING_IMAGES, MissingImages, image_names
+from builder.inputs.images import ends_of, image_stream
 from builder.inputs.listing import UNREADABLE, natural_key, walk
 from builder.inputs.pickled import load_pickle
 from builder.inputs.sidecars import read_text
+from builder.inputs.streams import FrameStream
 from builder.sources.base import BaseSource, Episode, EpisodeRef
 from builder.sources.contents import Contents, Evidence
 from builder.sources.selection import Selection
@@ -29,14 +33,15 @@ class BridgeConfig(Selection):
     """Settings of the ``bridge`` source."""
 
     recorded_fps: float = Field(default=5.0, gt=0, description="of the images")
+    missing_images: MissingImages = Field(default="error", description=MISSING_IMAGES)
 
 
 class Bridge(BaseSource[BridgeConfig]):
     """Folders that hold ``images0``, ``images1``, ... ; depth images are left out.
 
-    Numeric arrays of ``obs_dict.pkl`` pass through, as constants where they have no row per
-    image, and ``actions`` of ``policy_out.pkl``.  There is one action fewer than images: its
-    last row is NaN.
+    Numeric arrays of ``obs_dict.pkl`` with a row per image pass through, and ``actions`` of
+    ``policy_out.pkl``.  There is one action fewer than images: its last row is NaN.  Row t
+    belongs to ``im_<t>.jpg``.
     """
 
     Config: ClassVar = BridgeConfig
@@ -68,67 +73,80 @@ class Bridge(BaseSource[BridgeConfig]):
         except OSError as error:
             raise SourceError.at(folder, f"{error.strerror}") from None
         cameras = sorted(filter(_CAMERA.fullmatch, inside), key=natural_key)
-        used = [name for name in _FILES if name in inside]
-        views = {}
-        for camera, view in safe_names(cameras).items():
-            fps = self._config.recorded_fps
-            views[view], ends = image_stream(folder / camera, fps, self._limits)
-            used += [os.path.join(camera, image) for image in ends]
-        if not views:
+        if not cameras:
             raise SourceError.at(folder, "no folder named images0 in it")
-        length = next(iter(views.values())).info.num_frames
-        arrays, constants = self._arrays(folder, inside, length)
+        names = safe_names(cameras)
+        used = [name for name in _FILES if name in inside]
+        places = {view: os.path.join(ref.locator, camera) for camera, view in names.items()}
         yield Episode(
-            views=views,
-            arrays=arrays,
-            constants=constants,
+            views=Lazy.of(self._stream, places),
+            arrays=Lazy(self._arrays(folder, inside, cameras)),
             files=fingerprints(self.path, (os.path.join(ref.locator, name) for name in used)),
+            view_files=Lazy.of(partial(ends_of, self.path), places),
             text=_language(folder / "lang.txt") if "lang.txt" in inside else None,
         )
 
+    def _stream(self, relative: str) -> FrameStream:
+        how, folder = self._config, self.path / relative
+        return image_stream(folder, how.recorded_fps, self._limits, how.missing_images, first=0)
+
     def _arrays(
-        self, folder: Path, inside: list[str], length: int
-    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """Return the arrays with a row per image, and those of other lengths."""
-        arrays: dict[str, np.ndarray] = {}
-        constants: dict[str, np.ndarray] = {}
+        self, folder: Path, inside: list[str], cameras: list[str]
+    ) -> dict[str, Callable[[], np.ndarray]]:
+        """Return what reads each array."""
+        arrays: dict[str, Callable[[], np.ndarray]] = {}
         if "obs_dict.pkl" in inside:
             path = folder / "obs_dict.pkl"
-            states = load_pickle(path, self._limits)
-            if not isinstance(states, dict):
-                raise SourceError.at(path, "expected a dict of arrays")
+            states = self._states(path)
             names = safe_names(map(str, states))
             for key, value in states.items():
-                array = _numbers(value)
-                if array is not None:
-                    group = arrays if array.shape[:1] == (length,) else constants
-                    group[names[str(key)]] = array
+                arrays[names[str(key)]] = partial(_numbers, path, str(key), value)
         if "policy_out.pkl" in inside:
-            path = folder / "policy_out.pkl"
-            arrays["actions"] = _actions(path, load_pickle(path, self._limits), length)
-        return arrays, {name: each for name, each in constants.items() if name not in arrays}
+            arrays["actions"] = partial(self._actions, folder, cameras)
+        return arrays
+
+    def _states(self, path: Path) -> dict[Any, Any]:
+        try:
+            states = load_pickle(path, self._limits)
+        except DecodeError:
+            raise
+        except SourceError as error:
+            return {"obs_dict": error}
+        return states if isinstance(states, dict) else {"obs_dict": states}
+
+    def _actions(self, folder: Path, cameras: list[str]) -> np.ndarray:
+        path = folder / "policy_out.pkl"
+        steps = load_pickle(path, self._limits)
+        try:
+            rows = [step["actions"] if isinstance(step, dict) else step for step in steps]
+            actions = np.array(rows, np.float64)
+        except (TypeError, KeyError, ValueError) as error:
+            raise SourceError.at(path, f"it holds no actions ({error!r})") from None
+        length = self._length(folder, cameras)
+        if actions.ndim != 2 or len(actions) not in (length - 1, length):
+            raise SourceError.at(path, f"actions {actions.shape} do not fit {length} images")
+        missing = np.full((length - len(actions), actions.shape[1]), np.nan)
+        return np.concatenate([actions, missing])
+
+    def _length(self, folder: Path, cameras: list[str]) -> int:
+        """Count the images of the first camera whose images can be counted."""
+        for camera in cameras:
+            with suppress(SourceError):
+                how = self._config.missing_images
+                return len(image_names(folder / camera, self._limits, how, first=0)[0])
+        return 0
 
 
-def _actions(path: Path, steps: Any, length: int) -> np.ndarray:
-    try:
-        rows = [step["actions"] if isinstance(step, dict) else step for step in steps]
-        actions = np.array(rows, np.float64)
-    except (TypeError, KeyError, ValueError) as error:
-        raise SourceError.at(path, f"it holds no actions ({error!r})") from None
-    if actions.ndim != 2 or len(actions) not in (length - 1, length):
-        raise SourceError.at(path, f"actions {actions.shape} do not fit {length} images")
-    missing = np.full((length - len(actions), actions.shape[1]), np.nan)
-    return np.concatenate([actions, missing])
-
-
-def _numbers(value: Any) -> np.ndarray | None:
+def _numbers(path: Path, key: str, value: Any) -> np.ndarray:
+    if isinstance(value, SourceError):
+        raise value
     try:
         array = np.asarray(value)
     except ValueError:
-        return None
+        raise SourceError.at(path, f"{key}: its rows differ in length") from None
     if array.dtype.kind not in "biuf":
-        return None
-    return np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+        raise SourceError.at(path, f"{key}: its type {array.dtype} is not plain numbers")
+    return np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(array.shape)
 
 
 def _language(path: Path) -> str | None:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import ClassVar
 
 from builder.core.errors import SourceError
+from builder.core.lazy import Lazy
 from builder.core.paths import printable_path, safe_names
 from builder.inputs.fingerprint import fingerprints
 from builder.inputs.listing import VIDEO_SUFFIXES, folders_with, names_in, total_bytes
@@ -28,6 +29,7 @@ class EpisodeFolders(BaseSource[EpisodeFoldersConfig]):
     """
 
     Config: ClassVar = EpisodeFoldersConfig
+    suffixes: ClassVar = VIDEO_SUFFIXES
 
     @classmethod
     def recognize(cls, contents: Contents) -> Evidence | None:
@@ -56,23 +58,22 @@ class EpisodeFolders(BaseSource[EpisodeFoldersConfig]):
             raise SourceError.at(folder, "there is no video in it")
         stems = [os.path.splitext(name)[0] for name in names]
         unique = len(set(stems)) == len(stems)
-        views = safe_names(stems if unique else names)
+        views = list(safe_names(stems if unique else names).values())
         sidecars = read_sidecars(folder, self._limits)
+        paths = [os.path.join(ref.locator, name) for name in (*names, *sidecars.files)]
+        places = dict(zip(views, paths, strict=False))
         yield Episode(
-            views={
-                view: VideoStream(
-                    folder / name,
-                    limits=self._limits,
-                    orientation=self._config.turned_by_hand(view),
-                )
-                for view, name in zip(views.values(), names, strict=True)
-            },
+            views=Lazy.of(self._stream, {view: (view, place) for view, place in places.items()}),
             arrays=sidecars.arrays,
-            files=fingerprints(
-                self.path, (os.path.join(ref.locator, name) for name in (*names, *sidecars.files))
-            ),
+            files=fingerprints(self.path, paths[len(places) :]),
+            view_files=self.files_of_views(places),
             text=sidecars.text,
         )
+
+    def _stream(self, named: tuple[str, str]) -> VideoStream:
+        view, place = named
+        path, turn = self.path / place, self._config.turned_by_hand(view)
+        return VideoStream(path, limits=self._limits, orientation=turn)
 
     def weight(self, ref: EpisodeRef) -> float:
         """Return the bytes of the videos: frames could not be told without opening them."""

@@ -9,11 +9,14 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from builder.core.errors import SourceError
+from builder.core.lazy import Lazy
 from builder.core.paths import safe_names
 from builder.inputs.fingerprint import fingerprints
-from builder.inputs.images import image_stream
+from builder.inputs.image_names import MISSING_IMAGES, MissingImages, sequences
+from builder.inputs.images import ends_of, image_stream
 from builder.inputs.listing import IMAGE_SUFFIXES, folders_with, names_in, natural_key
 from builder.inputs.sidecars import read_sidecars
+from builder.inputs.streams import FrameStream
 from builder.sources.base import BaseSource, Episode, EpisodeRef
 from builder.sources.contents import Contents, Evidence
 from builder.sources.selection import Selection
@@ -26,16 +29,19 @@ class ImageFoldersConfig(Selection):
         default="episode", description="what one folder of images is"
     )
     recorded_fps: float = Field(default=30.0, gt=0, description="images say nothing of time")
+    missing_images: MissingImages = Field(default="error", description=MISSING_IMAGES)
 
 
 class ImageFolders(BaseSource[ImageFoldersConfig]):
     """Folders of images in natural order (``im_2`` before ``im_10``).
 
-    ``<name>.npy`` in the episode's folder pass through as arrays with one row per frame,
-    ``text.txt`` is the instruction.
+    Where a folder of images holds several sequences, such as ``left_0.png`` and ``right_0.png``,
+    each is a view.  ``<name>.npy`` in the episode's folder pass through as arrays with one row
+    per frame, ``text.txt`` is the instruction.
     """
 
     Config: ClassVar = ImageFoldersConfig
+    suffixes: ClassVar = IMAGE_SUFFIXES
 
     @classmethod
     def recognize(cls, contents: Contents) -> Evidence | None:
@@ -63,20 +69,32 @@ class ImageFolders(BaseSource[ImageFoldersConfig]):
         """Open one episode; images are read as they are needed.  Raises SourceError."""
         folder = self.path / ref.locator
         sidecars = read_sidecars(folder, self._limits)
-        names = safe_names(self._view_folders(folder))
-        files = list(sidecars.files)
-        views = {}
-        for inner, name in names.items():
-            fps = self._config.recorded_fps
-            stream, ends = image_stream(folder / inner, fps, self._limits)
-            views[name if inner else "main"] = stream
-            files += [os.path.join(inner, image) for image in ends]
-        prints = fingerprints(self.path, (os.path.join(ref.locator, name) for name in files))
-        yield Episode(views=views, arrays=sidecars.arrays, files=prints, text=sidecars.text)
+        places = self._places(ref.locator)
+        files = [os.path.join(ref.locator, name) for name in sidecars.files]
+        yield Episode(
+            views=Lazy.of(self._stream, places),
+            arrays=sidecars.arrays,
+            files=fingerprints(self.path, files),
+            view_files=Lazy.of(lambda place: ends_of(self.path, *place), places),
+            text=sidecars.text,
+        )
+
+    def _places(self, locator: str) -> dict[str, tuple[str, str | None]]:
+        """Return the folder, and the sequence in it, of every view."""
+        if self._config.folder == "view":
+            names = safe_names(self._view_folders(self.path / locator))
+            return {name: (os.path.join(locator, own), None) for own, name in names.items()}
+        found = sequences(self.path / locator)
+        if len(found) == 1:
+            return {"main": (locator, None)}
+        return {name: (locator, own) for own, name in safe_names(found).items()}
+
+    def _stream(self, place: tuple[str, str | None]) -> FrameStream:
+        how, (folder, sequence) = self._config, place
+        fps, missing = how.recorded_fps, how.missing_images
+        return image_stream(self.path / folder, fps, self._limits, missing, sequence=sequence)
 
     def _view_folders(self, folder: Path) -> list[str]:
-        if self._config.folder == "episode":
-            return [""]
         try:
             inner = [entry.name for entry in os.scandir(folder) if entry.is_dir()]
         except OSError as error:

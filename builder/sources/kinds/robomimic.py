@@ -1,8 +1,8 @@
-"""robomimic: HDF5 demonstrations, pictures upright, depth beside them, splits in ``mask``."""
+"""robomimic, and what others keep in its form: HDF5 demonstrations, depth, splits in ``mask``."""
 
 from typing import ClassVar
 
-from builder.sources.kinds.hdf5_demos import DemoLayout, Demos, DemosConfig
+from builder.sources.kinds.hdf5_demos import Demos, DemosConfig
 
 
 class RobomimicConfig(DemosConfig):
@@ -10,9 +10,7 @@ class RobomimicConfig(DemosConfig):
 
 
 class Robomimic(Demos):
-    """Demonstrations of robomimic; ``next_obs`` repeats ``obs`` and is left out."""
+    """Demonstrations in robomimic's form; ``next_obs`` repeats ``obs`` and is left out."""
 
     Config: ClassVar = RobomimicConfig
-    layout: ClassVar = DemoLayout(
-        image_suffix="_image", orientation="none", map_suffixes=("_depth", "_segmentation")
-    )
+    evidence: ClassVar = "pictures in data/<demo>/obs"

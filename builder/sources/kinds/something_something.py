@@ -1,15 +1,15 @@
 """Something-Something v2: ``<id>.webm`` and label files in JSON."""
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
-from builder.core.errors import SourceError
 from builder.core.paths import printable_path, safe_text
 from builder.inputs.fingerprint import fingerprints
-from builder.inputs.listing import UNREADABLE, files, locate, read_small, walk
+from builder.inputs.foreign import foreign
+from builder.inputs.listing import UNREADABLE, files, locate, walk
+from builder.inputs.sidecars import read_json
 from builder.inputs.video import VideoStream
 from builder.sources.base import BaseSource, Episode, EpisodeRef
 from builder.sources.contents import Contents, Evidence
@@ -17,7 +17,6 @@ from builder.sources.selection import Selection
 
 SUFFIXES = (".webm",)
 _SPLITS = ("train", "validation", "test")
-_LABEL_BYTES = 1 << 30
 
 
 class SomethingSomethingConfig(Selection):
@@ -71,13 +70,9 @@ class SomethingSomething(BaseSource[SomethingSomethingConfig]):
                 if split is None or name == UNREADABLE:
                     continue
                 path = self.path / folder / name
-                try:
-                    for entry in json.loads(read_small(path, _LABEL_BYTES)):
+                with foreign(path, what="not a list of labels with ids"):
+                    for entry in read_json(path):
                         labels[str(entry["id"])] = {**entry, "split": split}
-                except (ValueError, TypeError, KeyError, RecursionError) as error:
-                    raise SourceError.at(
-                        path, f"not a list of labels with ids ({error!r})"
-                    ) from None
         return labels
 
 

@@ -13,15 +13,16 @@ from builder.core.paths import printable_path
 from builder.inputs.fingerprint import fingerprints
 from builder.inputs.images import encoded_stream
 from builder.inputs.listing import PICKLE_SUFFIXES, files, locate
+from builder.inputs.normalized_points import normalized_to_pixels
 from builder.inputs.pickled import load_tapvid_videos
-from builder.inputs.streams import FrameStream, StreamInfo, array_stream, even_times
+from builder.inputs.picture_arrays import picture_stream
+from builder.inputs.streams import FrameStream, StreamInfo, even_times
 from builder.sources.base import BaseSource, Episode, EpisodeRef
 from builder.sources.contents import Contents, Evidence
-from builder.sources.normalized_points import normalized_to_pixels
-from builder.sources.selection import Selection
+from builder.sources.selection import PictureSelection
 
 
-class TapVidConfig(Selection):
+class TapVidConfig(PictureSelection):
     """Settings of the ``tapvid`` source."""
 
     recorded_fps: float = Field(default=25.0, gt=0, description="the pickles say nothing of time")
@@ -89,15 +90,15 @@ class TapVid(BaseSource[TapVidConfig]):
 
     def _stream(self, video: Any, where: str) -> FrameStream:
         fps, limits = self._config.recorded_fps, self._limits
-        if isinstance(video, np.ndarray) and video.dtype == np.uint8:
-            if video.ndim != 4 or video.shape[3] != 3:
-                raise SourceError(f"{where}: expected video (T, H, W, 3), got {video.shape}")
-            return array_stream(
+        if isinstance(video, np.ndarray) and video.dtype.kind in "biuf":
+            return picture_stream(
                 lambda first, last: video[first:last],
-                video.shape[:3],
+                video.shape,
+                video.dtype,
                 fps,
                 limits,
                 lambda message: SourceError(f"{where}: {message}"),
+                floats=self._config.float_pictures,
             )
         encoded = list(video) if isinstance(video, list | tuple | np.ndarray) else []
         if not encoded or not all(isinstance(each, bytes) for each in encoded):

@@ -3,15 +3,13 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import ClassVar
 
 from pydantic import Field
 
 from builder.core.messages import count
-from builder.inputs.fingerprint import fingerprint
+from builder.inputs.fingerprint import known_fingerprint
 from builder.inputs.listing import (
-    HDF5_SUFFIXES,
     VIDEO_SUFFIXES,
     files,
     has_suffix,
@@ -22,6 +20,7 @@ from builder.inputs.listing import (
 from builder.inputs.video import VideoStream
 from builder.sources.base import BaseSource, Episode, EpisodeRef
 from builder.sources.contents import Contents, Evidence
+from builder.sources.seen import is_unread
 from builder.sources.selection import Selection
 from schemas.dataset import Name
 
@@ -40,6 +39,7 @@ class VideoFiles(BaseSource[VideoFilesConfig]):
     """
 
     Config: ClassVar = VideoFilesConfig
+    suffixes: ClassVar = VIDEO_SUFFIXES
 
     @classmethod
     def recognize(cls, contents: Contents) -> Evidence | None:
@@ -47,7 +47,7 @@ class VideoFiles(BaseSource[VideoFilesConfig]):
         videos = sum(map(len, contents.having(VIDEO_SUFFIXES).values()))
         if videos:
             return Evidence(count(videos, "video file") if contents.is_folder else "one video file")
-        if contents.is_folder or contents.name.lower().endswith(HDF5_SUFFIXES):
+        if contents.is_folder or is_unread(contents.name):
             return None
         return Evidence("a file of no other known kind", strength=0)
 
@@ -57,7 +57,7 @@ class VideoFiles(BaseSource[VideoFilesConfig]):
         Raises SourceError when there is nothing at the path, or no file that fits.
         """
         looked_for = self._config.include or VIDEO_SUFFIXES
-        for relative in files(self.path, looked_for, "video", self._wanted):
+        for relative in files(self.path, looked_for, "video", self.wants):
             yield EpisodeRef.at(os.fsencode(relative), relative)
 
     @contextmanager
@@ -67,17 +67,14 @@ class VideoFiles(BaseSource[VideoFilesConfig]):
         view = self._config.view
         turn = self._config.turned_by_hand(view)
         stream = VideoStream(path, limits=self._limits, orientation=turn)
-        yield Episode(views={view: stream}, files={ref.path: fingerprint(path)})
+        yield Episode(views={view: stream}, files={ref.path: known_fingerprint(path)})
 
     def weight(self, ref: EpisodeRef) -> float:
         """Return the bytes of the file: frames could not be told without opening it."""
-        return total_bytes(self.files(ref))
+        return total_bytes([locate(self.path, ref.locator)])
 
-    def files(self, ref: EpisodeRef) -> list[Path]:
-        """Return the one file."""
-        return [locate(self.path, ref.locator)]
-
-    def _wanted(self, relative: str) -> bool:
+    def wants(self, relative: str) -> bool:
+        """Tell whether a file is one of ours, by its name alone: so it may lie at a URL."""
         include, name = self._config.include, os.path.basename(relative)
         fits = matches(relative, include) if include else has_suffix(name, VIDEO_SUFFIXES)
         return fits and not matches(relative, self._config.exclude)

@@ -19,16 +19,20 @@ import h5py
 import numpy as np
 
 from builder.core.errors import DatasetError
-from builder.core.records import stored_form
+from builder.core.own_files import METADATA
+from builder.core.records import parse_record, stored_form
 from builder.core.registry import import_extra
 from builder.stores.atomic import write_all
+from builder.stores.base import arrays_by_view
 from builder.stores.codecs import U16_ATTRS, stored_dtype
+from builder.stores.inside import open_inside
+from builder.stores.ranged import Head, SparseFile, check_kept, kept_arrays, stored_bytes
 from builder.stores.reading import (
-    METADATA,
     FileReader,
     array_path,
-    blame_limits,
+    blame_environment,
     mapped,
+    open_hdf5,
     view_attrs,
 )
 from builder.stores.writing import FileStore, FileWriter, Put
@@ -40,15 +44,22 @@ ALIGNMENT = 64
 
 LZ4_FILTER, FLETCHER32_FILTER = 32004, 3
 
+# Bytes at both ends of a file that hold its groups and its metadata, if those are not large; and
+# what the header of an array takes, with the gap after it.
+_ENDS, _HEADER = 8192, 640
+
 
 class Hdf5Writer(FileWriter):
     """One episode being written.  Leaving the context without commit leaves nothing."""
 
     suffix: ClassVar = ".h5"
     _file: Any = None
+    _descriptor = -1
 
     def _create(self) -> None:
-        self._output = _Output(self._staged.descriptor)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+        self._descriptor = open_inside(self._staged.folder, self._staged.root, flags)
+        self._output = _Output(self._descriptor)
         self._file = h5py.File(
             self._output,
             "w",
@@ -68,10 +79,15 @@ class Hdf5Writer(FileWriter):
             self._file[f"root/{view.name}"].attrs.update(view_attrs(view))
         self._file.attrs[METADATA] = stored_form(meta)
         self._file.close()
+        self._output.check()
+        os.fsync(self._descriptor)
 
     def _release(self) -> None:
         if self._file is not None:
             self._file.close()
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        self._descriptor = -1
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
@@ -223,6 +239,10 @@ class Hdf5Reader(FileReader):
                 self._offsets[view, name] = locate(self._file(), view, name, array, size)
         return self._offsets[view, name]
 
+    def _place(self, view: str | None, name: str) -> tuple[Path, int] | None:
+        offset = self._locate(view, name)
+        return None if offset is None else (self.path, offset)
+
     def _stored(self, view: str | None, name: str) -> np.ndarray:
         """View a contiguous array in the mapped file."""
         offset, array = self._locate(view, name), self._meta_of(view, name)
@@ -241,9 +261,9 @@ class Hdf5Reader(FileReader):
 
     def _file(self) -> Any:
         if self._handle is None or self._handle_pid != os.getpid():
-            # A handle must not be shared with the process this one was forked from.  Locking
-            # otherwise than h5py does by default would keep users from opening the file too.
-            self._handle = h5py.File(self.path, "r", locking="best-effort")
+            self.check_current()
+            # A handle must not be shared with the process this one was forked from.
+            self._handle = open_hdf5(self.path)
             self._handle_pid = os.getpid()
         return self._handle
 
@@ -256,7 +276,8 @@ class Hdf5Reader(FileReader):
             message = f"there is no episode {self.episode_id!r}: {self.path} is missing"
             raise DatasetError(message) from None
         except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-            blame_limits(error)
+            blame_environment(error, self.path)
+            self.check_current()
             raise DatasetError(
                 f"{self.path} is damaged or no episode file: {where}: {error}"
             ) from None
@@ -368,3 +389,59 @@ class Hdf5Store(FileStore):
     suffix: ClassVar = ".hdf5"
     writer: ClassVar = Hdf5Writer
     reader: ClassVar = Hdf5Reader
+
+    def head(self, file: SparseFile, where: str) -> Head | None:
+        """Read the head of an episode file that lies elsewhere, in few requests.
+
+        None when arrays are packed in chunks: such a file has to be fetched whole.  Raises
+        DatasetError, naming the file as ``where``.
+        """
+        with self._far(file, where) as (opened, meta, text):
+            head = _head(opened, file, meta, text)
+        return head and check_kept(head, meta, where)
+
+    def metadata(self, file: SparseFile, where: str) -> EpisodeMeta:
+        """Read the metadata of an episode file that lies elsewhere.  Raises DatasetError."""
+        with self._far(file, where) as (_, meta, _):
+            return meta
+
+    @contextlib.contextmanager
+    def _far(self, file: SparseFile, where: str) -> Iterator[tuple[Any, EpisodeMeta, str]]:
+        file.ahead([(0, _ENDS), (file.size - _ENDS, file.size)])
+        try:
+            with h5py.File(file, "r") as opened:
+                text = opened.attrs.get(METADATA)
+                if not isinstance(text, str):
+                    raise ValueError(f"it has no attribute {METADATA!r}")
+                yield opened, parse_record(self.record, text, where), text
+        except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+            file.check()
+            raise DatasetError(f"{where} is damaged or no episode file: {error}") from None
+        file.check()
+
+
+def _head(opened: Any, file: SparseFile, meta: EpisodeMeta, text: str) -> Head | None:
+    arrays = {
+        (view, name): array
+        for view, named in arrays_by_view(meta).items()
+        for name, array in named.items()
+    }
+    if any(array.codec == "lz4" for array in arrays.values()):
+        return None
+    kept = kept_arrays(meta, file.size)
+    spans = []
+    for (view, name), array in arrays.items():
+        place, _, _ = array_path(view, name).rpartition("/")
+        group = _group(opened, place)
+        if group is not None and _link_type(group.id, name) == h5py.h5l.TYPE_HARD:
+            # A header lies just before its array.
+            begin, inside = group.id.links.get_info(name.encode()).u, (view, name) in kept
+            spans.append((begin, begin + _HEADER + (stored_bytes(array) if inside else 0)))
+    file.ahead(spans)
+    offsets = {key: locate(opened, *key, array, file.size) for key, array in arrays.items()}
+    found = {
+        key: file.read_at(begin, begin + stored_bytes(arrays[key]))
+        for key in kept
+        if (begin := offsets[key]) is not None
+    }
+    return Head(text, file.size, offsets, found)

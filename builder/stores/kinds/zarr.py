@@ -23,17 +23,17 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from builder.core.errors import DatasetError, OutputError
+from builder.core.errors import DatasetError, OutputError, UnreadableError
+from builder.core.own_files import METADATA
 from builder.core.records import stored_form
 from builder.core.registry import import_extra
 from builder.stores.atomic import fsync_folder, write_all
 from builder.stores.base import arrays_by_view
 from builder.stores.codecs import U16_ATTRS, stored_dtype
 from builder.stores.reading import (
-    METADATA,
     FileReader,
     array_path,
-    blame_limits,
+    blame_environment,
     mapped,
     view_attrs,
 )
@@ -222,6 +222,9 @@ class ZarrReader(FileReader):
             self._ends[view, name] = ends
         return self._ends[view, name]
 
+    def _place(self, view: str | None, name: str) -> tuple[Path, int] | None:
+        return (self._locate(view, name), 0) if self._grid(view, name).nbytes else None
+
     def _stored(self, view: str | None, name: str) -> np.ndarray:
         if (view, name) not in self._maps:
             path, grid = self._locate(view, name), self._grid(view, name)
@@ -241,6 +244,7 @@ class ZarrReader(FileReader):
         if not grid.nbytes:
             return out
         with self._damage(f"{where}[{row}]"):
+            self.check_current()
             path = self._folder / where / grid.file_name
             ends = self._packed_ends(view, name, path, grid)
             begin, end = int(ends[row - 1]) if row else 0, int(ends[row])
@@ -258,24 +262,31 @@ class ZarrReader(FileReader):
         for view in self.meta.views:
             expected[Path("root", view.name, META_FILE)] = _json("group", view_attrs(view))
         for relative, text in expected.items():
-            with contextlib.suppress(OSError):
-                if _read(self._folder / relative).decode(errors="replace") == text:
-                    continue
-            yield f"{self._folder / relative} is missing, was edited or is damaged"
+            if _text(self._folder / relative) != text:
+                yield f"{self._folder / relative} is missing, was edited or is damaged"
         known = {*expected}
         for view_name, arrays in arrays_by_view(self.meta).items():
             for name in arrays:
-                with contextlib.suppress(DatasetError):  # what cannot be read is told elsewhere
+                try:
                     place, grid = Path(array_path(view_name, name)), self._grid(view_name, name)
                     known |= {place / META_FILE, place / grid.file_name}
-                    path = self._locate(view_name, name)
-                    # What follows the rows in a shard, which no digest covers.
-                    if grid.nbytes and not grid.packed:
-                        if np.fromfile(path, np.uint8, offset=grid.nbytes).tobytes() != grid.tail():
-                            yield f"the index of {path} is damaged"
+                    yield from self._bad_tail(self._locate(view_name, name), grid)
+                except UnreadableError:
+                    raise
+                except DatasetError:
+                    pass  # damage is told elsewhere
         for path in sorted(self._folder.rglob("*")):
             if not path.is_dir() and path.relative_to(self._folder) not in known:
                 yield f"{path} is in the episode but not in its metadata"
+
+    def _bad_tail(self, path: Path, grid: Grid) -> Iterator[str]:
+        """Look at what follows the rows in a shard, which no digest covers."""
+        if not grid.nbytes or grid.packed:
+            return
+        with self._damage(path.name):
+            tail = np.fromfile(path, np.uint8, offset=grid.nbytes).tobytes()
+        if tail != grid.tail():
+            yield f"the index of {path} is damaged"
 
     @contextlib.contextmanager
     def _damage(self, where: str) -> Iterator[None]:
@@ -283,12 +294,14 @@ class ZarrReader(FileReader):
         try:
             yield
         except FileNotFoundError as error:
+            self.check_current()
             message = f"there is no episode {self.episode_id!r}: {self.path} is missing"
             if self.path.exists():
                 message = f"{self._folder} is damaged: {where}: {error.filename} is missing"
             raise DatasetError(message) from None
         except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
-            blame_limits(error)
+            blame_environment(error, self._folder)
+            self.check_current()
             raise DatasetError(f"{self._folder} is damaged: {where}: {error}") from None
 
 
@@ -312,6 +325,15 @@ def _size(path: Path) -> int:
 def _read(path: Path) -> bytes:
     _size(path)
     return path.read_bytes()
+
+
+def _text(path: Path) -> str | None:
+    """Read a text; None when it is not there.  Raises UnreadableError."""
+    try:
+        return _read(path).decode(errors="replace")
+    except (OSError, ValueError) as error:
+        blame_environment(error, path)
+        return None
 
 
 @dataclass(frozen=True)

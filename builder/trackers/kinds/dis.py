@@ -1,18 +1,23 @@
 """The embedded tracker: dense DIS optical flow, computed once per frame pair and chained.
 
-CPU only, no weights, no torch.  Good where things move smoothly; see ``NOTICE``.
+CPU only, no torch; 2,300 numbers tell what stands still.  Good where things move smoothly; see
+``NOTICE``.
 """
 
 from collections import deque
 from collections.abc import Callable
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from builder.trackers.anchored import Anchor, AnchoredSession
+from builder.trackers.base import Session
 from builder.trackers.chained import ChainedTracker, Link, Observation, Observe
-from schemas.base import Record
+from builder.trackers.sampling import sample, sample_fast
+from builder.trackers.still_head import Verdict, still_head
+from schemas.base import LATER, Record
 from schemas.dataset import TrackerInfo, VisibilityRule
 
 NOTICE = (
@@ -27,16 +32,42 @@ COLOUR_SIGMA = 1.5
 """Colours are compared after a Gaussian blur of this many pixels: noise and jitter go."""
 
 
-PRESETS: dict[str, dict[int, int]] = {
-    "fast": {1: 1},
-    "balanced": {1: 1, 4: 0},
-    "best": {1: 0, 4: 0},
+LookUp = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""What samples a field (H, W, C) at points (M, 2): exactly, or fast."""
+
+
+class Flow(NamedTuple):
+    """How DIS computes flow: finest scale (0 is full resolution), pixels between patches, steps."""
+
+    finest: int
+    stride: int = 4
+    descent: int = 12
+    refinement: int = 2
+
+
+_FINE, _CHECK, _COARSE = Flow(0), Flow(0, refinement=0), Flow(1)
+
+PRESETS: dict[str, dict[int, tuple[Flow, Flow]]] = {
+    "fast": {1: (_COARSE, _COARSE)},
+    "balanced": {1: (_FINE, _CHECK)},
+    "best": {1: (_FINE, _CHECK), 4: (_FINE, _CHECK)},
 }
-"""Which frame pairs get flow: gap in frames -> DIS' finest scale (0 is full resolution).
+"""Which frame pairs get flow: gap in frames -> how, there and back.
 
 Flow over several frames at once keeps chains short, and finds points again behind something
-that passes by: it corrects drift.
+that passes by: it corrects drift.  Flow back is a check only.
 """
+
+_PLAIN = {0: Flow(0, 3, 25, 5), 1: Flow(1, 3, 25, 5)}
+PLAIN_PRESETS = {
+    preset: {gap: (_PLAIN[finest],) * 2 for gap, finest in gaps.items()}
+    for preset, gaps in {
+        "fast": {1: 1},
+        "balanced": {1: 1, 4: 0},
+        "best": {1: 0, 4: 0},
+    }.items()
+}
+"""The same, of chains that nothing holds: as they always were."""
 
 
 class DisConfig(Record):
@@ -54,10 +85,25 @@ class DisConfig(Record):
         description="a point is lost when its colour has changed by this much since its window "
         "began, in grey levels, overall change of light taken out; null switches this off",
     )
+    anchored: bool = Field(
+        default=True,
+        description="hold points to the picture their window began with, so that what stands still "
+        "stays; false is the tracker of datasets that were built without it, to continue them",
+    )
+    conf: Annotated[bool, LATER] = Field(
+        default=False,
+        description="store how likely each point is visible and within 4 of 256 pixels",
+    )
+
+    @model_validator(mode="after")
+    def _has_conf(self) -> "DisConfig":
+        if self.conf and not self.anchored:
+            raise ValueError("conf needs anchored: true; chains alone cannot tell")
+        return self
 
 
 class DisTracker(ChainedTracker):
-    """Points that follow dense optical flow, with a forward-backward check."""
+    """Points that follow dense optical flow, held to the picture their window began with."""
 
     Config = DisConfig
     notice = NOTICE
@@ -66,88 +112,112 @@ class DisTracker(ChainedTracker):
         self.config = config or DisConfig()
         self.max_error = self.config.fb_threshold
         self.max_colour = self.config.colour_threshold
+        self.gives_conf = self.config.conf
 
     @property
     def info(self) -> TrackerInfo:
         """What the dataset records about it."""
         reach = max(PRESETS[self.config.preset])
-        found_again = f"may be found again within {reach} steps" if reach > 1 else "stays lost"
+        settings: dict[str, Any] = {**self.config.model_dump(mode="json"), "note": NOTICE}
+        if not self.config.anchored:
+            del settings["anchored"]  # as it was recorded before there was another way
+        rule = "inside the frame, forward-backward flow agrees, and the colour is still "
+        again = f"may be found again within {reach} steps" if reach > 1 else "stays lost"
+        rule += f"that of the query; a point once lost {again}"
+        if self.config.anchored:
+            rule = (
+                "inside the frame, and more likely than not within 4 of 256 pixels of the query's "
+                "own place, by the patches around it, flow there and back, and colour"
+            )
         return TrackerInfo(
             kind="dis",
-            name="DIS optical flow, chained",
+            name="DIS optical flow, "
+            + ("held to its query" if self.config.anchored else "chained"),
             version=f"opencv {cv2.__version__}",
             licence="Apache-2.0",
-            settings={**self.config.model_dump(mode="json"), "note": NOTICE},
+            settings=settings,
             visibility=VisibilityRule(
-                rule="inside the frame, forward-backward flow agrees, and the colour is still "
-                f"that of the query; a point once lost {found_again}",
-                threshold=self.config.fb_threshold,
-                unit="pixels of the tracked frames",
-                sticky=reach == 1,
+                rule=rule,
+                threshold=0.5 if self.config.anchored else self.config.fb_threshold,
+                unit="probability" if self.config.anchored else "pixels of the tracked frames",
+                sticky=reach == 1 and not self.config.anchored,
             ),
         )
 
     def observe(self) -> Observe:
         """Return what estimates motion, for one view."""
-        return _Flow(PRESETS[self.config.preset])
+        presets = PRESETS if self.config.anchored else PLAIN_PRESETS
+        return _Flow(presets[self.config.preset], sample_fast if self.config.anchored else sample)
+
+    def judge(self, anchor: Anchor, step: int, features: np.ndarray, xy: np.ndarray) -> Verdict:
+        """Decide which points of a window stay and show; see ``AnchoredSession``."""
+        return still_head()(features)
+
+    def open(
+        self, shape: tuple[int, int], queries_xy: np.ndarray, horizon: int, start_every: int
+    ) -> Session:
+        """Start a session; see ``Tracker.open``."""
+        if not self.config.anchored:
+            return super().open(shape, queries_xy, horizon, start_every)
+        return AnchoredSession(
+            shape,
+            queries_xy,
+            horizon,
+            start_every,
+            self.observe(),
+            self.judge,
+            self.max_error,
+            self.max_colour,
+            self.gives_conf,
+        )
 
 
 class _Flow:
     """Dense flow between each frame and some before it; keeps as many grey frames."""
 
-    def __init__(self, finest_by_gap: dict[int, int]) -> None:
-        self._dis = {gap: _dis(finest) for gap, finest in finest_by_gap.items()}
-        self._greys: deque[np.ndarray] = deque(maxlen=max(finest_by_gap))
+    def __init__(self, flows: dict[int, tuple[Flow, Flow]], look_up: LookUp) -> None:
+        self._look_up = look_up
+        self._dis = {gap: (_dis(there), _dis(back)) for gap, (there, back) in flows.items()}
+        self._greys: deque[np.ndarray] = deque(maxlen=max(flows))
 
     def __call__(self, frame_rgb: np.ndarray) -> Observation:
         grey = _padded(cv2.cvtColor(frame_rgb, cv2.COLOR_RGB2GRAY))
         links = [
-            Link(gap, _both_ways(dis, self._greys[-gap], grey))
+            Link(gap, _both_ways(*dis, self._greys[-gap], grey, self._look_up))
             for gap, dis in self._dis.items()
             if gap <= len(self._greys)
         ]
         self._greys.append(grey)
         smooth = cv2.GaussianBlur(frame_rgb, (0, 0), COLOUR_SIGMA)
-        return Observation(links, lambda points: sample(smooth, points))
+        return Observation(links, lambda points: self._look_up(smooth, points))
 
 
-def _dis(finest_scale: int) -> cv2.DISOpticalFlow:
+def _dis(flow: Flow) -> cv2.DISOpticalFlow:
     dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    dis.setFinestScale(finest_scale)
+    dis.setFinestScale(flow.finest)
+    dis.setPatchStride(flow.stride)
+    dis.setGradientDescentIterations(flow.descent)
+    dis.setVariationalRefinementIterations(flow.refinement)
     return dis
 
 
 def _both_ways(
-    dis: cv2.DISOpticalFlow, first: np.ndarray, second: np.ndarray
+    there: cv2.DISOpticalFlow,
+    back: cv2.DISOpticalFlow,
+    first: np.ndarray,
+    second: np.ndarray,
+    look_up: LookUp,
 ) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """Compute flow (H, W, 2) there and back; returns how to follow points by it."""
-    forward = np.asarray(dis.calc(first, second, None))  # type: ignore[call-overload]
-    backward = np.asarray(dis.calc(second, first, None))  # type: ignore[call-overload]
+    forward = np.asarray(there.calc(first, second, None))  # type: ignore[call-overload]
+    backward = np.asarray(back.calc(second, first, None))  # type: ignore[call-overload]
 
     def follow(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        moved = points + sample(forward, points)
-        back = moved + sample(backward, moved)
-        return moved, np.linalg.norm(back - points, axis=1)
+        moved = points + look_up(forward, points)
+        returned = moved + look_up(backward, moved)
+        return moved, np.linalg.norm(returned - points, axis=1)
 
     return follow
-
-
-def sample(field: np.ndarray, points_xy: np.ndarray) -> np.ndarray:
-    """Sample a dense field (H, W, C) at continuous (x, y) points (M, 2), bilinearly.
-
-    The value of pixel (i, j) belongs to its centre (j + 0.5, i + 0.5); beyond the outermost
-    centres the nearest value is taken.  Returns (M, C).
-    """
-    height, width = field.shape[:2]
-    x = np.clip(points_xy[:, 0] - 0.5, 0, width - 1)
-    y = np.clip(points_xy[:, 1] - 0.5, 0, height - 1)
-    left = np.minimum(x.astype(np.intp), max(width - 2, 0))
-    top = np.minimum(y.astype(np.intp), max(height - 2, 0))
-    right, bottom = np.minimum(left + 1, width - 1), np.minimum(top + 1, height - 1)
-    wx, wy = (x - left)[:, None], (y - top)[:, None]
-    upper = field[top, left] * (1 - wx) + field[top, right] * wx
-    lower = field[bottom, left] * (1 - wx) + field[bottom, right] * wx
-    return upper * (1 - wy) + lower * wy
 
 
 def _padded(grey: np.ndarray) -> np.ndarray:

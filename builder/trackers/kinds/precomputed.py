@@ -4,29 +4,24 @@ from __future__ import annotations
 
 import os
 import re
-import zipfile
-import zlib
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Literal
 from urllib.parse import unquote_to_bytes
 
 import numpy as np
 from pydantic import Field, field_validator
 
+from builder.canvas.query_grid import is_older_grid
 from builder.core.errors import ConfigError, SourceError, TrackingError
 from builder.core.paths import printable_path
 from builder.inputs.fingerprint import fingerprints
-from builder.inputs.hdf5 import open_hdf5
-from builder.inputs.listing import HDF5_SUFFIXES, PICKLE_SUFFIXES, regular_file
-from builder.inputs.pickled import load_tapvid_videos
+from builder.inputs.listing import HDF5_SUFFIXES, PICKLE_SUFFIXES
+from builder.inputs.track_files import Names, StoredTracks, read_tracks
 from builder.trackers.base import BaseSession, Session, Tracker, ViewKey, Window
-from schemas.base import Record, Shape
-from schemas.config import Limits
+from schemas.base import LATER, Record, Shape
 from schemas.dataset import TrackerInfo, VisibilityRule
 from schemas.geometry import Geometry, Stretch, swap_xy, unnormalize
-from schemas.legacy import tracked_shape
 
 _SUFFIX = re.compile(r"(?<=.)\.[A-Za-z][A-Za-z0-9]{0,4}$")
 _FIELDS = ("id", "path", "parent", "name", "view")
@@ -35,33 +30,6 @@ TOLERANCE_PX = 1e-3
 """How exactly all windows of a view must start from the same points."""
 SLACK_PX = 1.0
 """How far a visible point may start outside the frame: rounding, not another size."""
-
-LIMITS = Limits()
-_NPZ_DAMAGE = (
-    *(OSError, ValueError, EOFError, KeyError, MemoryError, RuntimeError),
-    *(zipfile.BadZipFile, zlib.error),
-)
-
-
-class StoredTracks(NamedTuple):
-    """What a file holds, in its own coordinates.
-
-    ``tracks`` (T, N, 2) of a whole episode or (S, horizon, N, 2) of windows; ``vis`` of the same
-    shape but for the last axis, larger is more visible, or None; ``size`` (H, W) of the frames
-    that were tracked, where the file says so.
-    """
-
-    tracks: np.ndarray
-    vis: np.ndarray | None
-    size: tuple[int, int] | None = None
-
-
-class Names(NamedTuple):
-    """Arrays in a file (for a pickle, ``tracks`` is the name of its entry); no vis: None."""
-
-    tracks: str
-    vis: str | None
-
 
 DEFAULT_NAMES = {
     ".npz": Names("tracks", "visibility"),
@@ -90,6 +58,10 @@ class PrecomputedConfig(Record):
         description="default: visibility (npz), root/{view}/vis (HDF5), occluded (pickle); empty "
         "when there is none and every point counts as visible",
     )
+    confidence: Annotated[str | None, LATER] = Field(
+        default=None,
+        description="an array of numbers from 0 to 1 in it, stored as conf; default: none is read",
+    )
     visibility_threshold: float = Field(default=0.5, description="visible is what is above")
     coordinates: Literal["pixel_edge", "pixel_center", "normalized", "signed"] = Field(
         description="pixels whose first centre is at 0.5 (edge) or 0 (center: CoTracker, OpenCV), "
@@ -104,7 +76,7 @@ class PrecomputedConfig(Record):
     made_by: str = Field(default="unknown", description="what made the tracks; recorded")
     licence: str = Field(default="unknown", description="of the tracks; recorded")
 
-    @field_validator("file", "tracks", "visibility")
+    @field_validator("file", "tracks", "visibility", "confidence")
     @classmethod
     def _known_fields(cls, value: str | None) -> str | None:
         try:
@@ -130,6 +102,7 @@ class Precomputed(Tracker):
 
     def __init__(self, config: PrecomputedConfig) -> None:
         self.config = config
+        self.gives_conf = config.confidence is not None
 
     @property
     def info(self) -> TrackerInfo:
@@ -162,7 +135,13 @@ class Precomputed(Tracker):
             raise TrackingError(f"view {key.view} of {key.episode}: {error}") from None
         xy, vis = self._source_tracks(stored, geometry.source_shape, where)
         note = f"tracks of {printable_path(relative)}: {mark.size} bytes, sha256 {mark.sha256}"
-        return ViewTracks(self.info, xy, vis, geometry, length, key.cut, where, (note,))
+        # Shares need no size that could be wrong, and ATM's points begin where they were in the
+        # first frame, not where they were queried.
+        strict = self.config.coordinates != "normalized"
+        conf = _checked_conf(stored.conf, where)
+        made = self.info, xy, vis, conf
+        notes = (note,)
+        return ViewTracks(*made, geometry, length, key.cut, where, notes, strict, key.first)
 
     def open(
         self, shape: tuple[int, int], queries_xy: np.ndarray, horizon: int, start_every: int
@@ -184,7 +163,10 @@ class Precomputed(Tracker):
         default = DEFAULT_NAMES[Path(relative).suffix.lower()]
         tracks = self.config.tracks or default.tracks
         vis = default.vis if self.config.visibility is None else self.config.visibility
-        return relative, Names(tracks.format(**fields), vis.format(**fields) if vis else None)
+        optional = (
+            name.format(**fields) if name else None for name in (vis, self.config.confidence)
+        )
+        return relative, Names(tracks.format(**fields), *optional)
 
     def _source_tracks(
         self, stored: StoredTracks, source_shape: tuple[int, int], where: str
@@ -193,7 +175,7 @@ class Precomputed(Tracker):
 
         Raises TrackingError for what is not finite.
         """
-        tracks, vis, size = stored
+        tracks, vis, size, _ = stored
         finite = np.isfinite(tracks).all(axis=-1)
         if not finite.all() or (vis is not None and not np.isfinite(vis).all()):
             bad = np.argwhere(~finite if vis is None else ~(finite & np.isfinite(vis)))[0].tolist()
@@ -238,23 +220,30 @@ class Precomputed(Tracker):
 class ViewTracks(Tracker):
     """The tracks of one view; raises TrackingError when they do not fit the view.
 
-    ``xy`` (S, steps, N, 2) in source pixels and ``vis`` (S, steps, N) bool; without S they are
-    of one window, the whole episode.
+    ``xy`` (S, steps, N, 2) in source pixels, ``vis`` (S, steps, N) bool, ``conf`` (S, steps, N)
+    or None; without S they are of one window, the whole episode.  ``strict``: no visible point may
+    start outside the frame, else only most may not.  The view begins at frame ``first`` of the
+    tracks.
     """
 
     recorded: TrackerInfo
     xy: np.ndarray
     vis: np.ndarray
+    conf: np.ndarray | None
     geometry: Geometry
     length: int
     cut: bool
     where: str
     notes: tuple[str, ...]
+    strict: bool = True
+    first: int = 0
 
     def __post_init__(self) -> None:
         self.whole = self.xy.ndim == 3
         if self.whole:
             self.xy, self.vis = self.xy[None], self.vis[None]
+            self.conf = None if self.conf is None else self.conf[None]
+        self.gives_conf = self.conf is not None
         first_xy = self.geometry.to_img(self.xy[:, 0])
         self.queries_xy = first_xy[0].astype(np.float32)
         self._check_starts(first_xy)
@@ -271,11 +260,13 @@ class ViewTracks(Tracker):
 
         ``queries_xy`` are the own points that lie in the picture.
         """
+        self._go_to_first(start_every)
         inside = np.asarray(self.geometry.inside(self.queries_xy))
         to_shown = Stretch(source_shape=self.geometry.source_shape, img_shape=shape)
         tracks_xy = to_shown.to_img(self.xy[:, :, inside])
         vis = self.vis[:, :, inside]
-        session = StoredSession(shape, queries_xy, horizon, start_every, tracks_xy, vis)
+        conf = None if self.conf is None else self.conf[:, :, inside]
+        session = StoredSession(shape, queries_xy, horizon, start_every, tracks_xy, vis, conf)
         self._check_length(horizon, start_every)
         if tracks_xy.shape[2] != len(queries_xy) or not np.allclose(
             tracks_xy[0, 0], queries_xy, rtol=0, atol=0.01
@@ -286,8 +277,27 @@ class ViewTracks(Tracker):
             )
         return session
 
+    def _go_to_first(self, start_every: int) -> None:
+        """Leave out the windows before the view's first frame."""
+        windows, between = divmod(self.first, start_every)
+        if self.whole and self.first:
+            raise TrackingError(
+                f"{self.where}: one track from the first frame on starts no clip at frame "
+                f"{self.first}: give windows, or leave source.clip out"
+            )
+        if between:
+            raise TrackingError(
+                f"{self.where}: a clip begins at frame {self.first}, and a window at every "
+                f"{start_every} (tracker.start_every): set source.clip.frames to a multiple of it"
+            )
+        self.xy, self.vis, self.first = self.xy[windows:], self.vis[windows:], 0
+        self.conf = None if self.conf is None else self.conf[windows:]
+
     def _check_starts(self, first_img_xy: np.ndarray) -> None:
-        """Require one set of points (S, N, 2) for all windows, visible ones inside the frame."""
+        """Require one set of points (S, N, 2) for all windows, visible ones inside the frame.
+
+        Notes how many start outside it.
+        """
         off = np.abs(first_img_xy - first_img_xy[0]).max(axis=(1, 2))
         if off.max() > TOLERANCE_PX:
             window = int(np.argmax(off > TOLERANCE_PX))
@@ -297,8 +307,14 @@ class ViewTracks(Tracker):
             )
         start, (height, width) = self.xy[0, 0], self.geometry.source_shape
         out = ((start < -SLACK_PX) | (start > np.add((width, height), SLACK_PX))).any(axis=1)
-        out &= self.vis[0, 0]
-        if out.any():
+        if lost := int((~np.asarray(self.geometry.inside(self.queries_xy))).sum()):
+            note = f"{lost} of {len(start)} points start outside the picture and are never visible"
+            self.notes = (*self.notes, note)
+        shown = self.vis[0, 0]
+        out &= shown
+        if is_older_grid(start, height):
+            return  # in portrait its right columns start outside: they are told and masked
+        if out.any() and (self.strict or 2 * out.sum() > shown.sum()):
             point = int(np.argmax(out))
             x, y = start[point]
             raise TrackingError(
@@ -337,11 +353,12 @@ class ViewTracks(Tracker):
 class StoredSession(BaseSession):
     """Gives stored windows out when their last frame is pushed.
 
-    ``tracks_xy`` (S, steps, N, 2) pixels of the frames, ``vis`` (S, steps, N).
+    ``tracks_xy`` (S, steps, N, 2) pixels of the frames, ``vis`` and ``conf`` (S, steps, N).
     """
 
     tracks_xy: np.ndarray
     vis: np.ndarray
+    conf: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -362,88 +379,15 @@ class StoredSession(BaseSession):
             last = min(self.horizon, self._pushed - start) - 1
             steps = np.minimum(np.arange(self.horizon), last)
             tracks_xy = self.tracks_xy[self._given, steps].astype(np.float32)
-            windows.append(Window(start, tracks_xy, self.vis[self._given, steps].astype(np.uint8)))
+            vis = self.vis[self._given, steps].astype(np.uint8)
+            conf = None if self.conf is None else self.conf[self._given, steps].astype(np.float32)
+            windows.append(Window(start, tracks_xy, vis, conf))
             self._given += 1
         return windows
 
 
-def read_tracks(path: Path, names: Names) -> StoredTracks:
-    """Read one view's tracks.  Raises SourceError naming the file and what is wrong with it."""
-    size = regular_file(path)
-    if size > LIMITS.max_array_bytes:
-        raise SourceError.at(path, f"{size} bytes exceed the limit of {LIMITS.max_array_bytes}")
-    suffix = path.suffix.lower()
-    read = _npz if suffix == ".npz" else _pickle if suffix in PICKLE_SUFFIXES else _hdf5
-    found = read(path, names)
-    tracks, vis, _ = found
-    if tracks.dtype.kind not in "fiu" or tracks.ndim not in (3, 4) or tracks.shape[-1] != 2:
-        raise SourceError.at(
-            path,
-            "tracks must be numbers, (T, N, 2) for a whole episode or (S, horizon, N, 2) for "
-            f"windows, got {tracks.dtype} {tracks.shape}",
-        )
-    if 0 in tracks.shape:
-        raise SourceError.at(path, f"the tracks are empty: {tracks.shape}")
-    if vis is not None and (vis.shape != tracks.shape[:-1] or vis.dtype.kind not in "bfiu"):
-        raise SourceError.at(
-            path,
-            f"visibility must be numbers {tracks.shape[:-1]}, as the tracks are {tracks.shape}, "
-            f"got {vis.dtype} {vis.shape}",
-        )
-    return found
-
-
-def _npz(path: Path, names: Names) -> StoredTracks:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile) or file.zip is None:
-                raise SourceError.at(path, "it is not an npz archive")
-            for name in filter(None, names):
-                if name not in file.files:
-                    raise SourceError.at(
-                        path,
-                        f"there is no array {name!r}; it has {file.files}: set tracker.tracks "
-                        'and tracker.visibility ("" when there is none)',
-                    )
-                declared = file.zip.getinfo(f"{name}.npy").file_size
-                if declared > LIMITS.max_array_bytes:
-                    raise SourceError.at(path, f"{name}: {declared} bytes exceed the limit")
-            vis = None if names.vis is None else file[names.vis]
-            return StoredTracks(file[names.tracks], vis)
-    except _NPZ_DAMAGE as error:
-        raise SourceError.at(path, f"it is not a whole npz archive ({error})") from None
-
-
-def _hdf5(path: Path, names: Names) -> StoredTracks:
-    with open_hdf5(path, LIMITS) as file:
-        group = names.tracks.rpartition("/")[0]
-        sides = {name: file.attr(group, name) for name in ("height", "width")}
-        try:
-            size = tracked_shape(
-                {name: side for name, side in sides.items() if side is not None},
-                f"{printable_path(path)}: {group}",
-            )
-        except ValueError as error:
-            raise SourceError(str(error)) from None
-        vis = None if names.vis is None else file.array(names.vis)
-        return StoredTracks(file.array(names.tracks), vis, size)
-
-
-def _pickle(path: Path, names: Names) -> StoredTracks:
-    videos, name = _loaded(path, path.stat().st_mtime_ns), names.tracks
-    if name not in videos:
-        raise SourceError.at(path, f"there is no video {name!r}; it has {sorted(videos)[:10]}")
-    try:
-        points = np.asarray(videos[name]["points"])
-        hidden = None if names.vis is None else np.asarray(videos[name][names.vis], bool)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise SourceError.at(path, f"{name}: expected points and occluded ({error})") from None
-    if points.ndim != 3:
-        raise SourceError.at(path, f"{name}: points must be (N, T, 2), got {points.shape}")
-    return StoredTracks(points.swapaxes(0, 1), None if hidden is None else ~hidden.T)
-
-
-@lru_cache(maxsize=1)
-def _loaded(path: Path, _: int) -> dict[str, Any]:
-    """Keep the last pickle: it holds many videos."""
-    return load_tapvid_videos(path, LIMITS)
+def _checked_conf(conf: np.ndarray | None, where: str) -> np.ndarray | None:
+    """Raise TrackingError for a confidence outside 0 to 1, or NaN."""
+    if conf is not None and not ((conf >= 0) & (conf <= 1)).all():
+        raise TrackingError(f"{where}: tracker.confidence must lie between 0 and 1, without NaN")
+    return conf

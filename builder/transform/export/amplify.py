@@ -7,13 +7,14 @@ files, text embeddings and a Hydra override.  ``attrs`` is track files alone, wi
 AMPLIFY's ``p / (size / 2)`` is right: it treats them as edge coordinates.
 
 AMPLIFY's public loader makes the instruction and the path of its embedding from a task's file
-name, looks for demos 0 to 49 of a task, and for suites whose name contains "libero".
+name, looks for demos 0 to 49 of a task, and for suites whose name contains "libero":
+``amplify_plan`` says where an episode goes.
 """
 
 import json
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,41 +22,38 @@ import h5py
 import numpy as np
 import yaml
 
-from builder.core.errors import ConfigError
-from builder.dataset.episodes import Dataset, EpisodeData
+from builder.core.messages import count
+from builder.dataset.episodes import Dataset, EpisodeData, ViewData
 from builder.dataset.opening import open_dataset
+from builder.dataset.splits import split_pair
+from builder.inputs.listing import natural_key
+from builder.transform.export.amplify_plan import Demo, instruction, plan_demos
 from builder.transform.export.common import (
+    LEFT_OUT,
     chosen_views,
     damage,
     damage_of,
     new_folder,
+    only,
     plan_undamaged,
     refuse,
     refused_views,
+    tell,
 )
+from schemas.dataset import QuerySpec
+
+log = logging.getLogger("letterset.export")
 
 Target = Literal["upstream", "attrs"]
 
 FIRST_VIEW = "agentview"
 """LiberoDataset takes the size of all pictures from this view."""
 
-DEMOS_PER_TASK = 50
-"""LiberoDataset looks for demos 0 to 49 of a task."""
-NAME_BYTES = 150
+EMBEDDING_SHAPE = (1, 512)
+"""Of its text files: what T5-small says of the first token, for a batch of one text."""
+WEIGHTED = frozenset({"agentview", "eye_in_hand", "all", "corner", "corner2", "front"})
+"""Views whose weight in the loss is in its train_motion_tokenizer.yaml."""
 _BLOCK = 64
-
-# LIBERO's own names; the loader counts on a scene of one digit, or on 10.
-_SCENE = re.compile(r"[A-Z][A-Z0-9_]*SCENE(\d|10)_\w+")
-
-
-@dataclass(frozen=True)
-class Demo:
-    """Where an episode goes: a suite, a task and a number below 50."""
-
-    suite: str
-    task: str
-    number: int
-    episode: str
 
 
 def export_amplify(
@@ -65,23 +63,33 @@ def export_amplify(
     *,
     views: Sequence[str] | None = None,
     suite: str = "libero_letterset",
+    split: str | None = None,
     text_embeddings: Mapping[str, np.ndarray] | None = None,
     failures: dict[str, str] | None = None,
+    notes: list[str] | None = None,
 ) -> list[Demo]:
     """Write ``dataset`` to the new folder ``out``; returns where each episode went.
 
-    ``views`` defaults to those of the first episode.  A task with more than 50 episodes goes
-    on in ``<suite>_2`` and so on; a suite's name must contain "libero" for AMPLIFY to load
-    it.  ``text_embeddings`` maps an episode's text to a vector (E,); an array ``text_emb`` of
-    the episode, or a layer of that name (``letterset embed``), serves too.  ``failures`` takes the
-    damaged episodes, with the reason; without it they are refused with a DatasetError.
+    ``views`` defaults to those of the first episode.  ``split`` names two parts, such as
+    ``train:val`` (of ``splits/default.json``) or ``tasks/train:tasks/val``: the second becomes
+    the suite ``<suite>_val``, all of which AMPLIFY validates on, and others are left out.  A
+    suite's name must contain "libero" for AMPLIFY to load it.  ``text_embeddings`` maps an
+    episode's text to an array (1, E) or (E,); an array ``text_emb`` of the episode, or a layer of
+    that name (``letterset embed``), serves too.  ``failures`` takes the damaged episodes, with
+    the reason; without it they are refused with a DatasetError.  ``notes`` takes sentences that
+    whoever trains should read; without it they are logged.
 
-    Raises ConfigError, before any work, naming what the target cannot hold, and OutputError
-    when ``out`` cannot be written; then nothing is left there.
+    Raises ConfigError, before any work, naming what the target cannot hold, DatasetError for a
+    split that is not there, and OutputError when ``out`` cannot be written; then nothing is left
+    there.
     """
+    validation: frozenset[str] = frozenset()
+    if split is not None:
+        training, held_out = split_pair(dataset, split)
+        dataset, validation = only(dataset, [*training, *held_out]), frozenset(held_out)
 
     def plan(dataset: Dataset) -> tuple[list[str], list[Demo]]:
-        return _checked_views(dataset, views, target), plan_demos(dataset, suite)
+        return _checked_views(dataset, views, target), plan_demos(dataset, suite, validation)
 
     texts = _Texts(dataset, text_embeddings or {})
 
@@ -94,56 +102,26 @@ def export_amplify(
         writer = _Writer(dataset, folder, names, target, texts)
         for demo in demos:
             writer.add(demo)
-        writer.finish(demos)
+        writer.finish(demos, validation)
+    tell([*_notes(dataset, demos), *writer.notes()], notes, log)
     return demos
 
 
-def instruction(episode: EpisodeData) -> str:
-    """Return what an episode's task is called, in words or in LIBERO's form."""
-    return episode.meta.task or episode.meta.text or "task"
-
-
-def plan_demos(dataset: Dataset, suite: str) -> list[Demo]:
-    """Give every episode a number within its task; every 50 of them begin another suite.
-
-    Raises ConfigError for a suite, or naming a task, that the loader could not read.
-    """
-    if "libero" not in suite or not re.fullmatch(r"[\w.-]+", suite):
-        raise ConfigError(
-            f"AMPLIFY loads suites whose name contains 'libero', of letters, digits, '_', '-' "
-            f"and '.'; got {suite!r}"
+def _notes(dataset: Dataset, demos: list[Demo]) -> Iterator[str]:
+    """Say what of the demos and of the canvas AMPLIFY's users should know."""
+    if moved := [f"{demo.episode} is {demo.place}" for demo in demos if demo.moved]:
+        more = f" and {len(moved) - 5} more" if len(moved) > 5 else ""
+        yield (
+            f"{count(len(moved), 'episode')} could not keep the number of the source, from 50 on "
+            f"or taken by another: {'; '.join(moved[:5])}{more}"
         )
-    names: dict[str, str] = {}
-    counts: dict[str, int] = {}
-    demos = []
-    for episode_id in dataset.ids:
-        task = _file_name(instruction(dataset[episode_id]), names)
-        part, number = divmod(counts.get(task, 0), DEMOS_PER_TASK)
-        counts[task] = counts.get(task, 0) + 1
-        demos.append(Demo(suite if part == 0 else f"{suite}_{part + 1}", task, number, episode_id))
-    return demos
-
-
-def _file_name(text: str, names: dict[str, str]) -> str:
-    """Return a file name that AMPLIFY turns into ``text`` again: words joined by underscores.
-
-    LIBERO's own names, which begin with a scene in capitals, are kept.  ``names`` are those
-    taken, with the words they stand for; texts that would share one get a number.
-    """
-    name = text
-    if not _SCENE.fullmatch(text):
-        words = re.sub(r"[\W_]+", "_", text.lower()).strip("_")
-        name = words.encode()[:NAME_BYTES].decode(errors="ignore") or "task"
-    if "_demo" in name:
-        raise ConfigError(
-            f"task {text!r}: AMPLIFY cuts '_demo' out of file names, so it would look for the "
-            f"wrong ones; leave it out (letterset subset) or rename the task"
+    height, width = dataset.meta.img_shape
+    if height > width:
+        yield (
+            f"img_shape [{height}, {width}] is higher than wide: AMPLIFY's vis_pred limits columns "
+            f"by the height, so that training ends with an index error at its first log; limit "
+            f"them by the width there (image_shape[1] - 1), or build for a wider img_shape"
         )
-    words, number, wanted = re.sub(r"[\W_]+", " ", text.lower()).strip(), 1, name
-    while names.setdefault(name, words) != words:
-        number += 1
-        name = f"{wanted}_{number}"
-    return name
 
 
 def _checked_views(dataset: Dataset, views: Sequence[str] | None, target: Target) -> list[str]:
@@ -174,6 +152,8 @@ def _refused_settings(dataset: Dataset, target: Target) -> list[str]:
         refused.append("a dataset without tracks (open a layer with tracks, or letterset track)")
     if meta.mode == "reinit" and meta.start_every != 1:
         refused.append(f"start_every {meta.start_every}: AMPLIFY looks up windows by frame number")
+    if dataset.skipped_windows:
+        refused.append(f"{LEFT_OUT}: AMPLIFY looks up windows by frame number")
     if target == "upstream" and meta.mode == "episode":
         refused.append(
             "whole-episode tracks: AMPLIFY cuts shorter windows near the end, which no batch can "
@@ -192,6 +172,25 @@ def actions_of(episode: EpisodeData) -> np.ndarray:
     return actions.reshape(len(actions), -1)
 
 
+def write_tracks(group: h5py.Group, view: ViewData, queries: QuerySpec) -> None:
+    """Write ``tracks`` (S, horizon, N, 2) and ``vis`` float32, points in AMPLIFY's order.
+
+    In it rows vary fastest.
+    """
+    order: Any = slice(None)
+    if queries.order != "rows_fastest":
+        order = np.arange(queries.num_points).reshape(queries.grid).T.ravel()
+    for name, array in (("tracks", view.tracks), ("vis", view.vis)):
+        stored = group.create_dataset(name, array.shape, "<f4")
+        for at in range(0, len(array), _BLOCK):
+            stored[at : at + _BLOCK] = np.asarray(array[at : at + _BLOCK])[:, :, order]
+
+
+def write_size(group: h5py.Group, view: ViewData) -> None:
+    """Write the attributes of the older route: the size in which tracks are expressed."""
+    group.attrs["height"], group.attrs["width"] = view.geometry.img_shape
+
+
 class _Texts:
     """Text embeddings: those given, by text, else those of the layer, else of the episode."""
 
@@ -206,7 +205,7 @@ class _Texts:
         return self._layer[episode.id] if self._layer and text and text not in self._given else None
 
     def embedding(self, episode: EpisodeData, text: str) -> Any:
-        """Return the embedding (E,) of an episode's text, if there is one."""
+        """Return the embedding (1, E) of an episode's text, as it is stored, if there is one."""
         if text in self._given:
             return self._given[text]
         found = self.of_layer(episode) or episode
@@ -220,6 +219,7 @@ class _Writer:
     views: list[str]
     target: Target
     texts: _Texts
+    text_shapes: set[tuple[int, ...]] = field(default_factory=set)
 
     @property
     def method(self) -> str:
@@ -235,31 +235,16 @@ class _Writer:
         folder = data / self.method / f"{demo.task}_demo"
         with _file(folder / f"demo_{demo.number}.hdf5") as file:
             for name in self.views:
-                self._tracks(file.create_group(f"root/{name}"), episode, name)
+                group = file.create_group(f"root/{name}")
+                write_tracks(group, episode.views[name], self.dataset.meta.queries)
+                if self.target == "attrs":
+                    write_size(group, episode.views[name])
         if self.target == "attrs":
             return
         libero = self.root / "LIBERO" / "libero" / "datasets" / demo.suite
         with _file(libero / f"{demo.task}_demo.hdf5", "a") as file:
             self._demo(file.create_group(f"data/demo_{demo.number}"), episode)
         self._text(data / "text" / f"{demo.task}.hdf5", episode)
-
-    def _tracks(self, group: h5py.Group, episode: EpisodeData, name: str) -> None:
-        view, order = episode.views[name], self._order()
-        tracks, vis = view.tracks, view.vis
-        stored = group.create_dataset("tracks", tracks.shape, "<f4")
-        seen = group.create_dataset("vis", vis.shape, "<f4")
-        for at in range(0, len(tracks), _BLOCK):
-            stored[at : at + _BLOCK] = np.asarray(tracks[at : at + _BLOCK])[:, :, order]
-            seen[at : at + _BLOCK] = np.asarray(vis[at : at + _BLOCK])[:, :, order]
-        if self.target == "attrs":
-            group.attrs["height"], group.attrs["width"] = view.geometry.img_shape
-
-    def _order(self) -> np.ndarray | slice:
-        """Return the permutation to AMPLIFY's order of points, in which rows vary fastest."""
-        queries = self.dataset.meta.queries
-        if queries.order == "rows_fastest":
-            return slice(None)
-        return np.arange(queries.num_points).reshape(queries.grid).T.ravel()
 
     def _demo(self, group: h5py.Group, episode: EpisodeData) -> None:
         group["actions"] = actions_of(episode)
@@ -282,33 +267,57 @@ class _Writer:
         vector = self.texts.embedding(episode, text)
         if vector is None or path.exists():
             return
+        array = np.asarray(vector, np.float32)
+        # Batches of them are joined with tokens of pictures: one row is one token.
+        array = array[None] if array.ndim == 1 else array
+        self.text_shapes.add(array.shape)
         with _file(path) as file:
-            file["text_emb"] = np.asarray(vector, np.float32)
+            file["text_emb"] = array
             file["text"] = text
 
-    def finish(self, demos: list[Demo]) -> None:
-        """Write the override and the list of episodes."""
-        config = "# @package _global_\n" + yaml.safe_dump(self._override(demos), sort_keys=False)
+    def notes(self) -> Iterator[str]:
+        """Say which text embeddings AMPLIFY's own configuration cannot take."""
+        if others := sorted(self.text_shapes - {EMBEDDING_SHAPE}):
+            yield (
+                f"text embeddings of {', '.join(map(str, others))}: AMPLIFY's forward dynamics "
+                f"takes {EMBEDDING_SHAPE}, the first token of T5-small (use_preprocessed_embs)"
+            )
+
+    def finish(self, demos: list[Demo], validation: Collection[str]) -> None:
+        """Write the override and the list of episodes; those of ``validation`` are held out."""
+        override = self._override(demos, validation)
+        config = "# @package _global_\n" + yaml.safe_dump(override, sort_keys=False)
         folder = self.root / "cfg" / "letterset"
         folder.mkdir(parents=True)
         (folder / "dataset.yaml").write_text(config, encoding="utf-8")
-        listing = {f"{d.suite}/{d.task}_demo/demo_{d.number}": d.episode for d in demos}
+        listing = {demo.place: demo.episode for demo in demos}
         origin = {"dataset": self.dataset.meta.digest, "episodes": listing}
         (self.root / "letterset.json").write_text(json.dumps(origin, indent=1) + "\n")
 
-    def _override(self, demos: list[Demo]) -> dict[str, Any]:
+    def _override(self, demos: list[Demo], validation: Collection[str]) -> dict[str, Any]:
         meta = self.dataset.meta
-        weights = {name: 1.0 for name in self.views}
+        suites: dict[bool, set[str]] = {False: set(), True: set()}
+        for demo in demos:
+            suites[demo.episode in validation].add(f"{demo.suite}:traj1.0")
+        shown = {
+            name: sorted(suites[held_out], key=natural_key)
+            for name, held_out in (("train_datasets", False), ("val_datasets", True))
+            if suites[held_out]
+        }
+        loss: dict[str, Any] = {"cls_img_size": list(meta.img_shape)}
+        # The views that AMPLIFY knows keep its own weights.
+        if weights := {name: 1.0 for name in self.views if name not in WEIGHTED}:
+            loss["loss_weights"] = weights
         return {
             "root_dir": "???",
-            "train_datasets": list(dict.fromkeys(f"{demo.suite}:traj1.0" for demo in demos)),
+            **shown,
             "cond_cameraviews": list(self.views),
             "img_shape": list(meta.img_shape),
             "true_horizon": meta.horizon,
             "track_pred_horizon": meta.horizon,
             "num_tracks": meta.queries.num_points,
             "track_method": self.method,
-            "loss": {"loss_weights": weights, "cls_img_size": list(meta.img_shape)},
+            "loss": loss,
         }
 
 

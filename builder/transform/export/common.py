@@ -3,6 +3,7 @@
 In another form nothing tells any more that an episode was damaged, so bytes are verified first.
 """
 
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,6 +20,9 @@ from builder.dataset.index import EpisodeIndex
 from builder.stores.atomic import fsync_folder, output_errors
 from builder.stores.base import arrays_by_view
 from schemas.dataset import ViewMeta
+
+LEFT_OUT = "windows that stand still are left out (tracker.skip_still)"
+"""Why a layout that holds the window of every frame is refused."""
 
 P = TypeVar("P")
 Damage = Callable[[EpisodeData], Iterable[str]]
@@ -90,10 +94,24 @@ def _undamaged(dataset: Dataset, failures: dict[str, str] | None, damage: Damage
     failures |= found
     if len(found) == len(dataset):
         raise SourceError(f"{dataset.path}: no episode is left to export; run letterset repair")
-    rest = copy(dataset)
-    rest.index = EpisodeIndex.of(line for key, line in dataset.index.items() if key not in found)
+    return only(dataset, [key for key in dataset.ids if key not in found])
+
+
+def only(dataset: Dataset, ids: Iterable[str]) -> Dataset:
+    """Return the dataset as if it had these of its episodes alone."""
+    rest, kept = copy(dataset), {*ids}
+    rest.index = EpisodeIndex.of(line for key, line in dataset.index.items() if key in kept)
     rest.ids = rest.index.ids
     return rest
+
+
+def tell(found: Iterable[str], notes: list[str] | None, log: logging.Logger) -> None:
+    """Add sentences to ``notes``, which a caller gave to take them; without it, log them."""
+    for note in found:
+        if notes is None:
+            log.warning("%s", note)
+        else:
+            notes.append(note)
 
 
 def chosen_views(dataset: Dataset, views: Sequence[str] | None) -> list[str]:

@@ -27,6 +27,7 @@ from builder.dataset.array_stats import QUANTILES, finite_rows
 from builder.dataset.episodes import Dataset, EpisodeData
 from builder.transform.export.common import new_folder, plan_undamaged
 from builder.transform.export.lerobot_plan import IMAGES, Plan, fps_number, make_plan
+from schemas.dataset import TEXT_INDEX
 
 DATA_MB, VIDEO_MB = 100, 200
 """LeRobot's own defaults."""
@@ -110,11 +111,14 @@ class _Writer:
 
     def add(self, episode: EpisodeData) -> None:
         """Append one episode."""
-        text = episode.meta.text or (episode.meta.task or "").replace("_", " ")
-        task, length = self._tasks.setdefault(text, len(self._tasks)), episode.meta.length
+        meta, length = episode.meta, episode.meta.length
+        texts = meta.all_texts or ((meta.task or "").replace("_", " "),)
+        numbers = np.array([self._tasks.setdefault(text, len(self._tasks)) for text in texts])
+        which = np.asarray(episode.arrays[TEXT_INDEX]) if meta.texts else np.zeros(length, int)
+        tasks = numbers[which]
         row: dict[str, Any] = {
             "episode_index": len(self._rows),
-            "tasks": [text],
+            "tasks": list(texts),
             "length": length,
             "dataset_from_index": self._frames,
             "dataset_to_index": self._frames + length,
@@ -123,7 +127,7 @@ class _Writer:
         for key, video in self._videos.items():
             row |= _named(f"videos/{IMAGES}{key}/", video.begin())
         blocks = [
-            self._block(episode, slice(at, min(at + _BLOCK, length)), task)
+            self._block(episode, slice(at, min(at + _BLOCK, length)), tasks)
             for at in range(0, length, _BLOCK)
         ]
         for key, video in self._videos.items():
@@ -135,9 +139,9 @@ class _Writer:
         self._stats.append(stats)
         self._frames += length
 
-    def _block(self, episode: EpisodeData, at: slice, task: int) -> dict[str, Stats]:
+    def _block(self, episode: EpisodeData, at: slice, tasks: np.ndarray) -> dict[str, Stats]:
         """Append some frames of an episode; returns their statistics by feature."""
-        columns = dict(self._columns(episode, at, task))
+        columns = dict(self._columns(episode, at, tasks))
         self._data.write(columns)
         stats = {key: summarize(values, self._axes(key)) for key, values in columns.items()}
         for key, video in self._videos.items():
@@ -158,7 +162,7 @@ class _Writer:
         return (0, 1, 2) if key.startswith("observation.tracks.") else (0, 1)
 
     def _columns(
-        self, episode: EpisodeData, at: slice, task: int
+        self, episode: EpisodeData, at: slice, tasks: np.ndarray
     ) -> Iterator[tuple[str, np.ndarray]]:
         """Yield features (rows, *shape) by name."""
         for key, name in self.plan.views.items() if self.dataset.meta.has_tracks else ():
@@ -174,7 +178,7 @@ class _Writer:
         yield "frame_index", index[:, None]
         yield "episode_index", np.full((len(index), 1), len(self._rows))
         yield "index", self._frames + index[:, None]
-        yield "task_index", np.full((len(index), 1), task)
+        yield "task_index", tasks[at, None]
 
     def finish(self) -> None:
         """Write what describes the episodes."""

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from builder.dataset.episodes import Dataset
-from builder.transform.export.common import chosen_views, refuse, refused_views
-from schemas.dataset import EpisodeMeta
+from builder.transform.export.common import LEFT_OUT, chosen_views, refuse, refused_views
+from schemas.dataset import TEXT_INDEX, EpisodeMeta
 
 ACTIONS = ("action", "actions")
 STATES = ("observation.state", "proprioception", "states")
@@ -53,7 +53,7 @@ def make_plan(dataset: Dataset, views: Sequence[str] | None) -> Plan:
     for key in COUNTERS:
         dtype = "float32" if key == "timestamp" else "int64"
         features[key] = {"dtype": dtype, "shape": [1], "names": None}
-    every = {name for episode in dataset for name in episode.meta.arrays}
+    every = {name for episode in dataset for name in episode.meta.arrays} - {TEXT_INDEX}
     return Plan(rate, keys, arrays, features, sorted(every - set(arrays.values())))
 
 
@@ -63,6 +63,8 @@ def _refused(dataset: Dataset, names: list[str]) -> list[str]:
         refused.append("whole-episode tracks: a row holds the window that starts at its frame")
     elif meta.has_tracks and meta.start_every != 1:
         refused.append(f"start_every {meta.start_every}: every row holds a window")
+    if dataset.skipped_windows:
+        refused.append(f"{LEFT_OUT}: every row holds a window")
     if any(side % 2 for side in meta.img_shape):
         refused.append(f"img_shape {meta.img_shape}: H.264 with 4:2:0 colours needs even sides")
     for episode in dataset:
@@ -93,7 +95,10 @@ def _per_frame(meta: EpisodeMeta) -> dict[str, tuple[str, tuple[int, ...]]]:
     return {
         name: (np.dtype(array.dtype).name, tuple(array.shape[1:]) or (1,))
         for name, array in meta.arrays.items()
-        if meta.per_frame(name) and 0 not in array.shape and len(array.shape) <= 6
+        if name != TEXT_INDEX
+        and meta.per_frame(name)
+        and 0 not in array.shape
+        and len(array.shape) <= 6
     }
 
 

@@ -5,6 +5,7 @@ height, so a continuous canvas pixel p becomes exactly p / size.  ``occluded`` i
 of our visibility.
 """
 
+import logging
 import pickle
 from functools import partial
 from pathlib import Path
@@ -12,10 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from builder.core.errors import ConfigError
+from builder.canvas.windows import disjoint_rows
+from builder.core.errors import ConfigError, SourceError
+from builder.core.messages import count
 from builder.dataset.episodes import Dataset, EpisodeData
 from builder.stores.atomic import make_place, output_errors
-from builder.transform.export.common import plan_undamaged, view_of
+from builder.transform.export.common import plan_undamaged, tell, view_of
+
+log = logging.getLogger("letterset.export")
 
 
 def export_tapvid(
@@ -24,20 +29,37 @@ def export_tapvid(
     views: list[str] | None = None,
     *,
     failures: dict[str, str] | None = None,
+    notes: list[str] | None = None,
 ) -> list[str]:
     """Write ``{name: {video, points, occluded}}``; returns the names.
 
     ``video`` (T, H, W, 3) uint8, ``points`` (N, T, 2) float32, ``occluded`` (N, T) bool.
     Whole-episode tracks give one clip per episode and view, windows one clip each, back to
-    back and without the frozen tail.  ``failures`` takes the damaged episodes, with the reason;
-    without it they are refused with a DatasetError.  Raises ConfigError for a view that is not
-    there or has no frames, and OutputError when ``out`` cannot be written.
+    back and without the frozen tail.  Clips in which nothing can be scored, such as those of one
+    frame, are left out: TAP-Vid's score of them is NaN, and so is its mean with others.
+    ``notes`` takes a sentence that names them; without it it is logged.  ``failures`` takes the
+    damaged episodes, with the reason; without it they are refused with a DatasetError.
+
+    Raises ConfigError for a view that is not there or has no frames, SourceError when no clip is
+    left, and OutputError when ``out`` cannot be written.
     """
     make_place(out)
     clips: dict[str, dict[str, Any]] = {}
     dataset, pairs = plan_undamaged(dataset, partial(_pairs, views=views), failures)
     for episode_id, name in pairs:
         clips.update(_clips(dataset[episode_id], name))
+    unscored = [name for name, clip in clips.items() if not _can_be_scored(clip["occluded"])]
+    for name in unscored:
+        del clips[name]
+    if not clips:
+        raise SourceError(f"{dataset.path}: there is no clip in which a point is seen twice")
+    if unscored:
+        more = f" and {len(unscored) - 5} more" if len(unscored) > 5 else ""
+        note = (
+            f"left out {count(len(unscored), 'clip')} of one frame, or in which no point is seen "
+            f"twice, for TAP-Vid's score of them is NaN: {', '.join(unscored[:5])}{more}"
+        )
+        tell([note], notes, log)
     with output_errors(out), out.open("xb") as file:
         try:
             pickle.dump(clips, file, protocol=4)
@@ -45,6 +67,11 @@ def export_tapvid(
             out.unlink()
             raise
     return list(clips)
+
+
+def _can_be_scored(occluded: np.ndarray) -> bool:
+    """Tell whether a point of ``occluded`` (N, T) is seen where it is queried and once more."""
+    return bool(((~occluded).sum(axis=1) > 1).any())
 
 
 def _pairs(dataset: Dataset, views: list[str] | None) -> list[tuple[str, str]]:
@@ -61,10 +88,9 @@ def _pairs(dataset: Dataset, views: list[str] | None) -> list[tuple[str, str]]:
 def _clips(episode: EpisodeData, name: str) -> dict[str, dict[str, Any]]:
     meta, view = episode.meta, view_of(episode, name)
     starts = np.asarray(view.starts)
-    step = max(1, -(-meta.horizon // meta.start_every))
     height, width = view.geometry.img_shape
     clips = {}
-    for row in range(0, len(starts), step):
+    for row in disjoint_rows(starts, meta.horizon):
         start, stop = int(starts[row]), min(meta.length, int(starts[row]) + meta.horizon)
         tracks_xy = np.asarray(view.tracks[row, : stop - start])
         vis = np.asarray(view.vis[row, : stop - start])

@@ -10,7 +10,6 @@ from typing import Any
 from pydantic import Field
 
 from builder.build.executors.base import Events, Executor, Function, Outcome, ProgressEvent
-from builder.build.executors.child import available_cores
 from builder.build.executors.supervisor import (
     FailedStarts,
     Worker,
@@ -19,6 +18,7 @@ from builder.build.executors.supervisor import (
     stop_all,
     watch,
 )
+from builder.core.cores import available_cores
 from builder.core.messages import count
 from schemas.base import Record, Side
 
@@ -42,7 +42,7 @@ class Processes(Executor):
     Config = ProcessesConfig
 
     def __init__(self, config: ProcessesConfig, workers: int | None, stall_seconds: float) -> None:
-        self.workers = workers or available_cores()
+        self.workers = self.local_workers = workers or available_cores()
         self.stall_seconds = stall_seconds
 
     @property

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
 from builder.core.errors import TrackingError
+from builder.core.working import still_working
 from builder.trackers.kinds.cotracker.correlation import CorrelationRows
 
 Result = tuple[np.ndarray, np.ndarray, np.ndarray | None]
@@ -104,6 +105,9 @@ class Engine:
         self.device, self.iterations = device, iterations
         self.resolution: tuple[int, int] = tuple(network.model_resolution)
         self._deterministic = deterministic
+        # On a CPU a window may take minutes, and so may one pass of the transformer.
+        for module in network.modules():
+            module.register_forward_hook(_goes_on)
         self._encoder, self._memory = network.fnet, HeldFeatures()
         network.fnet = self._memory
         network.updateformer = Transformer(network.updateformer, bf16)
@@ -180,6 +184,10 @@ class Engine:
         if self._rows is not None:
             self._rows.forget()
         return Prediction(answer[0], answer[1], answer[2] if len(answer) == 4 else None)
+
+
+def _goes_on(*_: Any) -> None:
+    still_working()
 
 
 def index_scale(shape: tuple[int, int], target: tuple[int, int]) -> tuple[float, float]:

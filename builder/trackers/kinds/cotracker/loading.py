@@ -3,9 +3,8 @@
 Nothing here is vendored: the user installs ``cotracker`` and brings the weights.
 """
 
-import hashlib
 import os
-import pickle
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,9 @@ import torch
 
 from builder.core.errors import ConfigError
 from builder.core.worker_slot import worker_slot
+
+# How torch names what it does not make of a pickle.
+_OBJECT = re.compile(r"(?:GLOBAL|unsupported class|unrecognized function) ([\w.]+)")
 
 LICENCE = "CC-BY-NC-4.0"
 PACKAGE = "git+https://github.com/facebookresearch/co-tracker.git"
@@ -49,11 +51,11 @@ MODELS = {
 
 
 def how_to_get(model: str) -> str:
-    """Say where the package and a model's weights come from."""
+    """Say where a model's weights come from."""
     return (
-        f"install the package with: pip install '{PACKAGE}'; then download the weights from "
-        f"{MODELS[model].url} and set tracker.weights to the file, or set tracker.weights={HUB} "
-        f"to let torch.hub fetch them. Code and weights are {LICENCE}: non-commercial use only"
+        f"download the weights from {MODELS[model].url} and set tracker.weights to the file, or "
+        f"set tracker.weights={HUB} to let torch.hub fetch them. Code and weights are {LICENCE}: "
+        "non-commercial use only"
     )
 
 
@@ -85,9 +87,15 @@ def build_network(model: str) -> torch.nn.Module:
         try:
             from cotracker.models.build_cotracker import build_cotracker
         except ModuleNotFoundError as error:
+            missing = str(error.name)
+            if missing.partition(".")[0] != "cotracker":
+                raise ConfigError(
+                    f"the package 'cotracker' is there, but not the module {missing!r} that it "
+                    f"needs: install the package that has it"
+                ) from None
             raise ConfigError(
                 f"tracker.kind=cotracker needs the package 'cotracker' (there is no module named "
-                f"{error.name!r}): {how_to_get(model)}"
+                f"{missing!r}): install it with: pip install '{PACKAGE}'; then {how_to_get(model)}"
             ) from None
         network: torch.nn.Module = build_cotracker(
             None, v2=spec.v2, offline=not spec.streams, window_len=spec.window_len
@@ -121,15 +129,6 @@ def weights_file(model: str, weights: str | None) -> Path:
     return path
 
 
-def file_sha256(path: Path) -> str:
-    """Hash a file, in pieces."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
-
-
 def load_weights(network: torch.nn.Module, model: str, path: Path) -> None:
     """Load a checkpoint, a flat state dict or ``{"model": state dict}``; runs no pickled code.
 
@@ -137,11 +136,10 @@ def load_weights(network: torch.nn.Module, model: str, path: Path) -> None:
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+    except Exception as error:  # what is no checkpoint may raise anything
         raise ConfigError(
             f"{path} is not a checkpoint that torch can load without running code from it: "
-            f"{str(error).splitlines()[0] if str(error) else type(error).__name__}; "
-            f"{how_to_get(model)}"
+            f"{_unloadable(error)}; {how_to_get(model)}"
         ) from None
     if isinstance(state, Mapping) and isinstance(state.get("model"), Mapping):
         state = state["model"]
@@ -158,6 +156,18 @@ def load_weights(network: torch.nn.Module, model: str, path: Path) -> None:
             f"or {how_to_get(model)}"
         )
     network.load_state_dict(state)
+
+
+def _unloadable(error: Exception) -> str:
+    """Say what is wrong with a checkpoint, without torch's advice to run the code in it."""
+    text = str(error)
+    if found := _OBJECT.search(text):
+        return f"it holds a Python object, {found[1]}, beside tensors"
+    if kind := next((kind for kind in ("TorchScript", ".tar") if kind in text), None):
+        return f"it is a {kind} archive, not a state dict"
+    if isinstance(error, OSError):
+        return str(error)
+    return "it is damaged, or no checkpoint at all"
 
 
 def disagreements(

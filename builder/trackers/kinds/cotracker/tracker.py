@@ -13,6 +13,7 @@ import torch
 from pydantic import Field, model_validator
 
 from builder.core.errors import TrackingError
+from builder.inputs.fingerprint import file_sha256
 from builder.trackers.base import BaseSession, Session, Window
 from builder.trackers.kinds.cotracker.engine import Engine, Prediction, Prepared, Result
 from builder.trackers.kinds.cotracker.loading import (
@@ -21,7 +22,6 @@ from builder.trackers.kinds.cotracker.loading import (
     MODELS,
     build_network,
     choose_device,
-    file_sha256,
     load_weights,
     package_version,
     weights_file,

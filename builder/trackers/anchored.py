@@ -1,0 +1,298 @@
+"""Chains of motion that are held to the picture each window began with.
+
+Flow between two frames cannot tell noise from motion where there is little texture, and a chain
+adds its errors up.  So every point is also compared with its own patch of the window's first
+frame, at the query and where the chain has led: what stands still stays exactly where it is, what
+is covered is hidden until the patch is seen again, and what moves goes along its chain.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from builder.trackers.base import BaseSession, Window
+from builder.trackers.chained import DARK, LINK_COST, Link, Observe
+from builder.trackers.evidence import Evidence, Relief, quiet_variance
+from builder.trackers.patches import difference, mismatch, patches, structure
+from builder.trackers.still_head import FEATURES, Verdict
+
+_BLUR = 1.0  # px: patches are compared after it, so that sampling between pixels changes little
+_SAME = 12.0  # change up to which a patch that stays is what its chain goes on from
+_RASTER = 256  # distances are felt as those of pictures of this size
+_LOST = 5.0  # px: forward-backward errors beyond it are all the same
+_CHANNELS = 3
+_LIT = 64  # points that tell how the light has changed
+
+Judge = Callable[["Anchor", int, np.ndarray, np.ndarray], Verdict]
+"""Given a window, a step, features (N, F) and the chain's points (N, 2): see ``StillHead``."""
+
+
+class Look(NamedTuple):
+    """What is kept of a frame: blurred, its patches at the queries (N, K), and its detail."""
+
+    blurred: np.ndarray
+    at_queries: np.ndarray
+    relief: Relief
+
+    @classmethod
+    def at(cls, frame_rgb: np.ndarray, queries_xy: np.ndarray) -> Look:
+        """Look at a frame (H, W, 3) uint8."""
+        blurred = cv2.GaussianBlur(frame_rgb.astype(np.float32), (0, 0), _BLUR)
+        grey = cv2.transform(blurred, np.full((1, 3), 1 / 3, np.float32))
+        return cls(blurred, patches(blurred, queries_xy), Relief.of(grey))
+
+
+@dataclass(eq=False)
+class Anchor:
+    """An open window: its tracks so far, the chain behind them, and the patches it began with.
+
+    ``chain_xy``, ``found`` and ``cost`` (horizon, N) are the chain's, as ``ChainedSession`` has
+    them; a chain goes on from the query while its point stays there.
+    """
+
+    window: Window
+    chain_xy: np.ndarray
+    found: np.ndarray
+    cost: np.ndarray
+    patch: np.ndarray
+    gradient: np.ndarray
+    weakest: np.ndarray
+    colours: np.ndarray | None
+    evidence: Evidence
+    went: np.ndarray
+    gain: np.ndarray
+    most: np.ndarray
+    least: np.ndarray
+    last: np.ndarray
+
+
+@dataclass(eq=False)
+class AnchoredSession(BaseSession):
+    """A tracker session that holds chains of motion to the picture their window began with.
+
+    ``max_error``: forward-backward error, in pixels of a raster of 256, beyond which a chain has
+    lost its point.  Holds the open windows and what ``observe`` keeps.
+    """
+
+    observe: Observe
+    judge: Judge
+    max_error: float
+    max_colour: float | None = None
+    gives_conf: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._open: deque[Anchor] = deque()
+        self._last: Look | None = None
+        self._raster = max(1.0, max(self.shape) / _RASTER)
+
+    def _add(self, frame_rgb: np.ndarray) -> list[Window]:
+        newest, seen = self._pushed - 1, self.observe(frame_rgb)
+        look = Look.at(frame_rgb, self.queries_xy)
+        colours_at = seen.colours_at if self.max_colour is not None else None
+        if self._open and self._last is not None:
+            self._step(newest, seen.links, look, self._last, colours_at)
+        self._last = look
+        if newest % self.start_every == 0:
+            self._open.append(self._begin(newest, look, colours_at))
+        if self._open and self._pushed - self._open[0].window.start == self.horizon:
+            return [self._open.popleft().window]
+        return []
+
+    def finish(self) -> list[Window]:
+        """Return the windows still open, their tail padded by repeating the last frame."""
+        windows = [anchor.window for anchor in self._open]
+        self._open.clear()
+        for window in windows:
+            last = self._pushed - window.start - 1
+            for array in (window.tracks_xy, window.vis, window.conf):
+                if array is not None:
+                    array[last + 1 :] = array[last]
+        return windows
+
+    def _begin(
+        self, start: int, look: Look, colours_at: Callable[[np.ndarray], np.ndarray] | None
+    ) -> Anchor:
+        count = len(self.queries_xy)
+        tracks_xy = np.empty((self.horizon, count, 2), np.float32)
+        vis = np.zeros((self.horizon, count), np.uint8)
+        conf = np.ones(vis.shape, np.float32) if self.gives_conf else None
+        chain_xy, found = np.empty_like(tracks_xy), np.zeros(vis.shape, bool)
+        tracks_xy[0], chain_xy[0] = self.queries_xy, self.queries_xy
+        vis[0], found[0] = 1, True
+        gradient, weakest = structure(look.at_queries, _CHANNELS)
+        return Anchor(
+            window=Window(start, tracks_xy, vis, conf),
+            chain_xy=chain_xy,
+            found=found,
+            cost=np.zeros(vis.shape, np.float32),
+            patch=look.at_queries,
+            gradient=gradient,
+            weakest=weakest,
+            colours=None if colours_at is None else colours_at(self.queries_xy),
+            evidence=Evidence(look.relief),
+            went=np.zeros(count, bool),
+            gain=np.zeros(count, np.float32),
+            most=np.zeros(count, np.float32),
+            least=np.full(count, np.inf, np.float32),
+            last=look.at_queries,
+        )
+
+    def _step(
+        self,
+        newest: int,
+        links: list[Link],
+        look: Look,
+        before: Look,
+        colours_at: Callable[[np.ndarray], np.ndarray] | None,
+    ) -> None:
+        """Move the points of every open window to the newest frame."""
+        moved, cost, error = self._along(newest, links[0])
+        for link in links[1:]:
+            other, other_cost, other_error = self._along(newest, link)
+            count = len(other)  # the oldest windows come first, and only they reach back so far
+            better = other_cost < cost[:count]
+            moved[:count][better] = other[better]
+            cost[:count][better] = other_cost[better]
+            error[:count][better] = other_error[better]
+        there = patches(look.blurred, moved)
+        colours = None if colours_at is None else colours_at(moved)
+        change = look.blurred - before.blurred
+        square = cv2.transform(change * change, np.full((1, 3), 1 / 3, np.float32))
+        noise, detail_noise = quiet_variance(square), look.relief.noise(before.relief)
+        flow_xy, _ = links[0].follow(self.queries_xy)
+        speed: np.ndarray = np.linalg.norm(flow_xy - self.queries_xy, axis=1) / self._raster
+        shared: list[np.ndarray] = [
+            np.log1p(speed),
+            np.full(len(speed), np.log1p(np.median(speed)), np.float32),
+        ]
+        count = len(self.queries_xy)
+        for number, anchor in enumerate(self._open):
+            rows = slice(number * count, (number + 1) * count)
+            step = newest - anchor.window.start
+            found = np.isfinite(cost[rows])
+            colour: np.ndarray = np.zeros(count, np.float32)
+            if colours is not None and anchor.colours is not None and self.max_colour is not None:
+                colour = _colour_change(anchor.colours, colours[rows], found) / self.max_colour
+                found &= colour < 1
+            features, gain = self._features(
+                anchor, step, moved[rows], found, error[rows], there[rows], look, before, noise,
+                detail_noise, colour, shared,
+            )  # fmt: skip
+            verdict = self.judge(anchor, step, features, moved[rows])
+            self._settle(anchor, step, verdict, moved[rows], found, cost[rows], there[rows], look,
+                         features[:, 0], gain)  # fmt: skip
+
+    def _along(self, newest: int, link: Link) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Follow one link; returns points (M, 2), their chains' costs (M,), inf if lost, errors."""
+        origins = [
+            (anchor, newest - anchor.window.start - link.gap)
+            for anchor in self._open
+            if newest - anchor.window.start >= link.gap
+        ]
+        if not origins:
+            return np.empty((0, 2), np.float32), np.empty(0, np.float32), np.empty(0, np.float32)
+        points = np.concatenate([anchor.chain_xy[step] for anchor, step in origins])
+        usable = np.concatenate([anchor.found[step] for anchor, step in origins])
+        before = np.concatenate([anchor.cost[step] for anchor, step in origins])
+        moved, error = link.follow(points)
+        error = (error / self._raster).astype(np.float32)
+        inside = ((moved >= 0) & (moved <= self.shape[::-1])).all(axis=1)
+        found = usable & (error < self.max_error) & inside
+        cost = np.where(found, before + error + np.float32(LINK_COST), np.inf)
+        return moved, cost, np.minimum(error, _LOST)
+
+    def _features(
+        self,
+        anchor: Anchor,
+        step: int,
+        chain_xy: np.ndarray,
+        found: np.ndarray,
+        error: np.ndarray,
+        there: np.ndarray,
+        look: Look,
+        before: Look,
+        noise: float,
+        detail_noise: float,
+        colour: np.ndarray,
+        shared: list[np.ndarray],
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return what the head is shown (N, F), in the order of FEATURES, and the gain (N,)."""
+        queries, gradient = self.queries_xy, anchor.gradient + np.float32(1e-3)
+        here, gain = mismatch(anchor.patch, look.at_queries, noise, anchor.gradient)
+        along, gain_along = mismatch(anchor.patch, there, noise, anchor.gradient)
+        last_along = difference(anchor.last, there, noise, anchor.gradient)
+        last_here = difference(before.at_queries, look.at_queries, noise, anchor.gradient)
+        np.maximum(anchor.most, here, out=anchor.most)
+        np.minimum(anchor.least, along, out=anchor.least)
+        stands, changes, stands_wide, changes_wide, stands_all, changes_all = anchor.evidence.at(
+            look.relief, detail_noise, queries, self.shape
+        ).T
+        away = np.linalg.norm(chain_xy - queries, axis=1) / self._raster
+        length = np.linalg.norm(chain_xy - anchor.chain_xy[step - 1], axis=1) / self._raster
+        inner = np.clip(chain_xy, 4, np.maximum(np.array(self.shape[::-1]) - 4, 4))
+        beyond = np.minimum(np.linalg.norm(chain_xy - inner, axis=1), 8) / 8
+        by_gradient = 100 * (noise / gradient + 0.01)
+        ones = np.ones(len(queries), np.float32)
+        log = np.log1p
+        columns = [
+            log(here), log(along), log(last_along), log(last_here),
+            np.abs(gain), np.abs(gain - anchor.gain), np.abs(gain_along),
+            log(anchor.weakest / noise), log(gradient / noise),
+            log(away), found, error,
+            stands, changes, stands / (stands + changes + 0.01),
+            stands_wide, changes_wide, stands_wide / (stands_wide + changes_wide + 0.003),
+            stands_all / (stands_all + changes_all + 0.001), changes_all,
+            anchor.went, anchor.window.vis[step - 1], ones * min(step / 15, 1),
+            log(anchor.most), log(length), log(here * by_gradient), log(along * by_gradient),
+            np.minimum(colour, 2), ones * np.log(noise), *shared,
+            log(here) - log(along), beyond, log(anchor.least),
+        ]  # fmt: skip
+        features = np.stack(columns, axis=1).astype(np.float32)
+        assert features.shape[1] == len(FEATURES)
+        return features, gain
+
+    def _settle(
+        self,
+        anchor: Anchor,
+        step: int,
+        verdict: Verdict,
+        chain_xy: np.ndarray,
+        found: np.ndarray,
+        cost: np.ndarray,
+        there: np.ndarray,
+        look: Look,
+        log_change: np.ndarray,
+        gain: np.ndarray,
+    ) -> None:
+        """Write a step of a window, and where its chains go on from."""
+        window, stays = anchor.window, verdict.stays
+        shows = verdict.shows > 0.5
+        inside = ((chain_xy >= 0) & (chain_xy <= self.shape[::-1])).all(axis=1)
+        window.tracks_xy[step] = np.where(stays[:, None], self.queries_xy, chain_xy)
+        window.vis[step] = shows & (stays | inside)
+        if window.conf is not None:
+            window.conf[step] = np.where(stays | inside, verdict.shows, 0)
+        again = stays & shows & (log_change < np.log1p(_SAME))
+        anchor.went = ~stays
+        anchor.gain = np.where(again, gain, anchor.gain)
+        anchor.chain_xy[step] = np.where(again[:, None], self.queries_xy, chain_xy)
+        anchor.found[step] = found | again
+        anchor.cost[step] = np.where(again, 0, cost)
+        anchor.last = np.where(again[:, None], look.at_queries, there)
+
+
+def _colour_change(start: np.ndarray, now: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """Compare colours (N, C), after taking out the light's change common to points found."""
+    if not found.any():
+        return np.full(len(start), np.inf, np.float32)
+    some = np.flatnonzero(found)
+    some = some[:: max(1, len(some) // _LIT)]
+    light = np.median((now[some] + DARK) / (start[some] + DARK), axis=0)
+    return np.asarray(np.abs(now / light - start).max(axis=1), np.float32)

@@ -1,0 +1,234 @@
+"""Fit the numbers by which ``dis`` tells what stands still, on rendered scenes with exact truth.
+
+    MUJOCO_GL=osmesa python scripts/robot_scenes.py SCENES --seeds 9001 9002 9003 9004
+    python scripts/train_still_head.py SCENES
+
+Writes builder/trackers/still_head.json.  What is shipped was fitted with ``--rounds 1``, and once
+more with ``--rounds 1 --start head``, from the states that the first fit brought about.  Every
+scene is followed with noise of several strengths, and some of them packed.  The head learns to
+stay where staying is nearer to the truth than the chain, weighed by how much nearer, and when a
+point shows.  Needs torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from robot_views import RobotView, folders
+
+from builder.trackers.anchored import Anchor
+from builder.trackers.kinds.dis import DisConfig, DisTracker
+from builder.trackers.still_head import FEATURES, WEIGHTS, StillHead, Verdict, still_head
+
+Judge = Callable[[np.ndarray], Verdict]
+
+RECORDINGS: tuple[tuple[float, int | None], ...] = ((1.5, None), (0.5, None), (2.0, 23))
+"""Noise in grey levels and H.264's quality; every scene has the first, and some of the others."""
+
+STILL_PX = 0.05
+NEAR_PX = 4.0
+MARGIN = 0.3  # px: below it, neither staying nor going is the better answer
+WIDTH, ROUNDS, EPOCHS, BATCH = 32, 2, 20, 4096
+KEPT = 0.3  # of the points that move, and half as many of those that stand
+SHARES = {(False, False): 1.0, (False, True): 1.3, (True, False): 1.2, (True, True): 0.8}
+"""Weight of points by whether the camera moves and whether they stand still."""
+
+
+class Rows(NamedTuple):
+    """Points at steps: features (M, F), and of each what is true.
+
+    ``query_px`` and ``chain_px``: how far the query and the chain are from the truth.
+    """
+
+    features: np.ndarray
+    query_px: np.ndarray
+    chain_px: np.ndarray
+    visible: np.ndarray
+    still: np.ndarray
+    moving_camera: np.ndarray
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("scenes", type=Path)
+    parser.add_argument("--cache", type=Path, default=Path("robot_frames"))
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--start", choices=("rule", "head"), default="rule", help="whose states")
+    parser.add_argument("--out", type=Path, default=WEIGHTS)
+    parser.add_argument("--workers", type=int, default=2)
+    arguments = parser.parse_args()
+    cv2.setNumThreads(1)
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    views = list(recorded(folders(arguments.scenes)))
+    judge: Judge = rule if arguments.start == "rule" else still_head()
+    rows: list[Rows] = []
+    for number in range(arguments.rounds):
+        tasks = [
+            (view, judge, preset, arguments.cache, (number, name))
+            for name, view in enumerate(views)
+            for preset in (("best",) if name % 8 else ("fast",))
+        ]
+        with ProcessPoolExecutor(arguments.workers) as pool:
+            for done, row in enumerate(pool.map(follow, *zip(*tasks, strict=True))):
+                rows.append(row)
+                if done % 20 == 0:
+                    print(f"  {done} of {len(tasks)} followed", flush=True)
+        every = Rows(*(np.concatenate(each) for each in zip(*rows, strict=True)))
+        print(f"round {number}: {len(every.features)} rows of {len(views)} recordings", flush=True)
+        fitted = fit(every)
+        judge = StillHead(*fitted)
+        write(fitted, arguments.scenes, len(every.features), arguments.out)
+
+
+def recorded(scenes: list[Path]) -> Iterator[RobotView]:
+    """Yield the recordings to learn from."""
+    for folder in scenes:
+        for noise, crf in RECORDINGS:
+            if noise == RECORDINGS[0][0] or zlib.crc32(f"{folder.name}{noise}".encode()) % 3 == 0:
+                yield RobotView(folder, noise, crf)
+
+
+def rule(features: np.ndarray) -> Verdict:
+    """Judge by hand: stay unless the chain's patch explains much better what is seen."""
+    column = dict(zip(FEATURES, features.T, strict=True))
+    here, along = (
+        np.expm1(column[f"change {where}"]) for where in ("at the query", "along the chain")
+    )
+    same = (here < 4) & (column["gain at the query since it last showed"] < 0.12)
+    goes = (column["found"] > 0) & (along < here / 2) & (along < 30) & (here >= 4)
+    goes = (goes & (column["distance from the query"] > 0.4)) | (column["went before"] > 0)
+    goes &= ~(same & (column["distance from the query"] < 0.9))
+    shows = np.where(goes, (column["found"] > 0) & (along < 60), same)
+    return Verdict(~goes, shows.astype(np.float32))
+
+
+def follow(view: RobotView, judge: Judge, preset: str, cache: Path, seed: tuple[int, int]) -> Rows:
+    """Track one recording and keep some points of its windows."""
+    cv2.setNumThreads(1)
+    rng = np.random.default_rng(seed)
+    truth, starts, queries_xy = view.truth, view.starts, view.queries_xy
+    still = (np.linalg.norm(truth.tracks_xy - queries_xy, axis=-1) < STILL_PX).all(axis=1)
+    found: list[Rows] = []
+
+    class Watched(DisTracker):
+        def judge(self, anchor: Anchor, step: int, features: np.ndarray, xy: np.ndarray) -> Verdict:
+            start = anchor.window.start
+            if start in starts:
+                at = starts.index(start)
+                true_xy, visible = truth.tracks_xy[at, step], truth.visible[at, step]
+                query_px, chain_px = (
+                    np.linalg.norm(true_xy - each, axis=1) for each in (queries_xy, xy)
+                )
+                share = np.where(still[at], KEPT / 4, KEPT)
+                chosen = truth.known[at] & (visible | still[at] | (query_px < 40))
+                chosen &= rng.random(len(share)) < share
+                moves = np.full(len(share), not truth.fixed)
+                row = Rows(features, query_px, chain_px, visible, still[at], moves)
+                found.append(Rows(*(each[chosen] for each in row)))
+            return judge(features)
+
+    frames = view.frames(cache)
+    tracker = Watched(DisConfig.model_validate({"preset": preset}))
+    session = tracker.open(frames.shape[1:3], queries_xy, truth.tracks_xy.shape[1], 4)
+    for frame in frames:
+        session.push(frame)
+    return Rows(*(np.concatenate(each) for each in zip(*found, strict=True)))
+
+
+def fit(rows: Rows) -> tuple[np.ndarray, np.ndarray, list[list[np.ndarray]]]:
+    """Fit the network; returns what ``StillHead`` takes."""
+    still, moves = rows.still, rows.moving_camera
+    mean, scale = rows.features.mean(axis=0), rows.features.std(axis=0) + 1e-3
+    better = np.minimum(rows.chain_px, 8) - np.minimum(rows.query_px, 8)
+    better[(np.abs(better) < MARGIN) & ~still] = 0
+    better = np.where(still, np.maximum(better, 0.7), better)
+    better = np.where(rows.visible | still, better, 0.3 * better)
+    per_row = np.where(still, 4.0, 1.0)  # those that were left out
+    stay_weight = np.minimum(np.abs(better) * per_row, 10)
+    show_weight = per_row * np.where(rows.visible, 1, 4)
+    for (camera, stands), share in SHARES.items():
+        group = (moves == camera) & (still == stands)
+        if group.any():
+            stay_weight[group] *= share * len(group) / max(stay_weight[group].sum(), 1e-9)
+            show_weight[group] *= len(group) / show_weight[group].sum()
+    inputs, stay, stay_by, show_by, there, along = (
+        torch.tensor(np.asarray(each, np.float32))
+        for each in (
+            (rows.features - mean) / scale,
+            better > 0,
+            stay_weight,
+            show_weight,
+            rows.visible & (rows.query_px < NEAR_PX),
+            rows.visible & (rows.chain_px < NEAR_PX),
+        )
+    )
+    network = torch.nn.Sequential(
+        torch.nn.Linear(len(FEATURES), WIDTH), torch.nn.ReLU(),
+        torch.nn.Linear(WIDTH, WIDTH), torch.nn.ReLU(), torch.nn.Linear(WIDTH, 3),
+    )  # fmt: skip
+    optimizer = torch.optim.AdamW(network.parameters(), 3e-3, weight_decay=1e-3)
+    steps = EPOCHS * len(inputs) // BATCH
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps + 1)
+    loss_of = torch.nn.functional.binary_cross_entropy_with_logits
+    for step in range(steps):
+        chosen = torch.randint(0, len(inputs), (BATCH,))
+        out, stays = network(inputs[chosen]), stay[chosen]
+        weight = show_by[chosen]
+        loss = loss_of(out[:, 0], stays, stay_by[chosen])
+        loss = loss + 0.7 * loss_of(out[:, 1], there[chosen], weight * (0.1 + 0.9 * stays))
+        loss = loss + 0.7 * loss_of(out[:, 2], along[chosen], weight * (1 - 0.9 * stays))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        if step % max(1, steps // 5) == 0:
+            print(f"  {step} of {steps}: {loss.item():.3f}", flush=True)
+    numbers = [each.detach().numpy().T for each in network.parameters()]
+    return mean, scale, [[numbers[at], numbers[at + 1]] for at in range(0, len(numbers), 2)]
+
+
+def write(
+    fitted: tuple[np.ndarray, np.ndarray, list[list[np.ndarray]]],
+    scenes: Path,
+    rows: int,
+    out: Path,
+) -> None:
+    """Write the numbers, and what they were fitted on."""
+    mean, scale, layers = fitted
+
+    def short(array: np.ndarray) -> list[object]:
+        return [float(f"{each:.5g}") if np.ndim(each) == 0 else short(each) for each in array]
+
+    kept = {
+        "fitted_by": "scripts/train_still_head.py",
+        "scenes": sorted({path.name.rsplit("-", 1)[0] for path in folders(scenes)}),
+        "recordings": RECORDINGS,
+        "rows": rows,
+        "features": FEATURES,
+        "mean": short(mean),
+        "scale": short(scale),
+        "layers": [[short(each) for each in layer] for layer in layers],
+    }
+    out.write_text(
+        "{\n" + ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in kept.items()) + "\n}\n"
+    )
+
+
+if __name__ == "__main__":
+    main()

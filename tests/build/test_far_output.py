@@ -1,0 +1,309 @@
+"""Datasets built at a URL: episodes are there whole or not at all, whatever fails on the way."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from inline_executor import build
+from places import ROOT
+from source_fixtures import write_video
+
+from builder import open_dataset
+from builder.build.status import status
+from builder.cli import main
+from builder.core.errors import ConfigError, OutputError
+from builder.dataset.far_output import far_output, run_writer
+from builder.dataset.folder import META_NAME, DatasetWriter, load_meta, read_index
+from builder.dataset.index import writer_name
+from builder.dataset.remote import fetch_lists
+from builder.stores.far import FarStore
+from builder.stores.kinds.hdf5 import Hdf5Store
+from builder.stores.remote_folder import RemoteFolder
+from builder.testing.samples import Sample, sample_dataset
+
+pytest.importorskip("fsspec")
+pytestmark = pytest.mark.usefixtures("inline_executor")
+
+URL = "s3://bucket/ds"
+LENIENT = "executor.kind=lenient"
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("far") / "videos"
+    for index, name in enumerate(("a", "kitchen/b", "kitchen/c 100%")):
+        write_video(folder / f"{name}.mp4", count=5 + index, shape=(30, 50))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def near(inline_executor, videos):
+    """The same dataset in a folder."""
+    out = videos.parent / "near"
+    assert build(videos, out) == 0
+    return out
+
+
+@pytest.fixture(autouse=True)
+def scratch(tmp_path, monkeypatch):
+    """Where episodes are built; and the cache of what is read."""
+    place = tmp_path / "scratch"
+    place.mkdir()
+    monkeypatch.setenv("TMPDIR", str(place))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+    return place
+
+
+def episodes(files):
+    """What is there of episodes, by name: size and a hash of the content."""
+    files.invalidate_cache()
+    found = files.find("bucket/ds/episodes", detail=True)
+    return {name: (each["size"], each["ETag"]) for name, each in found.items()}
+
+
+def listed(tmp_path):
+    """The index as anybody reads it there."""
+    return dict(read_index(fetch_lists(RemoteFolder(URL), tmp_path / "lists")))
+
+
+def names(files, folder):
+    files.invalidate_cache()
+    return [Path(name).name for name in files.find(f"bucket/ds/{folder}")]
+
+
+def remains(scratch):
+    return [path for path in scratch.rglob("*") if path.is_file()]
+
+
+def test_it_is_the_dataset_that_a_folder_would_hold(s3, videos, near, tmp_path, scratch, capsys):
+    workers = ["executor.kind=processes", "executor.workers=2"]
+    assert build(videos, URL, *workers) == 0
+    assert listed(tmp_path) == dict(read_index(near))
+    for path in (near / "episodes").rglob("*.hdf5"):
+        there = f"bucket/ds/{path.relative_to(near).as_posix()}"
+        assert s3.cat_file(there) == path.read_bytes()
+    assert remains(scratch) == []
+    assert main(["validate", URL, "--workers", "1"]) == 0
+    assert main(["inspect", URL]) == 0
+    capsys.readouterr()
+    assert main(["status", URL]) == 0
+    told = capsys.readouterr().out
+    assert "main    finished  3     0       0" in told
+    assert f"{URL}: 3 episodes done, 0 failed" in told
+    dataset = open_dataset(URL, cache=tmp_path / "cache")
+    assert [episode.id for episode in dataset] == [*read_index(near)]
+
+
+def test_going_on_builds_what_is_new_alone(s3, near, videos, tmp_path, capsys):
+    own = tmp_path / "videos"
+    write_video(own / "a.mp4", count=5, shape=(30, 50))
+    assert build(own, URL, LENIENT) == 0
+    (before,) = episodes(s3).items()
+    write_video(own / "b.mp4", count=7, shape=(30, 50))
+    capsys.readouterr()
+    assert build(own, URL, LENIENT) == 0
+    assert "1 episode built" in capsys.readouterr().out
+    assert before in episodes(s3).items()
+    assert len(episodes(s3)) == len(listed(tmp_path)) == 2
+    # A run writes to no object of another.
+    assert len(names(s3, "index")) == 2
+    (own / "a.mp4").unlink()
+    write_video(own / "a.mp4", count=9, shape=(30, 50))
+    assert build(own, URL, LENIENT) == 2
+    assert "a.mp4 had" in capsys.readouterr().err
+    assert build(own, URL, LENIENT, "--overwrite") == 0
+    lengths = {line.id[0]: line.length for line in listed(tmp_path).values()}
+    assert lengths == {"a": 9, "b": 7}
+    assert main(["finalize", URL]) == 0
+    assert names(s3, "index") == ["main.jsonl"]
+    assert {line.id[0]: line.length for line in listed(tmp_path).values()} == lengths
+    assert main(["validate", URL, "--workers", "1"]) == 0
+
+
+def test_an_episode_that_is_not_listed_is_listed_by_the_next_run(s3, videos, near, tmp_path):
+    assert build(videos, URL, LENIENT) == 0
+    before = episodes(s3)
+    s3.rm("bucket/ds/index", recursive=True)
+    s3.invalidate_cache()
+    assert build(videos, URL, LENIENT) == 0
+    assert listed(tmp_path) == dict(read_index(near))
+    assert episodes(s3) == before
+    s3.rm("bucket/ds/index", recursive=True)
+    s3.invalidate_cache()
+    assert main(["finalize", URL]) == 0
+    assert listed(tmp_path) == dict(read_index(near))
+
+
+def test_shards_are_merged_by_finalize(s3, videos, near, tmp_path, capsys):
+    assert build(videos, URL, LENIENT, "--shard", "0/2") == 0
+    assert main(["finalize", URL]) == 1
+    assert "1 of 2 shards came, without 1" in capsys.readouterr().out
+    assert build(videos, URL, LENIENT, "--shard", "1/2") == 0
+    assert main(["finalize", URL]) == 0
+    assert listed(tmp_path) == dict(read_index(near))
+
+
+@pytest.mark.parametrize("how", ["once", "from then on"])
+def test_a_refused_request_leaves_whole_episodes_and_the_next_run_ends_it(
+    how, s3, faults, videos, near, tmp_path, scratch
+):
+    faults.heal()
+    assert build(videos, URL, LENIENT) == 0
+    wanted, requests = episodes(s3), len(faults.seen)
+    assert len(wanted) == 3
+    assert requests > 20
+    failed = 0
+    for number in range(1, requests + 1, 5):
+        s3.rm("bucket/ds", recursive=True)
+        once = how == "once"
+        faults.refuse(lambda at, k=number, once=once: at == k if once else at >= k)
+        code = build(videos, URL, LENIENT)
+        faults.heal()
+        assert code in (0, 1, 2, 4)
+        failed += code != 0
+        assert episodes(s3).items() <= wanted.items()
+        assert remains(scratch) == []
+        assert build(videos, URL, LENIENT) == 0
+        assert episodes(s3) == wanted
+        assert listed(tmp_path) == dict(read_index(near))
+    assert failed > 3
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("at", ["episodes/kitchen", "index/"])
+def test_a_killed_run_leaves_whole_episodes_and_the_next_run_ends_it(
+    at, before, s3, faults, videos, near, tmp_path
+):
+    options = ["queries.grid=[2, 3]", "tracker.horizon=4", "--img-shape", "24", "40", "--quiet"]
+    command = [sys.executable, "-m", "letterset", "build", str(videos), URL, *options]
+    child = subprocess.Popen(
+        [*command, "--workers", "1"],
+        cwd=ROOT,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    place = f"/bucket/ds/{at}"
+    faults.kill(child.pid, lambda method, path: method == "PUT" and place in path, before)
+    assert child.wait(300) == -9
+    faults.heal()
+    there = {Path(name).name: s3.cat_file(name) for name in episodes(s3)}
+    whole = {path.name: path.read_bytes() for path in (near / "episodes").rglob("*.hdf5")}
+    assert there.items() <= whole.items()
+    assert len(there) >= (3 if at == "index/" else not before)
+    assert build(videos, URL, LENIENT) == 0
+    assert {Path(name).name: s3.cat_file(name) for name in episodes(s3)} == whole
+    assert listed(tmp_path) == dict(read_index(near))
+
+
+def test_of_two_builds_that_begin_at_once_one_is_refused(s3, near, tmp_path):
+    meta = load_meta(near)
+    fields = {key: getattr(meta, key) for key in type(meta).model_fields if key != "digest"}
+    other = type(meta).seal(**{**fields, "horizon": 5})
+
+    def begin(output, own):
+        with DatasetWriter.create(output.folder, own, run_writer("main")):
+            output.claim()
+
+    def both():
+        with far_output(URL) as late, far_output(URL) as early:
+            begin(early, meta)
+            begin(late, other)
+
+    with pytest.raises(ConfigError, match=r"s3://bucket/ds was begun by another build just now"):
+        both()
+    assert s3.cat_file("bucket/ds/dataset.json") == (near / META_NAME).read_bytes()
+    with far_output(URL) as output:
+        output.check(meta)
+        with pytest.raises(ConfigError, match="horizon is 4 there and 5 now"):
+            output.check(other)
+
+
+def test_an_episode_that_is_there_is_not_replaced_unasked(s3, tmp_path):
+    local = Hdf5Store(tmp_path / "a")
+    sample_dataset(tmp_path / "a", local, [Sample("x/1", length=4)])
+    store = FarStore(URL, Hdf5Store)
+    assert not store.has("x/1")
+    assert store.take(local, "x/1")
+    assert store.has("x/1")
+    assert [*store.ids()] == ["x/1"]
+    before = episodes(s3)
+    other = Hdf5Store(tmp_path / "b")
+    sample_dataset(tmp_path / "b", other, [Sample("x/1", seed=1, length=4)])
+    assert not store.take(other, "x/1")
+    assert episodes(s3) == before
+    assert store.take(other, "x/1", replace=True)
+    assert store.open("x/1").meta == other.open("x/1").meta
+
+
+def test_a_look_that_fails_is_not_taken_for_a_no(s3, faults):
+    store = FarStore(URL, Hdf5Store)
+    assert not store.has("x/1")
+    for request in (1, 2):  # the object itself, and a folder of that name
+        faults.refuse(lambda number, at=request: number == at)
+        with pytest.raises(OutputError, match=r"cannot read s3://bucket/ds/episodes/x/1"):
+            store.has("x/1")
+    faults.heal()
+    assert not store.has("x/1")
+
+
+@pytest.mark.parametrize("error", [NotImplementedError(), TypeError(), OSError("NotImplemented")])
+def test_a_store_without_conditional_writes_is_looked_at_first(s3, error, monkeypatch):
+    honest = RemoteFolder._put
+
+    def plain(folder, files, content, path, **how):
+        if how:
+            raise error
+        honest(folder, files, content, path)
+
+    monkeypatch.setattr(RemoteFolder, "_put", plain)
+    remote = RemoteFolder(URL)
+    assert remote.put(b"1", "x", create=True)
+    assert not remote.put(b"2", "x", create=True)
+    assert remote.read("x") == b"1"
+
+
+def test_what_cannot_be_is_refused_before_anything_is_put_there(s3, videos, capsys):
+    assert build(videos, URL, "store.kind=zarr") == 2
+    assert "keeps an episode in several files" in capsys.readouterr().err
+    assert build(videos, "ftp://host/ds") == 2
+    assert "a run that is killed may leave half a file" in capsys.readouterr().err
+    assert build(videos, "s3://nobucket/ds") == 4
+    assert "cannot write s3://nobucket/ds/dataset.json" in capsys.readouterr().err
+    assert main(["plan", str(videos), URL]) == 2
+    assert "give one as OUT" in capsys.readouterr().err
+    s3.invalidate_cache()
+    assert s3.find("bucket") == []
+
+
+def test_names_of_runs_sort_after_main_and_by_time():
+    runs = [run_writer("main") for _ in range(20)]
+    files = [f"{run}.jsonl" for run in runs]
+    assert sorted(["main.jsonl", *files]) == ["main.jsonl", *files]
+    assert {writer_name(run) for run in runs} == {"main"}
+    assert writer_name(run_writer("shard-0-of-2")) == "shard-0-of-2"
+
+
+def test_a_log_that_has_just_been_written_is_that_of_a_run_at_work(s3, videos, tmp_path):
+    assert build(videos, URL, LENIENT) == 0
+    (name,) = [each for each in names(s3, "runs") if each.endswith(".jsonl")]
+    *lines, _ = s3.cat_file(f"bucket/ds/runs/{name}").splitlines(keepends=True)
+    s3.pipe_file(f"bucket/ds/runs/{name}", b"".join(lines))
+    folder = fetch_lists(RemoteFolder(URL), tmp_path / "lists")
+    assert [writer.state for writer in status(folder, far=True)] == ["running"]
+    (log,) = (folder / "runs").glob("*.jsonl")
+    os.utime(log, (1, 1))
+    assert [writer.state for writer in status(folder, far=True)] == ["killed"]
+
+
+def test_an_error_names_the_url(s3, videos, faults, capsys):
+    faults.refuse(lambda at: True)
+    assert build(videos, URL, LENIENT) == 1
+    faults.heal()
+    error = capsys.readouterr().err
+    assert f"cannot read {URL}/dataset.json: PermissionError" in error
