@@ -34,6 +34,7 @@ def inline_executor():
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(BUILTIN["executors"], "inline", "inline_executor:Inline")
         patch.setitem(BUILTIN["executors"], "lenient", "inline_executor:Lenient")
+        patch.setitem(BUILTIN["executors"], "elsewhere", "inline_executor:Elsewhere")
         yield
 
 

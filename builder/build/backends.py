@@ -1,9 +1,10 @@
 """The backends that a build config names, constructed: in the parent and in its children."""
 
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from builder.build.executors.base import EXECUTORS, Executor
 from builder.build.reader import apart
@@ -19,8 +20,10 @@ from builder.stores.base import STORES, Store
 from builder.stores.far import FarStore
 from builder.trackers.base import TRACKERS, Tracker
 from builder.trackers.view_tracker import check_query_region
-from schemas.config import BuildConfig, ExecutorPart, Limits, SourcePart, TrackerPart
+from schemas.config import BuildConfig, ExecutorPart, Limits, Part, SourcePart, TrackerPart
 from schemas.dataset import DatasetMeta
+
+P = TypeVar("P", bound=Part)
 
 
 def settle_config(config: BuildConfig) -> tuple[BuildConfig, str | None]:
@@ -42,6 +45,18 @@ def check_backends(config: BuildConfig) -> None:
     TRACKERS.configure(config.tracker)
     STORES.configure(config.store)
     EXECUTORS.configure(config.executor)
+
+
+def for_workers(part: P, executor: Executor) -> P:
+    """Return a part whose paths mean the same to all workers: those elsewhere get absolute ones."""
+    if executor.local_workers is not None:
+        return part
+    keys = ("weights", "folder") if isinstance(part, TrackerPart) else ("path",)
+    given = ((key, getattr(part, key, None)) for key in keys)
+    paths = {key: path for key, path in given if isinstance(path, str) and not is_url(path)}
+    if isinstance(part, TrackerPart):
+        paths = {key: os.path.expanduser(path) for key, path in paths.items()}
+    return part.model_copy(update={key: str(Path(path).absolute()) for key, path in paths.items()})
 
 
 def open_source(config: BuildConfig) -> Source:

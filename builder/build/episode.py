@@ -5,7 +5,7 @@ import platform
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -36,7 +36,6 @@ from builder.inputs.foreign import limited_memory
 from builder.sources.base import Episode, EpisodeRef, Source
 from builder.sources.clips import clip_of
 from builder.stores.base import ArraySpec, EpisodeWriter, Store
-from builder.stores.far import FarStore
 from builder.trackers.base import Tracker
 from schemas.config import BuildConfig, Limits
 from schemas.dataset import ClipInfo, EpisodeMeta, IndexLine, SourceInfo, StillWindows
@@ -113,29 +112,20 @@ def _build_once(job: Job, report: ReportProgress) -> Built:
         return _there_already(store, job)
     clock, begun, cpu_begun = Stopwatch(), time.perf_counter(), time.process_time()
     tracker = _tracker(job, config_json)
-    far = store if isinstance(store, FarStore) else None
-    with far.staged() if far else nullcontext(store) as local:
-        try:
-            meta = _build(job, source, tracker, local, report, clock)
-        except SourceError as error:
-            if job.mark is not None and not is_url(job.config.source.path):
-                _require_source(Path(job.config.source.path), error)
-            raise
-        except OutputError:
-            if store.has(job.ref.id) and not job.replace:
-                return _there_already(store, job)
-            raise
-        line, rows = index_line(meta), None
-        done = line.frames
-        with _still_alive(lambda: report(done, done), job.config.limits):
-            if far is None:
-                with clock("stats"):
-                    rows = _rows(store, job)
-            else:
-                with clock("upload"):
-                    is_new = far.take(local, job.ref.id, replace=job.replace)
-                if not is_new:
-                    return _there_already(store, job)
+    try:
+        meta = _build(job, source, tracker, store, report, clock)
+    except SourceError as error:
+        if job.dataset is not None:
+            require_source(job.config.source.path, error)
+        raise
+    except OutputError:
+        if store.has(job.ref.id) and not job.replace:
+            return _there_already(store, job)
+        raise
+    line = index_line(meta)
+    done = line.frames
+    with clock("stats"), _still_alive(lambda: report(done, done), job.config.limits):
+        rows = _rows(store, job)
     stages = dict(clock.seconds)
     stages["other"] = time.perf_counter() - begun - sum(stages.values())
     cpu_seconds = time.process_time() - cpu_begun
@@ -149,13 +139,14 @@ def _build_once(job: Job, report: ReportProgress) -> Built:
     )
 
 
-def _require_source(path: Path, error: SourceError) -> None:
+def require_source(place: str, error: SourceError) -> None:
     """Raise HostError where this host lacks the whole source, not one file: every task would fail.
 
     A disk that is not mounted leaves an empty folder, if any; the build began with what was listed.
     """
+    path = Path(place)
     with suppress(OSError):
-        if path.is_file() or next(path.iterdir(), None) is not None:
+        if is_url(place) or path.is_file() or next(path.iterdir(), None) is not None:
             return
     raise HostError(
         f"{platform.node()} does not have the source: {path} is empty there, or nothing ({error}). "
@@ -181,9 +172,9 @@ def _there_already(store: Store, job: Job) -> Built:
 
 
 def _rows(store: Store, job: Job) -> Rows | None:
-    """Compute an episode's rows of the table of windows; None when it cannot be read."""
-    if isinstance(store, FarStore):
-        return None
+    """Compute an episode's rows of the table of windows; None at a URL, or if it is unreadable."""
+    if is_url(job.config.store.path):
+        return None  # it would have to be fetched
     with suppress(DatasetError, OSError), closing(store.open(job.ref.id)) as reader:
         return episode_rows(reader, job.config.img_shape)
     return None  # whoever makes the table meets it again, and says so

@@ -12,8 +12,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from builder.build.backends import open_executor, open_source, open_store, open_tracker
-from builder.build.episode import Built, Job, build_episode
+from builder.build.backends import (
+    for_workers,
+    open_executor,
+    open_source,
+    open_store,
+    open_tracker,
+)
+from builder.build.episode import Job, build_episode
 from builder.build.executors.base import Events, Executor, Outcome, ProgressEvent
 from builder.build.prepared import creates, require_prepared, token_for
 from builder.build.reader import listed
@@ -21,7 +27,7 @@ from builder.build.resume import Changed, is_empty, replace_dataset, settle
 from builder.build.run_log import RunLog
 from builder.build.shards import Shard, own_refs, weights_of
 from builder.build.tracker_process import tracker_hosts
-from builder.core.errors import FetchError, LettersetError, OutputError, WorkerError
+from builder.core.errors import FetchError, LettersetError, WorkerError
 from builder.core.messages import count, left_out, noted
 from builder.core.paths import is_url, without_passwords
 from builder.core.result import Result
@@ -295,8 +301,11 @@ class _Build:
             dataset = self.catalog.meta.digest
             # At a URL no folder is shared that another could be taken for.
             mark = self.catalog.lock.mark if self.far is None else None
+            parts = ("source", "tracker", "store")
+            placed = {key: for_workers(getattr(self.config, key), self.executor) for key in parts}
+            config = self.config.model_copy(update=placed)
             jobs = (
-                Job(self.config, ref, ref.id in self.again, next(turns), dataset, mark, ahead)
+                Job(config, ref, ref.id in self.again, next(turns), dataset, mark, ahead)
                 for ref, ahead in zip(todo, self._ahead(todo), strict=True)
             )
             with closing(self.executor.run(build_episode, jobs)) as events:
@@ -318,7 +327,8 @@ class _Build:
         if error is None:
             built = outcome.result
             if self.far is None:
-                self._require_there(built)
+                store = open_store(self.config)
+                locks.require_arrived(store, built.line.id, catalog.folder, built.worker)
             if built.rows is not None:
                 keep_rows(catalog.folder, catalog.writer, built.line.digest, built.rows)
             catalog.add(built.line)
@@ -347,18 +357,6 @@ class _Build:
                 f"{MAX_UNFETCHED} episodes in a row could not be fetched, the last since "
                 f"{reason}. Run the same command again to go on; finished episodes are kept"
             )
-
-    def _require_there(self, built: Built) -> None:
-        """Raise OutputError when an episode that a worker built is not in the folder here."""
-        store, until = open_store(self.config), time.monotonic() + locks.SHARED_SECONDS
-        while not store.has(built.line.id):
-            if time.monotonic() >= until:
-                raise OutputError(
-                    f"{built.line.id} was built by {built.worker or 'a worker'}, but is not in "
-                    f"{self.catalog.folder} here: the output must be one disk, at the same path on "
-                    "every node"
-                )
-            time.sleep(0.5)
 
     def finish(self) -> None:
         """Write what belongs to the dataset as a whole."""

@@ -45,5 +45,6 @@ def run(args: argparse.Namespace) -> int:
             source=args.source,
             on_start=progress.start,
             on_event=progress.event,
+            on_notice=progress.note,
         )
     return say_result(done, args.json, args.dataset)

@@ -20,7 +20,7 @@ import numpy as np
 from builder.core.errors import ConfigError, DatasetError, UnreadableError
 from builder.core.records import check_name, parse_record, record_data
 from builder.dataset.folder import load_meta, pretty_json
-from builder.dataset.locks import take_lock
+from builder.dataset.locks import HeldLock, take_lock
 from builder.stores.atomic import publish_text
 from builder.stores.base import (
     STORES,
@@ -95,20 +95,21 @@ class LayerWriter:
         )
 
     def __enter__(self) -> LayerWriter:
-        self._lock = take_lock(self.folder, "main", self.dataset)
+        held = take_lock(self.folder, "main", self.dataset)
         try:
             self.store.leftovers(remove=True)
             if not (self.folder / META_NAME).exists():
                 text = pretty_json(record_data(self.meta))
                 publish_text(self.dataset, self.folder / META_NAME, text)
             self._refuse_different(load_layer(self.dataset, self.name))
+            self.lock = HeldLock(self.folder, "main", held)
         except BaseException:
-            os.close(self._lock)
+            os.close(held)
             raise
         return self
 
     def __exit__(self, *exc: object) -> None:
-        os.close(self._lock)
+        self.lock.close()
 
     def _refuse_different(self, found: LayerMeta) -> None:
         kept = {"digest", "created_with"}

@@ -21,6 +21,7 @@ from typing import NamedTuple
 from builder.core.errors import HostError, OutputError
 from builder.core.working import still_working
 from builder.stores.atomic import output_errors, stage, try_lock, write_all
+from builder.stores.base import Store
 from builder.stores.inside import entry, open_inside
 
 BEAT_SECONDS = 10.0
@@ -157,12 +158,24 @@ def require_shared(folder: Path, mark: Mark) -> None:
             found = f"{path.name} there is of {who}" if (who := holder(path)) else f"no {path.name}"
             raise HostError(
                 f"{platform.node()} does not share the output: {folder} there is not the folder "
-                f"that the build writes to ({found}). It must be one disk, at the same path on "
+                f"that this run writes to ({found}). It must be one disk, at the same path on "
                 f"every node; no episode was written to the wrong one"
             )
         still_working()
         with suppress(OSError):
             os.listdir(path.parent)  # makes network filesystems look again
+        time.sleep(0.5)
+
+
+def require_arrived(store: Store, episode_id: str, folder: Path, worker: str) -> None:
+    """Wait until an episode that a worker wrote is in the folder here; raises OutputError."""
+    until = time.monotonic() + SHARED_SECONDS
+    while not store.has(episode_id):
+        if time.monotonic() >= until:
+            raise OutputError(
+                f"{episode_id} was written by {worker or 'a worker'}, but is not in {folder} here: "
+                "the output must be one disk, at the same path on every node"
+            )
         time.sleep(0.5)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from builder.core.errors import DatasetError, OutputError, UnreadableError
 from builder.stores.atomic import stage
+from builder.stores.base import ArraySpec, EpisodeWriter
 from builder.stores.ranged import SparseFile
 from builder.stores.remote_folder import RemoteFolder
 from builder.stores.scratch import scratch_folder
@@ -67,19 +68,43 @@ class FarStore:
             return StoredMeta(self._local.metadata(file, f"{self.url}/{name}"))
 
     @contextmanager
-    def staged(self) -> Iterator[Any]:
-        """Yield a store in a folder of its own here, which is deleted after."""
-        with stage(scratch_folder() / "tmp", ".build") as staged:
-            yield self._make(staged.folder)
+    def begin(
+        self,
+        episode_id: str,
+        layout: Mapping[str | None, Mapping[str, ArraySpec]],
+        *,
+        replace: bool = False,
+    ) -> Iterator[EpisodeWriter]:
+        """Start an episode in a folder of its own here; its commit puts it there.
 
-    def take(self, local: Any, episode_id: str, *, replace: bool = False) -> bool:
-        """Put an episode of a local store there; False, unless ``replace``, if one is there."""
+        Raises OutputError, on commit also when one is there and ``replace`` is False.
+        """
         name = self.path(episode_id).as_posix()
-        return self.remote.put(local.path(episode_id), name, create=not replace)
+
+        def put() -> None:
+            if not self.remote.put(local.path(episode_id), name, create=not replace):
+                raise OutputError(f"{self.url}/{name} is there already")
+
+        with stage(scratch_folder() / "tmp", ".build") as staged:
+            local = self._make(staged.folder)
+            with local.begin(episode_id, layout) as writer:
+                yield _FarWriter(writer, put)
 
     def leftovers(self, *, remove: bool = False) -> list[Path]:
         """Return nothing: what was not put whole is not there."""
         return []
+
+
+class _FarWriter:
+    """Writes an episode here; ``put`` makes it exist there."""
+
+    def __init__(self, local: EpisodeWriter, put: Callable[[], None]) -> None:
+        self.write, self.digests = local.write, local.digests
+        self._local, self._put = local, put
+
+    def commit(self, meta: EpisodeMeta) -> None:
+        self._local.commit(meta)
+        self._put()
 
 
 @contextmanager

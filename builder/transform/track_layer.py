@@ -11,7 +11,8 @@ from urllib.parse import unquote_to_bytes
 
 import numpy as np
 
-from builder.build.backends import open_executor, open_source_part, window_steps
+from builder.build.backends import for_workers, open_executor, open_source_part, window_steps
+from builder.build.episode import require_source
 from builder.build.executors.base import Outcome, ProgressEvent, ReportProgress
 from builder.build.reader import listed
 from builder.build.resume import source_change
@@ -29,7 +30,8 @@ from builder.core.messages import count
 from builder.core.paths import episode_id
 from builder.core.result import Result
 from builder.dataset.episodes import Dataset, EpisodeData, ViewData
-from builder.dataset.layers import LayerWriter, check_free, commit_layer, layer_store
+from builder.dataset.layers import FOLDER, LayerWriter, check_free, commit_layer, layer_store
+from builder.dataset.locks import Mark, require_arrived, require_shared
 from builder.dataset.window_table import refresh_window_stats
 from builder.sources.base import Episode, EpisodeRef
 from builder.stores.base import ArraySpec
@@ -50,6 +52,8 @@ class TrackJob:
     tracker: TrackerPart
     queries: QuerySpec
     ref: EpisodeRef
+    mark: Mark
+    """By which the layer's folder is known, wherever it is written."""
     source: SourcePart | None = None
     host: TrackerAddress | None = None
 
@@ -81,6 +85,7 @@ def track(
     executor: ExecutorPart | None = None,
     on_event: Callable[[Outcome | ProgressEvent], None] = lambda event: None,
     on_start: Callable[[int, int], None] = lambda todo, done: None,
+    on_notice: Callable[[str], None] = lambda sentence: None,
 ) -> Tracked:
     """Track every episode of a dataset once more, into the layer ``name``.
 
@@ -115,10 +120,13 @@ def track(
     result = Tracked(name)
     limits = last_limits(dataset.path)
     runner, settings = open_executor(executor, limits)
+    runner.on_notice = on_notice
     made_by = {"tracker": tracker.model_dump(mode="json", exclude={"weights"})}
     tracker = tracker.model_copy(update=dict(opened.pins))
     with LayerWriter(dataset.path, name, made_by, tracks) as layer:
-        jobs = []
+        jobs, place = [], dataset.path if runner.local_workers else dataset.path.absolute()
+        tracker = for_workers(tracker, runner)
+        part = part and for_workers(part, runner)
         for episode_id in dataset.ids:
             try:
                 there = layer.has(dataset[episode_id].meta)
@@ -129,7 +137,8 @@ def track(
                 result.there += 1
             elif episode_id in refs:
                 ref = refs[episode_id]
-                jobs.append(TrackJob(dataset.path, name, tracker, queries, ref, part))
+                mark = layer.lock.mark
+                jobs.append(TrackJob(place, name, tracker, queries, ref, mark, part))
             else:
                 result.failures[episode_id] = "the source has no such episode any more"
         on_start(len(jobs), result.there)
@@ -147,6 +156,8 @@ def track(
                     if event.error is not None:
                         result.failures[event.task.ref.id] = str(event.error)
                     else:
+                        require_arrived(layer.store, event.result, layer.folder, "")
+                        layer.lock.check()
                         result.tracked += 1
     if not result.failures:
         refresh_window_stats(dataset.with_layers(name))
@@ -185,9 +196,16 @@ def _tracker(part_json: str) -> Tracker:
 def track_episode(job: TrackJob, report: ReportProgress) -> str:
     """Track one episode, whole or not at all; runs in a child process; returns its id.
 
-    Raises SourceError for what cannot be tracked and OutputError when it cannot be written.
+    Raises SourceError for what cannot be tracked, OutputError when it cannot be written, and
+    HostError where this host does not share the layer's folder, or lacks the source.
     """
-    return repeated(lambda: _track_once(job, report))
+    require_shared(job.dataset / FOLDER / job.layer, job.mark)
+    try:
+        return repeated(lambda: _track_once(job, report))
+    except SourceError as error:
+        if job.source is not None:
+            require_source(job.source.path, error)
+        raise
 
 
 def _track_once(job: TrackJob, report: ReportProgress) -> str:

@@ -18,13 +18,13 @@ from builder.build.status import status
 from builder.cli import main
 from builder.core.errors import ConfigError, OutputError
 from builder.dataset.far_output import far_output, run_writer
-from builder.dataset.folder import META_NAME, DatasetWriter, load_meta, read_index
+from builder.dataset.folder import META_NAME, DatasetWriter, load_meta, read_failures, read_index
 from builder.dataset.index import writer_name
 from builder.dataset.remote import fetch_lists
 from builder.stores.far import FarStore
 from builder.stores.kinds.hdf5 import Hdf5Store
 from builder.stores.remote_folder import RemoteFolder
-from builder.testing.samples import Sample, sample_dataset
+from builder.testing.samples import Sample
 
 pytest.importorskip("fsspec")
 pytestmark = pytest.mark.usefixtures("inline_executor")
@@ -70,6 +70,12 @@ def episodes(files):
 def listed(tmp_path):
     """The index as anybody reads it there."""
     return dict(read_index(fetch_lists(RemoteFolder(URL), tmp_path / "lists")))
+
+
+def failed(tmp_path):
+    """Paths of failures as anybody reads them there."""
+    lists = fetch_lists(RemoteFolder(URL), tmp_path / "lists")
+    return [line.path for line in read_failures(lists).values()]
 
 
 def names(files, folder):
@@ -224,21 +230,53 @@ def test_of_two_builds_that_begin_at_once_one_is_refused(s3, near, tmp_path):
             output.check(other)
 
 
-def test_an_episode_that_is_there_is_not_replaced_unasked(s3, tmp_path):
-    local = Hdf5Store(tmp_path / "a")
-    sample_dataset(tmp_path / "a", local, [Sample("x/1", length=4)])
+def test_an_episode_that_is_there_is_not_replaced_unasked(s3, scratch):
     store = FarStore(URL, Hdf5Store)
     assert not store.has("x/1")
-    assert store.take(local, "x/1")
+    Sample("x/1", length=4).build(store)
     assert store.has("x/1")
     assert [*store.ids()] == ["x/1"]
-    before = episodes(s3)
-    other = Hdf5Store(tmp_path / "b")
-    sample_dataset(tmp_path / "b", other, [Sample("x/1", seed=1, length=4)])
-    assert not store.take(other, "x/1")
+    before, other = episodes(s3), Sample("x/1", seed=1, length=4)
+    with pytest.raises(OutputError, match=r"s3://bucket/ds/episodes/x/1.hdf5 is there already"):
+        other.build(store)
     assert episodes(s3) == before
-    assert store.take(other, "x/1", replace=True)
-    assert store.open("x/1").meta == other.open("x/1").meta
+    meta = other.build(store, replace=True)
+    assert store.open("x/1").meta == meta
+    assert remains(scratch) == []
+
+
+def test_a_writer_that_is_left_without_commit_puts_nothing_there(s3, scratch):
+    sample = Sample("x/1", length=4)
+    with FarStore(URL, Hdf5Store).begin("x/1", sample.layout()) as writer:
+        sample.write(writer)
+    assert episodes(s3) == {}
+    assert remains(scratch) == []
+
+
+def test_failures_of_runs_before_are_forgotten_when_they_are_tried_again(s3, tmp_path):
+    own = tmp_path / "videos"
+    write_video(own / "good.mp4", count=5, shape=(30, 50))
+    for name in ("a", "b"):
+        (own / f"{name}.mp4").write_bytes(b"no video")
+        assert build(own, URL, LENIENT) == 1
+    assert failed(tmp_path) == ["a.mp4", "b.mp4"]
+    (own / "a.mp4").unlink()
+    assert build(own, URL, LENIENT, "--retry-failed") == 1
+    assert failed(tmp_path) == ["b.mp4"]
+    (own / "b.mp4").unlink()
+    assert build(own, URL, LENIENT, "--retry-failed") == 0
+    assert failed(tmp_path) == []
+    assert main(["finalize", URL]) == 0
+
+
+def test_what_another_run_has_written_to_since_is_not_replaced(s3, near, tmp_path):
+    assert build(near.parent / "videos", URL, LENIENT) == 0
+    [name] = names(s3, "index")
+    with far_output(URL) as output:
+        (output.folder / "index" / name).write_bytes(b"")
+        s3.pipe_file(f"bucket/ds/index/{name}", b"more")
+        assert output.push() == [f"index/{name}"]
+    assert s3.cat_file(f"bucket/ds/index/{name}") == b"more"
 
 
 def test_a_look_that_fails_is_not_taken_for_a_no(s3, faults):

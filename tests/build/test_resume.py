@@ -6,11 +6,13 @@ import os
 import shutil
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from inline_executor import build
 from source_fixtures import write_video
 
+from builder.build.backends import for_workers
 from builder.build.resume import find_finished
 from builder.cli import main
 from builder.dataset.folder import index_line, read_index
@@ -21,6 +23,7 @@ from builder.inputs.fingerprint import fingerprint
 from builder.sources.base import EpisodeRef
 from builder.stores.atomic import make_folders
 from builder.stores.kinds.hdf5 import Hdf5Store
+from schemas.config import SourcePart, TrackerPart
 
 pytestmark = pytest.mark.usefixtures("inline_executor")
 
@@ -61,6 +64,27 @@ def test_a_changed_source_is_refused_with_the_difference(place, capsys):
     assert "--overwrite" in error
     assert "--append" in error
     assert digests(out) == before
+
+
+def test_workers_in_another_folder_know_relative_paths(place, monkeypatch):
+    monkeypatch.chdir(place)
+    assert build("videos", "new", "executor.kind=elsewhere") == 0
+    assert digests(place / "new") == digests(place / "out")
+
+
+def test_only_paths_of_this_machine_are_made_absolute(place, monkeypatch):
+    monkeypatch.chdir(place)
+    part = TrackerPart(kind="callable", call="mine:track", weights="a/../b.pt")
+    near, far = (SimpleNamespace(local_workers=workers) for workers in (2, None))
+    assert for_workers(part, near) == part
+    assert for_workers(part, far).settings == {
+        "call": "mine:track",
+        "weights": str(place / "a/../b.pt"),
+    }
+    for path in ("s3://bucket/videos", "/videos"):
+        assert for_workers(SourcePart(path=path), far).path == path
+    # A word of these settings, not a path.
+    assert for_workers(SourcePart(path="x", folder="view"), far).settings == {"folder": "view"}
 
 
 def test_append_keeps_the_old_and_builds_the_new(place):

@@ -389,7 +389,8 @@ def test_a_host_without_the_source_is_named(videos, undivided, tmp_path, left):
         (there / "notes.txt").touch()
     part = config.source.model_copy(update={"path": str(there)})
     with DatasetWriter.create(out, load_meta(undivided)) as catalog:
-        job = Job(config.model_copy(update={"source": part}), ref, mark=catalog.lock.mark)
+        known = {"dataset": catalog.meta.digest, "mark": catalog.lock.mark}
+        job = Job(config.model_copy(update={"source": part}), ref, **known)
         with pytest.raises(SourceError if left == "other files" else HostError) as error:
             build_episode(job, lambda done, total: None)
     named = f"{platform.node()} does not have the source: {there}" in str(error.value)

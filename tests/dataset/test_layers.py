@@ -6,14 +6,17 @@ import json
 import pickle
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from inline_executor import Inline
 from source_fixtures import write_video
 
 from builder.cli import main
-from builder.core.errors import ConfigError, DatasetError
+from builder.core.errors import ConfigError, DatasetError, HostError
+from builder.core.registry import BUILTIN
 from builder.dataset.folder import DatasetWriter, index_line
 from builder.dataset.layers import LayerWriter, layer_names
 from builder.dataset.opening import open_dataset
@@ -283,6 +286,36 @@ def test_another_tracker_takes_the_place_of_the_first(built, capsys):
     assert len(read_columns(layer, ["motion"], ["main"]).start) == len(table.start)
 
 
+def test_workers_in_another_folder_know_relative_paths(built, tmp_path, monkeypatch):
+    shutil.copytree(built, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    argv = ["track", "out", "executor.kind=elsewhere", "tracker.kind=lk", "--quiet"]
+    assert main([*argv, "--name", "near"]) == 0
+    assert main([*argv, "--name", "far", "--source", "videos"]) == 0
+    assert validate(tmp_path / "out", deep=True) == []
+
+
+class Unshared(Inline):
+    """Runs tasks as a node that has another disk at the same path."""
+
+    def run(self, function, tasks):
+        return super().run(function, (replace(task, dataset=Path("other")) for task in tasks))
+
+
+def test_a_worker_that_does_not_share_the_layer_writes_nothing(
+    built, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("builder.dataset.locks.SHARED_SECONDS", 0.0)
+    monkeypatch.setitem(BUILTIN["executors"], "unshared", f"{__name__}:Unshared")
+    monkeypatch.chdir(tmp_path)
+    for there in (tmp_path / "out", tmp_path / "other"):
+        shutil.copytree(built / "out", there)
+    before = sorted((tmp_path / "other").rglob("*"))
+    with pytest.raises(HostError, match="does not share the output: other/layers/lk there is not"):
+        main_raising(tmp_path, "lk", "executor.kind=unshared")
+    assert sorted((tmp_path / "other").rglob("*")) == before
+
+
 def test_tracking_refuses_what_it_cannot_do(built, tmp_path, capsys):
     assert tracked(built, "fine", "tracker.input=source") == 2
     assert "give --source" in capsys.readouterr().err
@@ -303,7 +336,8 @@ def main_raising(built, name, *more):
     from builder.transform.track_layer import track
 
     parts = read_parts(built / "out", [more[0]])
-    track(built / "out", name, parts.tracker, source=more[2], executor=parts.executor)
+    source = more[2] if len(more) > 2 else None
+    track(built / "out", name, parts.tracker, source=source, executor=parts.executor)
 
 
 def test_episodes_that_are_gone_are_listed(built, tmp_path, capsys):
