@@ -79,15 +79,25 @@ class FarOutput:
                 )
         self._is_new = False
 
-    def push(self) -> None:
-        """Put there what has changed since here, never ``dataset.json``.  Raises OutputError."""
+    def push(self) -> list[str]:
+        """Put there what has changed since here, never ``dataset.json``.  Raises OutputError.
+
+        Returns what was left as it is there, because somebody wrote to it since it was fetched.
+        """
+        left: list[str] = []
         if self._is_new:
-            return  # it may be another build's by now
+            return left  # it may be another build's by now
         for name, state in sorted(self._look().items()):
-            if self._states.get(name) != state:
-                self.remote.put((self.folder / name).read_bytes(), name)
-                self._states[name] = state
+            if self._states.get(name) == state:
+                continue
+            if name in self._fetched and not self._is_as_fetched(name):
+                left.append(name)
+                continue
+            self.remote.put((self.folder / name).read_bytes(), name)
+            self._states[name] = state
+            self._fetched.pop(name, None)
         self._pushed = time.monotonic()
+        return left
 
     def push_now_and_then(self) -> None:
         """Put there what has changed, unless that was done a moment ago."""
@@ -98,8 +108,11 @@ class FarOutput:
         """Delete there what was fetched and is gone here, unless somebody wrote to it since."""
         gone = {name for name in self._fetched if not (self.folder / name).exists()}
         for name in sorted(gone):
-            if self.remote.listing(name).get("") == self._fetched[name]:
+            if self._is_as_fetched(name):
                 self.remote.delete(name)
+
+    def _is_as_fetched(self, name: str) -> bool:
+        return self.remote.listing(name).get("") == self._fetched[name]
 
     def _look(self) -> dict[str, tuple[int, int]]:
         files = (path for place in LISTS for path in (self.folder / place).glob("*.json*"))

@@ -264,13 +264,20 @@ def append_line(path: Path, *lines: IndexLine | FailureLine) -> None:
 
 
 def keep_failures(folder: Path, writer: str, wanted: Container[str]) -> set[str]:
-    """Remove a writer's failures whose id is not ``wanted``, durably; returns the ids removed."""
-    path = folder / "failures" / f"{writer}.jsonl"
-    lines = read_file(path, FailureLine) if path.exists() else []
-    kept = [line for line in lines if line.id in wanted]
-    if len(kept) < len(lines):
-        publish_text(folder, path, "".join(stored_form(line) + "\n" for line in kept), replace=True)
-    return {line.id for line in lines} - {line.id for line in kept}
+    """Remove a writer's failures whose id is not ``wanted``, durably; returns the ids removed.
+
+    Also those of its earlier runs, which have files of their own at a URL.
+    """
+    gone = set[str]()
+    for path in files_in(folder / "failures", ".jsonl"):
+        if writer_name(path.stem) != writer_name(writer):
+            continue
+        lines = read_file(path, FailureLine)
+        kept = [stored_form(line) + "\n" for line in lines if line.id in wanted]
+        if len(kept) < len(lines):
+            publish_text(folder, path, "".join(kept), replace=True)
+            gone |= {line.id for line in lines if line.id not in wanted}
+    return gone
 
 
 def _whole_lines(descriptor: int) -> int:

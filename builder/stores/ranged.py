@@ -251,7 +251,8 @@ class RangedReader(FileReader):
         return RangeArray(self, (view, name), offset, shape, dtype)
 
     def _chunk(self, view: str | None, name: str, row: int) -> np.ndarray:
-        raise NotImplementedError("files with packed arrays are fetched whole")
+        packed: Rows = self._whole().array(view, name)
+        return packed[row]
 
     def _disagreements(self) -> Iterator[str]:
         return iter(())  # those of the whole file are told by problems()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.build.coverage import lacking, undone
-from builder.core.errors import DatasetError, UnreadableError
+from builder.core.errors import DatasetError, OutputError, UnreadableError
 from builder.core.messages import count, without_path
 from builder.core.paths import is_url, shown_url
 from builder.core.records import stored_form
@@ -76,7 +76,10 @@ def finalize(path: Path | str) -> Finalized:
         if far.remote.has_folder("episodes.zarr"):
             raise DatasetError(f"{url} keeps its episodes in Zarr: copy it here to finalize it")
         found = _finalize(far.folder, FarStore(url, STORES.load("hdf5")))
-        far.push()
+        if left := far.push():
+            raise OutputError(
+                f"{url}/{left[0]} was written by another finalize just now: run this again"
+            )
         far.delete_gone()  # only now that what they list is in the files that were put there
     return found
 

@@ -13,9 +13,10 @@ from builder.dataset import remote
 from builder.dataset.layers import LayerWriter
 from builder.stores.kinds.hdf5 import Hdf5Store
 from builder.stores.kinds.zarr import ZarrStore
-from builder.stores.ranged import RangedReader
+from builder.stores.ranged import Head, RangedReader
 from builder.stores.remote_folder import RemoteFolder
 from builder.testing.samples import Sample, sample_dataset
+from schemas.dataset import EpisodeMeta
 
 fsspec = pytest.importorskip("fsspec")
 
@@ -52,6 +53,23 @@ def at_url():
 @pytest.fixture
 def fetched(monkeypatch):
     return Fetched(monkeypatch)
+
+
+def test_packed_arrays_are_read_from_the_whole_file(tmp_path):
+    pytest.importorskip("hdf5plugin")
+    make(tmp_path, keys=["a"], codec="lz4")
+    whole = Hdf5Store(tmp_path).open("a")
+    head = Head(whole._text, whole.path.stat().st_size, {}, {})
+    (tmp_path / "head").write_bytes(head.to_bytes())
+
+    class Far:
+        def whole(self):
+            return whole
+
+    ranged = RangedReader(tmp_path / "head", "a", EpisodeMeta, Far())
+    ranged._head.offsets["front", "frames"] = None
+    found, wanted = (each.array("front", "frames") for each in (ranged, whole))
+    np.testing.assert_array_equal(found[3], wanted[3])
 
 
 def cached(dataset):
