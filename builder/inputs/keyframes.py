@@ -21,14 +21,20 @@ _TRIED = 3
 """Keyframes that are tried, each further back, before a file is decoded from its start."""
 
 
+def has_keyframes(stream: Any) -> bool:
+    """Tell whether the keyframes of a stream need nothing of what was before them."""
+    codec = stream.codec_context.codec
+    return codec.canonical_name in _INDEPENDENT or codec.intra_only
+
+
 def decoded_whole(stream: Any, found: Survey, pts: Any, first: Any) -> str | None:
     """Say why no frame in the middle can be sought, by the file's times; None where it can.
 
     ``pts`` are the times of all frames, ``first`` is the first one, decoded.
     """
-    codec = stream.codec_context.codec
-    if codec.canonical_name not in _INDEPENDENT and not codec.intra_only:
-        return f"{codec.canonical_name} has no keyframes that stand for themselves"
+    if not has_keyframes(stream):
+        name = stream.codec_context.codec.canonical_name
+        return f"{name} has no keyframes that stand for themselves"
     if pts is None or not found.keys:
         return "its frames have no times" if pts is None else "it has one keyframe"
     if pts[0] != first.pts:

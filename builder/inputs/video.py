@@ -133,6 +133,12 @@ class VideoStream(FrameStream):
         """Yield all frames in presentation order; seconds are the file's own timestamps."""
         return self.after(0)
 
+    def close(self) -> None:
+        """Close the file; reading frames opens it again."""
+        if self._opened:
+            self._opened.container.close()
+            self._opened = None
+
     def after(self, first: int) -> Iterator[Frame]:
         """Yield the frames from number ``first`` on, decoded from the keyframe before it."""
         count, last = first, -float("inf")

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from itertools import chain
+from itertools import chain, dropwhile
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 
 from builder.core.errors import DecodeError
 from builder.inputs.containers import broken_off
 from builder.inputs.demux import Survey, damaged, samples_end
+from builder.inputs.keyframes import has_keyframes
 from builder.inputs.streams import Frame, period
 from builder.inputs.video import Opened, VideoStream, time_of
 from schemas.config import Limits
@@ -99,23 +101,42 @@ class VideoSpan(VideoStream):
         first = self._expected(0) - self._slack
         last = first + 2 * self._slack
         unit, begin = opened.stream.time_base, opened.stream.start_time or 0
-        back, frame = 0.0, None
-        while frame is None or (frame.pts is not None and self._at(frame) > last):
-            offset = int((first - back) / unit)
-            if offset > begin:
-                opened.container.seek(offset, stream=opened.stream)
-            else:
-                # Some containers cannot be sought to their very start.
-                opened.container.close()
-                opened = self._open()
-            frames = self._decode(opened, self._packets)
+        back, alone = 0.0, has_keyframes(opened.stream)
+        while alone and (offset := int((first - back) / unit)) > begin:
+            opened.container.seek(offset, stream=opened.stream)
+            frames = self._from_key(opened)
             frame = next(frames, None)
-            if offset <= begin:
+            if frame is not None and (frame.pts is None or self._at(frame) <= last):
+                frames = chain([frame], frames)
                 break
             back = max(2 * back, 2 * self._slack)
-        found = frames if frame is None else chain([frame], frames)
-        late = (each for each in found if each.pts is None or self._at(each) >= first)
+        else:
+            # Some containers cannot be sought to their very start.
+            opened.container.close()
+            opened = self._open()
+            frames = self._decode(opened, self._packets)
+        late = (each for each in frames if each.pts is None or self._at(each) >= first)
         return opened._replace(frames=late)
+
+    def _from_key(self, opened: Opened) -> Iterator[Any]:
+        """Decode from the keyframe that was found; nothing where it is not what is shown first.
+
+        Pictures shown before it need the group before.  Where pictures are refreshed row by row,
+        the decoder waits, and the first one that it shows may not be whole yet.
+        """
+        packets = opened.container.demux(opened.stream)
+        key = next((each for each in packets if each.size and each.is_keyframe), None)
+        if key is None:
+            return
+        frames = self._decode(opened, self._packets, chain([key], packets))
+        shown = dropwhile(lambda each: each.pts is not None and each.pts < (key.pts or 0), frames)
+        try:
+            first = next(shown, None)
+        except (DecodeError, av.InvalidDataError):
+            return  # what is wrong, decoding from further back tells
+        if first is not None and first.key_frame:
+            yield first
+            yield from shown
 
     def _count_notes(self) -> Iterator[str]:
         return iter(())

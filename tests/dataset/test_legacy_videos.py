@@ -105,6 +105,18 @@ def test_every_way_to_touch_frames_gives_the_same(folder):
         view.frames[LENGTH]
 
 
+def test_frames_of_an_avi_with_reordered_frames_are_those_of_the_tracks(tmp_path):
+    """Its frames have the numbers of chunks in decoding order in the place of times."""
+    write_square(tmp_path / "films" / "clip.avi")
+    write_tracks(tmp_path / "old" / "clip.hdf5")
+    windows = WindowDataset(opened(tmp_path))
+    for index in (20, 3, 24, 4):
+        sample = windows[index]
+        np.testing.assert_allclose(
+            square_xy(sample["images"][0].numpy()), point_px(sample), atol=0.1
+        )
+
+
 def test_workers_and_pickles_read_for_themselves(folder):
     windows = WindowDataset(opened(folder))
     plain = [windows[index]["images"] for index in range(6)]

@@ -25,7 +25,6 @@ from builder.inputs.streams import (
     even_times,
 )
 from builder.inputs.video import VideoStream
-from builder.inputs.video_span import VideoSpan
 from builder.stores.codecs import Rows
 from schemas.geometry import Stretch
 from schemas.legacy import resized_by_shorter
@@ -188,7 +187,9 @@ class StretchedVideo(Rows):
     def __init__(
         self, stream: VideoStream, step: int, length: int, img_shape: tuple[int, int]
     ) -> None:
-        self._path, self._step, self._seconds = stream.path, step, stream.times()
+        # Frames are reached by its packets; no file is open until then.
+        self._stream, self._step = stream, step
+        stream.close()
         box = Stretch(source_shape=stream.info.source_shape, img_shape=img_shape)
         self._boxer = Letterboxer(box, stream.info.orientation)
         self.shape, self.dtype, self.ndim = (length, *img_shape, 3), np.dtype(np.uint8), 4
@@ -208,10 +209,10 @@ class StretchedVideo(Rows):
         except SourceError as error:
             self._pid = -1
             raise DatasetError(str(error)) from None
-        raise DatasetError(f"{self._path}: it has no frame {index}")
+        raise DatasetError(f"{self._stream.path}: it has no frame {index}")
 
     def _jump(self, index: int) -> None:
-        self._ahead = iter(VideoSpan(self._path, 0.0, self._seconds[index:]))
+        self._ahead = self._stream.after(index)
         self._next, self._pid = index, os.getpid()
         if self in self._reading:
             self._reading.remove(self)
