@@ -1,18 +1,21 @@
 """Measure the embedded trackers on rendered robot scenes with exact truth, through build and store.
 
-    MUJOCO_GL=osmesa python scripts/robot_scenes.py SCENES --seeds 201 202 203
+    MUJOCO_GL=osmesa python scripts/robot_scenes.py SCENES --seeds 201 --frames 28
     python scripts/bench_robot_truth.py SCENES --write
 
 Scenes should be of seeds that nothing was tuned on.  Cost is of one thread, per frame of
-256 x 256, with a window from every frame.
+256 x 256, with a window from every frame.  ``--write`` puts the tables into BENCHMARKS.md and how
+well ``conf`` tells the truth into docs/images/conf.svg.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +24,22 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench_common import machine_facts, write_section
-from robot_truth import Steps, by_group, error_by_speed, error_by_step, joined, scores
+from bench_common import load_note, machine_facts, write_section
+from conf_picture import write_picture
+from robot_truth import (
+    BINS,
+    CAMERAS,
+    NEAR_PX,
+    Bin,
+    Steps,
+    by_group,
+    calibration_error,
+    error_by_speed,
+    error_by_step,
+    joined,
+    reliability,
+    scores,
+)
 from robot_views import RobotView, folders
 
 from builder import open_dataset
@@ -31,10 +48,10 @@ from builder.trackers.base import TRACKERS
 from schemas.config import BuildConfig, TrackerPart
 
 KINDS: dict[str, dict[str, Any]] = {
-    "dis (best)": {"kind": "dis"},
-    "dis, preset balanced": {"kind": "dis", "preset": "balanced"},
+    "dis (best)": {"kind": "dis", "conf": True},
+    "dis, preset balanced": {"kind": "dis", "preset": "balanced", "conf": True},
     "dis, anchored: false": {"kind": "dis", "anchored": False},
-    "dis, preset fast": {"kind": "dis", "preset": "fast"},
+    "dis, preset fast": {"kind": "dis", "preset": "fast", "conf": True},
     "lk": {"kind": "lk"},
 }
 RECORDINGS: dict[str, tuple[float, int | None]] = {
@@ -47,6 +64,7 @@ RECORDINGS: dict[str, tuple[float, int | None]] = {
 GRID = 20
 """Rows and columns of query points in the truth."""
 
+DEFAULT = "dis (best)"
 SHOWN = ("d_avg", "AJ", "OA", "false_motion", "false_still", "ghosts", "error")
 
 
@@ -57,6 +75,7 @@ def main() -> None:
     parser.add_argument("scenes", type=Path)
     parser.add_argument("--trackers", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--recordings", nargs="+", choices=RECORDINGS, default=list(RECORDINGS))
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="of the builds")
     parser.add_argument("--write", action="store_true", help="update BENCHMARKS.md")
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
@@ -71,11 +90,14 @@ def main() -> None:
     ]
     details: list[str] = []
     steps = 0.0
+    told: dict[str, list[dict[str, Steps]]] = {}
     for recording in arguments.recordings:
         with tempfile.TemporaryDirectory() as folder:
             views = recorded(found, Path(folder) / "videos", *RECORDINGS[recording])
             for name in arguments.trackers:
-                groups = measure(views, Path(folder) / "videos", Path(folder) / name, KINDS[name])
+                videos, out = Path(folder) / "videos", Path(folder) / name
+                groups = measure(views, videos, out, KINDS[name], arguments.workers)
+                told.setdefault(name, []).append(groups)
                 steps = max(steps, sum(float(each.visible.size) for each in groups.values()))
                 for group in ("still", "moving", "gripper", "scene"):
                     if group in groups:
@@ -85,14 +107,18 @@ def main() -> None:
                         )
                         lines.append(f"| {name} | {recording} | {group} | {row} |")
                         print(lines[-1], flush=True)
-                if name == "dis (best)" and recording == "noise 1.5":
+                if name == DEFAULT and recording == "noise 1.5":
                     details = detailed(groups)
     lines[0] = lines[0].format(f"{steps:,.0f}")
-    lines += ["", *details, "", *costs(arguments.trackers)]
+    bins = {name: reliability(joined(parts)) for name, parts in told.items()}
+    bins = {name: each for name, each in bins.items() if each}
+    lines += ["", *details, "", *confidence(bins), "", *costs(arguments.trackers), "", load_note()]
     text = "\n".join(lines)
     print(text)
     if arguments.write:
         write_section("bench_robot_truth", "Accuracy of the embedded trackers", text)
+        if DEFAULT in bins:
+            write_picture(bins[DEFAULT])
 
 
 def recorded(
@@ -101,13 +127,13 @@ def recorded(
     """Write the videos of all views; returns the views by name."""
     videos.mkdir()
     views = {path.name: RobotView(path, noise, crf) for path in found}
-    for name, view in views.items():
-        view.write(videos / f"{name}.mkv")
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(lambda name: views[name].write(videos / f"{name}.mkv"), views))
     return views
 
 
 def measure(
-    views: dict[str, RobotView], videos: Path, out: Path, tracker: dict[str, Any]
+    views: dict[str, RobotView], videos: Path, out: Path, tracker: dict[str, Any], workers: int
 ) -> dict[str, Steps]:
     """Build a dataset of all views and compare what it holds with the truth."""
     config = BuildConfig.model_validate(
@@ -117,6 +143,7 @@ def measure(
             "tracker": {**tracker, "start_every": 4},
             "queries": {"grid": [GRID, GRID]},
             "store": {"path": str(out), "frames": {"codec": "none"}},
+            "executor": {"workers": workers},
         }
     )
     summary = build(config)
@@ -140,7 +167,8 @@ def compare(views: dict[str, RobotView], episode: Any) -> dict[str, Steps]:
         raise SystemExit(f"{view.folder}: the truth is of other query points")
     tracks = np.asarray(stored.tracks)[starts][:, :, order].astype(np.float64)
     vis = np.asarray(stored.vis)[starts][:, :, order]
-    return by_group(view.truth, np.asarray(to_content(tracks)), vis)
+    conf = None if stored.conf is None else np.asarray(stored.conf)[starts][:, :, order]
+    return by_group(view.truth, np.asarray(to_content(tracks)), vis, conf)
 
 
 def detailed(groups: dict[str, Steps]) -> list[str]:
@@ -158,6 +186,38 @@ def detailed(groups: dict[str, Steps]) -> list[str]:
     lines += ["", "| pixels per step | mean error |", "|---|--:|"]
     speeds = error_by_speed(joined_all(groups))
     return lines + [f"| {speed} | {error:.2f} |" for speed, error in speeds.items()]
+
+
+def confidence(bins: dict[str, dict[str, list[Bin]]]) -> list[str]:
+    """Tell how well ``conf`` foretells the truth: the default's by its value, all in one number."""
+    lines = []
+    if DEFAULT in bins:
+        cameras = bins[DEFAULT]
+        lines += [
+            "`conf` of the default (`tracker.conf=true`), in all recordings above: the share of "
+            f"points that are visible and within {NEAR_PX:g} px of the truth.",
+            "",
+            "| conf |" + "".join(f" {c} camera: points | right |" for c in cameras),
+            f"|---|{'--:|--:|' * len(cameras)}",
+        ]
+        for at in range(BINS):
+            cells = ""
+            for each in (bins[at] for bins in cameras.values()):
+                cells += f" {each.points:,} | {each.right:.3f} |" if each.points else " 0 | |"
+            lines.append(f"| {at / BINS:g} to {(at + 1) / BINS:g} |{cells}")
+        lines.append("")
+    lines += [
+        "Expected calibration error of `conf`, the mean distance of the two over all points:",
+        "",
+        f"| tracker | {' | '.join(f'{camera} camera' for camera in CAMERAS)} |",
+        f"|---|{'--:|' * len(CAMERAS)}",
+    ]
+    for name, each in bins.items():
+        cells = " | ".join(
+            f"{calibration_error(each[c]):.3f}" if c in each else "" for c in CAMERAS
+        )
+        lines.append(f"| {name} | {cells} |")
+    return lines if bins else []
 
 
 def joined_all(groups: dict[str, Steps]) -> Steps:

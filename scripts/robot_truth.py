@@ -2,13 +2,14 @@
 
 Points are grouped by what they truly do within their window: with a fixed camera ``still``
 (never more than 0.05 px from the start) and ``moving`` (more than 1 px, where visible); with a
-moving camera ``gripper`` and ``scene`` likewise.  What lies between is ``slow``.  Distances are
-in pixels of a picture whose longer side is 256; step 0, the query itself, counts nowhere.
+moving camera ``gripper`` and ``scene`` likewise.  What lies between is ``slow`` and ``slow scene``.
+Distances are in pixels of a picture whose longer side is 256; step 0, the query itself, counts
+nowhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -21,6 +22,15 @@ WIDEST_STEP = 7
 
 STILL_PX, MOVING_PX = 0.05, 1.0
 """Farther from its start never, and at some visible step, is a point still, and moving."""
+
+NEAR_PX = 4.0
+"""``conf`` of ``dis`` is how likely a point is visible and nearer to its truth than this."""
+
+CAMERAS = {"fixed": ("still", "moving", "slow"), "moving": ("gripper", "scene", "slow scene")}
+"""Groups of points by whether the camera moves."""
+
+BINS = 10
+"""Equal parts of 0 to 1 in which ``conf`` is compared with the truth."""
 
 STANDS, GOES = 0.02, 1.0
 """A step shorter than the first, in pixels, stands; one longer than the second goes."""
@@ -45,7 +55,7 @@ class Steps(NamedTuple):
 
     ``error`` in pixels of the raster, ``true_px`` the length of the true step before, ``stays``
     and ``said_stays`` whether its class of velocity is none, truly and as tracked; ``counted``
-    whether both ends of the step are truly visible.
+    whether both ends of the step are truly visible; ``conf`` is NaN where the tracker gives none.
     """
 
     error: np.ndarray
@@ -54,16 +64,19 @@ class Steps(NamedTuple):
     true_px: np.ndarray
     said_stays: np.ndarray
     counted: np.ndarray
+    conf: np.ndarray
 
 
-def by_group(truth: Truth, tracks_xy: np.ndarray, vis: np.ndarray) -> dict[str, Steps]:
-    """Compare tracks (S, horizon, N, 2) and visibility (S, horizon, N) with the truth."""
+def by_group(
+    truth: Truth, tracks_xy: np.ndarray, vis: np.ndarray, conf: np.ndarray | None = None
+) -> dict[str, Steps]:
+    """Compare tracks (S, horizon, N, 2), visibility and conf (S, horizon, N) with the truth."""
     raster = RASTER / max(truth.shape)
     away = np.linalg.norm(truth.tracks_xy - truth.tracks_xy[:, :1], axis=-1) * raster
     still = away.max(axis=1) < STILL_PX
     moving = np.where(truth.visible, away, 0).max(axis=1) > MOVING_PX
-    names = ("still", "moving") if truth.fixed else ("gripper", "scene")
-    groups = {names[0]: still, names[1]: moving, "slow": ~still & ~moving}
+    names = CAMERAS["fixed" if truth.fixed else "moving"]
+    groups = dict(zip(names, (still, moving, ~still & ~moving), strict=True))
     true_step = np.linalg.norm(np.diff(truth.tracks_xy, axis=1), axis=-1)
     steps = Steps(
         np.linalg.norm(tracks_xy - truth.tracks_xy, axis=-1)[:, 1:] * raster,
@@ -72,6 +85,7 @@ def by_group(truth: Truth, tracks_xy: np.ndarray, vis: np.ndarray) -> dict[str, 
         true_step,
         (velocity_class(tracks_xy, truth.shape) == 0).all(axis=-1),
         truth.visible[:, 1:] & truth.visible[:, :-1],
+        np.full(vis[:, 1:].shape, np.nan) if conf is None else conf[:, 1:].astype(float),
     )
     flat = Steps(*(np.moveaxis(each, 1, 0) for each in steps))
     return {
@@ -154,3 +168,43 @@ def error_by_speed(
                 np.minimum(steps.error[chosen], 50).mean()
             )
     return found
+
+
+class Bin(NamedTuple):
+    """Points whose ``conf`` is alike: how many, its mean, and the share that it is to foretell."""
+
+    points: int
+    conf: float
+    right: float
+
+
+def reliability(groups: Mapping[str, Steps]) -> dict[str, list[Bin]]:
+    """Compare ``conf`` with the truth, by whether the camera moves, in ``BINS`` parts of 0 to 1.
+
+    Points that are visible and within ``NEAR_PX`` are right.  Cameras without a ``conf`` are left
+    out.
+    """
+    found = {}
+    for camera, names in CAMERAS.items():
+        parts = [groups[name] for name in names if name in groups]
+        conf = np.concatenate([each.conf.ravel() for each in parts] or [np.empty(0)])
+        right = [(each.visible & (each.error < NEAR_PX)).ravel() for each in parts]
+        told = np.isfinite(conf)
+        if told.any():
+            conf, truth = conf[told], np.concatenate(right)[told].astype(float)
+            at = np.minimum((conf * BINS).astype(int), BINS - 1)
+            count, sums, rights = (
+                np.bincount(at, weights, BINS) for weights in (None, conf, truth)
+            )
+            of = np.maximum(count, 1)
+            found[camera] = [
+                Bin(int(n), float(c), float(r))
+                for n, c, r in zip(count, sums / of, rights / of, strict=True)
+            ]
+    return found
+
+
+def calibration_error(bins: Sequence[Bin]) -> float:
+    """Return the expected calibration error: how far conf is from the truth, over all points."""
+    total = sum(each.points for each in bins)
+    return sum(each.points * abs(each.conf - each.right) for each in bins) / max(1, total)
