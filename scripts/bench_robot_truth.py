@@ -40,7 +40,7 @@ from robot_truth import (
     reliability,
     scores,
 )
-from robot_views import RobotView, folders
+from robot_views import RECORDINGS, RobotView, folders
 
 from builder import open_dataset
 from builder.build.pipeline import build
@@ -54,13 +54,6 @@ KINDS: dict[str, dict[str, Any]] = {
     "dis, preset fast": {"kind": "dis", "preset": "fast", "conf": True},
     "lk": {"kind": "lk"},
 }
-RECORDINGS: dict[str, tuple[float, int | None]] = {
-    "noise 0.5": (0.5, None),
-    "noise 1.5": (1.5, None),
-    "noise 1.5, H.264": (1.5, 23),
-}
-"""Standard deviation of the noise, in grey levels of the source, and H.264's quality."""
-
 GRID = 20
 """Rows and columns of query points in the truth."""
 
@@ -202,7 +195,7 @@ def confidence(bins: dict[str, dict[str, list[Bin]]]) -> list[str]:
         ]
         for at in range(BINS):
             cells = ""
-            for each in (bins[at] for bins in cameras.values()):
+            for each in (own[at] for own in cameras.values()):
                 cells += f" {each.points:,} | {each.right:.3f} |" if each.points else " 0 | |"
             lines.append(f"| {at / BINS:g} to {(at + 1) / BINS:g} |{cells}")
         lines.append("")
@@ -212,9 +205,9 @@ def confidence(bins: dict[str, dict[str, list[Bin]]]) -> list[str]:
         f"| tracker | {' | '.join(f'{camera} camera' for camera in CAMERAS)} |",
         f"|---|{'--:|' * len(CAMERAS)}",
     ]
-    for name, each in bins.items():
+    for name, told in bins.items():
         cells = " | ".join(
-            f"{calibration_error(each[c]):.3f}" if c in each else "" for c in CAMERAS
+            f"{calibration_error(told[c]):.3f}" if c in told else "" for c in CAMERAS
         )
         lines.append(f"| {name} | {cells} |")
     return lines if bins else []

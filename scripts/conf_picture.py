@@ -60,12 +60,10 @@ def _line(bins: list[Bin], colour: str) -> list[str]:
     shown = [each for each in bins if each.points >= FEWEST]
     total = sum(each.points for each in bins)
     places = [_at(each.conf, each.right) for each in shown]
-    dots = [
-        '<circle cx="{}" cy="{}" r="{:.1f}" fill="{}"/>'.format(
-            *place.split(), 2.5 + 9 * (each.points / total) ** 0.5, colour
-        )
-        for place, each in zip(places, shown, strict=True)
-    ]
+    dots = []
+    for place, each in zip(places, shown, strict=True):
+        (x, y), radius = place.split(), 2.5 + 9 * (each.points / total) ** 0.5
+        dots.append(f'<circle cx="{x}" cy="{y}" r="{radius:.1f}" fill="{colour}"/>')
     return [f'<path d="M{"L".join(places)}" fill="none" stroke="{colour}"/>', *dots]
 
 

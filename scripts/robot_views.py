@@ -15,6 +15,13 @@ from builder.canvas.letterbox import Letterboxer
 from schemas.affine import AxisAffine
 from schemas.geometry import Letterbox
 
+RECORDINGS: dict[str, tuple[float, int | None]] = {
+    "noise 0.5": (0.5, None),
+    "noise 1.5": (1.5, None),
+    "noise 1.5, H.264": (1.5, 23),
+}
+"""Standard deviation of the noise, in grey levels of the source, and H.264's quality."""
+
 
 @dataclass
 class RobotView:

@@ -2,12 +2,14 @@
 
 It weighs what the chain of motion says against what the pictures at both places show.  Its 2,300
 numbers were fitted by ``scripts/train_still_head.py`` on rendered scenes, which are named beside
-them; they need numpy alone.
+them; they need numpy alone.  That fit weighs points by the harm that a wrong answer does, so what
+it says is no share of points: ``scripts/calibrate_conf.py`` fitted lines that make it one.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -57,25 +59,57 @@ MARGIN = 2.5
 stands, by far fewer points."""
 
 WEIGHTS = Path(__file__).with_name("still_head.json")
+CALIBRATION = Path(__file__).with_name("still_conf.json")
+
+STANDING = FEATURES.index("stands among both, everywhere")
+"""Tells a camera that stands from one that moves: their points go wrong in other ways."""
 
 
 class Verdict(NamedTuple):
-    """``stays`` (N,) bool: at the query; ``shows`` (N,) float32, the probability that it does.
+    """``stays`` (N,) bool: at the query; ``shows`` (N,) float32, above 0.5 where it shows.
 
-    To show means: visible, and within 4 pixels of a raster of 256.
+    To show means: visible, and within 4 pixels of a raster of 256.  ``conf`` (N,) float32 is the
+    probability of it; None where it was not asked for.
     """
 
     stays: np.ndarray
     shows: np.ndarray
+    conf: np.ndarray | None = None
+
+
+class Lines:
+    """Shares of points by the odds that the head gives them: lines that never fall.
+
+    One of them holds for points that stay and one for those that go, each where most of the
+    picture stands and where it does not.
+    """
+
+    def __init__(self, standing: float, lines: Mapping[tuple[bool, bool], np.ndarray]) -> None:
+        """``standing``: the share from which on the picture stands; lines (2, K) by both kinds."""
+        self._standing, self._lines = standing, lines
+
+    def __call__(self, odds: np.ndarray, stays: np.ndarray, standing: np.ndarray) -> np.ndarray:
+        """Return ``conf`` (N,) of logarithms of odds; ``standing`` (N,) is the feature."""
+        conf = np.empty(len(odds), np.float32)
+        for (stands, held), (at, share) in self._lines.items():
+            own = (stays == held) & ((standing >= self._standing) == stands)
+            conf[own] = np.interp(odds[own], at, share)
+        return conf
 
 
 class StillHead:
     """A network of two hidden layers."""
 
-    def __init__(self, mean: np.ndarray, scale: np.ndarray, layers: list[list[np.ndarray]]) -> None:
-        self._mean, self._scale, self._layers = mean, scale, layers
+    def __init__(
+        self,
+        mean: np.ndarray,
+        scale: np.ndarray,
+        layers: list[list[np.ndarray]],
+        lines: Lines | None = None,
+    ) -> None:
+        self._mean, self._scale, self._layers, self._lines = mean, scale, layers, lines
 
-    def __call__(self, features: np.ndarray) -> Verdict:
+    def __call__(self, features: np.ndarray, conf: bool = False) -> Verdict:
         """Judge the points of one window, ``features`` (N, len(FEATURES)) float32."""
         hidden = (features - self._mean) / self._scale
         *inner, (weights, bias) = self._layers
@@ -83,8 +117,9 @@ class StillHead:
             hidden = np.maximum(hidden @ each + offset, 0)
         stays, shows_there, shows_along = (hidden @ weights + bias).T
         held = stays > MARGIN
-        chosen = np.where(held, shows_there, shows_along)
-        return Verdict(held, 1 / (1 + np.exp(-np.clip(chosen, -30, 30))))
+        odds = np.clip(np.where(held, shows_there, shows_along), -30, 30)
+        told = self._lines(odds, held, features[:, STANDING]) if conf and self._lines else None
+        return Verdict(held, 1 / (1 + np.exp(-odds)), told)
 
 
 @cache
@@ -92,6 +127,13 @@ def still_head() -> StillHead:
     """Return the head that letterset ships."""
     kept = json.loads(WEIGHTS.read_text())
     arrays = [[np.array(each, np.float32) for each in layer] for layer in kept["layers"]]
+    told = json.loads(CALIBRATION.read_text())
+    lines = {
+        (each["stands"], each["stays"]): (each["odds"], each["share"]) for each in told["lines"]
+    }
     return StillHead(
-        np.array(kept["mean"], np.float32), np.array(kept["scale"], np.float32), arrays
+        np.array(kept["mean"], np.float32),
+        np.array(kept["scale"], np.float32),
+        arrays,
+        Lines(told["standing"], {key: np.array(line) for key, line in lines.items()}),
     )
