@@ -232,5 +232,11 @@ def read_small(path: Path, limit: int) -> bytes:
 
 
 def matches(path: str, globs: tuple[str, ...]) -> bool:
-    """Tell whether a path fits one of the globs; ``*`` crosses slashes, case counts."""
-    return any(fnmatchcase(path, glob) for glob in globs)
+    """Tell whether a path fits one of the globs, or is one of them as it stands; case counts.
+
+    ``*`` crosses slashes, ``**/`` stands for any folders, and for none.
+    """
+    return any(
+        path == glob or fnmatchcase(path, glob) or fnmatchcase(path, glob.replace("**/", ""))
+        for glob in globs
+    )

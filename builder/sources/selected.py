@@ -58,7 +58,7 @@ class Selected(Source):
         missing = {name for name, span in spans.items() if span is None}
         ranges = [span for span in spans.values() if span] if spans else [(0, math.inf)]
         numbers = {item for item in self.how.episodes if str(item).isdecimal()}
-        empty, unused = True, set(self.how.turned_paths)
+        empty, turned = True, {glob: set[str]() for glob in self.how.turned_paths}
         globbed = (
             ref
             for ref in self._all_refs()
@@ -66,7 +66,11 @@ class Selected(Source):
             and not matches(ref.path, self.how.exclude)
         )
         for position, ref in enumerate(globbed):
-            unused -= {glob for glob in unused if matches(ref.path, (glob,))}
+            for glob, fitting in turned.items():
+                if matches(ref.path, (glob,)):
+                    fitting.add("itself" if ref.path == glob else ref.path)
+            if turned:
+                self.how.for_path(ref.path)  # it tells of globs that contradict one another
             if ref.path in numbers and int(ref.path) != position:
                 raise SourceError(
                     f"episodes: {ref.path} is the position of one episode and the path of the one "
@@ -88,11 +92,17 @@ class Selected(Source):
                 f"there is no episode {sorted(map(str, missing))}; `letterset inspect` lists ids "
                 f"and paths"
             )
-        if unused:
+        if unused := sorted(glob for glob, fitting in turned.items() if not fitting):
             raise SourceError(
-                f"orientation names {sorted(unused)}, which no episode's path fits; `letterset "
-                "inspect` lists paths"
+                f"orientation names {unused}, which no episode's path fits; `letterset inspect` "
+                "lists paths, relative to the source"
             )
+        for glob, fitting in turned.items():
+            if others := sorted(fitting - {"itself"}) if "itself" in fitting else []:
+                raise SourceError(
+                    f"orientation names {glob!r}, which is a path and, as a glob, fits "
+                    f"{others[0]!r} as well; write [[] for a bracket, [?] and [*] for these signs"
+                )
         if empty:
             raise SourceError(
                 "no episode is left by the source's include, exclude and episodes settings"
@@ -253,7 +263,8 @@ def _choose(
     if odd := sorted(turned - {*how.views} - {*there}):
         raise SourceError(
             f"orientation names {odd}, the episode has the views {there}; where they may be "
-            f"missing, list them in views and set missing_views"
+            f"missing, list them in views and set missing_views; a path is named by a glob, such "
+            f"as {odd[0]}*"
         )
     chosen: dict[str, FrameStream] = {}
     notes = []

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from builder.core.errors import SourceError
 from builder.inputs.listing import VIDEO_SUFFIXES, has_suffix, matches
 from builder.inputs.picture_arrays import FloatPictures
 from schemas.base import Record, Side
@@ -98,7 +99,7 @@ class Selection(Record):
     orientation: Orientation | dict[str, Orientation] | None = Field(
         default=None,
         description="turns frames upright: for all views, by view, or by a glob of paths such as "
-        "kitchen/*.mp4; a glob goes before a view",
+        "kitchen/*.mp4; a path goes before a glob, a glob before a view",
     )
     frame_step: Side = Field(default=1, description="keep every n-th frame")
     fps: Annotated[float, Field(gt=0)] | None = Field(
@@ -129,13 +130,24 @@ class Selection(Record):
         return [key for key in keys if _GLOB.search(key) or has_suffix(key, VIDEO_SUFFIXES)]
 
     def for_path(self, path: str) -> "Selection":
-        """Return the settings of one episode: a glob that its path fits turns all its views."""
+        """Return the settings of one episode: a glob that its path fits turns all its views.
+
+        The path itself goes before globs.  Raises SourceError where these differ about it.
+        """
         turns = self.orientation
         if not isinstance(turns, dict) or not (globs := self.turned_paths):
             return self
-        found = [turns[glob] for glob in globs if matches(path, (glob,))]
+        found = {glob: turns[glob] for glob in globs if matches(path, (glob,))}
+        exact = turns[path] if path in found else None
+        if exact is None and len({*found.values()}) > 1:
+            said = ", ".join(f"{glob}: {turn}" for glob, turn in found.items())
+            raise SourceError(
+                f"orientation says {said} of {path}, which fits all of these; make them differ, or "
+                f"name this path as well, as it is"
+            )
+        turn = exact or next(iter(found.values()), None)
         views = {key: turn for key, turn in turns.items() if key not in globs}
-        return self.model_copy(update={"orientation": found[0] if found else views or None})
+        return self.model_copy(update={"orientation": turn or views or None})
 
     def turned_by_hand(self, view: str) -> Orientation | None:
         """Return the orientation set for a view; None where the source's own is kept.

@@ -361,6 +361,47 @@ def test_one_file_of_many_is_turned_by_a_glob_of_its_path(tmp_path):
         turns({"front": "rot180"})
 
 
+def turns_of(root, orientation):
+    part = SourcePart(path=str(root), orientation=orientation)
+    return {
+        ref.path: next(iter(episode.views.values())).info.orientation
+        for ref, episode in fixtures.episodes(open_source_part(part, Limits()))
+    }
+
+
+def test_a_path_turns_its_own_file_whatever_signs_are_in_it(tmp_path):
+    for name in ("a.mp4", "kitchen/take [1].mp4", "kitchen/b.mp4"):
+        fixtures.write_video(tmp_path / name, 4)
+    assert turns_of(tmp_path, {"kitchen/take [1].mp4": "rot180", "kitchen/*": "hflip"}) == {
+        "a.mp4": "none",
+        "kitchen/b.mp4": "hflip",
+        "kitchen/take [1].mp4": "rot180",
+    }
+    assert {*turns_of(tmp_path, {"**/*.mp4": "vflip"}).values()} == {"vflip"}
+    fixtures.write_video(tmp_path / "kitchen/take 1.mp4", 4)
+    with pytest.raises(SourceError, match=r"is a path and, as a glob, fits 'kitchen/take 1\.mp4'"):
+        turns_of(tmp_path, {"kitchen/take [1].mp4": "rot180"})
+    found = turns_of(tmp_path, {"kitchen/take [[]1].mp4": "rot180"})
+    assert [path for path, turn in found.items() if turn == "rot180"] == ["kitchen/take [1].mp4"]
+
+
+def test_globs_that_say_different_turns_of_one_file_are_refused(tmp_path):
+    for name in ("kitchen/a.mp4", "kitchen/b.mp4"):
+        fixtures.write_video(tmp_path / name, 4)
+    both = {"kitchen/*": "rot180", "*a.mp4": "hflip"}
+    with pytest.raises(SourceError, match=r"kitchen/\*: rot180, \*a.mp4: hflip of kitchen/a\.mp4"):
+        turns_of(tmp_path, both)
+    assert turns_of(tmp_path, {**both, "kitchen/a.mp4": "none"})["kitchen/a.mp4"] == "none"
+    assert {*turns_of(tmp_path, {"kitchen/*": "hflip", "*a.mp4": "hflip"}).values()} == {"hflip"}
+
+
+def test_a_file_of_any_name_is_included_by_the_path_that_is_shown(tmp_path):
+    fixtures.write_video(tmp_path / "100%.mp4", 4)
+    fixtures.write_video(tmp_path / "b.mp4", 4)
+    part = SourcePart(path=str(tmp_path), include=["100%25.mp4"])
+    assert [ref.path for ref in open_source_part(part, Limits()).refs()] == ["100%25.mp4"]
+
+
 def test_the_recorded_rate_is_that_of_the_frames_kept():
     found = select(episode(a=stream(40, fps=30.0)), Selection(fps=15.0, frame_step=3))
     assert found.views["a"].info.fps == 5.0

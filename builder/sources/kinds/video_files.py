@@ -8,6 +8,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from builder.core.messages import count
+from builder.core.paths import printable_path
 from builder.inputs.fingerprint import known_fingerprint
 from builder.inputs.listing import (
     VIDEO_SUFFIXES,
@@ -76,5 +77,6 @@ class VideoFiles(BaseSource[VideoFilesConfig]):
     def wants(self, relative: str) -> bool:
         """Tell whether a file is one of ours, by its name alone: so it may lie at a URL."""
         include, name = self._config.include, os.path.basename(relative)
-        fits = matches(relative, include) if include else has_suffix(name, VIDEO_SUFFIXES)
-        return fits and not matches(relative, self._config.exclude)
+        path = printable_path(relative)
+        fits = matches(path, include) if include else has_suffix(name, VIDEO_SUFFIXES)
+        return fits and not matches(path, self._config.exclude)
