@@ -44,6 +44,7 @@ from builder.report.motion_findings import (
     motion_findings,
 )
 from builder.report.windows_read import read_content, read_tracks, window_places
+from builder.training.episode_selection import default_views
 from builder.training.metrics import MotionStats, displacement_classes
 from builder.training.normalize import normalize_traj
 from schemas.base import Record, Shape
@@ -183,6 +184,7 @@ def diagnose(
         raise ConfigError(f"windows must be at least 1, got {windows}")
     rates = FrameRates()
     views: dict[str, _View] = {}
+    together = default_views(dataset, masked=False) if len(dataset) else ()
     problems = dict(dataset.problems)
     for done, episode_id in enumerate(ids):
         on_progress(done, len(ids))
@@ -199,6 +201,9 @@ def diagnose(
                 found.add(episode, view, windows)
         except DatasetError as error:
             problems[episode_id] = str(error)
+        _tally([views[name] for name in together if name in views])
+        for view in views.values():
+            _tally([view])
     on_progress(len(ids), len(ids))
     reports = tuple(views[name].report(name) for name in sorted(views))
     return Diagnosis(
@@ -233,6 +238,8 @@ class _View:
         # What the window table counts can be left out by a filter over it.
         alike = meta.mode == "reinit" and img_shape == meta.img_shape
         self.tally = WindowTally() if alike else None
+        # Of the windows of one episode, until those of its other views are known: (n, 2).
+        self.shares: list[np.ndarray] = []
         self.now = MotionStats(img_shape)
         self.remapped = {step: MotionStats(img_shape) for step in FRAME_STEPS}
         self.halved = MotionStats((max(1, img_shape[0] // 2), max(1, img_shape[1] // 2)))
@@ -338,7 +345,8 @@ class _View:
         )
         if self.tally is not None and not self.short:
             saturated = displacement_classes(now, self.img_shape)[1]
-            self.tally.add((np.abs(now) > 1).mean(axis=(1, 2, 3)), saturated.mean(axis=(1, 2)))
+            clipped = (np.abs(now) > 1).mean(axis=(1, 2, 3))
+            self.shares.append(np.stack([clipped, saturated.mean(axis=(1, 2))], axis=1))
 
     def report(self, name: str) -> ViewReport:
         """Sum up."""
@@ -380,6 +388,22 @@ class _View:
             visible_share=counts["visible"] / max(1, counts["seen"]),
             still=self.still.report(self.tracker, self.shown, self.stored),
         )
+
+
+def _tally(views: list[_View]) -> None:
+    """Hand the windows of an episode on to where the effect of filters is counted.
+
+    A filter sees the mean over the views that are trained together, in the precision of the
+    window table.
+    """
+    shares = {view: np.concatenate(view.shares) for view in views if view.shares}
+    if len({len(own) for own in shares.values()}) != 1:
+        return  # of damaged episodes: each by itself
+    seen = np.mean([own.astype(np.float32) for own in shares.values()], axis=0, dtype=np.float64)
+    for view, own in shares.items():
+        view.shares.clear()
+        if view.tally is not None:
+            view.tally.add(seen, own)
 
 
 def _told(size: TrackedSize, span: tuple[float, float] | None, reach: float) -> str | None:

@@ -118,14 +118,13 @@ class WindowTally:
         # Of every cell: windows, and the sums of their clipped and saturated shares.
         self._cells = np.zeros((3, side, side))
 
-    def add(self, clipped: np.ndarray, saturated: np.ndarray) -> None:
-        """Count windows with these shares (n,) each."""
-        cells = tuple(
-            (share[:, None] < np.array(LIMITS)).sum(axis=1) for share in (clipped, saturated)
-        )
-        for sums, values in zip(
-            self._cells, (np.ones_like(clipped), clipped, saturated), strict=True
-        ):
+    def add(self, seen: np.ndarray, own: np.ndarray) -> None:
+        """Count windows by their (clipped, saturated) shares (n, 2).
+
+        ``seen`` are those that a filter compares, ``own`` those of the view.
+        """
+        cells = tuple((share[:, None] < np.array(LIMITS)).sum(axis=1) for share in seen.T)
+        for sums, values in zip(self._cells, (np.ones(len(own)), *own.T), strict=True):
             np.add.at(sums, cells, values)
 
     def cures(self) -> Iterator[Cure]:

@@ -348,6 +348,22 @@ def test_cures_say_how_many_windows_remain(tmp_path, capsys):
     assert "remain, few" in report.text()
 
 
+def test_cures_count_windows_as_a_filter_over_several_views_does(tmp_path):
+    """It compares the mean over the views, whichever of them a finding is about."""
+    pytest.importorskip("torch")
+    from builder.training import WindowDataset
+
+    sample = moving("a", still_but(40, {k: (3 * (k % 8), 0) for k in range(30)}), 40)
+    sample.arrays["front", "tracks"][:] = sample.arrays["front", "tracks"][:, :1]
+    sample_dataset(tmp_path, Hdf5Store(tmp_path), [sample])
+    assert main(["stats", str(tmp_path), "--json"]) == 0
+    report = diagnose_path(tmp_path, (24, 40))
+    assert not report.views[0].cures
+    assert report.views[1].cures
+    for cure in report.views[1].cures:
+        assert cure.windows == len(WindowDataset(tmp_path, where=cure.where)), cure.where
+
+
 @pytest.mark.parametrize(("built", "told"), [
     ({}, None),
     ({"frame_step": 1}, None),
