@@ -219,10 +219,11 @@ class LeRobotMeta:
 
 def _is_depth(feature: dict[str, Any]) -> bool:
     """Tell whether a feature is marked as depth, at any of the places that versions differ in."""
-    inner = [each for each in feature.values() if isinstance(each, dict)]
-    items = [item for each in (feature, *inner) for item in each.items()]
     no = (False, None, 0, "false", "False")
-    return any(_DEPTH.match(key) and value not in no for key, value in items)
+    return any(
+        _is_depth(value) if isinstance(value, dict) else _DEPTH.match(key) and value not in no
+        for key, value in feature.items()
+    )
 
 
 def _places(row: dict[str, Any], prefix: str) -> dict[str, Any]:

@@ -250,6 +250,7 @@ def test_a_video_that_the_list_has_no_place_for_is_missing(tmp_path):
         ({"info": {"video.is_depth_map": True}}, True),
         ({"video_info": {"video.is_depth_map": True}}, True),
         ({"is_depth_map": True}, True),
+        ({"info": {"video": {"is_depth_map": True}}}, True),
         ({"info": {"video.is_depth_map": False}}, False),
         ({"video_info": {"video.is_depth_map": "false"}}, False),
     ],

@@ -78,7 +78,9 @@ def test_without_a_table_of_tasks_the_order_is_that_of_the_episode_list(tmp_path
 def test_tasks_of_which_nobody_knows_the_frames_are_told(tmp_path, index):
     root = write_v21(tmp_path)
     edit_table(data_of(root), task_index=index)
-    assert selected(LeRobot(root)).text == FIRST
+    found = selected(LeRobot(root))
+    assert found.text == FIRST
+    assert ["no text of task_index 7" in note for note in found.notes] == [True] * bool(index)
     list_tasks(root, ["a", "b"])
     found = selected(LeRobot(root))
     assert found.text == "a; b"

@@ -213,7 +213,8 @@ def _words(
             raise SourceError(f"meta/tasks has no text of task_index {numbers[words.index(None)]}")
     except SourceError as error:
         if len(listed) < 2:
-            return listed, None, ()
+            said = f"the text is that of the whole episode: {error.reason}"
+            return listed, None, (said,) if listed and "task_index" in rows.names else ()
         told = f"which frames have which of {len(listed)} tasks is not known: {error.reason}"
         return ("; ".join(listed),), None, (told,)
     texts = tuple(dict.fromkeys(word for word in words if word))
