@@ -20,7 +20,7 @@ import av
 import numpy as np
 
 from builder.core.errors import DecodeError
-from builder.inputs.display import depth_reason
+from builder.inputs.display import stream_depth_reason
 from builder.inputs.listing import regular_file
 from schemas.config import Limits
 
@@ -162,7 +162,7 @@ def choose_stream(path: Path, container: Any, limits: Limits) -> Any:
     readable = [s for s in streams if s.codec_context is not None]
     if not readable:
         raise DecodeError.at(path, "there is no decoder for its video codec; re-encode it as H.264")
-    colour = [s for s in readable if s.codec_context.format and not depth_reason(s.codec_context)]
+    colour = [s for s in readable if s.codec_context.format and not stream_depth_reason(s)]
     readable = colour or readable
     if len(readable) > 1:
         moving = _moving(path, readable, limits)

@@ -9,7 +9,7 @@ import av.filter
 from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import ColorPrimaries, ColorTrc
 
-from builder.inputs.track_header import Margins
+from builder.inputs.track_header import Margins, gray_bits
 from schemas.dataset import ColorInfo
 from schemas.geometry import Orientation, oriented_shape
 
@@ -103,9 +103,21 @@ def depth_reason(frame: Any) -> str | None:
     channels = [each for each in frame.format.components if not each.is_alpha]
     if len(channels) > 1 or channels[0].bits <= 8:
         return None
+    return _no_picture(frame.format.name, channels[0].bits)
+
+
+def stream_depth_reason(stream: Any) -> str | None:
+    """Say why a video stream is no camera's, by its head; None when it may be one."""
+    context = stream.codec_context
+    if context.codec.canonical_name == "h264" and (bits := gray_bits(context.extradata)) > 8:
+        return _no_picture("its H.264", bits)
+    return depth_reason(context) if context.format else None
+
+
+def _no_picture(what: str, bits: int) -> str:
     return (
-        f"{frame.format.name} is a single channel of {channels[0].bits} bits, which is depth and "
-        f"no picture; if it is a picture, convert it to 8 bits"
+        f"{what} is a single channel of {bits} bits, which is depth and no picture; if it is a "
+        f"picture, convert it to 8 bits"
     )
 
 

@@ -174,3 +174,29 @@ def _some(margins: Margins) -> Margins | None:
 
 def _integer(data: bytes) -> int:
     return int.from_bytes(data, "big")
+
+
+# Profiles whose parameters state the sampling of colours and the bits (H.264, 7.3.2.1.1).
+_STATED = (100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135)
+
+
+def gray_bits(extradata: bytes | None) -> int:
+    """Return the bits of an H.264 stream of a single channel, of its head; 0 of any other.
+
+    FFmpeg decodes it as if it had colours, all of them neutral.
+    """
+    data = extradata or b""
+    # The record of MP4 and Matroska, or the stream's own units behind their start codes.
+    at = 8 if data[:1] == b"\1" else data.find(b"\0\0\1") + 3
+    while at > 2 and at < len(data) and data[at] & 0x1F != 7:
+        at = data.find(b"\0\0\1", at) + 3
+    unit = data[at : at + 64].replace(b"\0\0\3", b"\0\0")
+    if at < 3 or len(unit) < 8 or unit[0] & 0x1F != 7 or unit[1] not in _STATED:
+        return 0
+    bits = "".join(f"{byte:08b}" for byte in unit[4:])
+    numbers = []
+    for _ in range(3):  # the unit's id, the sampling of colours, the bits beyond 8
+        zeros = len(bits) - len(bits.lstrip("0"))
+        value, bits = bits[zeros : 2 * zeros + 1], bits[2 * zeros + 1 :]
+        numbers.append(int(value or "1", 2) - 1)
+    return 8 + numbers[2] if numbers[1] == 0 else 0

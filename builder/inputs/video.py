@@ -44,6 +44,7 @@ from builder.inputs.display import (
     hdr_note,
     orientation_of,
     pixel_aspect,
+    stream_depth_reason,
 )
 from builder.inputs.fingerprint import stamp
 from builder.inputs.images import exif_orientation
@@ -228,6 +229,8 @@ class VideoStream(FrameStream):
                 raise not_opened(self.path, error, logged) from None
         if self._index is None:
             stream = choose_stream(self.path, container, self._limits)
+            if reason := stream_depth_reason(stream):
+                raise DepthError.at(self.path, reason)
             self._index, self._header = stream.index, self._read_header(container, stream)
         stream = container.streams[self._index]
         check_pixels(self.path, stream.width, stream.height, self._limits)

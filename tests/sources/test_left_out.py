@@ -273,10 +273,13 @@ def test_depth_is_marked_at_several_places(tmp_path, mark, depth):
             selected(source, views=(wrist,))
 
 
-@pytest.mark.parametrize("bits", [10, 12, 16])
-def test_a_video_of_one_channel_beyond_8_bits_is_no_picture(tmp_path, bits):
+@pytest.mark.parametrize(
+    ("bits", "codec"), [(10, "ffv1"), (12, "ffv1"), (16, "ffv1"), (10, "libx264")]
+)
+def test_a_video_of_one_channel_beyond_8_bits_is_no_picture(tmp_path, bits, codec):
+    """Also of H.264, which FFmpeg decodes as if it had colours."""
     fixtures.write_video(tmp_path / "e" / "rgb.mp4", T)
-    path = write_gray(tmp_path / "e" / "depth.mkv", bits)
+    path = write_gray(tmp_path / "e" / "depth.mkv", bits, codec=codec)
     source = source_of("episodes", tmp_path)
     found = selected(source)
     assert list(found.views) == ["rgb"]
@@ -312,8 +315,9 @@ def test_the_colour_of_a_file_of_colour_and_depth_is_read(tmp_path):
     assert numbers(VideoStream(path)) == list(range(T))
 
 
-def test_a_gray_camera_stays_a_camera(tmp_path):
-    write_gray(tmp_path / "a.mkv", 8)
+@pytest.mark.parametrize("codec", ["ffv1", "libx264"])
+def test_a_gray_camera_stays_a_camera(tmp_path, codec):
+    write_gray(tmp_path / "a.mkv", 8, codec=codec)
     assert list(selected(source_of("video", tmp_path)).views) == ["main"]
 
 
