@@ -116,8 +116,11 @@ class VideoStream(FrameStream):
             self._numbered = opened.container.format.name == "avi"
             opened = opened._replace(frames=self._decode(opened, self._packets))
             first = self._first_frame(opened.frames, "no frame could be decoded")
-            # Of field pictures two make a frame.
-            if not known.recounted and (not known.packets.exact or first.interlaced_frame):
+            # Of field pictures two make a frame.  Where pictures are refreshed row by row, those
+            # before the first whole one are not shown.
+            refreshed = opened.stream.codec_context.name == "h264" and not first.key_frame
+            unsure = not known.packets.exact or first.interlaced_frame or refreshed
+            if not known.recounted and unsure:
                 self._recount()
             if not known.recounted:
                 why = decoded_whole(opened.stream, self._packets, self._pts, first)

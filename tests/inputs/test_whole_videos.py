@@ -189,6 +189,18 @@ def test_a_cut_in_an_open_group_of_pictures(tmp_path):
         assert suffix == ".mp4" or "starts inside a group of pictures" in notes[0]
 
 
+def test_a_capture_that_begins_where_a_refresh_row_by_row_begins(tmp_path):
+    """Its first packet is called a keyframe, and its first whole picture comes later."""
+    options = {"x264-params": "keyint=12:intra-refresh=1:bframes=0"}
+    path = encode(tmp_path / "whole.mp4", moving(48, SHAPE), options=options)
+    part = remux(path, tmp_path / "part.mp4", lambda index, packet: packet if index >= 12 else None)
+    seconds, notes = read(part)
+    assert 24 < len(seconds) < 36
+    assert notes == (f"36 packets hold {len(seconds)} frames",)
+    shown = pictures(part)
+    assert np.array_equal(shown, pictures(path)[-len(shown) :])
+
+
 @pytest.mark.parametrize("name", ["mpeg4.avi", "msmpeg4.avi", "flv1.flv"])
 def test_frames_before_the_first_keyframe_are_left_out_with_a_note(clips, name, tmp_path):
     how = {**KINDS[name], "options": {"g": "8"}, "b_frames": None}
