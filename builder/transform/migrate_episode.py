@@ -139,6 +139,14 @@ class MigratedView:
 
     def _check_known(self) -> None:
         size = self.view.tracked_size()
+        if size.shape is not None and size.origin == "recorded":
+            tracked_xy = np.asarray(self.view.geometry.to_source(np.asarray(self.view.queries)))
+            if wrong := contradiction(grid_span(tracked_xy, QUERY_SLACK_PX), size.shape):
+                raise DatasetError(
+                    f"{self.where}: its attributes height and width say {size.shape[0]} x "
+                    f"{size.shape[1]}, but {wrong}: they are not those of the frames that were "
+                    f"tracked; correct them"
+                )
         if size.shape is not None:
             return
         if self.ref.layout == "atm":

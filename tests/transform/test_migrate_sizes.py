@@ -112,6 +112,17 @@ def test_height_and_width_in_each_others_place_are_refused(tmp_path, capsys, sha
     assert main(["doctor", *argv]) == 1
 
 
+def test_attributes_of_the_video_in_place_of_the_tracked_frames_are_refused(tmp_path, capsys):
+    """They were migrated, and the pixels of the tracked frames passed for those of the video."""
+    write_amplify(tmp_path / "old" / "a.hdf5", {"front": (480, 854)}, older=True)
+    with h5py.File(tmp_path / "old" / "a.hdf5", "r+") as file:
+        file["root/front"].attrs.update({"height": 1080, "width": 1920})
+    argv = ["migrate", str(tmp_path / "old"), str(tmp_path / "new"), "--img-shape", "120", "160"]
+    assert main(argv) == 3
+    said = capsys.readouterr().out
+    assert "height and width say 1080 x 1920, but its query grid is that of frames 480 high" in said
+
+
 def test_a_tracked_size_may_be_one_word(tmp_path):
     write_amplify(tmp_path / "old" / "a.hdf5", {"front": (480, 854)}, older=True, attrs=False)
     argv = ["migrate", str(tmp_path / "old"), str(tmp_path / "new"), "--img-shape", "120", "160"]
