@@ -40,6 +40,9 @@ class SideData:
         for name in names:
             try:
                 value = arrays[name] if name in arrays else constants[name]
+                if value.dtype.char == "g" and value.dtype.itemsize > 8:  # a long double
+                    kind = f"its type {value.dtype} differs between machines"
+                    raise SourceError(f"{kind}; save it as float64")
             except DecodeError:
                 raise
             except SourceError as error:

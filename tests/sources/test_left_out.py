@@ -71,6 +71,16 @@ def test_a_view_that_was_left_out_is_never_opened():
     assert (list(found.views), list(found.arrays)) == (["top"], ["a"])
 
 
+@pytest.mark.skipif(np.dtype(np.longdouble).itemsize == 8, reason="long doubles are doubles here")
+def test_long_doubles_are_left_out_unless_asked_for():
+    found = Episode(views={"top": frames()}, arrays={"a": np.zeros(T, np.longdouble)})
+    chosen = select(found, Selection())
+    assert not chosen.arrays
+    assert "differs between machines" in chosen.notes[0]
+    with pytest.raises(SourceError, match="save it as float64"):
+        select(found, Selection(arrays=("a",)))
+
+
 def test_arrays_of_a_view_that_cannot_be_opened_are_left_out():
     made = Lazy({"wrist": odd, "top": frames})
     found = select(Episode(views=made, arrays={"a": np.zeros(99)}), Selection(views=("top",)))
