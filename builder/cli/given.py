@@ -12,6 +12,7 @@ from typing import Any
 from builder.build.config_file import load_config
 from builder.cli.common import check_there, is_config
 from builder.core.errors import ConfigError
+from builder.core.paths import is_url
 from schemas.config import BuildConfig
 
 
@@ -89,5 +90,6 @@ def _sorted_words(words: list[str]) -> tuple[list[str], list[str]]:
             joined[-1] += word
         else:
             joined.append(word)
-    overrides = [word for word in joined if "=" in word and not os.path.lexists(word)]
+    paths = [word for word in joined if is_url(word) or os.path.lexists(word)]
+    overrides = [word for word in joined if "=" in word and word not in paths]
     return [word for word in joined if word not in overrides], overrides

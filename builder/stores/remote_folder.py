@@ -38,6 +38,9 @@ _GAP_BYTES = 4096
 _PART_BYTES, _PARTS = 8 << 20, 4
 """Of a file on S3, on its way: how large the parts are, and how many are held at a time."""
 
+_LONGEST_TEXT = 300
+"""Of an error of the store's library, which may quote a whole grammar."""
+
 
 class Listed(NamedTuple):
     """A file as its store lists it: bytes, and what is another once it was replaced, if known."""
@@ -56,7 +59,11 @@ class RemoteFolder:
     """
 
     def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
-        self.url, self.options = url.rstrip("/"), dict(options or {})
+        scheme, _, rest = url.partition(":")
+        if not rest.startswith("//"):
+            # A Path makes one slash of several, with which fsspec takes it for a local folder.
+            rest = f"{'//' if scheme == 'file' else '/'}{rest}"
+        self.url, self.options = f"{scheme}://{rest[2:].rstrip('/')}", dict(options or {})
         # By process: one that was forked must not let go of its parent's, whose end closes it.
         self._connections: dict[int, tuple[Any, str]] = {}
 
@@ -126,6 +133,28 @@ class RemoteFolder:
             ]
             for job in jobs:
                 job.result()
+
+    def fetch_flat(self, relative: str, suffix: str, target: Path) -> dict[str, Listed]:
+        """Fetch the files in a folder whose names end in ``suffix``; returns them as listed.
+
+        What others write or delete meanwhile is listed and fetched again.  Raises as :meth:`fetch`.
+        """
+        before: dict[str, Listed] | None = None
+        while True:
+            listing = self.listing(relative, 1)
+            found = {name: each for name, each in listing.items() if name.endswith(suffix)}
+            try:
+                self.fetch(relative, target, {name: each.size for name, each in found.items()})
+            except UnreadableError:
+                raise
+            except DatasetError:
+                if found == before:
+                    raise
+                before = found
+                continue
+            for name in (before or {}).keys() - found.keys():
+                (target / name).unlink(missing_ok=True)
+            return found
 
     def ranges(self, wanted: Sequence[Range]) -> list[bytes]:
         """Fetch ranges of bytes of files, all at once; those next to each other as one.
@@ -246,6 +275,15 @@ class RemoteFolder:
         """Return the file system and our root in it, connected once for each process."""
         if (known := self._connections.get(os.getpid())) is not None:
             return known
+        bucket = self.url.partition("//")[2].partition("/")[0]
+        known_form = bucket and (bucket.startswith("arn:") or not {*":@"} & {*bucket})
+        if self._is_s3 and not known_form:
+            # Not quoted: a password may look like anything.
+            raise ConfigError(
+                "a URL of S3 is s3://bucket/path, without user, password or port: credentials are "
+                "found in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, another server in "
+                "AWS_ENDPOINT_URL"
+            )
         try:
             from fsspec.core import url_to_fs
         except ModuleNotFoundError:
@@ -260,7 +298,9 @@ class RemoteFolder:
         except (ImportError, ValueError, TypeError) as error:
             if isinstance(error, ImportError) and self._is_s3:
                 raise MissingExtraError("s3fs", "remote") from None
-            raise ConfigError(f"cannot read {self.url}: {error}") from None
+            raise ConfigError(f"cannot read {self.url}: {self._redacted(error)}") from None
+        except Exception as error:  # some connect at once
+            raise UnreadableError(self._told("read", "", error)) from None
         if files.async_impl:  # others may not be used by several threads
             self._connections[os.getpid()] = files, root.rstrip("/")
         return files, root.rstrip("/")
@@ -280,11 +320,21 @@ class RemoteFolder:
             raise
         except Exception as error:  # each kind of store has its own errors, of no common base
             kind = OutputError if writing else UnreadableError
-            where = f"{self.url}/{relative}".rstrip("/")
-            raise kind(
-                f"cannot {'write' if writing else 'read'} {where}: {type(error).__name__}: "
-                f"{error}; check the URL, the credentials and the network"
-            ) from None  # its own text is the one above, with the password if there is one
+            told = self._told("write" if writing else "read", relative, error)
+            raise kind(told) from None  # its own text has the password, if there is one
+
+    def _told(self, what: str, relative: str, error: Exception) -> str:
+        return (
+            f"cannot {what} {f'{self.url}/{relative}'.rstrip('/')}: {type(error).__name__}: "
+            f"{self._redacted(error)}; check the URL, the credentials and the network"
+        )
+
+    def _redacted(self, error: Exception) -> str:
+        """Return an error's text in a line, which may quote a password without its URL's scheme."""
+        login = self.url.partition("//")[2].partition("/")[0].rpartition("@")[0]
+        user, _, password = login.partition(":")
+        text = " ".join(str(error).split())
+        return (text.replace(login, user) if password else text)[:_LONGEST_TEXT]
 
 
 def _is_file(files: Any, path: str) -> bool:

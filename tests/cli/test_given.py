@@ -56,6 +56,7 @@ def test_words_are_a_source_a_config_an_output_and_settings(here):
     )
     assert (found.source.path, found.store.path) == ("videos", "x")
     assert given("build.yaml", "o=1").store.path == "o=1"  # there is such a folder
+    assert given("videos", "s3://b/x?v=1", "build.yaml").store.path == "s3://b/x?v=1"
     assert given("videos", "x", "build.yaml", "img_shape=[8,9]").img_shape == (8, 9)
 
 

@@ -25,6 +25,7 @@ from builder.core.errors import (
     LettersetError,
     MissingExtraError,
     OutputError,
+    UnreadableError,
 )
 from builder.dataset import fetched_files
 from builder.dataset.fetched_files import FetchedFiles
@@ -432,6 +433,49 @@ def test_passwords_of_urls_are_shown_nowhere(url, tmp_path, capsys):
     said = capsys.readouterr()
     assert "s3cr" not in said.out + said.err
     assert "***@" in said.err
+
+
+@pytest.mark.parametrize("url", ["s3://key:s3c/r+et@bucket/x", "s3://key:s3cret@bucket/x", "s3://"])
+def test_a_url_of_s3_has_a_bucket_and_no_password(url, tmp_path, capsys):
+    """Its secrets have slashes, with which they look like anything: they are not quoted at all."""
+    shape, there = ["--img-shape", "3", "4"], str(tmp_path)
+    for verb in ("inspect", "validate", "status", "finalize", "doctor"):
+        assert main([verb, url]) == 2
+    assert main(["build", url, str(tmp_path / "out"), *shape]) == 2
+    assert main(["build", there, url, *shape, "source.kind=video", "--retry-failed"]) in (2, 3)
+    said = capsys.readouterr()
+    assert "a URL of S3 is s3://bucket/path, without user, password or port" in said.err
+    assert "s3c" not in said.out + said.err
+
+
+def test_an_error_that_quotes_a_password_alone_does_not_show_it(monkeypatch):
+    remote = RemoteFolder("memory://me:hunter2@there/x")
+
+    def quoting(files, path):
+        raise ValueError(f"Invalid name:\n  {path}" + "." * 999)
+
+    monkeypatch.setattr(type(remote.connect()[0]), "cat_file", quoting)
+    with pytest.raises(UnreadableError) as caught:
+        remote.read("y")
+    text = str(caught.value)
+    assert "hunter2" not in text
+    assert "ValueError: Invalid name: /me@there/x/y" in text
+    assert "\n" not in text
+    assert len(text) < 500
+
+
+@pytest.mark.parametrize(
+    ("given", "url"),
+    [
+        ("s3:/bucket/x/", "s3://bucket/x"),
+        ("s3://", "s3://"),
+        ("s3://bucket//", "s3://bucket"),
+        ("file:/tmp/x", "file:///tmp/x"),
+        ("file:///tmp/x", "file:///tmp/x"),
+    ],
+)
+def test_a_url_that_went_through_a_path_is_no_local_folder(given, url):
+    assert RemoteFolder(given).url == url
 
 
 def test_a_cache_is_named_without_a_password(tmp_path, monkeypatch):
