@@ -30,7 +30,7 @@ from builder.sources.base import EpisodeRef
 from builder.sources.far import far_files, far_fingerprints
 from builder.stores.atomic import output_errors
 from builder.stores.base import Store
-from builder.stores.far import FarStore
+from builder.stores.far import FarStore, cure
 from builder.stores.inside import entry
 from builder.stores.remote_folder import RemoteFolder
 from schemas.dataset import DatasetMeta, EpisodeMeta, Fingerprint, IndexLine
@@ -97,7 +97,7 @@ def _metas(store: Store, ids: Sequence[str]) -> Iterator[EpisodeMeta | str]:
         except UnreadableError as error:
             return str(error)
         except DatasetError as error:
-            return f"{error}; run letterset repair"
+            return f"{error}; {cure(store)}"
 
     if not isinstance(store, FarStore):
         yield from map(read, ids)

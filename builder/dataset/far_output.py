@@ -52,10 +52,8 @@ class FarOutput:
             if text is not None:
                 (folder / META_NAME).write_bytes(text)
         for name, suffix in LISTS.items():
-            found = remote.listing(name, 1)
-            wanted = {key: each for key, each in found.items() if key.endswith(suffix)}
-            remote.fetch(name, folder / name, {key: each.size for key, each in wanted.items()})
-            self._fetched |= {f"{name}/{key}": each for key, each in wanted.items()}
+            found = remote.fetch_flat(name, suffix, folder / name)
+            self._fetched |= {f"{name}/{key}": each for key, each in found.items()}
         self._states = self._look()
 
     def check(self, meta: DatasetMeta) -> None:

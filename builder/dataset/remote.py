@@ -339,16 +339,14 @@ def fetch_lists(remote: RemoteFolder, cache: Path) -> Path:
 
 def _fetch_list(remote: RemoteFolder, folder: Path, name: str, suffix: str) -> None:
     """Make the files of a flat folder equal to the remote ones, each in one step."""
-    found = {key: each for key, each in remote.listing(name, 1).items() if key.endswith(suffix)}
-    sizes = {key: each.size for key, each in found.items()}
     with stage(folder / "tmp", ".fetch") as staged:
-        remote.fetch(name, staged.folder, sizes)
+        found = remote.fetch_flat(name, suffix, staged.folder)
         with output_errors(folder / name):
             make_folders(folder / name)
-            for key in sizes:
+            for key, each in found.items():
                 os.replace(staged.folder / key, folder / name / key)
-                if modified := found[key].modified:  # which tells whether a build goes on
+                if modified := each.modified:  # which tells whether a build goes on
                     os.utime(folder / name / key, (modified, modified))
             for path in (folder / name).glob(f"*{suffix}"):
-                if path.name not in sizes:
+                if path.name not in found:
                     path.unlink(missing_ok=True)

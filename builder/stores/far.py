@@ -107,6 +107,12 @@ class _FarWriter:
         self._put()
 
 
+def cure(store: Any) -> str:
+    """Say what to do about a damaged episode of a store: no verb mends what lies at a URL."""
+    far = isinstance(store, FarStore)
+    return "delete it and build again" if far else "run letterset repair"
+
+
 @contextmanager
 def _reaching() -> Iterator[None]:
     try:

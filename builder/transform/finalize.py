@@ -24,7 +24,7 @@ from builder.dataset.locks import all_locks
 from builder.dataset.window_table import update_window_stats
 from builder.stores.atomic import output_errors, publish_text
 from builder.stores.base import STORES, Store
-from builder.stores.far import FarStore
+from builder.stores.far import FarStore, cure
 from builder.stores.inside import entry
 from schemas.dataset import FailureLine, IndexLine
 
@@ -98,9 +98,10 @@ def _finalize(folder: Path, store: Store | FarStore) -> Finalized:
             except UnreadableError as error:
                 problems.append(str(error))
             except DatasetError as error:
-                problems.append(f"{error}; run letterset repair")
+                problems.append(f"{error}; {cure(store)}")
+        again = "build again" if isinstance(store, FarStore) else "run letterset repair"
         problems += [
-            f"{episode_id} is listed, but there is no such episode; run letterset repair"
+            f"{episode_id} is listed, but there is no such episode; {again}"
             for episode_id in sorted(listed.keys() - stored)
             if not store.has(episode_id)  # one behind a link is found by its name alone
         ]

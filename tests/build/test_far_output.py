@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from inline_executor import build
+from inline_executor import OPTIONS, build
 from places import ROOT
 from source_fixtures import write_video
 
@@ -31,6 +31,7 @@ pytestmark = pytest.mark.usefixtures("inline_executor")
 
 URL = "s3://bucket/ds"
 LENIENT = "executor.kind=lenient"
+SHAPE = ["--img-shape", "24", "40"]
 
 
 @pytest.fixture(scope="module")
@@ -306,6 +307,13 @@ def test_a_store_without_conditional_writes_is_looked_at_first(s3, error, monkey
     assert remote.read("x") == b"1"
 
 
+def test_a_name_that_no_bucket_has_is_told_in_a_line(s3, videos, capsys):
+    assert build(videos, "s3://no_!bucket/ds") == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert "cannot read s3://no_!bucket/ds/dataset.json: ParamValidationError: Param" in line
+    assert 'Invalid bucket name "no_!bucket"' in line
+
+
 def test_what_cannot_be_is_refused_before_anything_is_put_there(s3, videos, capsys):
     assert build(videos, URL, "store.kind=zarr") == 2
     assert "keeps an episode in several files" in capsys.readouterr().err
@@ -317,6 +325,74 @@ def test_what_cannot_be_is_refused_before_anything_is_put_there(s3, videos, caps
     assert "give one as OUT" in capsys.readouterr().err
     s3.invalidate_cache()
     assert s3.find("bucket") == []
+
+
+def test_what_a_finalize_merges_while_it_is_read_is_read_again(s3, faults, videos, near, tmp_path):
+    """Lists that are deleted, or that grow, between a listing and a fetch."""
+    assert build(videos, URL, LENIENT) == 0
+    [name] = names(s3, "index")
+    text = s3.cat_file(f"bucket/ds/index/{name}")
+
+    def merge():
+        s3.pipe_file("bucket/ds/index/main.jsonl", text)
+        s3.rm_file(f"bucket/ds/index/{name}")
+
+    faults.meanwhile(lambda method, path: method == "GET" and path.endswith(name), merge)
+    assert listed(tmp_path) == dict(read_index(near))
+    with far_output(URL) as output:
+        assert dict(read_index(output.folder)) == dict(read_index(near))
+    main_list = "bucket/ds/index/main.jsonl"
+    s3.pipe_file(main_list, text[: text.index(b"\n") + 1])
+    faults.meanwhile(
+        lambda method, path: method == "GET" and path.endswith("index/main.jsonl"),
+        lambda: s3.pipe_file(main_list, text),
+    )
+    assert listed(tmp_path) == dict(read_index(near))
+
+
+def test_what_another_build_puts_there_first_is_taken(s3, faults, videos, near, tmp_path, scratch):
+    """Another build of the same, which is done while this one puts its first episode there."""
+    whole = {
+        f"bucket/ds/{path.relative_to(near)}": path for path in near.glob("episodes/**/*.hdf5")
+    }
+
+    def other():
+        for place, path in whole.items():
+            s3.pipe_file(place, path.read_bytes())
+
+    faults.meanwhile(lambda method, path: method == "PUT" and "/ds/episodes/" in path, other)
+    assert build(videos, URL, LENIENT) == 0
+    assert {place: s3.cat_file(place) for place in episodes(s3)} == {
+        place: path.read_bytes() for place, path in whole.items()
+    }
+    assert listed(tmp_path) == dict(read_index(near))
+    assert remains(scratch) == []
+
+
+def test_a_store_that_is_busy_now_and_then_is_asked_again(s3, faults, videos, near, tmp_path):
+    faults.refuse(lambda number: number % 7 == 0, "SlowDown")
+    assert build(videos, URL, LENIENT) == 0
+    faults.heal()
+    assert listed(tmp_path) == dict(read_index(near))
+
+
+def test_an_episode_that_is_cut_short_is_told_with_what_to_do(s3, videos, near, tmp_path, capsys):
+    assert build(videos, URL, LENIENT) == 0
+    place, *_ = episodes(s3)
+    s3.pipe_file(place, s3.cat_file(place)[:3000])
+    capsys.readouterr()
+    for argv in (["build", *OPTIONS, LENIENT, str(videos), URL, *SHAPE], ["finalize", URL]):
+        if argv[0] == "finalize":
+            s3.rm("bucket/ds/index", recursive=True)
+        main(argv)
+        said = "".join(capsys.readouterr())
+        assert f"s3://{place} is damaged or no episode file" in said
+        assert "delete it and build again" in said
+        assert "repair" not in said
+    s3.rm_file(place)
+    assert main(["finalize", URL]) == 0
+    assert build(videos, URL, LENIENT) == 0
+    assert listed(tmp_path) == dict(read_index(near))
 
 
 def test_names_of_runs_sort_after_main_and_by_time():
