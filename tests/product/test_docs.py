@@ -32,7 +32,6 @@ TRIED = ["img_shape=[128,128]", "source.kind=libero", 'source.episodes=["0:1"]']
 NO_RUN = {
     "cotracker.md": 1,
     "datasets.md": 1,
-    "faq.md": 1,
     "migrating.md": 2,
     "object-stores.md": 4,
     "other-trackers.md": 4,
