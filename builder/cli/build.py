@@ -51,7 +51,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--episodes", nargs="+", metavar="ID", help="ids, paths, or ranges such as 0:100"
     )
     parser.add_argument(
-        "--workers", type=whole, metavar="N", help="videos built at a time (default: cores)"
+        "--workers", type=whole, metavar="N", help="videos built at a time (default: one for each core)"
     )
     parser.add_argument(
         "--shard",
@@ -63,7 +63,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prepared",
         metavar="TOKEN",
-        help="end where this host does not have the folder that --prepare printed TOKEN for",
+        help="stop if this host does not see the folder that --prepare printed TOKEN for",
     )
     steps = parser.add_mutually_exclusive_group()
     steps.add_argument(
@@ -75,7 +75,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--retry-failed",
         action="store_true",
-        help="try sources that failed before again, and forget those that are gone",
+        help="try sources again that failed before; forget those that are gone",
     )
     policy = parser.add_mutually_exclusive_group()
     policy.add_argument(
@@ -84,14 +84,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         action="store_const",
         const="overwrite",
         default="refuse",
-        help="build episodes whose source changed again; with changed settings, start anew",
+        help="build changed sources again; with changed settings, start anew and keep the old dataset in replaced/",
     )
     policy.add_argument(
         "--append",
         dest="changed",
         action="store_const",
         const="append",
-        help="keep episodes whose source changed as they are, build only new ones",
+        help="keep the episodes of changed sources, and build only new ones",
     )
     declare(parser, "--quiet", "--json")
 

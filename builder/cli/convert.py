@@ -1,7 +1,7 @@
-"""Write a dataset in another kind of store or other codecs.
+"""Write a dataset to another kind of store, or with other codecs.
 
-Lossless arrays are compared number by number; of others the largest error is printed. Damaged
-episodes are listed and the others converted. Running the same command again continues.
+Lossless arrays are compared number by number; for others the largest error is printed. Damaged
+episodes are listed, and the others are converted. Running the same command again continues.
 """
 
 import argparse

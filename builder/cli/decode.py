@@ -1,11 +1,10 @@
-"""Decode predicted points back to source pixels.
+"""Map predicted points back to source pixels.
 
-Points come from a .npy, .npz, .csv or .json file, or from standard input as JSON or CSV, and
-are (..., 2). The geometry is a JSON file (what export --to inference wrote, a Letterbox, a
-Stretch, or an episode's metadata), or a dataset folder together with --episode. Results are
-(x, y) source pixels. What contradicts the options is an error: a CSV heading (x,y or row,col, also
-with norm or px), or the name of an array (pred_rc), of another order or space, and points that look
-as if they were of the other.
+POINTS is a .npy, .npz, .csv or .json file, or - for JSON or CSV from standard input, with points
+(..., 2). The geometry is a JSON file (from export --to inference, a Letterbox, a Stretch, or an
+episode's metadata), or a dataset folder with --episode. Results are (x, y) source pixels. It is an
+error when the points contradict the options: a CSV heading (x,y or row,col, also with norm or px)
+or an array's name (pred_rc) of the other order or space, or numbers that look like the other.
 """
 
 import argparse
@@ -33,13 +32,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     declare(parser, "--episode")
     declare(parser, "--view", help="view to decode for; default: the only one")
     parser.add_argument(
-        "--order", required=True, choices=("xy", "rc"), help="of each input point: x y, or row col"
+        "--order", required=True, choices=("xy", "rc"), help="order of each input point: x y, or row col"
     )
     parser.add_argument(
         "--space",
         required=True,
         choices=("norm", "img"),
-        help="input range: norm is [-1, 1], img is pixels of img_shape",
+        help="what the numbers are: norm is [-1, 1], img is pixels of img_shape",
     )
     parser.add_argument(
         "--pixels",
@@ -48,7 +47,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="upright source pixels, or pixels as stored in a rotated file (needs the metadata)",
     )
     parser.add_argument(
-        "--far-outside", action="store_true", help="points may lie far outside the picture"
+        "--far-outside", action="store_true", help="allow points far outside the picture"
     )
     parser.add_argument("--out", metavar="FILE", help="npy, npz, csv or json; default: stdout")
 

@@ -1,8 +1,9 @@
-"""Tell before any training whether a dataset suits an img_shape.
+"""Check before any training whether a dataset suits an img_shape.
 
 Looks at scale, amplitude, the zero, saturated and clipped shares of motion, points in the
 bars, the frozen tail and visibility, and says what would degrade a model and how to avoid it.
-Works on built datasets and on folders of older files.
+Works on built datasets and on folders of older files. The exit code is 1 when something would
+degrade a model.
 """
 
 import argparse
@@ -12,7 +13,7 @@ from pathlib import Path
 from builder.cli.common import declare, say, tracked_sizes, whole
 from builder.core.errors import ConfigError
 
-HELP = "tell whether a dataset suits an img_shape"
+HELP = "check whether a dataset suits an img_shape"
 EXAMPLE = """\
   letterset doctor dataset --img-shape 256 256
   letterset doctor preprocessed_data/libero_10 --img-shape 128 128 --tracked 128 128
@@ -23,7 +24,7 @@ NEXT = "letterset report {dataset}"
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
     declare(parser, "dataset", help="dataset, or folder of older files")
-    declare(parser, "--img-shape", help="of the training; default: the dataset's")
+    declare(parser, "--img-shape", help="height and width in training (default: the dataset's)")
     parser.add_argument(
         "--windows",
         type=whole,

@@ -1,8 +1,8 @@
 """Encode the text of every episode with your own encoder, into a layer of the dataset.
 
-The encoder is a Python function from a text to an array, in a module of the current folder or any
-other that Python finds. AMPLIFY's files hold (1, 512): the first token of the last hidden state of
-the encoder of T5-small, for a batch of one text (padded to 32 tokens):
+The encoder is a Python function from a text to an array, in a module of the current folder or
+anywhere Python finds it. AMPLIFY's files hold (1, 512): the first token of the last hidden state
+of T5-small's encoder, for a batch of one text (padded to 32 tokens):
 lambda text: model(**tokens([text])).last_hidden_state[:, 0].
 """
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from builder.cli.common import say
 from builder.core.cores import available_cores
 
-HELP = "versions and machine, for a bug report"
+HELP = "print versions and machine, for a bug report"
 EXAMPLE = """\
   letterset env
 """

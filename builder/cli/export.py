@@ -1,12 +1,13 @@
-"""Write a dataset, or what is needed of it, in another form.
+"""Write a dataset in another form, chosen by --to.
 
-inference: one JSON to keep beside a checkpoint (views in order, geometry, queries, tracker,
-action statistics), read with letterset.Decoder and letterset.LiveWindows.
-amplify: a tree that AMPLIFY's public LiberoDataset loads unchanged. amplify-attrs: its track files
-alone, with the height and width attributes of the older route. lerobot: a LeRobot v3.0 dataset
-with tracks as features. segments: one track file per video, at the video's own path, as the older
-route keeps them. tapvid: a pickle of clips in TAP-Vid's convention. card:
-a README.md for the Hugging Face hub; give the dataset's own folder as OUT to upload that.
+- inference: one JSON file to keep beside a checkpoint (views in order, geometry, queries, tracker,
+  action statistics), for letterset.Decoder and letterset.LiveWindows.
+- amplify: a tree that AMPLIFY's public LiberoDataset loads unchanged.
+- amplify-attrs: its track files alone, with height and width.
+- segments: one track file per video, at the video's own path, as the older route keeps them.
+- lerobot: a LeRobot v3.0 dataset with tracks as features.
+- tapvid: a pickle of clips in TAP-Vid's convention.
+- card: a README.md for the Hugging Face hub; give the dataset's own folder as OUT to upload that.
 
 Episodes are verified first: damaged ones are listed and left out, and the exit code is 1.
 """
@@ -36,20 +37,20 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--to", required=True, choices=sorted(TARGETS), help="what to write")
     declare(parser, "--views", help="views, in the model's order")
     parser.add_argument(
-        "--tracks", metavar="LAYER", help="take the tracks that letterset track added"
+        "--tracks", metavar="LAYER", help="take the tracks of this layer"
     )
-    shape_help = "inference: which of several sizes of videos (default: a file for each)"
+    shape_help = "inference: only for videos of this size (default: a file for each size)"
     parser.add_argument("--coded-shape", type=shape_of, metavar="H W", help=shape_help)
     parser.add_argument(
         "--suite", default="libero_letterset", metavar="NAME", help="suite of an amplify tree"
     )
     parser.add_argument(
-        "--view-name", metavar="NAME", help="segments: what its view is called (default: default)"
+        "--view-name", metavar="NAME", help="segments: name of the view (default: default)"
     )
     parser.add_argument(
         "--split",
         metavar="TRAIN:VAL",
-        help="two parts of a split: an amplify tree with a suite of each, such as train:val of "
+        help="amplify: two parts of a split, a suite for each, such as train:val of "
         "splits/default.json or tasks/train:tasks/val",
     )
 

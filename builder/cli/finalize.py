@@ -1,4 +1,4 @@
-"""Put the files of all shards together into one sorted index, and check it.
+"""Merge the lists of all shards into one sorted index, and check it.
 
 Run it once, after the last shard. Running it again changes nothing.
 """

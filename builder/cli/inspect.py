@@ -1,6 +1,6 @@
-"""Show what a dataset, or a source before it is built, holds.
+"""Show what is in a dataset, or in a source before it is built.
 
-Of a source, episodes, views and frames are shown as a build with the same settings takes them.
+The episodes, views and frames of a source are those that a build with the same settings takes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from builder.sources.base import Episode, EpisodeRef, Source
     from schemas.dataset import EpisodeMeta
 
-HELP = "show what a dataset or a source holds"
+HELP = "show what is in a dataset or a source"
 EXAMPLE = """\
   letterset inspect dataset
   letterset inspect videos --json
@@ -52,13 +52,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     declare_given(parser, ", or a dataset")
     parser.add_argument("--limit", type=whole, default=20, metavar="N", help="episodes to list")
     source = parser.add_argument_group("of a source")
-    source.add_argument("--kind", help="default: what it looks like")
-    source.add_argument("--views", nargs="+", metavar="VIEW", help="default: all")
+    source.add_argument("--kind", help="source kind (default: what it looks like)")
+    source.add_argument("--views", nargs="+", metavar="VIEW", help="views to list (default: all)")
     source.add_argument(
         "--episodes", nargs="+", metavar="ID", help="ids, paths, or ranges such as 0:100"
     )
-    source.add_argument("--include", nargs="+", metavar="GLOB", help="of episode paths")
-    source.add_argument("--exclude", nargs="+", metavar="GLOB", help="of episode paths")
+    source.add_argument("--include", nargs="+", metavar="GLOB", help="paths of episodes to take")
+    source.add_argument("--exclude", nargs="+", metavar="GLOB", help="paths to leave out")
     declare(parser, "--json")
 
 

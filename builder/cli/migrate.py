@@ -1,8 +1,8 @@
 """Turn older AMPLIFY- or ATM-layout track files into a dataset of format version 1.
 
-With the videos at hand geometry and frames are complete; without them the tracks keep the size
-they record, marked as stretched. Where no size is recorded, it has to be given, or the videos tell
-it. Originals are never touched; running the same command again finishes the job.
+With the videos, geometry and frames are complete; without them the tracks keep the size that
+their files record, marked as stretched. If no size is recorded, give it, or the videos. Originals
+are never touched; running the same command again finishes the job.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--assume-img-shape",
         action="store_true",
-        help="take img_shape for a size that nobody knows; recorded as an assumption",
+        help="take img_shape where nobody knows the size; recorded as an assumption",
     )
     parser.add_argument(
         "--pixel-origin",
@@ -40,7 +40,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--fps", type=number, metavar="F", help="frames per second, where there is no video"
     )
     parser.add_argument(
-        "--layout", choices=("amplify", "atm"), help="of the files (default: found in them)"
+        "--layout", choices=("amplify", "atm"), help="layout of the files (default: found in them)"
     )
     parser.add_argument(
         "--mode",

@@ -1,8 +1,7 @@
-"""Tell what a build will cost here and at any other size: hours, bytes, files, bottlenecks.
+"""Estimate what a build costs, here and at any other size: hours, bytes, files, bottlenecks.
 
-A few episodes are probed: parts from several places of each are built into a temporary folder
-beside OUT, which is removed. Nothing else is written.
-build --dry-run tells the same.
+It builds parts of a few episodes in a temporary folder beside OUT, then removes that; nothing
+else is written. build --dry-run prints the same.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from builder.build.estimate import Costs, Estimate
     from schemas.config import BuildConfig
 
-HELP = "what a build will cost, from a probe of a few episodes"
+HELP = "estimate what a build costs, from a few episodes"
 EXAMPLE = """\
   letterset plan videos
   letterset plan cfg/quickstart.yaml --episodes 40000 --hours 1000000
@@ -38,10 +37,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     declare(parser, "--img-shape", help="height and width of every frame (default: 256 256)")
     parser.add_argument("--probe", type=whole, default=5, metavar="N", help="episodes to probe")
     parser.add_argument(
-        "--episodes", type=whole, action="append", default=[], metavar="N", help="also for so many"
+        "--episodes", type=whole, action="append", default=[], metavar="N", help="also estimate for N episodes"
     )
     parser.add_argument(
-        "--hours", type=number, action="append", default=[], metavar="H", help="of video, also"
+        "--hours", type=number, action="append", default=[], metavar="H", help="also estimate for H hours of video"
     )
     declare(parser, "--json")
 

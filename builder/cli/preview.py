@@ -1,8 +1,8 @@
 """Look before you build: a page that shows how a few episodes would be letterboxed.
 
-Bars, query grid, tracks and the other ways up each video could be are drawn for up to six
-episodes of different shapes. Wrong orientation is the expensive mistake; catch it here.
-Writes one page (or a .png) and no dataset.
+It draws the bars, query grid, tracks, and the other ways each video could be turned, for up to
+six episodes of different shapes. A wrong orientation is an expensive mistake; catch it here. It
+writes one page (or a .png) and no dataset.
 """
 
 import argparse
@@ -11,7 +11,7 @@ from pathlib import Path
 from builder.cli.common import check_positive, check_suffix, declare, say, whole
 from builder.cli.given import declare_given, read_given, retold
 
-HELP = "draw how a source would be built, writing no dataset"
+HELP = "draw how a source would be built; writes no dataset"
 EXAMPLE = """\
   letterset preview videos --img-shape 256 256 --out preview.html
   letterset preview letterset.yaml source.orientation=rot180

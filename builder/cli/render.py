@@ -1,6 +1,6 @@
 """Draw a dataset: an MP4 with tracks, a contact sheet, or a Rerun recording.
 
-A file that is there already is replaced.
+An existing file is replaced.
 """
 
 import argparse
@@ -10,7 +10,7 @@ from builder.cli.common import check_suffix, declare, one_of, say
 from builder.core.errors import ConfigError
 from builder.core.messages import count
 
-HELP = "draw tracks as a video, a sheet or a recording"
+HELP = "draw tracks: a video, a contact sheet, a recording"
 EXAMPLE = """\
   letterset render dataset sheet.png --to contact-sheet
   letterset render dataset tracks.mp4 --to video --episode bikes-c8000a48

@@ -1,6 +1,6 @@
 """Rebuild a dataset's index from the episodes that verify; move damaged ones to damaged/.
 
-The next build builds them again; what is in damaged/ already stays there.
+The next build makes them again. What is already in damaged/ stays there.
 """
 
 import argparse

@@ -1,9 +1,8 @@
 """Write one page that shows a dataset: what was built, how it looks, whether it suits training.
 
-The page needs no network. It has the geometry drawn with numbers, distributions, failures, the
-doctor's findings, a table of episodes and a player that shows the points move.
-
-Of more than 5000 episodes so many are looked at, spread evenly; the page says how many are not.
+The page needs no network. It has a player that shows the points move, the doctor's findings, the
+geometry with its numbers, distributions, failures and a table of episodes. Of more than 5000
+episodes it shows 5000, spread evenly, and says how many it left out.
 
 The exit code is 1 when episodes cannot be read, or there are none; the page lists what failed.
 """

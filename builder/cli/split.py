@@ -1,7 +1,7 @@
 """Split a dataset into named parts: lists of ids in splits/; no data is copied.
 
-By hash, each episode's part depends on its own id, task or group alone, so episodes added later
-move no other; clips of one video (source.clip) stay together. Read one with
+The part of an episode depends on its own id, task or group alone, so episodes added later move
+no other. Clips of one video (source.clip) stay together. Read a part with
 WindowDataset(dataset, split="default/train").
 """
 
@@ -21,20 +21,20 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
     declare(parser, "dataset")
     parser.add_argument(
-        "--shares", required=True, metavar="NAME=SHARE ...", help="expected shares, up to 1"
+        "--shares", required=True, metavar="NAME=SHARE ...", help="parts and their shares, up to 1 in all"
     )
     parser.add_argument(
         "--by",
         choices=("episode", "clip", "task", "group"),
         default="episode",
-        help="what stays together; episode: also the clips of one; clip: each goes by itself",
+        help="what stays together; episode: with all its clips; clip: each by itself",
     )
     parser.add_argument("--name", default="default", help="name of the file in splits/")
     parser.add_argument(
         "--salt", help="another salt gives another split (default: the first that fills each part)"
     )
     parser.add_argument(
-        "--overwrite", action="store_true", help="replace a split of that name made otherwise"
+        "--overwrite", action="store_true", help="replace a split of that name"
     )
     declare(parser, "--workers")
 

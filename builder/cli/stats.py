@@ -1,9 +1,9 @@
-"""Tell statistics of windows, and of actions and the like; keep the table that filters read.
+"""Show statistics of windows, and of actions and other arrays; keep the table that filters read.
 
-The table, stats/windows.hdf5, and what is told here, stats/summary.json, are derived from the
-dataset and safe to delete. Both are kept, with the digests of the episodes they hold for: only what
-changed is read, and an unchanged dataset is not. With the table,
-WindowDataset(dataset, where="motion > 1 and vis > 0.5") reads only the windows that match.
+With the table, WindowDataset(dataset, where="motion > 1 and vis > 0.5") reads only the windows
+that match. Only episodes that changed since the last time are read again. The table,
+stats/windows.hdf5, and the summary, stats/summary.json, are derived from the dataset and safe to
+delete.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from builder.cli.common import declare, each_counted, one_of, say, table
 from builder.core.messages import count
 
-HELP = "statistics of windows and arrays"
+HELP = "show statistics of windows and arrays"
 EXAMPLE = """\
   letterset stats dataset
   letterset stats dataset --where "motion > 1 and vis > 0.5"
@@ -28,10 +28,10 @@ NEXT = 'WindowDataset({dataset!r}, where="motion > 1") reads the windows that ma
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
     declare(parser, "dataset")
-    parser.add_argument("--tracks", metavar="NAME", help="of the windows of this track layer")
+    parser.add_argument("--tracks", metavar="NAME", help="use the tracks of this layer")
     parser.add_argument("--where", metavar="EXPR", help="also count the windows that match")
     parser.add_argument(
-        "--again", action="store_true", help="compute all of it, also what is known"
+        "--again", action="store_true", help="compute everything again"
     )
     declare(parser, "--workers", "--json")
 

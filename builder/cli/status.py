@@ -1,4 +1,4 @@
-"""Show how far a build is, while it runs or after; only reads."""
+"""Show how far a build is, while it runs or afterwards. It only reads."""
 
 from __future__ import annotations
 

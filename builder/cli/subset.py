@@ -1,8 +1,8 @@
 """Make a dataset of some episodes of another, with their failures and splits.
 
-Episodes are hard links where the file system has them, else copies; nothing is computed again.
-Those that cannot be opened are listed and the others taken. Running the same command again
-continues.
+Episodes are hard links where the file system has them, otherwise copies; nothing is computed
+again. Those that cannot be opened are listed, and the others are taken. Running the same command
+again continues.
 """
 
 import argparse

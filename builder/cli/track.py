@@ -1,7 +1,7 @@
 """Track a dataset once more, into a layer: open_dataset(path, tracks=NAME) reads it.
 
-Frames are those that are stored, or, with --source, decoded again from the videos. Running the
-same command again continues.
+It tracks the stored frames or, with --source, decodes the videos again. Running the same command
+again continues.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """Verify that a dataset is whole: schemas, geometry, shapes, ranges and digests.
 
-Every problem is listed, not only the first, and what is missing is noted: sources that failed,
-a build that stopped before its end, episodes in damaged/. --deep also decodes every stored
-frame, and compares a sample of frames with the source, if it is still there.
+It lists every problem, not only the first, and notes what is missing: sources that failed, a
+build that stopped before its end, episodes in damaged/. --deep also decodes every stored frame,
+and compares a sample of frames with the source, if that is still there.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         type=percentage,
         default=100.0,
         metavar="P%",
-        help="look at so many episodes, spread evenly (default: all)",
+        help="look at this share of the episodes, spread evenly (default: all)",
     )
     parser.add_argument("--source", metavar="DIR", help="where the videos are now, for --deep")
     declare(parser, "--workers", "--json")
