@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -117,7 +118,17 @@ class Decoder:
 
         Raises OSError, and ValueError naming the file when it is another or was changed since.
         """
-        text = Path(path).read_bytes()
+        try:
+            text = Path(path).read_bytes()
+        except FileNotFoundError:
+            raise FileNotFoundError(
+                f"{path}: there is no such file; letterset export DATASET FILE --to inference "
+                "writes one"
+            ) from None
+        except IsADirectoryError:
+            raise IsADirectoryError(
+                f"{path} is a folder; expected the file that letterset export --to inference wrote"
+            ) from None
         try:
             strict_json(text)
             return cls(InferenceMeta.model_validate_json(text))
@@ -126,6 +137,8 @@ class Decoder:
             what = ".".join(map(str, first["loc"])) or "file"
             said = first["msg"].removeprefix("Value error, ")
             why = f"it has no {what}" if first["type"] == "missing" else f"{what}: {said}"
+        except JSONDecodeError as error:
+            why = f"it is no JSON ({error})" if text.strip() else "it is empty"
         except ValueError as error:
             why = str(error)
         raise ValueError(
@@ -137,7 +150,11 @@ class Decoder:
 
         Raises FileExistsError when there is one: training's record is not replaced.
         """
-        with Path(path).open("x", encoding="utf-8") as file:
+        try:
+            file = Path(path).open("x", encoding="utf-8")
+        except FileExistsError:
+            raise FileExistsError(f"{path} exists already: choose another name") from None
+        with file:
             file.write(self.meta.model_dump_json(indent=1))
 
     def view(self, name: str | None = None) -> InferenceView:

@@ -121,6 +121,6 @@ def missing_size_note(names: list[str], img_shape: tuple[int, int]) -> str:
     return (
         f"no height/width attributes in {shown}: the tracks are taken as pixels of img_shape "
         f"{img_shape}. If they were tracked at another size, motion comes out too small or "
-        f"clipped: `letterset doctor` says what the files tell of it, and takes --tracked or "
+        f"clipped: `letterset doctor` says what the files reveal of it, and takes --tracked or "
         f"--videos, as `letterset migrate` does"
     )

@@ -83,7 +83,9 @@ def read_overrides(overrides: Sequence[str], data: dict[str, Any] | None = None)
     for override in overrides:
         key, equals, text = (part.strip() for part in override.partition("="))
         if not equals or not key:
-            raise ConfigError(f"an override is key=value, got {override!r}; e.g. tracker.horizon=8")
+            raise ConfigError(
+                f"expected key=value, such as store.frames.codec=jpeg, got {override!r}"
+            )
         _assign(data, key, _yaml(text, f"the override {override!r}"))
     return data
 

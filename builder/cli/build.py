@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 HELP = "build a dataset from videos"
 EXAMPLE = """\
   letterset build videos dataset --img-shape 256 256
-  letterset build cfg/quickstart.yaml store.frames.codec=jpeg
-  letterset build cfg/quickstart.yaml --dry-run
-  letterset build cfg/quickstart.yaml --prepare
-  letterset build cfg/quickstart.yaml --shard 0/4
+  letterset build letterset.yaml store.frames.codec=jpeg
+  letterset build letterset.yaml --dry-run
+  letterset build letterset.yaml --prepare
+  letterset build letterset.yaml --shard 0/4
 """
 
 
@@ -51,7 +51,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--episodes", nargs="+", metavar="ID", help="ids, paths, or ranges such as 0:100"
     )
     parser.add_argument(
-        "--workers", type=whole, metavar="N", help="videos built at a time (default: one for each core)"
+        "--workers",
+        type=whole,
+        metavar="N",
+        help="videos built at a time (default: one for each core)",
     )
     parser.add_argument(
         "--shard",
@@ -84,7 +87,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         action="store_const",
         const="overwrite",
         default="refuse",
-        help="build changed sources again; with changed settings, start anew and keep the old dataset in replaced/",
+        help="build changed sources again; with changed settings, start anew (the old dataset "
+        "moves to replaced/)",
     )
     policy.add_argument(
         "--append",

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from builder.cli.waiting import show_count, wipe_line
 from builder.core.errors import ConfigError
+from builder.core.messages import near
 from builder.core.paths import is_url, printable_path
 from builder.core.result import Result
 from builder.core.standard_streams import write_line
@@ -131,7 +132,10 @@ def check_inputs(args: argparse.Namespace) -> None:
 def check_there(path: str) -> None:
     """Refuse a local path at which there is nothing.  Raises ConfigError."""
     if not is_url(path) and not os.path.lexists(path):
-        raise ConfigError(f"{printable_path(path)}: there is no such file or folder")
+        folder, name = os.path.split(path.rstrip("/"))
+        beside = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
+        meant = near(name, [printable_path(each) for each in beside])
+        raise ConfigError(f"{printable_path(path)}: there is no such file or folder{meant}")
 
 
 def is_config(path: str) -> bool:

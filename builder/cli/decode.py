@@ -32,7 +32,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     declare(parser, "--episode")
     declare(parser, "--view", help="view to decode for; default: the only one")
     parser.add_argument(
-        "--order", required=True, choices=("xy", "rc"), help="order of each input point: x y, or row col"
+        "--order",
+        required=True,
+        choices=("xy", "rc"),
+        help="order of each input point: x y, or row col",
     )
     parser.add_argument(
         "--space",

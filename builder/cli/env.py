@@ -14,7 +14,7 @@ HELP = "print versions and machine, for a bug report"
 EXAMPLE = """\
   letterset env
 """
-NEXT = "put all of it into the report"
+NEXT = "paste all of this into the bug report"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -36,9 +36,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     declare(parser, "out", help="file or folder to write; must not exist")
     parser.add_argument("--to", required=True, choices=sorted(TARGETS), help="what to write")
     declare(parser, "--views", help="views, in the model's order")
-    parser.add_argument(
-        "--tracks", metavar="LAYER", help="take the tracks of this layer"
-    )
+    parser.add_argument("--tracks", metavar="LAYER", help="take the tracks of this layer")
     shape_help = "inference: only for videos of this size (default: a file for each size)"
     parser.add_argument("--coded-shape", type=shape_of, metavar="H W", help=shape_help)
     parser.add_argument(
@@ -53,6 +51,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="amplify: two parts of a split, a suite for each, such as train:val of "
         "splits/default.json or tasks/train:tasks/val",
     )
+
+
+def next_step(args: argparse.Namespace) -> str:
+    """Say what reads it; some of the others say so with their result."""
+    if args.to == "inference":
+        return "letterset.Decoder.load(FILE), letterset.LiveWindows.load(FILE); " + shlex.join(
+            ["letterset", "parity", args.dataset]
+        )
+    return f"letterset inspect {shlex.quote(args.out)}" if args.to == "lerobot" else ""
 
 
 def run(args: argparse.Namespace) -> int:
@@ -90,7 +97,7 @@ def _inference(dataset: Any, out: Path, args: argparse.Namespace, failures: Fail
         shown = ", ".join(f"{view.name} {view.coded_shape}" for view in meta.views)
         said.append(f"{_write(place, meta.model_dump_json(indent=1))}: views {shown}")
     if len(said) > 1:
-        said.append("one file per set of cameras: keep the one of your robot's")
+        said.append("one file per set of cameras: keep the one that has your robot's")
     return "\n".join(said)
 
 

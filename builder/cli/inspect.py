@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from schemas.dataset import EpisodeMeta
 
 HELP = "show what is in a dataset or a source"
+GOES_ON = True
 EXAMPLE = """\
   letterset inspect dataset
   letterset inspect videos --json
@@ -165,7 +166,7 @@ def _dataset(path: Path, limit: int) -> tuple[Row, list[Row], dict[str, int], li
             rows += _dataset_rows(episode)
             notes.update(episode.notes)
     if mixed := _rates(dataset).mixed(meta.horizon):
-        notes[mixed] += 1
+        head["rates"] = mixed
     shown = {row["episode"] for row in rows}
     if len({without_hash(key) for key in shown}) == len(shown):
         for row in rows:
@@ -264,10 +265,10 @@ def _source(args: argparse.Namespace) -> tuple[Row, list[Row], dict[str, int], l
     rows = [row for each in read for row in each[0]]
     notes = Counter(note for each in read for note in each[1])
     rates = apart(read_headers, source, refs, limits=config.limits).rates
-    if mixed := rates.mixed(config.tracker.horizon):
-        notes[mixed] += 1
     failures = [each[2] for each in read if each[2]]
     head = {"source": config.source.path, "kind": config.source.kind, "episodes": len(refs)}
+    if mixed := rates.mixed(config.tracker.horizon):
+        head["rates"] = mixed
     if skipped := left_out(source.left_out()):
         head["note"] = skipped
     return head, rows, notes, failures

@@ -25,7 +25,8 @@ from builder.core.registry import raise_missing_extra
 from builder.core.standard_streams import escaped, outlast_readers, write_line
 
 # One verb is one module in builder.cli with HELP, EXAMPLE, arguments(parser) and run(args). What
-# to do after it ended well is NEXT, text with arguments in braces, or what next_step(args) returns.
+# to do after it ended well is NEXT, text with arguments in braces, or what next_step(args) returns;
+# with GOES_ON = True also where some inputs could not be read (exit code 1).
 GROUPS = {
     "start": ("init", "preview", "build", "status"),
     "check": ("validate", "inspect", "doctor", "report", "parity"),
@@ -214,17 +215,19 @@ def _run(args: argparse.Namespace) -> int:
         fetch_url(args)
         with waiting(args.verb):
             code = int(args.run(args))
-        if code == 0 and not getattr(args, "json", False) and not getattr(args, "quiet", False):
-            _say_next(args)
+        if not getattr(args, "json", False) and not getattr(args, "quiet", False):
+            _say_next(args, code)
         return code
     except ModuleNotFoundError as error:
         raise_missing_extra(error)
         raise
 
 
-def _say_next(args: argparse.Namespace) -> None:
-    """Say what to do after a verb that ended well."""
+def _say_next(args: argparse.Namespace, code: int) -> None:
+    """Say what to do after a verb that ended well, or that lists what it could not read."""
     module = import_module(f"builder.cli.{args.verb}")
+    if code != 0 and not (code == 1 and getattr(module, "GOES_ON", False)):
+        return
     named = {key: _Quoted(value) for key, value in vars(args).items() if isinstance(value, str)}
     after = getattr(module, "NEXT", "").format(**named)
     if hasattr(module, "next_step"):

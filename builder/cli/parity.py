@@ -27,7 +27,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     rgb_help = "make frames RGB first, as a camera does, and only print the difference"
     parser.add_argument("--rgb", action="store_true", help=rgb_help)
     parser.add_argument("--weights", metavar="FILE", help="weights of a learned tracker")
-    parser.add_argument("--call", metavar="module:function", help="the function of tracker.kind=callable")
+    parser.add_argument(
+        "--call", metavar="module:function", help="the function of tracker.kind=callable"
+    )
     parser.add_argument(
         "--tolerance", type=number, default=0.0, metavar="PX", help="how far points may differ"
     )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from builder.cli.common import check_positive, check_there, declare, number, say, table, whole
 from builder.cli.given import declare_given, read_given, retold
 from builder.core.errors import ConfigError
-from builder.core.messages import count, duration, size
+from builder.core.messages import count, duration, size, without_path
 from builder.core.paths import is_url
 from builder.dataset.output_folder import check_output_folder
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 HELP = "estimate what a build costs, from a few episodes"
 EXAMPLE = """\
   letterset plan videos
-  letterset plan cfg/quickstart.yaml --episodes 40000 --hours 1000000
+  letterset plan letterset.yaml --episodes 40000 --hours 1000000
   letterset plan videos dataset --img-shape 256 320 store.frames.codec=jpeg --json
 """
 
@@ -37,10 +37,20 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     declare(parser, "--img-shape", help="height and width of every frame (default: 256 256)")
     parser.add_argument("--probe", type=whole, default=5, metavar="N", help="episodes to probe")
     parser.add_argument(
-        "--episodes", type=whole, action="append", default=[], metavar="N", help="also estimate for N episodes"
+        "--episodes",
+        type=whole,
+        action="append",
+        default=[],
+        metavar="N",
+        help="also estimate for N episodes",
     )
     parser.add_argument(
-        "--hours", type=number, action="append", default=[], metavar="H", help="also estimate for H hours of video"
+        "--hours",
+        type=number,
+        action="append",
+        default=[],
+        metavar="H",
+        help="also estimate for H hours of video",
     )
     declare(parser, "--json")
 
@@ -100,18 +110,21 @@ def _text(costs: Costs, found: list[Estimate]) -> str:
             f"with store.frames.codec={codec}"
             for codec, bytes_ in costs.bytes_by_codec.items()
         ),
-        "a frame    "
+        "each frame "
         + ", ".join(f"{name} {each * 1e3:.2f} ms" for name, each in costs.frame_seconds.items())
         + f"; {size(costs.frame_bytes)} written, {size(costs.source_frame_bytes)} read",
         *_spread(costs),
-        f"an episode {costs.episode_seconds:.3f} s and {size(costs.episode_bytes)} besides",
+        f"episode    {costs.episode_seconds:.3f} s and {size(costs.episode_bytes)} more for each",
     ]
     if costs.device == "cpu" and costs.cpu_share < 0.8:
         lines.append(
-            f"busy       the probe had a core for {costs.cpu_share:.0%} of the time: on an idle "
-            "machine it may take so much less"
+            f"busy       the probe got {costs.cpu_share:.0%} of a core: an idle machine needs "
+            f"about {costs.cpu_share:.0%} of these times"
         )
-    lines += [f"unreadable {path}: {reason}" for path, reason in costs.unreadable.items()]
+    lines += [
+        f"unreadable {path}: {without_path(reason, path)}"
+        for path, reason in costs.unreadable.items()
+    ]
     lines += [f"note       {note}" for note in costs.notes]
     if found[0].bytes > costs.free_bytes:
         lines.append("This does not fit: free some space, or store frames smaller.")
@@ -125,11 +138,11 @@ def _text(costs: Costs, found: list[Estimate]) -> str:
 def _spread(costs: Costs) -> Iterator[str]:
     """Say how much places differ, from which the rest is concluded."""
     if costs.frame_bytes_error is None or costs.frame_seconds_error is None:
-        yield "spread     one place was probed: how much others differ is not known"
+        yield "spread     not known: only one place was probed"
         return
     least, most = map(size, costs.frame_bytes_range)
     yield (
-        f"spread     from place to place {least} to {most} a frame (standard error "
+        f"spread     {least} to {most} a frame, by place (standard error "
         f"{costs.frame_bytes_error:.0%}; of the time {costs.frame_seconds_error:.0%})"
     )
 
@@ -140,14 +153,19 @@ def _frames(costs: Costs) -> str:
     return f"about {costs.frames:.0f} frames (standard error {costs.frames_error:.0%})"
 
 
+def _hours(hours: float) -> str:
+    """Write hours; what is less than one, in minutes and seconds."""
+    return duration(hours * 3600) if hours < 1 else f"{hours:,.4g} h"
+
+
 def _row(costs: Costs, each: Estimate) -> dict[str, str]:
     track = each.stage_hours.get("track", 0.0)
     return {
         "episodes": f"{each.episodes:,}",
-        "video": f"{each.video_hours:,.4g} h",
+        "video": _hours(each.video_hours),
         "frames": f"{each.frames:,}",
-        "worker hours": f"{each.worker_hours:,.4g}",
-        "of which tracking": f"{track:,.4g} ({'CPU' if costs.device == 'cpu' else 'GPU'})",
+        "time of one worker": _hours(each.worker_hours),
+        "tracking alone": f"{_hours(track)} ({'CPU' if costs.device == 'cpu' else 'GPU'})",
         "written": size(each.bytes),
         "files": f"{each.files:,}",
         "workers for a week": f"{max(1.0, each.worker_hours / 168):,.0f}",

@@ -12,6 +12,7 @@ from builder.cli.common import check_positive, check_suffix, declare, say, whole
 from builder.cli.given import declare_given, read_given, retold
 
 HELP = "draw how a source would be built; writes no dataset"
+GOES_ON = True
 EXAMPLE = """\
   letterset preview videos --img-shape 256 256 --out preview.html
   letterset preview letterset.yaml source.orientation=rot180

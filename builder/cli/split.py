@@ -9,6 +9,7 @@ import argparse
 
 from builder.cli.common import declare, each_counted, say
 from builder.core.errors import ConfigError
+from builder.core.messages import no_episodes
 
 HELP = "split a dataset into named parts"
 EXAMPLE = """\
@@ -21,7 +22,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
     declare(parser, "dataset")
     parser.add_argument(
-        "--shares", required=True, metavar="NAME=SHARE ...", help="parts and their shares, up to 1 in all"
+        "--shares",
+        required=True,
+        metavar="NAME=SHARE ...",
+        help="parts and their shares, up to 1 in all",
     )
     parser.add_argument(
         "--by",
@@ -33,9 +37,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--salt", help="another salt gives another split (default: the first that fills each part)"
     )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace a split of that name"
-    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a split of that name")
     declare(parser, "--workers")
 
 
@@ -57,6 +59,8 @@ def run(args: argparse.Namespace) -> int:
     )
 
     dataset = open_dataset(args.dataset)
+    if not len(dataset):
+        raise ConfigError(no_episodes(dataset.path))
     keys = split_keys(dataset, args.by, each_counted(args))
     shares = dict(_share(text) for text in args.shares.split())
     salt = args.salt

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from builder.cli.common import declare, each_counted, one_of, say, table
-from builder.core.messages import count
+from builder.core.errors import ConfigError
+from builder.core.messages import count, no_episodes
 
 HELP = "show statistics of windows and arrays"
 EXAMPLE = """\
@@ -30,9 +31,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     declare(parser, "dataset")
     parser.add_argument("--tracks", metavar="NAME", help="use the tracks of this layer")
     parser.add_argument("--where", metavar="EXPR", help="also count the windows that match")
-    parser.add_argument(
-        "--again", action="store_true", help="compute everything again"
-    )
+    parser.add_argument("--again", action="store_true", help="compute everything again")
     declare(parser, "--workers", "--json")
 
 
@@ -46,6 +45,8 @@ def run(args: argparse.Namespace) -> int:
     if args.tracks is not None:
         one_of(layer_names(folder), args.tracks, "layer", folder)
     dataset = open_dataset(folder, tracks=args.tracks)
+    if not len(dataset):
+        raise ConfigError(no_episodes(folder))
     found = summarize(dataset, args.where, each=each_counted(args), again=args.again)
     if args.json:
         say(json.dumps(found, indent=2))
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
             say(table([_row(key, each) for key, each in values.items() if key != "count"]))
     some = found["within_clip"]
     said = f"\n{found['table']}: {count(found['windows'], 'window')}, {some} within their clip"
-    say(f"{said}; the columns are of {'those' if some else 'all'}")
+    say(f"{said}; the numbers above are of {'those' if some else 'all'}")
     if found["still"]:
         say(f"{count(found['still'], 'window')} more stand still and were not tracked")
     if args.where:
@@ -69,7 +70,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _say_columns(title: str, columns: Mapping[str, Mapping[str, float | None]]) -> None:
-    rows = [{title or "column": name, **summary} for name, summary in columns.items()]
+    from builder.dataset.window_table import COLUMNS
+
+    rows = [
+        {title or "column": name, **summary, "meaning": COLUMNS.get(name, "")}
+        for name, summary in columns.items()
+    ]
     say(table([{key: _shown(value) for key, value in row.items()} for row in rows]))
 
 

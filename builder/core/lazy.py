@@ -32,7 +32,11 @@ def lazy_names(
 
     def __getattr__(name: str) -> Any:
         if name not in home:
-            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+            from builder.core.messages import near
+
+            raise AttributeError(
+                f"module {module!r} has no attribute {name!r}{near(name, [*home])}"
+            )
         try:
             return getattr(import_module(home[name]), name)
         except ModuleNotFoundError as error:
@@ -41,7 +45,8 @@ def lazy_names(
             raise_missing_extra(error)
 
     def __dir__() -> list[str]:
-        return sorted({*vars(sys.modules[module]), *home})
+        own = (name for name in vars(sys.modules[module]) if name.startswith("__"))
+        return sorted({*own, *home})  # without what the package needs for itself
 
     return __getattr__, __dir__, sorted(home)
 

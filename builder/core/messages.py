@@ -1,6 +1,7 @@
 """Numbers in sentences, and sentences that several verbs say."""
 
 import difflib
+import re
 from collections.abc import Mapping
 
 ASSUMED = (
@@ -21,6 +22,11 @@ def size(number: float) -> str:
             return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
         number /= 1000
     return f"{number:.1f} PB"
+
+
+def no_episodes(folder: object) -> str:
+    """Say that a dataset is empty, and where the reason stands."""
+    return f"{folder} has no episodes: letterset status {folder} shows what was built, what failed"
 
 
 def duration(seconds: float) -> str:
@@ -52,7 +58,7 @@ def way_up(orientation: str, why: str | None) -> str:
     """Say how pictures are turned upright, and what that was taken from."""
     if orientation != "none":
         return f"turned by {orientation}{f': {why}' if why else ''}"
-    return f"as stored, {why or 'nothing says which way is up'}"
+    return f"as stored ({why or 'no file says which way is up'})"
 
 
 def failed(path: str, reason: str, stage: str = "") -> str:
@@ -76,14 +82,13 @@ def left_out(endings: Mapping[str, int]) -> str | None:
     shown = ", ".join(f"{number} {ending}" for ending, number in some[:8])
     more = f" and {len(some) - 8} more endings" if len(some) > 8 else ""
     files = count(sum(endings.values()), "file")
-    return f"left out: {files} of other endings ({shown}{more}); convert what should be read"
+    return f"left out: {files} of other endings ({shown}{more}); convert those that should be read"
 
 
 def without_path(reason: str, path: str) -> str:
     """Take the path off a reason that begins with it, in whatever folder it is."""
-    before, found, rest = reason.partition(f"{path}: ")
-    begins = not before or (before.endswith("/") and ": " not in before)
-    return rest if found and begins else reason
+    begins = re.match(rf"([^:]|:(?! ))*?(?<![^/]){re.escape(path)}(: |, (?=view ))", reason)
+    return reason[begins.end() :] if begins else reason
 
 
 def near(word: str, known: list[str]) -> str:

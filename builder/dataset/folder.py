@@ -53,8 +53,8 @@ def load_meta(folder: Path | str) -> DatasetMeta:
     except (FileNotFoundError, NotADirectoryError):
         raise DatasetError(
             f"{folder} is no letterset dataset: it has no {META_NAME}; "
-            "expected a folder that letterset build wrote (older AMPLIFY- or ATM-layout files "
-            "open with their img_shape)"
+            "expected a folder that letterset build wrote. Older AMPLIFY- or ATM-layout files are "
+            "for letterset inspect, doctor and migrate, and open_dataset(path, img_shape=(H, W))"
             + (f"; {_LOST}" if (Path(folder) / "index").is_dir() else "")
         ) from None
     except OSError as error:
@@ -149,8 +149,8 @@ class DatasetWriter:
             if differing := differences(found, meta):
                 raise ConfigError(
                     f"{folder / META_NAME} was made with other settings: {'; '.join(differing)}. "
-                    "Use the same settings to continue it, or another output folder. A build may "
-                    "also start anew, with --overwrite: it keeps what is there under replaced/"
+                    "Use the same settings to continue it, or another output folder. A build can "
+                    "also start anew with --overwrite, which moves this dataset to replaced/"
                 )
             leftovers(folder / "tmp", remove=True)
             return cls(folder, found, writer, HeldLock(folder, writer, held))
@@ -211,7 +211,7 @@ def differences(found: DatasetMeta, wanted: DatasetMeta) -> list[str]:
     old, new = (_flat(record_data(meta)) for meta in (found, wanted))
     different = {key for key in old.keys() | new.keys() if old.get(key, ...) != new.get(key, ...)}
     return [
-        f"{key} is {_show(old, key)} there and {_show(new, key)} now"
+        f"{key.removeprefix('config.')} is {_show(old, key)} there and {_show(new, key)} now"
         for key in sorted(different - ignored)
         if f"config.{key}" not in different  # once is enough
     ]

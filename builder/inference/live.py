@@ -63,13 +63,15 @@ class LiveWindows:
         tick is taken at once; ``wait`` waits for the next one, to choose the nearer as a build
         does also where the camera's rate varies (see ``LiveClock``).
         Raises ConfigError for a tracker that differs or cannot be opened, and ValueError for a
-        record that tells of none, and for a view that is stretched.
+        record that tells of none, for a view that is stretched, and for a ``stride`` below 1.
         """
         live = _recorded(meta)
         self.meta, self._decoder, self._device = meta, Decoder(meta), device
         self._images, self._velocities = images, velocities
         self._tracker = _open_tracker(live, tracker or {}, device, any_tracker)
-        changes = {"start_every": stride} if stride else {}
+        if stride is not None and not (isinstance(stride, int) and stride > 0):
+            raise ValueError(f"stride is a whole number of frames, 1 or more; got {stride!r}")
+        changes = {} if stride is None else {"start_every": stride}
         self._part = live.settings.model_copy(update=changes)
         self.horizon, self.stride = self._part.horizon, self._part.start_every
         names = [view.name for view in meta.views]

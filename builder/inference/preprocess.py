@@ -30,6 +30,9 @@ class Preprocessor:
             view.name: Letterboxer(canvas_of(view), view.orientation) for view in meta.views
         }
 
+    def __repr__(self) -> str:
+        return repr(self._decoder).replace("Decoder", "Preprocessor", 1)
+
     def frame(self, image: Any, view: str | None = None) -> np.ndarray:
         """Letterbox one live frame; returns a new (H, W, 3) uint8 RGB array of ``img_shape``.
 

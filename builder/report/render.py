@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from builder.core.errors import DatasetError, OutputError
+from builder.core.messages import no_episodes
 from builder.core.spacing import spread, stratified
 from builder.dataset.episodes import Dataset, EpisodeData, ViewData
 from builder.report import draw
@@ -30,7 +31,7 @@ def render_contact_sheet(
     OutputError when ``out`` cannot be written.
     """
     if not dataset.ids:
-        raise DatasetError(f"{dataset.path}: there are no episodes to draw")
+        raise DatasetError(no_episodes(dataset.path))
     make_place(out)
     looked_at = [dataset.ids[k] for k in spread(len(dataset.ids), MAX_LOOKED_AT)]
     views = {key: _first_view(dataset[key]) for key in looked_at}

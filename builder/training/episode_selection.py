@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from builder.core.errors import ConfigError, DatasetError
+from builder.core.messages import no_episodes
 from builder.dataset.array_checks import check_digests
 from builder.dataset.episodes import Dataset, EpisodeData
 from builder.dataset.splits import split_ids
@@ -25,7 +26,7 @@ def default_views(dataset: Dataset, masked: bool) -> tuple[str, ...]:
     ``masked`` takes all views instead: those the build was asked for, and those any episode has.
     """
     if not len(dataset):
-        raise DatasetError(f"{dataset.path} has no episodes")
+        raise DatasetError(no_episodes(dataset.path))
     _, first = np.unique(dataset.index.view_set, return_index=True)
     found = [dataset.index.view_sets[dataset.index.view_set[at]] for at in sorted(first)]
     if masked:

@@ -25,7 +25,7 @@ from builder.core.errors import (
     StoreError,
     UnreadableError,
 )
-from builder.core.messages import count
+from builder.core.messages import count, no_episodes
 from builder.core.records import record_data
 from builder.core.result import Result
 from builder.core.working import Each, one_by_one
@@ -125,8 +125,12 @@ def subset(
     dataset = Dataset(Path(path), max_open=1)
     chosen = select(dataset, ids, where, each)
     if not chosen:
-        all_of_them = count(len(dataset), "episode")
-        raise ConfigError(f"{path}: none of {all_of_them} is chosen; letterset inspect lists them")
+        if not len(dataset):
+            raise ConfigError(no_episodes(path))
+        raise ConfigError(
+            f"{path}: none of {count(len(dataset), 'episode')} is chosen. letterset inspect lists "
+            f"their ids, such as {dataset.ids[0]}; in --id, * stands for any characters"
+        )
     return _combine(dict.fromkeys(chosen, dataset), dataset.meta, Path(out), [dataset.path], each)
 
 

@@ -17,6 +17,7 @@ from urllib.parse import unquote_to_bytes
 
 import numpy as np
 
+from builder.build.resume import is_empty, replace_dataset
 from builder.canvas.query_grid import query_points
 from builder.core.errors import ConfigError, DatasetError, SourceError
 from builder.core.messages import count
@@ -215,6 +216,8 @@ def _migrate_files(
     Files that cannot be migrated join ``failures``, reasons by path, which are listed with them.
     """
     refs, writes = migration.dataset.refs, meta is not None
+    if meta is not None and is_empty(out):  # a first run failed for want of sizes, say
+        replace_dataset(out, meta)
     with ExitStack() as stack:
         catalog = stack.enter_context(DatasetWriter.create(out, meta)) if meta else None
         if catalog is not None:

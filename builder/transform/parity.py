@@ -160,7 +160,8 @@ def _played(
     part, refs = episode_refs(one, source)
     [episode_id] = one.ids
     if part is None or episode_id not in refs:
-        raise ConfigError(f"the source {source} has no episode {episode_id}")
+        path = one[episode_id].meta.source.path
+        raise ConfigError(f"the source {source} has no {path}, from which {episode_id} was built")
     if change := source_change(one[episode_id].meta, Path(part.path)):
         raise ConfigError(f"the source is not what the dataset was built from: {change}")
     opened = open_source_part(part, last_limits(one.path))

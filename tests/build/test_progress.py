@@ -90,6 +90,8 @@ def test_a_terminal_gets_a_bar(monkeypatch):
         ("a/b.mp4: cut: short", "cut: short"),
         ("/data/x/a/b.mp4: cut", "cut"),
         ("cut", "cut"),
+        ("/data/a/b.mp4, view front: cut", "view front: cut"),
+        ("a/b.mp4, which is cut", "a/b.mp4, which is cut"),
         ("ba/b.mp4: cut", "ba/b.mp4: cut"),
         ("frame 3: /data/a/b.mp4: cut", "frame 3: /data/a/b.mp4: cut"),
     ],

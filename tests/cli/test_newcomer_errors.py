@@ -131,3 +131,71 @@ def test_a_preview_of_nothing_is_refused(videos, tmp_path, capsys):
     code, text = said(capsys, "preview", videos, "--count", "0", "--out", tmp_path / "p.html")
     assert (code, "--count takes a number above 0" in text) == (2, True)
     assert not (tmp_path / "p.html").exists()
+
+
+def test_a_misspelled_file_or_folder_is_guessed(videos, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code, text = said(capsys, "inspect", "vidoes")
+    assert (
+        code,
+        text.count("vidoes: there is no such file or folder (did you mean 'videos'?)"),
+    ) == (
+        2,
+        1,
+    )
+    code, text = said(capsys, "build", "videos/b.mp4", "out", *SMALL)
+    assert (code, "(did you mean 'a.mp4'?)" in text) == (2, True)
+    code, text = said(capsys, "inspect", "nowhere/at/all")
+    assert (code, text.endswith("there is no such file or folder\n")) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        "split SET --shares train=0.9 val=0.1",
+        "stats SET",
+        "subset SET few --where length>3",
+        "export SET one.json --to inference",
+        "render SET sheet.png --to contact-sheet",
+    ],
+)
+def test_an_empty_dataset_says_where_the_reason_stands(tmp_path, capsys, verb):
+    sample_dataset(tmp_path / "set", Hdf5Store(tmp_path / "set"), [])
+    words = verb.replace("SET", str(tmp_path / "set")).split()
+    code, text = said(capsys, *words)
+    assert code in (1, 2)
+    assert f"set has no episodes: letterset status {tmp_path / 'set'} shows" in text
+    assert "next:" not in text
+
+
+@pytest.mark.parametrize("verb", ["inspect", "preview --out preview.html"])
+def test_a_look_at_some_broken_videos_says_what_to_do_next(
+    videos, tmp_path, monkeypatch, capsys, verb
+):
+    monkeypatch.chdir(tmp_path)
+    (videos / "broken.mp4").touch()
+    name, *more = verb.split()
+    code, text = said(capsys, name, "videos", *more)
+    assert code == 1
+    assert "FAILED broken.mp4" in text
+    assert "\nnext: letterset " in text
+
+
+def test_a_plan_names_what_is_unreadable_once(videos, tmp_path, capsys):
+    (videos / "broken.mp4").touch()
+    _, text = said(capsys, "plan", videos, tmp_path / "out", *SMALL[1:], "tracker.kind=none")
+    [line] = [line for line in text.splitlines() if line.startswith("unreadable")]
+    assert line == "unreadable broken.mp4: the file is empty"
+    assert " s " in text.split("time of one worker")[1]  # not thousandths of hours
+
+
+def test_statistics_say_what_their_columns_are(dataset, capsys):
+    code, text = said(capsys, "stats", dataset)
+    assert code == 0
+    assert "mean step of visible points, px" in text
+
+
+def test_what_a_filter_left_nothing_of_names_an_id(dataset, tmp_path, capsys):
+    code, text = said(capsys, "subset", dataset, tmp_path / "few", "--id", "A")
+    assert code == 2
+    assert "none of 2 episodes is chosen. letterset inspect lists their ids, such as a;" in text

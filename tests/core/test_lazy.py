@@ -60,9 +60,12 @@ def test_names_load_when_they_are_asked_for(tmp_path):
     )
     get, names, exported = lazy_names(__name__, str(door))
     assert exported == ["Mapping", "gone"]
-    assert {"Mapping", "gone", "test_names_load_when_they_are_asked_for"} <= {*names()}
+    assert {"Mapping", "gone", "__name__"} <= {*names()}
+    assert "test_names_load_when_they_are_asked_for" not in names()  # what it is made with
     assert get("Mapping").__module__ == "collections.abc"
-    with pytest.raises(AttributeError, match="has no attribute 'other'"):
+    with pytest.raises(AttributeError, match=r"has no attribute 'other'$"):
         get("other")
+    with pytest.raises(AttributeError, match=r"'Maping' \(did you mean 'Mapping'\?\)"):
+        get("Maping")
     with pytest.raises(ModuleNotFoundError, match="no_such_module_"):
         get("gone")

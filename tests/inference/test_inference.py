@@ -18,7 +18,7 @@ from source_fixtures import write_video
 from builder.cli import main
 from builder.core.errors import ConfigError
 from builder.dataset.opening import open_dataset
-from builder.inference import Preprocessor
+from builder.inference import LiveWindows, Preprocessor
 from builder.transform.export.inference import inference_meta
 from schemas import Letterbox, QuerySpec, swap_xy
 from schemas.dataset import ViewMeta
@@ -128,7 +128,8 @@ def test_a_wrong_order_view_or_point_is_refused(folder):
     [
         (lambda text: text.replace('"horizon":16', '"horizon":17'), "was changed"),
         (lambda text: "{}", "it has no digest"),
-        (lambda text: text[:-9], "Expecting"),
+        (lambda text: text[:-9], r"it is no JSON \(Expecting"),
+        (lambda text: "\n", "it is empty"),
     ],
 )
 def test_a_file_that_is_not_the_exported_one_is_named(folder, tmp_path, change, says):
@@ -137,6 +138,15 @@ def test_a_file_that_is_not_the_exported_one_is_named(folder, tmp_path, change, 
     wrong.write_text(change(text))
     with pytest.raises(ValueError, match=rf"wrong\.json is not what .*{says}"):
         Decoder.load(wrong)
+
+
+def test_a_file_that_is_not_there_says_what_writes_one(tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match=r"x\.json: there is no such file; letterset export"
+    ):
+        Decoder.load(tmp_path / "x.json")
+    with pytest.raises(IsADirectoryError, match=f"{tmp_path.name} is a folder; expected the file"):
+        LiveWindows.load(tmp_path)
 
 
 RGB = np.full((*SOURCE_SHAPE, 3), 200, np.uint8)
@@ -184,6 +194,8 @@ def test_decoding_needs_pydantic_alone():
 def test_a_path_is_no_record(folder):
     with pytest.raises(TypeError, match=r"got PosixPath; .* Decoder.load\(path\).meta"):
         Preprocessor(folder / "inference.json")
+    preprocess = Preprocessor(Decoder.load(folder / "inference.json").meta)
+    assert repr(preprocess).startswith(f"Preprocessor(img_shape={IMG_SHAPE}, horizon=16; ")
 
 
 def test_a_changed_camera_is_refused_until_refitted(folder):
@@ -204,7 +216,7 @@ def test_a_changed_camera_is_refused_until_refitted(folder):
     saved = folder / "refitted.json"
     refitted.save(saved)
     assert Decoder.load(saved).meta == refitted.meta
-    with pytest.raises(FileExistsError):
+    with pytest.raises(FileExistsError, match=r"inference\.json exists already: choose another"):
         refitted.save(folder / "inference.json")
     # The same place in the picture is now at twice the pixel.
     x, y = Decoder(meta).decode((0.1, 0.2))

@@ -134,6 +134,9 @@ def test_windows_start_at_every_stride_and_are_those_of_stride_one(beside):
     assert [each["t"] for each in some] == [0, 4, 8, 12]
     for each in some:
         np.testing.assert_array_equal(each["traj"], every[each["t"]]["traj"])
+    for wrong in (0, -1, 0.5):
+        with pytest.raises(ValueError, match=f"stride is a whole number .* got {wrong}"):
+            LiveWindows.load(beside, stride=wrong)
 
 
 def test_no_window_crosses_a_gap_and_memory_stays(beside):
@@ -203,6 +206,14 @@ def test_of_a_dataset_of_several_cameras_one_is_chosen_and_another_refitted(tmp_
     assert main([*argv, "--img-shape", "40", "56", *own]) == 0
     record = tmp_path / "i.json"
     export = ["export", str(tmp_path / "out"), str(record), "--to", "inference"]
+    assert main([*export, "--coded-shape", "60", "45"]) == 2
+    assert "was never of (H, W) = (60, 45)" in capsys.readouterr().err
+    only = ["subset", str(tmp_path / "out"), str(tmp_path / "one"), "--where", "source == 'a.mp4'"]
+    assert main(only) == 0
+    assert main(["export", str(tmp_path / "one"), *export[2:], "--coded-shape", "60", "44"]) == 2
+    said = capsys.readouterr().err
+    assert f"was ever of (H, W) = (60, 44): there are main {SHAPE}" in said
+    assert not record.exists()
     assert main([*export, "--coded-shape", "60", "44"]) == 0
     live = LiveWindows.load(record)
     assert len(played(live, np.arange(6) / 10, moving(6, (60, 44)))) == 2

@@ -401,3 +401,13 @@ def test_a_run_with_other_settings_does_not_go_on_with_the_dataset(tmp_path):
         migrate(tmp_path / "old", tmp_path / "new", img_shape=IMG, fps=10.0)
     report = migrate(tmp_path / "old", tmp_path / "new", img_shape=IMG)
     assert [move.done for move in report.moves] == [True, False]
+
+
+def test_a_run_that_migrated_nothing_does_not_hold_the_next_one_to_its_options(tmp_path):
+    amplify_folder(tmp_path / "old", demos=1, views={"front": (96, 128)}, attrs=False)
+    arguments = {"old": tmp_path / "old", "out": tmp_path / "new"}
+    first = migrate(*arguments.values(), img_shape=IMG)
+    assert (first.exit_code, len(first.failures)) == (3, 1)
+    assert (tmp_path / "new" / "dataset.json").exists()
+    again = migrate(*arguments.values(), img_shape=IMG, fps=10.0, tracked=(96, 128))
+    assert (again.exit_code, len(again.moves)) == (0, 1)

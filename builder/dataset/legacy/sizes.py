@@ -204,7 +204,7 @@ def told_size(span: tuple[float, float] | None, reach: float) -> str:
         return f"the query points are no grid; visible points reach x = {reach:.0f}"
     height, width = (round(side) for side in span)
     if abs(height - width) > QUERY_SLACK_PX:
-        return f"the query grid spans {height} x {width} (H x W), the size if it covered all"
+        return f"the query grid spans {height} x {width} (H x W): their size, if it covers them"
     told = f"the query grid tells that the frames were {height} high; it tells no width"
     if reach > height + QUERY_SLACK_PX:
         return (

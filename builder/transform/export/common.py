@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from builder.core.errors import ConfigError, DatasetError, NewerFormatError, SourceError
-from builder.core.messages import count
+from builder.core.messages import count, no_episodes
 from builder.dataset.array_checks import check_digest, check_digests
 from builder.dataset.episodes import Dataset, EpisodeData, ViewData
 from builder.dataset.index import EpisodeIndex
@@ -120,7 +120,7 @@ def chosen_views(dataset: Dataset, views: Sequence[str] | None) -> list[str]:
     Raises ConfigError for a dataset without episodes.
     """
     if not len(dataset):
-        raise ConfigError(f"{dataset.path} has no episodes")
+        raise ConfigError(no_episodes(dataset.path))
     return list(views or (view.name for view in dataset[dataset.ids[0]].meta.views))
 
 

@@ -137,7 +137,14 @@ def _one_set(
     for episode_id, cameras in _seen(dataset, names):
         for meta in cameras:
             found[meta.name].setdefault((meta.geometry, meta.orientation), (episode_id, meta))
-    return [_camera(name, list(each.values()), coded_shape) for name, each in found.items()]
+    chosen = [_camera(name, list(each.values()), coded_shape) for name, each in found.items()]
+    if coded_shape not in (None, *(meta.coded_shape for meta in chosen)):
+        shapes = ", ".join(f"{meta.name} {meta.coded_shape}" for meta in chosen)
+        raise ConfigError(
+            f"no view was ever of (H, W) = {coded_shape}: there are {shapes}; a camera of another "
+            "size is refitted with letterset.Decoder.refit"
+        )
+    return chosen
 
 
 def _camera(
