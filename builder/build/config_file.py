@@ -23,7 +23,7 @@ _TOO_DEEP = "{} is nested too deeply, or holds too much; expected a config"
 
 
 def load_config(
-    path: Path | None = None,
+    path: Path | str | None = None,
     overrides: Sequence[str] = (),
     defaults: Mapping[str, Any] | None = None,
     fallbacks: Mapping[str, Any] | None = None,
@@ -35,7 +35,7 @@ def load_config(
     Relative paths inside a config are relative to the working directory, like those on the
     command line.  Raises ConfigError naming the file or key, what was got and what was expected.
     """
-    data: dict[str, Any] = _read_yaml(path) if path is not None else {}
+    data: dict[str, Any] = _read_yaml(Path(path)) if path is not None else {}
     for key, value in (defaults or {}).items():
         _assign(data, key, value)
     read_overrides(overrides, data)

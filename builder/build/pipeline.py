@@ -27,7 +27,7 @@ from builder.build.resume import Changed, is_empty, replace_dataset, settle
 from builder.build.run_log import RunLog
 from builder.build.shards import Shard, own_refs, weights_of
 from builder.build.tracker_process import tracker_hosts
-from builder.core.errors import FetchError, LettersetError, WorkerError
+from builder.core.errors import ConfigError, FetchError, LettersetError, WorkerError
 from builder.core.messages import count, left_out, noted
 from builder.core.paths import is_url, without_passwords
 from builder.core.result import Result
@@ -150,6 +150,10 @@ def build(
     summary and in ``failures/``, the others are built.  Raises ConfigError before any work and
     OutputError when the output cannot be used.
     """
+    if not isinstance(config, BuildConfig):
+        raise ConfigError(  # before any of its parts is asked for
+            f"build takes a BuildConfig, such as load_config(PATH) returns; got {config!r:.80}"
+        )
     begun = time.monotonic()
     if prepared is not None:
         require_prepared(config.store.path, prepared)

@@ -139,6 +139,11 @@ class ViewData:
         return self.array("timestamps")
 
 
+class _Views(dict[str, ViewData]):
+    def __missing__(self, name: str) -> ViewData:
+        raise KeyError(f"no view {name!r}; there are {[*self]}")
+
+
 class EpisodeData:
     """One episode: ``meta``, ``views`` by name and pass-through ``arrays`` by name."""
 
@@ -149,9 +154,9 @@ class EpisodeData:
     def __init__(self, reader: EpisodeReader) -> None:
         self.reader = reader
         self.meta: EpisodeMeta = reader.meta
-        self.views: Mapping[str, ViewData] = {
-            view.name: self.view_type(view, reader) for view in self.meta.views
-        }
+        self.views: Mapping[str, ViewData] = _Views(
+            {view.name: self.view_type(view, reader) for view in self.meta.views}
+        )
         self.arrays: Mapping[str, Any] = _Arrays(reader)
 
     def __repr__(self) -> str:

@@ -52,7 +52,10 @@ class Expression:
             self._tree = ast.parse(text.strip(), mode="eval").body
             self._check(self._tree)
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            raise self._error(f"cannot be read: {getattr(error, 'msg', error)}") from None
+            raise self._error(
+                f"cannot be read: {getattr(error, 'msg', error)}; write it like "
+                "motion > 1 and vis >= 0.5"
+            ) from None
 
     def mask(self, columns: Mapping[str, np.ndarray]) -> np.ndarray:
         """Evaluate a filter: columns (n,) in, (n,) bool out.

@@ -147,11 +147,12 @@ def source_splits(given: Iterable[tuple[str, tuple[str, ...]]]) -> Splits:
     return _checked({"by": "source", "splits": {k: sorted(set(v)) for k, v in found.items()}})
 
 
-def write_splits(dataset: Path, name: str, splits: Splits) -> Path:
+def write_splits(dataset: Path | str, name: str, splits: Splits) -> Path:
     """Write ``splits/<name>.json`` of a dataset, whole or not at all; returns its path.
 
     Raises ConfigError for a bad name, and OutputError.
     """
+    dataset = Path(dataset)
     path = _path(dataset, name)
     text = json.dumps(splits.model_dump(mode="json"), indent=1) + "\n"
     publish_text(dataset, path, text, replace=True)
@@ -197,8 +198,9 @@ def _written(shares: Mapping[str, float]) -> str:
     return " ".join(f"{name}={share}" for name, share in shares.items())
 
 
-def read_splits(dataset: Path, name: str) -> Splits:
+def read_splits(dataset: Path | str, name: str) -> Splits:
     """Read ``splits/<name>.json``.  Raises DatasetError naming the file and what is wrong."""
+    dataset = Path(dataset)
     path = _path(dataset, name)
     refuse_special(path)
     try:

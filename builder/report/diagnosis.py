@@ -430,7 +430,7 @@ def findings(
     if problems:
         yield Finding(level="hurts", view=None, text=f"{count(problems, 'file')} cannot be read")
     if not views:
-        yield Finding(level="hurts", view=None, text="there are no episodes")
+        yield Finding(level="hurts", view=None, text="there is nothing to train on")
     if mixed := rates.mixed(dataset.meta.horizon):
         yield Finding(level="warn", view=None, text=mixed)
     if still := dataset.still_windows:

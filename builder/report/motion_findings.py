@@ -4,7 +4,7 @@
 the columns of the window table.  The bounds are explained in docs/collapse.md.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -189,13 +189,13 @@ def _share_findings(view: ViewMotion, built: dict[str, object]) -> Iterator[tupl
         cures = [*_without(view, "clipped", level)]
         if view.grid_notes and view.padding_share:
             cures = ["mask the points that start outside the picture (in_content)"]
-        yield level, "; ".join([text, *cures])
+        yield level, _with(text, cures)
     if level := SATURATED.level(now.saturated_share):
         text = f"{now.saturated_share:.1%} of all steps exceed the loss window of +-7 px"
         cures = [*_slower(view, built, level), *_without(view, "saturated", level)]
-        yield level, "; ".join([text, *cures])
+        yield level, _with(text, cures)
     for cure in view.cures:
-        if " and " in cure.where:
+        if " and " in cure.where and cure.windows:
             both = f"{'migrate, then ' * view.older}both filters, where='{cure.where}'"
             yield "note", f"{both}: {view.kept(cure.windows, True)}"
     if level := ZERO.level(now.zero_class_share):
@@ -204,15 +204,19 @@ def _share_findings(view: ViewMotion, built: dict[str, object]) -> Iterator[tupl
         yield "note", _larger_step(view, built)
 
 
+def _with(text: str, cures: Sequence[str]) -> str:
+    return f"{text}. What helps: {'; or '.join(cures)}" if cures else text
+
+
 def _without(view: ViewMotion, name: str, level: Level) -> Iterator[str]:
     """Say which filter leaves out the windows with most of a share; nothing for a note."""
     for cure in view.cures if level != "note" else ():
-        if cure.where.startswith(f"{name} <") and " and " not in cure.where:
+        if cure.where.startswith(f"{name} <") and " and " not in cure.where and cure.windows:
             share = cure.clipped_share if name == "clipped" else cure.saturated_share
             kept = view.kept(cure.windows, of_read=True)
             yield (
-                f"{'migrate, then ' * view.older}train on windows with less of it, "
-                f"where='{cure.where}': {kept}, with {share:.1%} in them"
+                f"{'migrate, then ' * view.older}train on windows with "
+                f"where='{cure.where}' ({kept}, {share:.1%} in them)"
             )
 
 
@@ -228,8 +232,8 @@ def _slower(view: ViewMotion, built: dict[str, object], level: Level) -> Iterato
     half = view.halved
     if half.saturated_share < view.now.saturated_share and half.zero_class_share <= ZERO.warn:
         yield (
-            f"train at half the img_shape, every window remains: {half.saturated_share:.1%} "
-            f"saturated, {half.zero_class_share:.1%} zero"
+            f"train at half the img_shape ({half.saturated_share:.1%} saturated, "
+            f"{half.zero_class_share:.1%} zero; every window remains)"
         )
 
 

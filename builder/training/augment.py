@@ -7,14 +7,15 @@ sample's decode, so that a prediction on an augmented sample still decodes exact
 
 from __future__ import annotations
 
-from typing import Annotated, Protocol
+from typing import Annotated, Any, Protocol
 
 import cv2
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from builder.canvas.model_points import affine_matrix
 from builder.core.errors import ConfigError
+from builder.core.explain import explain
 from schemas.affine import AxisAffine
 from schemas.base import Record
 
@@ -69,6 +70,13 @@ class RandomAugment(Record):
     contrast: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.0, description="largest change of the factor around mid grey"
     )
+
+    def __init__(self, **options: Any) -> None:
+        """Take options by name.  Raises ConfigError for one that cannot be."""
+        try:
+            super().__init__(**options)
+        except ValidationError as error:
+            raise ConfigError(explain(error, RandomAugment, write=repr)) from None
 
     @model_validator(mode="after")
     def _least_zoom_first(self) -> RandomAugment:

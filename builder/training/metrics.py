@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from builder.canvas.loss_steps import LOSS_WINDOW, rounded_steps
+from builder.core.records import checked_shape
 from builder.training.normalize import unnormalize_traj
 
 
@@ -155,7 +156,7 @@ class Monitor:
         every: int = 100,
         phase: str = "train",
     ) -> None:
-        self.codebook_size, self.img_shape = codebook_size, img_shape
+        self.codebook_size, self.img_shape = codebook_size, checked_shape(img_shape, "img_shape")
         self.log, self.every, self.phase = log, every, phase
         self.run = CodeUsage(codebook_size)
 

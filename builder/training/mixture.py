@@ -71,6 +71,11 @@ class MixtureDataset(SampleDataset):
         for part in self.parts.values():
             part.set_epoch(epoch)
 
+    def __repr__(self) -> str:
+        shares = zip(self.parts, np.diff(self._ends, prepend=0), strict=True)
+        drawn = ", ".join(f"{name!r} {share:.1%}" for name, share in shares)
+        return f"MixtureDataset({self.length} samples an epoch: {drawn})"
+
     def __len__(self) -> int:
         return self.length
 

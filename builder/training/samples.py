@@ -1,6 +1,6 @@
 """What datasets of samples have in common: the epoch all workers see, batching, decoding."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -43,6 +43,8 @@ def collate(samples: Sequence[Sample]) -> Sample:
     Raises DatasetError for samples that differ in what they hold, saying how; by itself a
     DataLoader drops what the first sample of a batch does not have.
     """
+    if isinstance(samples, Mapping):
+        raise TypeError("collate takes a list of samples, such as [windows[0], windows[1]]")
     first, held = samples[0], _held(samples[0])
     for sample in samples[1:]:
         found = _held(sample)

@@ -56,6 +56,8 @@ class WindowSampler(Sampler[int]):
 
         Raises ValueError for an impossible rank and for impossible weights.
         """
+        if not hasattr(length, "__index__"):
+            raise TypeError(f"length is a number of samples, len(windows); got {length!r:.80}")
         if not 0 <= rank < world_size:
             raise ValueError(f"rank must be within [0, {world_size}), got {rank}")
         if length < world_size:
@@ -66,6 +68,13 @@ class WindowSampler(Sampler[int]):
         self._ends = None if weights is None else _cumulative(weights, length)
         self.weights = (
             None if self._ends is None else hashlib.sha256(self._ends.tobytes()).hexdigest()
+        )
+
+    def __repr__(self) -> str:
+        weighted = ", weighted" if self.weights else ""
+        return (
+            f"{type(self).__name__}({len(self)} of {self.length} samples{weighted}, "
+            f"rank {self.rank} of {self.world_size}, epoch {self.epoch})"
         )
 
     def __len__(self) -> int:

@@ -13,6 +13,7 @@ from builder.canvas.model_points import affine_matrix
 from builder.canvas.windows import window_starts
 from builder.core.errors import ConfigError, DatasetError
 from builder.core.lru_cache import LruCache
+from builder.core.messages import count
 from builder.dataset.episodes import Dataset, EpisodeData
 from builder.dataset.filters import Expression
 from builder.dataset.opening import open_dataset
@@ -139,8 +140,9 @@ class WindowDataset(SampleDataset):
 
     def __repr__(self) -> str:
         return (
-            f"WindowDataset({str(self.dataset.path)!r}: {len(self)} windows of {len(self.ids)} "
-            f"episodes, views={[*self.views]}, horizon={self.horizon}, {self.num_points} points, "
+            f"WindowDataset({str(self.dataset.path)!r}: {count(len(self), 'window')} of "
+            f"{count(len(self.ids), 'episode')}, views={[*self.views]}, horizon={self.horizon}, "
+            f"{self.num_points} points, "
             f"img_shape={self.img_shape}, images={self.options.images!r})"
         )
 

@@ -7,13 +7,15 @@ from source_fixtures import write_video
 
 from builder.build import estimate
 from builder.build.config_file import load_config
+from builder.build.pipeline import build
 from builder.cli import main
-from builder.core.errors import ConfigError, OutputError
+from builder.core.errors import ConfigError, DatasetError, OutputError
 from builder.core.messages import count
 from builder.dataset.filters import Expression
 from builder.dataset.folder import read_index
 from builder.dataset.layers import LayerWriter
 from builder.dataset.opening import open_dataset
+from builder.dataset.splits import read_splits
 from builder.dataset.validate import validate
 from builder.stores.kinds.hdf5 import Hdf5Store
 from builder.testing.samples import Sample, sample_dataset
@@ -199,3 +201,16 @@ def test_what_a_filter_left_nothing_of_names_an_id(dataset, tmp_path, capsys):
     code, text = said(capsys, "subset", dataset, tmp_path / "few", "--id", "A")
     assert code == 2
     assert "none of 2 episodes is chosen. letterset inspect lists their ids, such as a;" in text
+
+
+def test_what_the_verbs_call_takes_paths_as_text_and_names_what_is_wrong(dataset, tmp_path):
+    with pytest.raises(ConfigError, match=r"nope\.yaml: there is no such file or folder"):
+        load_config(str(tmp_path / "nope.yaml"))
+    with pytest.raises(
+        ConfigError, match=r"a BuildConfig, such as load_config\(PATH\) .* 'videos'"
+    ):
+        build("videos")
+    with pytest.raises(DatasetError, match="has no splits called 'default'"):
+        read_splits(str(dataset), "default")
+    with pytest.raises(ConfigError, match=r"write it like motion > 1 and vis >= 0\.5"):
+        Expression("motion = 1", ("motion",))

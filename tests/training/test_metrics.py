@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from builder.core.errors import ConfigError
 from builder.training.metrics import (
     CodeUsage,
     Monitor,
@@ -138,6 +139,8 @@ def test_a_monitor_logs_under_the_names_users_know():
     monitor(1, np.array([2, 3]), tracks)
     monitor(2, np.array([1, 1]))
     assert [step for step, _ in logged] == [0, 2]
+    with pytest.raises(ConfigError, match=r"img_shape must be \(H, W\), .* got 128"):
+        Monitor(16, 128, print)
     assert {
         "train_unique_codes_step",
         "train_entropy_norm_step",

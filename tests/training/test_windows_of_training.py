@@ -621,3 +621,30 @@ def test_an_episode_damaged_after_building_is_named_or_skipped_and_counted(datas
     assert read[first : first + 20] == [(dataset.ids[2], t) for t in range(20)]
     with pytest.raises(DatasetError, match=victim):
         WindowDataset(open_dataset(copy), tail="mask")[first]
+
+
+def test_wrong_first_calls_get_a_sentence(dataset):
+    windows = WindowDataset(dataset)
+    with pytest.raises(TypeError, match=r"length is a number of samples, len\(windows\); got Wind"):
+        WindowSampler(windows)
+    with pytest.raises(TypeError, match=r"collate takes a list of samples, such as \[windows\[0\]"):
+        collate(windows[0])
+    for wrong in ({"hflip": 2}, {"zoom": 1.2}, {"hfilp": 0.5}):
+        with pytest.raises(ConfigError) as caught:
+            RandomAugment(**wrong)
+        assert next(iter(wrong)) in str(caught.value)
+        assert "http" not in str(caught.value)
+        assert "\n" not in str(caught.value)
+    episode = windows.dataset[windows.dataset.ids[0]]
+    with pytest.raises(KeyError, match=r"no view 'nope'; there are \['"):
+        episode.views["nope"]
+    assert pickle.loads(pickle.dumps(RandomAugment(hflip=0.5))) == RandomAugment(hflip=0.5)
+
+
+def test_what_trains_says_what_it_holds(dataset):
+    windows = WindowDataset(dataset)
+    mixture = MixtureDataset({"a": windows, "b": windows}, weights={"a": 3, "b": 1}, length=8)
+    assert repr(mixture) == "MixtureDataset(8 samples an epoch: 'a' 75.0%, 'b' 25.0%)"
+    sampler = WindowSampler(10, rank=1, world_size=3)
+    assert repr(sampler) == "WindowSampler(3 of 10 samples, rank 1 of 3, epoch 0)"
+    assert "1 episodes" not in repr(windows)
