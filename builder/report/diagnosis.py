@@ -202,8 +202,8 @@ def diagnose(
         except DatasetError as error:
             problems[episode_id] = str(error)
         _tally([views[name] for name in together if name in views])
-        for view in views.values():
-            _tally([view])
+        for own in views.values():
+            _tally([own])
     on_progress(len(ids), len(ids))
     reports = tuple(views[name].report(name) for name in sorted(views))
     return Diagnosis(
@@ -399,7 +399,8 @@ def _tally(views: list[_View]) -> None:
     shares = {view: np.concatenate(view.shares) for view in views if view.shares}
     if len({len(own) for own in shares.values()}) != 1:
         return  # of damaged episodes: each by itself
-    seen = np.mean([own.astype(np.float32) for own in shares.values()], axis=0, dtype=np.float64)
+    every = np.stack([own.astype(np.float32) for own in shares.values()])
+    seen = np.asarray(np.mean(every, axis=0, dtype=np.float64))
     for view, own in shares.items():
         view.shares.clear()
         if view.tally is not None:
