@@ -17,10 +17,11 @@ import cv2
 import numpy as np
 
 from builder.trackers.base import BaseSession, Window
-from builder.trackers.chained import DARK, LINK_COST, Link, Observe
+from builder.trackers.chained import DARK, LINK_COST, Link, Observation, Observe
 from builder.trackers.evidence import Evidence, Relief, quiet_variance
 from builder.trackers.patches import difference, mismatch, patches, structure
 from builder.trackers.still_head import FEATURES, Verdict
+from builder.trackers.surround import surround
 
 _BLUR = 1.0  # px: patches are compared after it, so that sampling between pixels changes little
 _SAME = 12.0  # change up to which a patch that stays is what its chain goes on from
@@ -61,6 +62,7 @@ class Anchor:
     found: np.ndarray
     cost: np.ndarray
     patch: np.ndarray
+    colour: np.ndarray
     gradient: np.ndarray
     weakest: np.ndarray
     colours: np.ndarray | None
@@ -97,7 +99,7 @@ class AnchoredSession(BaseSession):
         look = Look.at(frame_rgb, self.queries_xy)
         colours_at = seen.colours_at if self.max_colour is not None else None
         if self._open and self._last is not None:
-            self._step(newest, seen.links, look, self._last, colours_at)
+            self._step(newest, seen, look, self._last)
         self._last = look
         if newest % self.start_every == 0:
             self._open.append(self._begin(newest, look, colours_at))
@@ -133,6 +135,7 @@ class AnchoredSession(BaseSession):
             found=found,
             cost=np.zeros(vis.shape, np.float32),
             patch=look.at_queries,
+            colour=look.at_queries.reshape(count, -1, _CHANNELS).mean(axis=1),
             gradient=gradient,
             weakest=weakest,
             colours=None if colours_at is None else colours_at(self.queries_xy),
@@ -147,12 +150,13 @@ class AnchoredSession(BaseSession):
     def _step(
         self,
         newest: int,
-        links: list[Link],
+        seen: Observation,
         look: Look,
         before: Look,
-        colours_at: Callable[[np.ndarray], np.ndarray] | None,
     ) -> None:
         """Move the points of every open window to the newest frame."""
+        links = seen.links
+        colours_at = seen.colours_at if self.max_colour is not None else None
         moved, cost, error = self._along(newest, links[0])
         for link in links[1:]:
             other, other_cost, other_error = self._along(newest, link)
@@ -162,6 +166,7 @@ class AnchoredSession(BaseSession):
             cost[:count][better] = other_cost[better]
             error[:count][better] = other_error[better]
         there = patches(look.blurred, moved)
+        around = self._around(newest, seen, look, moved)
         colours = None if colours_at is None else colours_at(moved)
         change = look.blurred - before.blurred
         square = cv2.transform(change * change, np.full((1, 3), 1 / 3, np.float32))
@@ -183,7 +188,7 @@ class AnchoredSession(BaseSession):
                 found &= colour < 1
             features, gain = self._features(
                 anchor, step, moved[rows], found, error[rows], there[rows], look, before, noise,
-                detail_noise, colour, shared,
+                detail_noise, colour, shared, around[rows],
             )  # fmt: skip
             verdict = self.judge(anchor, step, features, moved[rows])
             self._settle(anchor, step, verdict, moved[rows], found, cost[rows], there[rows], look,
@@ -208,6 +213,22 @@ class AnchoredSession(BaseSession):
         cost = np.where(found, before + error + np.float32(LINK_COST), np.inf)
         return moved, cost, np.minimum(error, _LOST)
 
+    def _around(self, newest: int, seen: Observation, look: Look, moved: np.ndarray) -> np.ndarray:
+        """See ``surround``, of the points of all open windows."""
+        goes_to, came_from = seen.links[0].follow, seen.came_from
+        assert came_from is not None
+        open_ = list(self._open)
+        return surround(
+            np.concatenate([self.queries_xy] * len(open_)),
+            np.concatenate([each.chain_xy[newest - each.window.start - 1] for each in open_]),
+            moved,
+            self._raster,
+            lambda points: goes_to(points)[0],
+            came_from,
+            look.blurred,
+            np.concatenate([each.colour for each in open_]),
+        )
+
     def _features(
         self,
         anchor: Anchor,
@@ -222,6 +243,7 @@ class AnchoredSession(BaseSession):
         detail_noise: float,
         colour: np.ndarray,
         shared: list[np.ndarray],
+        around: np.ndarray,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return what the head is shown (N, F), in the order of FEATURES, and the gain (N,)."""
         queries, gradient = self.queries_xy, anchor.gradient + np.float32(1e-3)
@@ -252,7 +274,7 @@ class AnchoredSession(BaseSession):
             anchor.went, anchor.window.vis[step - 1], ones * min(step / 15, 1),
             log(anchor.most), log(length), log(here * by_gradient), log(along * by_gradient),
             np.minimum(colour, 2), ones * np.log(noise), *shared,
-            log(here) - log(along), beyond, log(anchor.least),
+            log(here) - log(along), beyond, log(anchor.least), *around.T,
         ]  # fmt: skip
         features = np.stack(columns, axis=1).astype(np.float32)
         assert features.shape[1] == len(FEATURES)

@@ -35,11 +35,13 @@ class Link(NamedTuple):
 class Observation(NamedTuple):
     """What is known of a newly pushed frame: links from earlier ones (gap 1 first) and colours.
 
-    ``colours_at`` gives the colours (M, C) at points (M, 2), smoothed, in grey levels.
+    ``colours_at`` gives the colours (M, C) at points (M, 2), smoothed, in grey levels;
+    ``came_from`` maps points (M, 2) of this frame to where they were in the one before.
     """
 
     links: list[Link]
     colours_at: Callable[[np.ndarray], np.ndarray] | None = None
+    came_from: Callable[[np.ndarray], np.ndarray] | None = None
 
 
 Observe = Callable[[np.ndarray], Observation]

@@ -1,6 +1,6 @@
 """Whether a point stays where its window began, and whether it shows: a small network decides.
 
-It weighs what the chain of motion says against what the pictures at both places show.  Its 2,300
+It weighs what the chain of motion says against what the pictures at both places show.  Its 2,500
 numbers were fitted by ``scripts/train_still_head.py`` on rendered scenes, which are named beside
 them; they need numpy alone.  That fit weighs points by the harm that a wrong answer does, so what
 it says is no share of points: ``scripts/calibrate_conf.py`` fitted lines that make it one.
@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
+from builder.trackers.surround import NAMES as SURROUND
 
 FEATURES = (
     "change at the query",
@@ -51,6 +53,7 @@ FEATURES = (
     "change at the query by that along the chain",
     "beyond the edge",
     "least change along the chain so far",
+    *SURROUND,
 )
 """What it is shown of a point at a step; quantities without a bound as log(1 + x)."""
 

@@ -1,6 +1,6 @@
 """The embedded tracker: dense DIS optical flow, computed once per frame pair and chained.
 
-CPU only, no torch; 2,300 numbers tell what stands still.  Good where things move smoothly; see
+CPU only, no torch; 2,500 numbers tell what stands still.  Good where things move smoothly; see
 ``NOTICE``.
 """
 
@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 
 from builder.trackers.anchored import Anchor, AnchoredSession
 from builder.trackers.base import Session
+from builder.trackers.camera import CameraMotion, composed, flow_of
 from builder.trackers.chained import ChainedTracker, Link, Observation, Observe
 from builder.trackers.sampling import sample, sample_fast
 from builder.trackers.still_head import Verdict, still_head
@@ -146,8 +147,9 @@ class DisTracker(ChainedTracker):
 
     def observe(self) -> Observe:
         """Return what estimates motion, for one view."""
-        presets = PRESETS if self.config.anchored else PLAIN_PRESETS
-        return _Flow(presets[self.config.preset], sample_fast if self.config.anchored else sample)
+        if self.config.anchored:
+            return _GuidedFlow(PRESETS[self.config.preset])
+        return _Flow(PLAIN_PRESETS[self.config.preset], sample)
 
     def judge(self, anchor: Anchor, step: int, features: np.ndarray, xy: np.ndarray) -> Verdict:
         """Decide which points of a window stay and show; see ``AnchoredSession``."""
@@ -182,14 +184,65 @@ class _Flow:
 
     def __call__(self, frame_rgb: np.ndarray) -> Observation:
         grey = _padded(cv2.cvtColor(frame_rgb, cv2.COLOR_RGB2GRAY))
-        links = [
-            Link(gap, _both_ways(*dis, self._greys[-gap], grey, self._look_up))
-            for gap, dis in self._dis.items()
-            if gap <= len(self._greys)
-        ]
+        found = self._flows(grey)
         self._greys.append(grey)
         smooth = cv2.GaussianBlur(frame_rgb, (0, 0), COLOUR_SIGMA)
-        return Observation(links, lambda points: self._look_up(smooth, points))
+        look_up = self._look_up
+        return Observation(
+            [Link(gap, _there_and_back(*both, look_up)) for gap, both in found.items()],
+            lambda points: look_up(smooth, points),
+            (lambda points: points + look_up(found[1][1], points)) if found else None,
+        )
+
+    def _flows(self, grey: np.ndarray) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+        """Return flow there and back (H, W, 2) of each gap."""
+        return {
+            gap: _both_ways(*dis, self._greys[-gap], grey, (None, None))
+            for gap, dis in self._dis.items()
+            if gap <= len(self._greys)
+        }
+
+
+class _GuidedFlow(_Flow):
+    """Flow that starts from how the camera moved, and over several frames from the steps between.
+
+    Keeps flow there and back of as many pairs of frames.
+    """
+
+    def __init__(self, flows: dict[int, tuple[Flow, Flow]]) -> None:
+        super().__init__(flows, sample_fast)
+        self._camera = CameraMotion()
+        self._steps: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=max(flows))
+
+    def _flows(self, grey: np.ndarray) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+        motion = self._camera(self._greys[-1] if self._greys else None, grey)
+        found = {}
+        for gap, dis in self._dis.items():
+            if gap > len(self._greys):
+                continue
+            if gap == 1:
+                start = _starts(motion, (grey.shape[0], grey.shape[1]))
+            else:
+                steps = list(self._steps)[-gap:]
+                start = (
+                    composed([there for there, _ in steps]),
+                    composed([back for _, back in reversed(steps)]),
+                )
+            found[gap] = _both_ways(*dis, self._greys[-gap], grey, start)
+            if gap == 1:
+                self._steps.append(found[gap])
+        return found
+
+
+Starts = tuple[np.ndarray | None, np.ndarray | None]
+"""Flow (H, W, 2) there and back from which DIS goes on; None: from nothing."""
+
+
+def _starts(motion: np.ndarray | None, shape: tuple[int, int]) -> Starts:
+    if motion is None:
+        return None, None
+    both = [flow_of(each, shape) for each in (motion, np.linalg.inv(motion))]
+    return (None, None) if any(each is None for each in both) else (both[0], both[1])
 
 
 def _dis(flow: Flow) -> cv2.DISOpticalFlow:
@@ -206,11 +259,18 @@ def _both_ways(
     back: cv2.DISOpticalFlow,
     first: np.ndarray,
     second: np.ndarray,
-    look_up: LookUp,
+    starts: Starts,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Compute flow (H, W, 2) there and back."""
+    forward = there.calc(first, second, starts[0])  # type: ignore[arg-type]
+    backward = back.calc(second, first, starts[1])  # type: ignore[arg-type]
+    return np.asarray(forward), np.asarray(backward)
+
+
+def _there_and_back(
+    forward: np.ndarray, backward: np.ndarray, look_up: LookUp
 ) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """Compute flow (H, W, 2) there and back; returns how to follow points by it."""
-    forward = np.asarray(there.calc(first, second, None))  # type: ignore[call-overload]
-    backward = np.asarray(back.calc(second, first, None))  # type: ignore[call-overload]
+    """Return how to follow points by flow, and how far they end from where they began."""
 
     def follow(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         moved = points + look_up(forward, points)

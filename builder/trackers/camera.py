@@ -1,0 +1,87 @@
+"""How a camera moved between two frames, from the corners that move.
+
+Flow finds nothing to hold on to where a surface is plain.  Where the camera moves, most of the
+picture goes one way, which a few corners tell: flow that starts from there stays there unless the
+picture says otherwise.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+_CORNERS, _QUALITY, _APART, _BLOCK = 200, 0.01, 5, 5
+_WINDOW, _LEVELS = (15, 15), 4
+_RETURNS = 0.7  # px: a corner that is followed there and back ends within it
+_MOVES = 0.3  # px
+_SHARE = 0.3  # of the corners that move: from it on, the camera does
+_FEWEST, _FEWEST_OF_A_PLANE = 4, 10
+_AGREES = 2.0  # px
+
+
+class CameraMotion:
+    """The motion of a camera from frame to frame; keeps the corners of the last frame."""
+
+    def __init__(self) -> None:
+        self._corners: np.ndarray | None = None
+
+    def __call__(self, before: np.ndarray | None, now: np.ndarray) -> np.ndarray | None:
+        """Take the next frame (H, W) uint8; return what maps points of the one before to it.
+
+        A homography (3, 3) of points (x, y) whose pixel centres are at halves; None where the
+        camera stands, or nothing tells.
+        """
+        corners = self._corners
+        self._corners = cv2.goodFeaturesToTrack(now, _CORNERS, _QUALITY, _APART, blockSize=_BLOCK)
+        if before is None or corners is None:
+            return None
+        there, found = _follow(before, now, corners)
+        again, found_again = _follow(now, before, there)
+        found &= found_again & (np.linalg.norm(again - corners, axis=-1)[:, 0] < _RETURNS)
+        first, second = corners[found, 0] + np.float32(0.5), there[found, 0] + np.float32(0.5)
+        moves = np.linalg.norm(second - first, axis=1) > _MOVES
+        if moves.sum() < max(_FEWEST, _SHARE * len(moves)):
+            return None
+        return _agreed(first[moves], second[moves])
+
+
+def _follow(first: np.ndarray, second: np.ndarray, xy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Follow points (N, 1, 2) by Lucas-Kanade; returns them and which were found (N,)."""
+    moved, status, _ = cv2.calcOpticalFlowPyrLK(
+        first, second, xy, np.empty_like(xy), winSize=_WINDOW, maxLevel=_LEVELS
+    )
+    return moved, (status[:, 0] == 1) & np.isfinite(moved).all(axis=(1, 2))
+
+
+def _agreed(first: np.ndarray, second: np.ndarray) -> np.ndarray | None:
+    """Return the homography, or of few points the similarity, on which most agree."""
+    if len(first) >= _FEWEST_OF_A_PLANE:
+        found, _ = cv2.findHomography(first, second, cv2.USAC_MAGSAC, _AGREES)
+    else:
+        part, _ = cv2.estimateAffinePartial2D(first, second, ransacReprojThreshold=_AGREES)
+        found = None if part is None else np.vstack([part, [0, 0, 1]])
+    if found is None or not np.isfinite(found).all() or abs(np.linalg.det(found)) < 1e-3:
+        return None
+    return np.asarray(found, np.float64)
+
+
+def flow_of(homography: np.ndarray, shape: tuple[int, int]) -> np.ndarray | None:
+    """Return a homography as flow (H, W, 2) float32; None where it leads out of all bounds."""
+    height, width = shape
+    x, y = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
+    top, left, scale = (a * x + b * y + c for a, b, c in homography)
+    if scale.min() < 0.1:
+        return None
+    flow = np.stack([top / scale - x, left / scale - y], axis=-1).astype(np.float32)
+    return flow if np.abs(flow).max() < max(shape) else None
+
+
+def composed(flows: list[np.ndarray]) -> np.ndarray:
+    """Put flows (H, W, 2) one after the other."""
+    height, width = flows[0].shape[:2]
+    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    total = flows[0]
+    for flow in flows[1:]:
+        at = total[..., 0] + x, total[..., 1] + y
+        total = total + cv2.remap(flow, *at, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return np.ascontiguousarray(total)
