@@ -42,7 +42,8 @@ STILL_PX = 0.05
 NEAR_PX = 4.0
 MARGIN = 0.3  # px: below it, neither staying nor going is the better answer
 WIDTH, ROUNDS, EPOCHS, BATCH = 32, 2, 20, 4096
-KEPT = 0.3  # of the points that move, and half as many of those that stand
+KEPT, KEPT_STILL = 0.3, 0.075  # shares of the points; of those that stand and get covered, all
+COVERED = 3.0  # how much more than others those count while they are covered
 SHARES = {(False, False): 1.0, (False, True): 1.3, (True, False): 1.2, (True, True): 0.8}
 """Weight of points by whether the camera moves and whether they stand still."""
 
@@ -50,7 +51,8 @@ SHARES = {(False, False): 1.0, (False, True): 1.3, (True, False): 1.2, (True, Tr
 class Rows(NamedTuple):
     """Points at steps: features (M, F), and of each what is true.
 
-    ``query_px`` and ``chain_px``: how far the query and the chain are from the truth.
+    ``query_px`` and ``chain_px``: how far the query and the chain are from the truth;
+    ``stands_for``: how many points each row stands for.
     """
 
     features: np.ndarray
@@ -59,6 +61,7 @@ class Rows(NamedTuple):
     visible: np.ndarray
     still: np.ndarray
     moving_camera: np.ndarray
+    stands_for: np.ndarray
 
 
 def main() -> None:
@@ -124,6 +127,8 @@ def follow(view: RobotView, judge: Judge, preset: str, cache: Path, seed: tuple[
     rng = np.random.default_rng(seed)
     truth, starts, queries_xy = view.truth, view.starts, view.queries_xy
     still = (np.linalg.norm(truth.tracks_xy - queries_xy, axis=-1) < STILL_PX).all(axis=1)
+    covered = still & (~truth.visible).any(axis=1)
+    share = np.where(covered, 1.0, np.where(still, KEPT_STILL, KEPT))
     found: list[Rows] = []
 
     class Watched(DisTracker):
@@ -135,11 +140,11 @@ def follow(view: RobotView, judge: Judge, preset: str, cache: Path, seed: tuple[
                 query_px, chain_px = (
                     np.linalg.norm(true_xy - each, axis=1) for each in (queries_xy, xy)
                 )
-                share = np.where(still[at], KEPT / 4, KEPT)
                 chosen = truth.known[at] & (visible | still[at] | (query_px < 40))
-                chosen &= rng.random(len(share)) < share
-                moves = np.full(len(share), not truth.fixed)
-                row = Rows(features, query_px, chain_px, visible, still[at], moves)
+                chosen &= rng.random(len(chosen)) < share[at]
+                moves = np.full(len(chosen), not truth.fixed)
+                stands_for = KEPT / share[at]
+                row = Rows(features, query_px, chain_px, visible, still[at], moves, stands_for)
                 found.append(Rows(*(each[chosen] for each in row)))
             return judge(features)
 
@@ -159,7 +164,7 @@ def fit(rows: Rows) -> tuple[np.ndarray, np.ndarray, list[list[np.ndarray]]]:
     better[(np.abs(better) < MARGIN) & ~still] = 0
     better = np.where(still, np.maximum(better, 0.7), better)
     better = np.where(rows.visible | still, better, 0.3 * better)
-    per_row = np.where(still, 4.0, 1.0)  # those that were left out
+    per_row = rows.stands_for * np.where(still & ~rows.visible, COVERED, 1)
     stay_weight = np.minimum(np.abs(better) * per_row, 10)
     show_weight = per_row * np.where(rows.visible, 1, 4)
     for (camera, stands), share in SHARES.items():

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 
 from builder.trackers.base import BaseSession, Window
+from builder.trackers.camera import led
 from builder.trackers.chained import DARK, LINK_COST, Link, Observation, Observe
 from builder.trackers.evidence import Evidence, Relief, quiet_variance
 from builder.trackers.patches import difference, mismatch, patches, structure
@@ -27,6 +28,7 @@ _BLUR = 1.0  # px: patches are compared after it, so that sampling between pixel
 _SAME = 12.0  # change up to which a patch that stays is what its chain goes on from
 _RASTER = 256  # distances are felt as those of pictures of this size
 _LOST = 5.0  # px: forward-backward errors beyond it are all the same
+_FAR = 64.0  # px: beyond it, the camera's motion is no guide
 _CHANNELS = 3
 _LIT = 64  # points that tell how the light has changed
 
@@ -72,6 +74,7 @@ class Anchor:
     most: np.ndarray
     least: np.ndarray
     last: np.ndarray
+    camera: np.ndarray
 
 
 @dataclass(eq=False)
@@ -145,6 +148,7 @@ class AnchoredSession(BaseSession):
             most=np.zeros(count, np.float32),
             least=np.full(count, np.inf, np.float32),
             last=look.at_queries,
+            camera=np.eye(3),
         )
 
     def _step(
@@ -179,6 +183,8 @@ class AnchoredSession(BaseSession):
         ]
         count = len(self.queries_xy)
         for number, anchor in enumerate(self._open):
+            if seen.camera is not None:
+                anchor.camera = seen.camera @ anchor.camera
             rows = slice(number * count, (number + 1) * count)
             step = newest - anchor.window.start
             found = np.isfinite(cost[rows])
@@ -260,6 +266,11 @@ class AnchoredSession(BaseSession):
         length = np.linalg.norm(chain_xy - anchor.chain_xy[step - 1], axis=1) / self._raster
         inner = np.clip(chain_xy, 4, np.maximum(np.array(self.shape[::-1]) - 4, 4))
         beyond = np.minimum(np.linalg.norm(chain_xy - inner, axis=1), 8) / 8
+        led_xy = led(anchor.camera, queries)
+        leads, off = (
+            np.minimum(np.linalg.norm(each - led_xy, axis=1) / self._raster, _FAR)
+            for each in (queries, chain_xy)
+        )
         by_gradient = 100 * (noise / gradient + 0.01)
         ones = np.ones(len(queries), np.float32)
         log = np.log1p
@@ -275,6 +286,7 @@ class AnchoredSession(BaseSession):
             log(anchor.most), log(length), log(here * by_gradient), log(along * by_gradient),
             np.minimum(colour, 2), ones * np.log(noise), *shared,
             log(here) - log(along), beyond, log(anchor.least), *around.T,
+            log(leads), log(off),
         ]  # fmt: skip
         features = np.stack(columns, axis=1).astype(np.float32)
         assert features.shape[1] == len(FEATURES)

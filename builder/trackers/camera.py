@@ -17,6 +17,7 @@ _MOVES = 0.3  # px
 _SHARE = 0.3  # of the corners that move: from it on, the camera does
 _FEWEST, _FEWEST_OF_A_PLANE = 4, 10
 _AGREES = 2.0  # px
+_NEAREST = 0.1  # a plane that comes nearer than this leads out of all bounds
 
 
 class CameraMotion:
@@ -68,12 +69,21 @@ def _agreed(first: np.ndarray, second: np.ndarray) -> np.ndarray | None:
 def flow_of(homography: np.ndarray, shape: tuple[int, int]) -> np.ndarray | None:
     """Return a homography as flow (H, W, 2) float32; None where it leads out of all bounds."""
     height, width = shape
-    x, y = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
-    top, left, scale = (a * x + b * y + c for a, b, c in homography)
-    if scale.min() < 0.1:
+    x = np.arange(width, dtype=np.float32)[None] + np.float32(0.5)
+    y = np.arange(height, dtype=np.float32)[:, None] + np.float32(0.5)
+    right, down, scale = (a * x + (b * y + c) for a, b, c in homography.astype(np.float32))
+    if scale.min() < _NEAREST:
         return None
-    flow = np.stack([top / scale - x, left / scale - y], axis=-1).astype(np.float32)
+    flow = np.stack([right / scale - x, down / scale - y], axis=-1)
     return flow if np.abs(flow).max() < max(shape) else None
+
+
+def led(homography: np.ndarray, points_xy: np.ndarray) -> np.ndarray:
+    """Return where a homography leads points (N, 2), float32; not beyond the horizon."""
+    right, down, scale = (a * points_xy[:, 0] + b * points_xy[:, 1] + c for a, b, c in homography)
+    return (np.stack([right, down], axis=1) / np.maximum(scale, _NEAREST)[:, None]).astype(
+        np.float32
+    )
 
 
 def composed(flows: list[np.ndarray]) -> np.ndarray:

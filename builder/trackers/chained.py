@@ -36,12 +36,14 @@ class Observation(NamedTuple):
     """What is known of a newly pushed frame: links from earlier ones (gap 1 first) and colours.
 
     ``colours_at`` gives the colours (M, C) at points (M, 2), smoothed, in grey levels;
-    ``came_from`` maps points (M, 2) of this frame to where they were in the one before.
+    ``came_from`` maps points (M, 2) of this frame to where they were in the one before;
+    ``camera`` is the homography (3, 3) by which the camera moved since then, None if it stood.
     """
 
     links: list[Link]
     colours_at: Callable[[np.ndarray], np.ndarray] | None = None
     came_from: Callable[[np.ndarray], np.ndarray] | None = None
+    camera: np.ndarray | None = None
 
 
 Observe = Callable[[np.ndarray], Observation]

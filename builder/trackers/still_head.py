@@ -54,6 +54,8 @@ FEATURES = (
     "beyond the edge",
     "least change along the chain so far",
     *SURROUND,
+    "how far the camera's motion leads",
+    "distance of the chain from there",
 )
 """What it is shown of a point at a step; quantities without a bound as log(1 + x)."""
 

@@ -181,6 +181,7 @@ class _Flow:
         self._look_up = look_up
         self._dis = {gap: (_dis(there), _dis(back)) for gap, (there, back) in flows.items()}
         self._greys: deque[np.ndarray] = deque(maxlen=max(flows))
+        self._motion: np.ndarray | None = None
 
     def __call__(self, frame_rgb: np.ndarray) -> Observation:
         grey = _padded(cv2.cvtColor(frame_rgb, cv2.COLOR_RGB2GRAY))
@@ -192,6 +193,7 @@ class _Flow:
             [Link(gap, _there_and_back(*both, look_up)) for gap, both in found.items()],
             lambda points: look_up(smooth, points),
             (lambda points: points + look_up(found[1][1], points)) if found else None,
+            self._motion,
         )
 
     def _flows(self, grey: np.ndarray) -> dict[int, tuple[np.ndarray, np.ndarray]]:
@@ -215,13 +217,13 @@ class _GuidedFlow(_Flow):
         self._steps: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=max(flows))
 
     def _flows(self, grey: np.ndarray) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-        motion = self._camera(self._greys[-1] if self._greys else None, grey)
+        self._motion = self._camera(self._greys[-1] if self._greys else None, grey)
         found = {}
         for gap, dis in self._dis.items():
             if gap > len(self._greys):
                 continue
             if gap == 1:
-                start = _starts(motion, (grey.shape[0], grey.shape[1]))
+                start = _starts(self._motion, (grey.shape[0], grey.shape[1]))
             else:
                 steps = list(self._steps)[-gap:]
                 start = (
