@@ -1,10 +1,11 @@
 """Fit the numbers by which ``dis`` tells what stands still, on rendered scenes with exact truth.
 
-    MUJOCO_GL=osmesa python scripts/robot_scenes.py SCENES --seeds 9001 9002 9003 9004
+    MUJOCO_GL=osmesa python scripts/robot_scenes.py SCENES --seeds 9001 9002 9004 9005 \
+        9006 9007 9008
     python scripts/train_still_head.py SCENES
 
-Writes builder/trackers/still_head.json.  What is shipped was fitted with ``--rounds 1``, and once
-more with ``--rounds 1 --start head``, from the states that the first fit brought about.  Every
+Writes builder/trackers/still_head.json.  The first round follows the scenes as a rule by hand
+decides, the next ones as the head that was fitted before; each fit is to the last two.  Every
 scene is followed with noise of several strengths, and some of them packed.  The head learns to
 stay where staying is nearer to the truth than the chain, weighed by how much nearer, and when a
 point shows.  Needs torch.
@@ -31,7 +32,7 @@ from robot_views import RobotView, folders
 
 from builder.trackers.anchored import Anchor
 from builder.trackers.kinds.dis import DisConfig, DisTracker
-from builder.trackers.still_head import FEATURES, WEIGHTS, StillHead, Verdict, still_head
+from builder.trackers.still_head import FEATURES, WEIGHTS, StillHead, Verdict
 
 Judge = Callable[[np.ndarray], Verdict]
 
@@ -41,7 +42,7 @@ RECORDINGS: tuple[tuple[float, int | None], ...] = ((1.5, None), (0.5, None), (2
 STILL_PX = 0.05
 NEAR_PX = 4.0
 MARGIN = 0.3  # px: below it, neither staying nor going is the better answer
-WIDTH, ROUNDS, EPOCHS, BATCH = 32, 2, 20, 4096
+WIDTH, ROUNDS, EPOCHS, BATCH = 48, 3, 12, 4096
 KEPT, KEPT_STILL = 0.3, 0.075  # shares of the points; of those that stand and get covered, all
 COVERED = 3.0  # how much more than others those count while they are covered
 SHARES = {(False, False): 1.0, (False, True): 1.3, (True, False): 1.2, (True, True): 0.8}
@@ -71,7 +72,6 @@ def main() -> None:
     parser.add_argument("scenes", type=Path)
     parser.add_argument("--cache", type=Path, default=Path("robot_frames"))
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--start", choices=("rule", "head"), default="rule", help="whose states")
     parser.add_argument("--out", type=Path, default=WEIGHTS)
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
@@ -79,9 +79,10 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     views = list(recorded(folders(arguments.scenes)))
-    judge: Judge = rule if arguments.start == "rule" else still_head()
+    judge: Judge = rule
     rows: list[Rows] = []
     for number in range(arguments.rounds):
+        rows = rows[-len(views) :]
         tasks = [
             (view, judge, preset, arguments.cache, (number, name))
             for name, view in enumerate(views)
@@ -94,7 +95,8 @@ def main() -> None:
                     print(f"  {done} of {len(tasks)} followed", flush=True)
         every = Rows(*(np.concatenate(each) for each in zip(*rows, strict=True)))
         print(f"round {number}: {len(every.features)} rows of {len(views)} recordings", flush=True)
-        fitted = fit(every)
+        last = number == arguments.rounds - 1
+        fitted = fit(every, EPOCHS if last else EPOCHS // 4)
         judge = StillHead(*fitted)
         write(fitted, arguments.scenes, len(every.features), arguments.out)
 
@@ -156,7 +158,7 @@ def follow(view: RobotView, judge: Judge, preset: str, cache: Path, seed: tuple[
     return Rows(*(np.concatenate(each) for each in zip(*found, strict=True)))
 
 
-def fit(rows: Rows) -> tuple[np.ndarray, np.ndarray, list[list[np.ndarray]]]:
+def fit(rows: Rows, epochs: int) -> tuple[np.ndarray, np.ndarray, list[list[np.ndarray]]]:
     """Fit the network; returns what ``StillHead`` takes."""
     still, moves = rows.still, rows.moving_camera
     mean, scale = rows.features.mean(axis=0), rows.features.std(axis=0) + 1e-3
@@ -188,7 +190,7 @@ def fit(rows: Rows) -> tuple[np.ndarray, np.ndarray, list[list[np.ndarray]]]:
         torch.nn.Linear(WIDTH, WIDTH), torch.nn.ReLU(), torch.nn.Linear(WIDTH, 3),
     )  # fmt: skip
     optimizer = torch.optim.AdamW(network.parameters(), 3e-3, weight_decay=1e-3)
-    steps = EPOCHS * len(inputs) // BATCH
+    steps = epochs * len(inputs) // BATCH
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps + 1)
     loss_of = torch.nn.functional.binary_cross_entropy_with_logits
     for step in range(steps):

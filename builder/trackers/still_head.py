@@ -1,9 +1,10 @@
 """Whether a point stays where its window began, and whether it shows: a small network decides.
 
-It weighs what the chain of motion says against what the pictures at both places show.  Its 2,500
-numbers were fitted by ``scripts/train_still_head.py`` on rendered scenes, which are named beside
-them; they need numpy alone.  That fit weighs points by the harm that a wrong answer does, so what
-it says is no share of points: ``scripts/calibrate_conf.py`` fitted lines that make it one.
+It weighs what the chain of motion says against what the pictures at both places show.  Its
+numbers, a few thousand, were fitted by ``scripts/train_still_head.py`` on rendered scenes, which
+are named beside them; they need numpy alone.  That fit weighs points by the harm that a wrong
+answer does, so what it says is no share of points: ``scripts/calibrate_conf.py`` fitted lines that
+make it one.
 """
 
 from __future__ import annotations

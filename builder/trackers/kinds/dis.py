@@ -1,6 +1,6 @@
 """The embedded tracker: dense DIS optical flow, computed once per frame pair and chained.
 
-CPU only, no torch; 2,500 numbers tell what stands still.  Good where things move smoothly; see
+CPU only, no torch; a small network tells what stands still.  Good where things move smoothly; see
 ``NOTICE``.
 """
 
