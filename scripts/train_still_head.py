@@ -1,4 +1,4 @@
-"""Fit the numbers by which ``dis`` tells what stands still, on rendered scenes with exact truth.
+r"""Fit the numbers by which ``dis`` tells what stands still, on rendered scenes with exact truth.
 
     MUJOCO_GL=osmesa python scripts/robot_scenes.py SCENES --seeds 9001 9002 9004 9005 \
         9006 9007 9008
@@ -42,7 +42,7 @@ RECORDINGS: tuple[tuple[float, int | None], ...] = ((1.5, None), (0.5, None), (2
 STILL_PX = 0.05
 NEAR_PX = 4.0
 MARGIN = 0.3  # px: below it, neither staying nor going is the better answer
-WIDTH, ROUNDS, EPOCHS, BATCH = 48, 3, 12, 4096
+WIDTH, ROUNDS, EPOCHS, BATCH = 48, 2, 3, 4096
 KEPT, KEPT_STILL = 0.3, 0.075  # shares of the points; of those that stand and get covered, all
 COVERED = 3.0  # how much more than others those count while they are covered
 SHARES = {(False, False): 1.0, (False, True): 1.3, (True, False): 1.2, (True, True): 0.8}
@@ -95,8 +95,7 @@ def main() -> None:
                     print(f"  {done} of {len(tasks)} followed", flush=True)
         every = Rows(*(np.concatenate(each) for each in zip(*rows, strict=True)))
         print(f"round {number}: {len(every.features)} rows of {len(views)} recordings", flush=True)
-        last = number == arguments.rounds - 1
-        fitted = fit(every, EPOCHS if last else EPOCHS // 4)
+        fitted = fit(every)
         judge = StillHead(*fitted)
         write(fitted, arguments.scenes, len(every.features), arguments.out)
 
@@ -158,7 +157,7 @@ def follow(view: RobotView, judge: Judge, preset: str, cache: Path, seed: tuple[
     return Rows(*(np.concatenate(each) for each in zip(*found, strict=True)))
 
 
-def fit(rows: Rows, epochs: int) -> tuple[np.ndarray, np.ndarray, list[list[np.ndarray]]]:
+def fit(rows: Rows) -> tuple[np.ndarray, np.ndarray, list[list[np.ndarray]]]:
     """Fit the network; returns what ``StillHead`` takes."""
     still, moves = rows.still, rows.moving_camera
     mean, scale = rows.features.mean(axis=0), rows.features.std(axis=0) + 1e-3
@@ -190,7 +189,7 @@ def fit(rows: Rows, epochs: int) -> tuple[np.ndarray, np.ndarray, list[list[np.n
         torch.nn.Linear(WIDTH, WIDTH), torch.nn.ReLU(), torch.nn.Linear(WIDTH, 3),
     )  # fmt: skip
     optimizer = torch.optim.AdamW(network.parameters(), 3e-3, weight_decay=1e-3)
-    steps = epochs * len(inputs) // BATCH
+    steps = EPOCHS * len(inputs) // BATCH
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps + 1)
     loss_of = torch.nn.functional.binary_cross_entropy_with_logits
     for step in range(steps):
