@@ -1,69 +1,94 @@
-"""Measure how often a tracker moves points that stand still, by how much texture they have.
+"""Measure how often the built-in tracker moves points that stand still, by their texture.
 
-    python scripts/measure_false_motion.py SCENES --write
+    MUJOCO_GL=osmesa python scripts/robot_scenes.py SCENES --seeds 302 --frames 28
+    MUJOCO_GL=osmesa python scripts/robot_scenes.py OTHERS --seeds 201 --frames 28
+    python scripts/measure_false_motion.py SCENES --check OTHERS --write
 
-SCENES are scenes with exact truth (scripts/robot_scenes.py), those of a camera that stands.
-Noise is added, pictures are letterboxed to 256 x 256, and each preset of the built-in tracker
-follows the windows of the truth.  ``--write`` puts the rates by texture into
-builder/report/false_motion_rates.py, which the doctor reads, and a check into BENCHMARKS.md: how
-well what the doctor finds without truth agrees with the truth.  Scenes whose seed is odd are for
-the check alone.
+Of these scenes with exact truth, the views of cameras that stand are used.  Each is recorded with
+noise of two strengths, and once packed as H.264, and each preset follows the windows of the truth:
+as the tracker is by default, and with ``anchored: false``.  ``--write`` puts the rates by texture
+of SCENES into builder/report/false_motion_rates.py, which the doctor reads, and a check on OTHERS
+into BENCHMARKS.md: how well what the doctor expects, without truth, agrees with the truth.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import pprint
 import sys
-from collections import Counter
-from collections.abc import Iterator
-from itertools import pairwise
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from itertools import pairwise, repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import av
 import cv2
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench_common import machine_facts, write_section
+from robot_truth import STILL_PX
+from robot_views import RECORDINGS, RobotView, folders
 
-from builder.canvas.letterbox import letterbox_frame
 from builder.report.false_motion import facts
-from builder.report.still_points import EDGES, WindowLook, look, moved_steps
+from builder.report.false_motion_rates import MEASURED
+from builder.report.still_points import EDGES, look, moved_steps
 from builder.trackers.kinds.dis import PRESETS, DisConfig, DisTracker
-from schemas.geometry import Letterbox
 
-IMG_SHAPE, HORIZON = (256, 256), 16
-NOISES = (0.5, 1.5)
-STILL_PX = 0.05  # a point that never gets farther from its start stands still
-BINS = range(len(EDGES) + 1)
+FEW = 200
+"""Steps; see ``rates_of``."""
+
+EVERY = 4
+"""Frames from one window of the truth to the next."""
+
+WAYS: dict[str, dict[str, Any]] = {"default": {}, "chained": {"anchored": False}}
+"""Ways to set the tracker; each has a section of BENCHMARKS.md, and rates of its own."""
+
+SECTIONS = {
+    "default": ("measure_false_motion", "Motion of points that stand still"),
+    "chained": ("measure_false_motion_chained", "Motion of points that stand still: chains alone"),
+}
 MODULE = '''"""How often the built-in tracker moves points that stand still, by texture.
 
-Written by scripts/measure_false_motion.py; do not edit.  One rate per bin of
-``builder.report.still_points.EDGES``, by preset; ``TRACKER`` is what they hold for.
+Written by scripts/measure_false_motion.py; do not edit.  Of each way to set the tracker: what tells
+it (``tracker``), and by preset one rate per bin of ``builder.report.still_points.EDGES``.  The
+default comes first.
 """
 
 from typing import Any
 
-TRACKER: dict[str, Any] = {tracker}
-RATES: dict[str, tuple[float, ...]] = {rates}
+MEASURED: tuple[dict[str, Any], ...] = {measured}
 '''
 TARGET = Path(__file__).parents[1] / "builder" / "report" / "false_motion_rates.py"
 
 
-class Scene(NamedTuple):
-    """A scene with noise: frames (T, h, w, 3) of the content, and its truth in their pixels."""
+class Counts(NamedTuple):
+    """What one tracker does in one recording of one view.
 
-    name: str
-    noise: float
-    frames: np.ndarray
-    queries_xy: np.ndarray
-    starts: np.ndarray
-    still: np.ndarray
-    """(S, N): stands, in truth, and shows a body that is known."""
-    check: bool
+    Steps by bin of texture, and how many of them move, of the points that truly stand still and
+    of those that the doctor takes for still; ``points``: truly still, taken for still, and both.
+    """
+
+    steps: np.ndarray
+    moved: np.ndarray
+    found_steps: np.ndarray
+    found_moved: np.ndarray
+    points: np.ndarray
+
+    def share(self) -> float:
+        """Return the share of the steps of truly still points that move."""
+        return float(self.moved.sum() / max(1, self.steps.sum()))
+
+    def found_share(self) -> float:
+        """Return that of the points that the doctor takes for still."""
+        return float(self.found_moved.sum() / max(1, self.found_steps.sum()))
+
+    def expected(self, rates: Sequence[float]) -> float:
+        """Return the share that it expects of these, by their texture alone."""
+        return float(self.found_steps @ np.array(rates) / max(1, self.found_steps.sum()))
 
 
 def main() -> None:
@@ -71,173 +96,158 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("scenes", type=Path)
-    parser.add_argument("--presets", nargs="+", default=list(PRESETS), choices=PRESETS)
+    parser.add_argument("--check", type=Path, required=True, help="scenes of other seeds")
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
-    cv2.setNumThreads(1)
-    steps: Counter[tuple[str, bool, int]] = Counter()
-    moved: Counter[tuple[str, bool, int]] = Counter()
-    found: Counter[tuple[str, str]] = Counter()
-    for scene in read_scenes(arguments.scenes):
-        looks = {
-            int(start): look(scene.frames[start : start + HORIZON], scene.queries_xy)
-            for start in scene.starts
-        }
-        for preset in arguments.presets:
-            tally(scene, preset, looks, steps, moved, found)
-        print(scene.name, scene.noise, flush=True)
-    rates = {
-        preset: tuple(round(float(rate), 4) for rate in monotone(*both))
-        for preset in arguments.presets
-        for both in [
-            [np.array([each[preset, False, at] for at in BINS]) for each in (moved, steps)]
-        ]
-    }
-    text = table(arguments.presets, rates, moved, steps, found)
-    print(text)
+    views = [
+        RobotView(folder, *recording)
+        for folder in folders(arguments.scenes) + folders(arguments.check)
+        if RobotView(folder).truth.fixed
+        for recording in RECORDINGS.values()
+    ]
+    counts: list[dict[tuple[str, str], Counts]] = []
+    with tempfile.TemporaryDirectory() as cache, ProcessPoolExecutor(arguments.workers) as pool:
+        found = pool.map(measure, views, repeat(arguments.ways), repeat(Path(cache)))
+        for view, each in zip(views, found, strict=True):
+            counts.append(each)
+            print(name_of(view), flush=True)
+    kept = [dict(each) for each in MEASURED]
+    for way in arguments.ways:
+        own = [{preset: each[way, preset] for preset in PRESETS} for each in counts]
+        fitted, others = (
+            [(v, each) for v, each in zip(views, own, strict=True) if v.folder.parent == parent]
+            for parent in (arguments.scenes, arguments.check)
+        )
+        rates = rates_of([each for _, each in fitted])
+        text = "\n".join(table(way, rates, [each for _, each in fitted], others))
+        print(text)
+        tracker = facts(DisTracker(DisConfig.model_validate(WAYS[way])).info)
+        kept = [each for each in kept if each["tracker"] != tracker]
+        kept.append({"tracker": tracker, "rates": rates})
+        if arguments.write:
+            write_section(*SECTIONS[way], text)
     if arguments.write:
-        tracker = pprint.pformat(facts(DisTracker(DisConfig()).info))
-        TARGET.write_text(MODULE.format(tracker=tracker, rates=pprint.pformat(rates)))
-        write_section("measure_false_motion", "Motion of points that stand still", text)
+        default = facts(DisTracker().info)
+        kept.sort(key=lambda each: each["tracker"] != default)
+        TARGET.write_text(MODULE.format(measured=pprint.pformat(tuple(kept), width=96)))
 
 
-def monotone(moved: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """Return the rate of every bin, which does not grow with texture.
+def name_of(view: RobotView) -> str:
+    """Return what a view and its recording are called."""
+    packed = "" if view.crf is None else ", H.264"
+    return f"{view.folder.name.rsplit('-', 1)[0]}, noise {view.noise:g}{packed}"
 
-    Neighbours of which the one with more texture has the larger rate are pooled; points beside
-    moving things have texture, and move with them.
+
+def measure(view: RobotView, ways: Sequence[str], cache: Path) -> dict[tuple[str, str], Counts]:
+    """Track one recording in all ways, by all presets."""
+    cv2.setNumThreads(1)
+    frames, truth, queries_xy = view.frames(cache), view.truth, view.queries_xy
+    shape, horizon = frames.shape[1:3], truth.tracks_xy.shape[1]
+    away = np.linalg.norm(truth.tracks_xy - truth.tracks_xy[:, :1], axis=-1).max(axis=1)
+    still = (away < STILL_PX) & truth.known
+    looks = [look(frames[start : start + horizon], queries_xy) for start in view.starts]
+    found = {}
+    for way in ways:
+        for preset in PRESETS:
+            tracker = DisTracker(DisConfig.model_validate({"preset": preset, **WAYS[way]}))
+            session = tracker.open(shape, queries_xy, horizon, EVERY)
+            windows = {w.start: w for frame in frames for w in session.push(frame)}
+            bins, points = np.zeros((4, len(EDGES) + 1), np.int64), np.zeros(3, np.int64)
+            for at, (start, seen) in enumerate(zip(view.starts, looks, strict=True)):
+                window = windows[start]
+                both = (window.vis[1:] & window.vis[:-1]).astype(bool)
+                moves = moved_steps(window.tracks_xy, shape) & both
+                for row, chosen in enumerate((still[at], seen.still)):
+                    np.add.at(bins[2 * row], seen.bins[chosen], both[:, chosen].sum(axis=0))
+                    np.add.at(bins[2 * row + 1], seen.bins[chosen], moves[:, chosen].sum(axis=0))
+                points += [each.sum() for each in (still[at], seen.still, still[at] & seen.still)]
+            found[way, preset] = Counts(bins[0], bins[1], bins[2], bins[3], points)
+    return found
+
+
+def added(counts: Sequence[Counts]) -> Counts:
+    """Add counts up."""
+    return Counts(*(np.sum(each, axis=0) for each in zip(*counts, strict=True)))
+
+
+def rates_of(counts: Sequence[dict[str, Counts]]) -> dict[str, tuple[float, ...]]:
+    """Return the rates by preset, of points that the doctor takes for still.
+
+    Where few were seen the rate of all of them counts, as ``FEW`` steps do.
     """
-    groups: list[list[float]] = []
-    for more, of in zip(moved, steps, strict=True):
-        groups.append([float(more), float(of), 1])
-        while len(groups) > 1 and (not groups[-2][1] or _rate(groups[-1]) > _rate(groups[-2])):
-            last = groups.pop()
-            groups[-1] = [a + b for a, b in zip(groups[-1], last, strict=True)]
-    return np.concatenate([np.full(int(size), more / max(1, of)) for more, of, size in groups])
-
-
-def _rate(group: list[float]) -> float:
-    return group[0] / group[1] if group[1] else 1.0
+    rates = {}
+    for preset in PRESETS:
+        total = added([each[preset] for each in counts])
+        moved, steps = total.found_moved, total.found_steps
+        own = (moved + FEW * moved.sum() / max(1, steps.sum())) / (steps + FEW)
+        rates[preset] = tuple(round(float(rate), 4) for rate in own)
+    return rates
 
 
 def table(
-    presets: list[str],
+    way: str,
     rates: dict[str, tuple[float, ...]],
-    moved: Counter[tuple[str, bool, int]],
-    steps: Counter[tuple[str, bool, int]],
-    found: Counter[tuple[str, str]],
-) -> str:
-    """Lay out the rates by texture, and the check on the scenes that were not used for them."""
-    own: Any = facts(DisTracker(DisConfig()).info)["own"]
+    fitted: Sequence[dict[str, Counts]],
+    others: Sequence[tuple[RobotView, dict[str, Counts]]],
+) -> Iterator[str]:
+    """Lay out the rates by texture, and the check on other scenes."""
+    presets = list(PRESETS)
+    known: Any = facts(DisTracker(DisConfig.model_validate(WAYS[way])).info)["own"]
+    own = {**known, **WAYS[way]}
     settings = ", ".join(f"{key}={own[key]}" for key in sorted(own))
     bounds = [f"below {EDGES[0]:g}", *(f"{low:g} to {high:g}" for low, high in pairwise(EDGES))]
     bounds.append(f"{EDGES[-1]:g} and more")
-    lines = [
-        "Steps of points that stand still, in truth, that the tracks move to another pixel, by how "
-        "many times the noise a motion by one pixel changes the picture around a point "
-        "(`builder/report/still_points.py`). "
-        f"Tracker `dis` with {settings}. Fixed cameras, {IMG_SHAPE[0]} x {IMG_SHAPE[1]}, noise of "
-        f"{', '.join(f'{noise:g}' for noise in NOISES)} grey levels in the source. "
-        + machine_facts("opencv-python-headless", "numpy"),
-        "",
-        f"| texture | {' | '.join(presets)} | steps |",
-        f"|---|{'---|' * len(presets)}---|",
-    ]
+    total = {preset: added([each[preset] for each in fitted]) for preset in presets}
+    yield (
+        "Steps of points that the doctor takes for still, and the tracks move to another pixel, by "
+        "how many times the noise a motion by one pixel changes the picture around a point "
+        f"(`builder/report/still_points.py`).  Tracker `dis` with {settings}.  Fixed cameras, "
+        f"256 x 256; {len(fitted)} recordings, {'; '.join(RECORDINGS)}.  "
+        + machine_facts("opencv-python-headless", "numpy")
+    )
+    yield ""
+    yield f"| texture | {' | '.join(presets)} | steps |"
+    yield f"|---|{'--:|' * len(presets)}--:|"
     for at, name in enumerate(bounds):
-        shares = (moved[p, False, at] / max(1, steps[p, False, at]) for p in presets)
+        shares = (total[p].found_moved[at] / max(1, total[p].found_steps[at]) for p in presets)
         cells = " | ".join(f"{share:.1%}" for share in shares)
-        lines.append(f"| {name} | {cells} | {steps[presets[0], False, at]} |")
-    lines += [
-        "",
-        "On other scenes of the same kinds, what the doctor finds without truth:",
-        "",
-        "| | " + " | ".join(presets) + " |",
-        f"|---|{'---|' * len(presets)}",
-    ]
-    rows = {
-        "moved, of the steps of truly still points": lambda p: (
-            found[p, "true moved"] / max(1, found[p, "true steps"])
-        ),
-        "moved, of those that it takes for still": lambda p: (
-            found[p, "found moved"] / max(1, found[p, "found steps"])
-        ),
-        "expected by it": lambda p: (
-            sum(found[p, f"found steps {at}"] * rates[p][at] for at in BINS)
-            / max(1, found[p, "found steps"])
-        ),
-        "of those it takes for still, are": lambda p: found[p, "right"] / max(1, found[p, "found"]),
-        "of the still points, found": lambda p: found[p, "right"] / max(1, found[p, "still"]),
-    }
-    for name, value in rows.items():
-        lines.append(f"| {name} | {' | '.join(f'{value(p):.1%}' for p in presets)} |")
-    return "\n".join(lines)
-
-
-def read_scenes(folder: Path) -> Iterator[Scene]:
-    """Read the scenes of cameras that stand, once per noise level."""
-    for path in sorted(folder.glob("*/truth.npz")):
-        truth = np.load(path)
-        if not truth["fixed"]:
-            continue
-        with av.open(str(path.parent / "clean.mkv")) as container:
-            clean = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-        box = Letterbox.fit(clean[0].shape[:2], IMG_SHAPE)
-        left, top, right, bottom = box.content_box
-        away = np.linalg.norm(truth["tracks_xy"] - truth["tracks_xy"][:, :1], axis=-1).max(axis=1)
-        still = (away * max(box.scale_xy) < STILL_PX) & truth["known"]
-        queries_xy = box.to_img(truth["queries_xy"]) - (left, top)
-        seed = int(path.parent.name.split("-")[1])
-        for noise in NOISES:
-            rng = np.random.default_rng([seed, round(10 * noise)])
-            noisy = (frame + rng.normal(0, noise, frame.shape) for frame in clean)
-            frames = np.stack(
-                [
-                    letterbox_frame(np.clip(np.rint(each), 0, 255).astype(np.uint8), box)
-                    for each in noisy
-                ]
-            )[:, top:bottom, left:right]
-            yield Scene(
-                path.parent.name,
-                noise,
-                np.ascontiguousarray(frames),
-                queries_xy.astype(np.float32),
-                truth["starts"],
-                still,
-                bool(seed % 2),
-            )
-
-
-def tally(
-    scene: Scene,
-    preset: str,
-    looks: dict[int, WindowLook],
-    steps: Counter[tuple[str, bool, int]],
-    moved: Counter[tuple[str, bool, int]],
-    found: Counter[tuple[str, str]],
-) -> None:
-    """Track a scene and count the steps of its still points, and those that move."""
-    shape = scene.frames.shape[1:3]
-    tracker = DisTracker(DisConfig.model_validate({"preset": preset}))
-    session = tracker.open(shape, scene.queries_xy, HORIZON, 1)
-    windows = [window for frame in scene.frames for window in session.push(frame)]
-    for number, start in enumerate(scene.starts):
-        window, seen = windows[start], looks[int(start)]
-        both = (window.vis[1:] & window.vis[:-1]).astype(bool)
-        moves = moved_steps(window.tracks_xy, shape) & both
-        for at in BINS:
-            chosen = scene.still[number] & (seen.bins == at)
-            steps[preset, scene.check, at] += int(both[:, chosen].sum())
-            moved[preset, scene.check, at] += int(moves[:, chosen].sum())
-        if scene.check:
-            for name, chosen in (("true", scene.still[number]), ("found", seen.still)):
-                found[preset, f"{name} steps"] += int(both[:, chosen].sum())
-                found[preset, f"{name} moved"] += int(moves[:, chosen].sum())
-            for at in BINS:
-                chosen = seen.still & (seen.bins == at)
-                found[preset, f"found steps {at}"] += int(both[:, chosen].sum())
-            found[preset, "still"] += int(scene.still[number].sum())
-            found[preset, "found"] += int(seen.still.sum())
-            found[preset, "right"] += int((seen.still & scene.still[number]).sum())
+        yield f"| {name} | {cells} | {total[presets[0]].found_steps[at]:,} |"
+    yield ""
+    yield f"On {len(others)} recordings of other scenes, against the truth:"
+    yield ""
+    yield f"| | {' | '.join(presets)} |"
+    yield f"|---|{'--:|' * len(presets)}"
+    lines: dict[str, list[str]] = {}
+    for preset in presets:
+        all_of = added([each[preset] for _, each in others])
+        still, taken, both = all_of.points
+        apart = {
+            name_of(view): each[preset].expected(rates[preset]) - each[preset].found_share()
+            for view, each in others
+        }
+        worst = max(apart, key=lambda name: abs(apart[name]))
+        from_all = [
+            each[preset].expected(rates[preset]) - each[preset].share() for _, each in others
+        ]
+        for name, cell in {
+            "moved, of the steps of those it takes for still": f"{all_of.found_share():.1%}",
+            "expected of these": f"{all_of.expected(rates[preset]):.1%}",
+            "the same in one recording, how far apart on average": (
+                f"{100 * np.mean(np.abs([*apart.values()])):.1f} points"
+            ),
+            "the same, where farthest apart": f"{100 * apart[worst]:+.1f} points ({worst})",
+            "moved, of the steps of all points that truly stand still": f"{all_of.share():.1%}",
+            "expected, less that, in one recording, how far apart on average": (
+                f"{100 * np.mean(np.abs(from_all)):.1f} points"
+            ),
+            "of those it takes for still, are": f"{both / max(1, taken):.1%}",
+            "of the still points, found": f"{both / max(1, still):.1%}",
+        }.items():
+            lines.setdefault(name, []).append(cell)
+    for name, row in lines.items():
+        yield f"| {name} | {' | '.join(row)} |"
 
 
 if __name__ == "__main__":

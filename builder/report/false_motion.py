@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import Field
 
 from builder.core.messages import count
-from builder.report.false_motion_rates import RATES, TRACKER
+from builder.report.false_motion_rates import MEASURED
 from builder.report.motion_findings import Bounds, Level
 from builder.report.still_points import EDGES, PATCH, TELLING, look, moved_steps
 from schemas.base import Record
@@ -23,9 +23,10 @@ from schemas.dataset import TrackerInfo
 WINDOWS = 48
 """Looked at per view, spread over the episodes: each takes reading as many frames as its steps."""
 MOVED = Bounds(0.05, 0.15, 1.0)
-"""Judged: textured still points of the scenes move at about 5% of their steps with the built-in
-tracker; what share hurts a training was not measured, so nothing here is a problem."""
+"""Judged: with chains of motion alone, textured still points of the scenes move at about 5% of
+their steps; what share hurts a training was not measured, so nothing here is a problem."""
 GAIN = 0.5  # of what the tracks have, below which another preset is worth naming
+DEFAULT_RATES: dict[str, tuple[float, ...]] = MEASURED[0]["rates"]
 FEW_STEPS = 200  # of still points, below which nothing is said of them
 
 
@@ -45,8 +46,8 @@ class StillReport(Record):
     )
     moved_share: float | None = Field(description="steps of still points that the tracks move")
     expected: dict[str, float] = Field(
-        description="by preset of the built-in tracker, as it was when it was measured: that share "
-        "on scenes with truth, for the texture and noise found here"
+        description="by preset of the built-in tracker, set as here, else as by default: that "
+        "share on scenes with truth, for the texture and noise found here"
     )
     preset: str | None = Field(
         description="of those, the one that made these tracks; null for what was not measured"
@@ -101,9 +102,10 @@ class StillTally:
         """Sum up; ``shown`` is the tracker.input of the tracks, ``stored``: frames are."""
         counts, steps = self._counts, int(self._steps.sum())
         windows, points, enough = counts["windows"], counts["points"], steps >= FEW_STEPS
+        rates = measured_rates(tracker)
         expected = {
-            preset: float(np.dot(self._steps, rates)) / steps
-            for preset, rates in (RATES.items() if enough else ())
+            preset: float(np.dot(self._steps, each)) / steps
+            for preset, each in ((rates or DEFAULT_RATES).items() if enough else ())
         }
         return StillReport(
             basis=self._basis(stored),
@@ -128,10 +130,19 @@ class StillTally:
         return f"the stored frames of {count(self._counts['windows'], 'window')}{lossy}"
 
 
+def measured_rates(tracker: TrackerInfo) -> dict[str, tuple[float, ...]]:
+    """Return the rates by preset that were measured of a tracker set so; empty for others."""
+    own = facts(tracker)
+    rates: dict[str, tuple[float, ...]] = next(
+        (each["rates"] for each in MEASURED if each["tracker"] == own), {}
+    )
+    return rates
+
+
 def measured_preset(tracker: TrackerInfo) -> str | None:
     """Return which of the measured presets made tracks; None for other trackers and settings."""
     preset = str(tracker.settings.get("preset"))
-    return preset if facts(tracker) == TRACKER and preset in RATES else None
+    return preset if preset in measured_rates(tracker) else None
 
 
 def facts(tracker: TrackerInfo) -> dict[str, object]:

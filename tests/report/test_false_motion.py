@@ -9,8 +9,14 @@ from builder.cli import main
 from builder.dataset.opening import open_dataset
 from builder.report import false_motion
 from builder.report.diagnosis import diagnose
-from builder.report.false_motion import StillTally, measured_preset, still_findings, still_line
-from builder.report.false_motion_rates import RATES, TRACKER
+from builder.report.false_motion import (
+    StillTally,
+    facts,
+    measured_preset,
+    still_findings,
+    still_line,
+)
+from builder.report.false_motion_rates import MEASURED
 from builder.report.still_points import (
     EDGES,
     PATCH,
@@ -24,6 +30,7 @@ from builder.report.still_points import (
 )
 from builder.stores.kinds.hdf5 import Hdf5Store
 from builder.testing.samples import Sample, sample_dataset
+from builder.trackers.kinds.dis import PRESETS, DisConfig, DisTracker
 from schemas.dataset import TrackerInfo, VisibilityRule
 
 SHAPE = (72, 112)
@@ -128,9 +135,14 @@ def test_steps_that_move_are_those_of_whole_pixels():
     np.testing.assert_array_equal(moved_steps(tracks, SHAPE), expected)
 
 
-def info(**changes):
-    settings = {"preset": "best", "note": "any", **TRACKER.get("own", {})}
-    kept = {"kind": TRACKER.get("kind", "dis"), "name": TRACKER.get("name", "dis"), **changes}
+CHAINED = facts(DisTracker(DisConfig(anchored=False)).info)
+
+
+def info(at=0, **changes):
+    """A tracker of which rates were measured."""
+    known = MEASURED[at]["tracker"]
+    settings = {"preset": "best", "note": "any", **known["own"]}
+    kept = {"kind": known["kind"], "name": known["name"], **changes}
     rule = VisibilityRule(rule="any", sticky=False)
     return TrackerInfo(
         version="1", licence="MIT", visibility=rule, **{"settings": settings, **kept}
@@ -171,17 +183,46 @@ def test_what_is_counted_is_what_was_put_in():
     assert "too little texture for their noise" in text
 
 
-def test_rates_are_shares_that_fall_with_texture():
-    assert {"best", "fast"} <= {*RATES}
-    for rates in RATES.values():
-        assert len(rates) == len(EDGES) + 1
-        assert (np.diff(rates) <= 0).all()
-        assert 0 <= rates[-1] <= rates[0] <= 1
+def measured_as(rates, of=0):
+    """What was measured, had it been these rates."""
+    return tuple({**each, "rates": rates} if at == of else each for at, each in enumerate(MEASURED))
+
+
+def test_rates_are_shares_and_chains_alone_fail_where_there_is_no_texture():
+    for each in MEASURED:
+        assert {*PRESETS} == {*each["rates"]}
+        for rates in each["rates"].values():
+            assert len(rates) == len(EDGES) + 1
+            assert all(0 <= rate <= 1 for rate in rates)
+            assert each["tracker"] != CHAINED or rates[0] > 5 * rates[-1]
+
+
+def test_rates_are_of_trackers_that_are_shipped_the_default_first():
+    ways = [facts(DisTracker(DisConfig(anchored=way)).info) for way in (True, False)]
+    measured = [each["tracker"] for each in MEASURED]
+    assert measured == [way for way in ways if way in measured]
+    for way in (True, False):
+        for preset in PRESETS:
+            told = DisTracker(DisConfig(anchored=way, preset=preset, conf=way)).info
+            assert measured_preset(told) in (preset, None)
+
+
+def test_each_way_to_set_the_tracker_has_rates_of_its_own(monkeypatch):
+    rates = {"best": (0.25,) * (len(EDGES) + 1), "fast": (0.5,) * (len(EDGES) + 1)}
+    monkeypatch.setattr(false_motion, "MEASURED", measured_as(rates, of=len(MEASURED) - 1))
+    points, tally = grid(), StillTally(1)
+    tracks = np.repeat(points[None], 6, axis=0)
+    tally.add(half_plain(0), tracks, np.ones(tracks.shape[:2]), "raw")
+    last = tally.report(info(len(MEASURED) - 1), "content", stored=True)
+    assert last.expected == {"best": pytest.approx(0.25), "fast": pytest.approx(0.5)}
+    other = tally.report(info(name="another"), "content", stored=True)
+    assert other.preset is None
+    assert other.expected.keys() == {*PRESETS}
 
 
 def test_expected_is_the_rates_weighted_by_what_was_found(monkeypatch):
     rates = {"best": tuple(np.linspace(0.4, 0.05, len(EDGES) + 1))}
-    monkeypatch.setattr(false_motion, "RATES", rates)
+    monkeypatch.setattr(false_motion, "MEASURED", measured_as(rates))
     points, tally = grid(), StillTally(1)
     tracks = np.repeat(points[None], 6, axis=0)
     frames = half_plain(0)
@@ -199,7 +240,7 @@ def test_expected_is_the_rates_weighted_by_what_was_found(monkeypatch):
 
 def test_another_preset_is_named_where_it_was_measured_and_moves_less(monkeypatch):
     rates = {"best": (0.5,) * (len(EDGES) + 1), "fast": (0.01,) * (len(EDGES) + 1)}
-    monkeypatch.setattr(false_motion, "RATES", rates)
+    monkeypatch.setattr(false_motion, "MEASURED", measured_as(rates))
     points, tally = grid(), StillTally(1)
     tracks = np.repeat(points[None], 6, axis=0)
     tracks[1::2] += np.float32(1)
@@ -214,9 +255,9 @@ def test_only_what_was_measured_has_an_expectation():
     assert measured_preset(info()) == "best"
     assert measured_preset(info(kind="lk")) is None
     assert measured_preset(info(name="another")) is None
-    changed = {"preset": "best", **TRACKER["own"], "fb_threshold": 0.123}
-    assert measured_preset(info(settings=changed)) is None
-    assert measured_preset(info(settings={"preset": "other", **TRACKER["own"]})) is None
+    own = MEASURED[0]["tracker"]["own"]
+    assert measured_preset(info(settings={"preset": "best", **own, "fb_threshold": 0.123})) is None
+    assert measured_preset(info(settings={"preset": "other", **own})) is None
 
 
 def test_the_doctor_reports_it_and_says_where_it_is_unknown(tmp_path, capsys):
