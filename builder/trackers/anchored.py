@@ -312,7 +312,8 @@ class AnchoredSession(BaseSession):
         window.tracks_xy[step] = np.where(stays[:, None], self.queries_xy, chain_xy)
         window.vis[step] = shows & (stays | inside)
         if window.conf is not None:
-            window.conf[step] = np.where(stays | inside, verdict.shows, 0)
+            told = verdict.shows if verdict.conf is None else verdict.conf
+            window.conf[step] = np.where(stays | inside, told, 0)
         again = stays & shows & (log_change < np.log1p(_SAME))
         anchor.went = ~stays
         anchor.gain = np.where(again, gain, anchor.gain)

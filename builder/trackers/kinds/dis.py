@@ -153,7 +153,7 @@ class DisTracker(ChainedTracker):
 
     def judge(self, anchor: Anchor, step: int, features: np.ndarray, xy: np.ndarray) -> Verdict:
         """Decide which points of a window stay and show; see ``AnchoredSession``."""
-        return still_head()(features)
+        return still_head()(features, self.gives_conf)
 
     def open(
         self, shape: tuple[int, int], queries_xy: np.ndarray, horizon: int, start_every: int
