@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from builder.trackers.base import BaseSession, Window
-from builder.trackers.camera import led
+from builder.trackers.camera import RASTER, led
 from builder.trackers.chained import DARK, LINK_COST, Link, Observation, Observe
 from builder.trackers.evidence import Evidence, Relief, quiet_variance
 from builder.trackers.patches import difference, mismatch, patches, structure
@@ -26,7 +26,6 @@ from builder.trackers.surround import surround
 
 _BLUR = 1.0  # px: patches are compared after it, so that sampling between pixels changes little
 _SAME = 12.0  # change up to which a patch that stays is what its chain goes on from
-_RASTER = 256  # distances are felt as those of pictures of this size
 _LOST = 5.0  # px: forward-backward errors beyond it are all the same
 _FAR = 64.0  # px: beyond it, the camera's motion is no guide
 _CHANNELS = 3
@@ -95,7 +94,7 @@ class AnchoredSession(BaseSession):
         super().__post_init__()
         self._open: deque[Anchor] = deque()
         self._last: Look | None = None
-        self._raster = max(1.0, max(self.shape) / _RASTER)
+        self._raster = max(1.0, max(self.shape) / RASTER)
 
     def _add(self, frame_rgb: np.ndarray) -> list[Window]:
         newest, seen = self._pushed - 1, self.observe(frame_rgb)

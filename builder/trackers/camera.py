@@ -10,6 +10,9 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+RASTER = 256
+"""Distances are felt as those of pictures of this size."""
+
 _CORNERS, _QUALITY, _APART, _BLOCK = 200, 0.01, 5, 5
 _WINDOW, _LEVELS = (15, 15), 4
 _RETURNS = 0.7  # px: a corner that is followed there and back ends within it
@@ -36,14 +39,15 @@ class CameraMotion:
         self._corners = cv2.goodFeaturesToTrack(now, _CORNERS, _QUALITY, _APART, blockSize=_BLOCK)
         if before is None or corners is None:
             return None
+        raster = max(1.0, max(now.shape) / RASTER)
         there, found = _follow(before, now, corners)
         again, found_again = _follow(now, before, there)
-        found &= found_again & (np.linalg.norm(again - corners, axis=-1)[:, 0] < _RETURNS)
+        found &= found_again & (np.linalg.norm(again - corners, axis=-1)[:, 0] < _RETURNS * raster)
         first, second = corners[found, 0] + np.float32(0.5), there[found, 0] + np.float32(0.5)
-        moves = np.linalg.norm(second - first, axis=1) > _MOVES
+        moves = np.linalg.norm(second - first, axis=1) > _MOVES * raster
         if moves.sum() < max(_FEWEST, _SHARE * len(moves)):
             return None
-        return _agreed(first[moves], second[moves])
+        return _agreed(first[moves], second[moves], _AGREES * raster)
 
 
 def _follow(first: np.ndarray, second: np.ndarray, xy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -54,12 +58,12 @@ def _follow(first: np.ndarray, second: np.ndarray, xy: np.ndarray) -> tuple[np.n
     return moved, (status[:, 0] == 1) & np.isfinite(moved).all(axis=(1, 2))
 
 
-def _agreed(first: np.ndarray, second: np.ndarray) -> np.ndarray | None:
+def _agreed(first: np.ndarray, second: np.ndarray, within: float) -> np.ndarray | None:
     """Return the homography, or of few points the similarity, on which most agree."""
     if len(first) >= _FEWEST_OF_A_PLANE:
-        found, _ = cv2.findHomography(first, second, cv2.USAC_MAGSAC, _AGREES)
+        found, _ = cv2.findHomography(first, second, cv2.USAC_MAGSAC, within)
     else:
-        part, _ = cv2.estimateAffinePartial2D(first, second, ransacReprojThreshold=_AGREES)
+        part, _ = cv2.estimateAffinePartial2D(first, second, ransacReprojThreshold=within)
         found = None if part is None else np.vstack([part, [0, 0, 1]])
     if found is None or not np.isfinite(found).all() or abs(np.linalg.det(found)) < 1e-3:
         return None
