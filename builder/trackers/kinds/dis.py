@@ -75,7 +75,7 @@ class DisConfig(Record):
     """Settings of the DIS tracker."""
 
     preset: Literal["best", "balanced", "fast"] = Field(
-        default="best", description="costs about 6 : 4 : 1; accuracy in BENCHMARKS.md"
+        default="best", description="costs about 3 : 2 : 1; accuracy in BENCHMARKS.md"
     )
     fb_threshold: Annotated[float, Field(gt=0)] = Field(
         default=1.5,
