@@ -389,7 +389,7 @@ def test_random_augmentation_is_fixed_by_seed_epoch_and_sample(dataset):
     assert not torch.equal(first["traj"], windows[4]["traj"])
     with pytest.raises(ValueError, match="quarter turns need a square"):
         WindowDataset(dataset, augment=RandomAugment(quarter_turns=True))
-    with pytest.raises(ValueError, match=r"zoom is \(least, largest\), got"):
+    with pytest.raises(ConfigError, match=r"zoom is \(least, largest\), got"):
         RandomAugment(zoom=(1.4, 0.8))
 
 
