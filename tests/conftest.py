@@ -114,6 +114,8 @@ def s3(s3_server, faults, monkeypatch):
     for name, value in where.items():
         monkeypatch.setenv(name, value)
     _end_readers()
+    # Those that know another test's server.
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
     files = fsspec.filesystem("s3", **s3_server)
     files.makedirs("bucket", exist_ok=True)
     yield files

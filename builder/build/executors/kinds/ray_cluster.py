@@ -2,8 +2,8 @@
 
 An actor has a child process of its own that does the tasks and keeps the backends between
 them; so a crash costs one task alone and is told by its cause, as on one machine.  The actor
-itself, or its whole node, may die too: its task is begun anew by another.  ``ray_pool`` has the
-actors and says which node gets what.
+itself, or its whole node, may die too: Ray restarts it and repeats the call, which carries the
+task and so begins it anew.  ``ray_pool`` has the actors and says which node gets what.
 """
 
 import itertools

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Callable, Collection
 
 import ray
-from ray._private.state import available_resources_per_node
 
 from builder.core.errors import ConfigError, HostError
 
@@ -36,15 +35,6 @@ class Nodes:
                 there = node["Resources"]
                 rooms = [there.get(kind, 0) // each for kind, each in self._wanted.items()]
                 self._room[node["NodeID"]] = int(min(rooms, default=there.get("CPU", 1)))
-
-    def free(self) -> set[str]:
-        """Return the nodes in use that have room for a worker now."""
-        now = available_resources_per_node()
-        return {
-            node
-            for node in self.usable()
-            if all(now.get(node, {}).get(kind, 0) >= each for kind, each in self._wanted.items())
-        }
 
     @property
     def several(self) -> bool:

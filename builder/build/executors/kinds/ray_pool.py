@@ -2,10 +2,10 @@
 
 Ray chooses the nodes, as only it knows what else runs there and what its autoscaler may add.  A
 task that failed where the node may be to blame is tried on another, for which an actor is aimed at
-one; once a node is left out, or an actor cannot start, all later ones are aimed: only of those it
-is known which node they could not start on.
+one; once a node is left out, or an actor cannot start, all later ones are aimed.
 """
 
+import itertools
 import pickle
 import socket
 import time
@@ -23,7 +23,7 @@ from builder.build.executors.base import Events, Function, Outcome, ProgressEven
 from builder.build.executors.child import unpack
 from builder.build.executors.kinds.ray_host import Host
 from builder.build.executors.kinds.ray_nodes import Nodes
-from builder.build.executors.supervisor import START_SECONDS, event_of, next_sendable
+from builder.build.executors.supervisor import event_of, next_sendable
 from builder.core.errors import AbsentError, HostError, LettersetError, OutputError, WorkerError
 
 REACH_SECONDS = 5.0
@@ -33,8 +33,7 @@ GONE_SECONDS = 20.0  # without its head, before the cluster counts as lost; Ray 
 ELSEWHERE_SECONDS = 120.0  # to wait for room on another node, before a failure is believed
 NODES = 3  # on so many a task is tried, at most
 DEATHS = 2  # of actors with one task, before the task is given up
-LOSSES = 10  # of actors, with nothing heard between, before the cluster counts as lost
-FREE_SECONDS = 5.0  # until the cluster tells that the room of an actor that was ended is free
+LOSSES = 10  # of actors for good, with nothing heard between, before the cluster counts as lost
 
 
 @dataclass(eq=False)
@@ -43,6 +42,8 @@ class _Task:
 
     task: Any
     packed: bytes
+    number: int = -1
+    """A new one each time it is given to an actor: for each of them numbers only rise."""
     deaths: int = 0
     failed: dict[str, BaseException] = field(default_factory=dict)
     """By node: the last is the latest."""
@@ -52,15 +53,14 @@ class _Task:
 
 @dataclass(eq=False)
 class _Worker:
-    """An actor and the task it has."""
+    """An actor and the task it has; ``life`` tells one incarnation of the actor from the next."""
 
     actor: Any
     aimed: str | None = None
     """The node it has to be on; None: Ray chooses."""
     node: str | None = None
-    """Where it is; None until it has said so."""
+    life: str | None = None
     task: _Task | None = None
-    begun: float = field(default_factory=time.monotonic)
 
     @property
     def place(self) -> str | None:
@@ -85,13 +85,14 @@ class Pool:
     ) -> None:
         self._workers = workers
         self._nodes = Nodes({"CPU": resources["num_cpus"], "GPU": resources["num_gpus"]}, on_notice)
-        options = {**resources, "max_restarts": 0, "max_task_retries": 0}
+        options = {**resources, "max_restarts": -1, "max_task_retries": -1}
         self._host = ray.remote(Host).options(**options)
         self._arguments = (pickle.dumps(function), stall_seconds)
         self._options = options
         self._calls: dict[Any, _Worker] = {}
         self._idle: list[_Worker] = []
         self._queue = deque[_Task]()
+        self._numbers = itertools.count()
         self._events: list[Outcome | ProgressEvent] = []
         self._drained = self._aiming = False
         self._losses = 0
@@ -118,7 +119,6 @@ class Pool:
                 return
             for call in self._answered():
                 self._take(call)
-            self._look()
 
     def end(self) -> None:
         """End all actors and their children within seconds."""
@@ -174,8 +174,8 @@ class Pool:
             if task is not None:
                 self._queue.remove(task)
                 self._idle.remove(worker)
-                worker.task = task
-                self._calls[worker.actor.begin.remote(task.packed)] = worker
+                worker.task, task.number = task, next(self._numbers)
+                self._call(worker)
 
     def _start_missing(self) -> None:
         """Start a worker for every task that waits for none of those there are."""
@@ -210,22 +210,28 @@ class Pool:
         self._calls[worker.actor.hello.remote()] = worker
         return True
 
+    def _call(self, worker: _Worker) -> None:
+        assert worker.task is not None
+        call = worker.actor.advance.remote(worker.task.number, worker.task.packed)
+        self._calls[call] = worker
+
     # Hearing of them
 
     def _answered(self) -> list[Any]:
-        """Wait a while for the answer to a call."""
+        """Wait a while for the answer to a call.
+
+        Raises LettersetError when the cluster's head is gone.
+        """
         with signals_pass():
             calls = list(self._calls)
             if not calls:
                 time.sleep(min(1.0, LOOK_SECONDS))  # for a node with room
             answered, _ = ray.wait(calls, timeout=LOOK_SECONDS) if calls else ([], [])
+        self._look()
         return list(answered)
 
     def _look(self) -> None:
-        """Now and then, see whether the cluster's head is there: workers may answer without it.
-
-        Raises LettersetError when it is gone.
-        """
+        """Now and then, see whether the cluster's head is there: workers may answer without it."""
         now = time.monotonic()
         if now - self._looked < LOOK_SECONDS:
             return
@@ -233,7 +239,6 @@ class Pool:
         if _head_answers():
             self._head_seen = now
             self._nodes.look()
-            self._end_silent()
         elif now - self._head_seen >= GONE_SECONDS:
             raise LettersetError(
                 f"the head of the Ray cluster, {_head()}, has not answered for "
@@ -241,55 +246,32 @@ class Pool:
                 "again to go on; finished episodes are kept"
             )
 
-    def _end_silent(self) -> None:
-        """Do without actors that were not heard of since they were to start.
-
-        Where no room is free once they are ended, they waited for it, as others still may.
-        """
-        late = time.monotonic() - START_SECONDS
-        silent = {c: w for c, w in self._calls.items() if w.node is None and w.begun < late}
-        if not silent:
-            return
-        for call, worker in silent.items():
-            del self._calls[call]
-            ray.kill(worker.actor)
-        aimed = {worker.aimed for worker in silent.values() if worker.aimed}
-        until = time.monotonic() + FREE_SECONDS
-        while not (free := self._nodes.free()) or not aimed <= free:
-            if time.monotonic() >= until:
-                break
-            time.sleep(0.2)
-        self._aiming = self._aiming or bool(free)
-        for node in free & aimed:
-            self._cannot_start(node, f"none was heard of within {START_SECONDS:.0f} s")
-
-    def _cannot_start(self, node: str, why: str) -> None:
-        self._nodes.leave_out(
-            node,
-            f"a worker cannot start there: {why}. letterset must be installed on every node, and "
-            "there must be memory for it",
-        )
-
     def _take(self, call: Any) -> None:
         """Take the answer to a call: where an actor is, or what was heard of its task."""
         worker = self._calls.pop(call)
         try:
             with signals_pass():
-                node, host, messages = ray.get(call)
+                life, node, host, messages = ray.get(call)
         except RayError as error:
             self._lost(worker, error)
             return
         self._losses = 0
         worker.node = node
         self._nodes.name(node, host)
-        if (task := worker.task) is None:
+        task = worker.task
+        if task is not None:
+            task.deaths += worker.life not in (None, life)
+        worker.life = life
+        if task is None:
             self._idle.append(worker)
             return
         events = [event_of(task.task, *unpack(message)) for message in messages]
         ended = next((event for event in events if isinstance(event, Outcome)), None)
+        if ended is None and task.deaths >= DEATHS:
+            ended = Outcome(task.task, error=_lost_twice())
         self._events += [event for event in events if not isinstance(event, Outcome)]
         if ended is None:
-            self._calls[worker.actor.listen.remote()] = worker
+            self._call(worker)
             return
         worker.task = None
         self._idle.append(worker)
@@ -320,20 +302,21 @@ class Pool:
         self._events.append(Outcome(task.task, error=error))
 
     def _lost(self, worker: _Worker, error: RayError) -> None:
-        """Do without an actor that ended.  Raises LettersetError when the cluster was lost."""
+        """Do without an actor that ended for good.  Raises LettersetError: no other will start."""
+        self._losses += 1
+        self._aiming = True  # which tells from now on where actors cannot start
         with suppress(RayError):
             ray.kill(worker.actor)  # one whose class cannot be loaded lives on, and takes the room
-        if answers := _head_answers():
+        if _head_answers():
             self._nodes.look()
-        if worker.node is not None or not answers:
-            self._losses += 1
-        else:
-            self._aiming = True
-            if worker.aimed in self._nodes.usable():
-                self._cannot_start(str(worker.aimed), gist(error))
-        if self._losses >= LOSSES or not (self._nodes.usable() or self._nodes.left_out):
+        if worker.node is None and worker.aimed in self._nodes.usable():
+            self._nodes.leave_out(str(worker.aimed), f"a worker cannot start there: {gist(error)}")
+        if not self._nodes.usable() or self._losses >= LOSSES:
             raise LettersetError(
-                f"the Ray cluster was lost: {gist(error)}; run the same command again to go on"
+                f"a worker cannot start on the Ray cluster, or the cluster was lost: "
+                f"{gist(error)}. letterset must be installed on every node, "
+                f"and the source and the output must be at the same path; run the same command "
+                f"again to go on"
             ) from None
         if (task := worker.task) is not None:
             task.deaths += 1
