@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-pytest.importorskip("scipy")
+pytest.importorskip("scipy", minversion="1.12")  # isotonic regression
 
 from calibrate_conf import STANDS, Told, lines
 from robot_truth import Bin, calibration_error
