@@ -220,16 +220,16 @@ class AnchoredSession(BaseSession):
 
     def _around(self, newest: int, seen: Observation, look: Look, moved: np.ndarray) -> np.ndarray:
         """See ``surround``, of the points of all open windows."""
-        goes_to, came_from = seen.links[0].follow, seen.came_from
-        assert came_from is not None
+        assert seen.goes_to is not None
+        assert seen.came_from is not None
         open_ = list(self._open)
         return surround(
             np.concatenate([self.queries_xy] * len(open_)),
             np.concatenate([each.chain_xy[newest - each.window.start - 1] for each in open_]),
             moved,
             self._raster,
-            lambda points: goes_to(points)[0],
-            came_from,
+            seen.goes_to,
+            seen.came_from,
             look.blurred,
             np.concatenate([each.colour for each in open_]),
         )

@@ -36,12 +36,13 @@ class Observation(NamedTuple):
     """What is known of a newly pushed frame: links from earlier ones (gap 1 first) and colours.
 
     ``colours_at`` gives the colours (M, C) at points (M, 2), smoothed, in grey levels;
-    ``came_from`` maps points (M, 2) of this frame to where they were in the one before;
+    ``goes_to`` maps points (M, 2) of the frame before to this one, ``came_from`` the reverse;
     ``camera`` is the homography (3, 3) by which the camera moved since then, None if it stood.
     """
 
     links: list[Link]
     colours_at: Callable[[np.ndarray], np.ndarray] | None = None
+    goes_to: Callable[[np.ndarray], np.ndarray] | None = None
     came_from: Callable[[np.ndarray], np.ndarray] | None = None
     camera: np.ndarray | None = None
 

@@ -192,6 +192,7 @@ class _Flow:
         return Observation(
             [Link(gap, _there_and_back(*both, look_up)) for gap, both in found.items()],
             lambda points: look_up(smooth, points),
+            (lambda points: points + look_up(found[1][0], points)) if found else None,
             (lambda points: points + look_up(found[1][1], points)) if found else None,
             self._motion,
         )
