@@ -60,6 +60,7 @@ class JudgedBytes(Judged):
     [(Judged, 400, 0.02), (JudgedBytes, 60, 0.04)],
 )
 def test_the_independent_judge_is_satisfied(adapter, count, blob_limit):
+    pytest.importorskip("scipy")  # with which the judge draws its blobs
     spec = importlib.util.spec_from_file_location("judge_geometry", JUDGE)
     judge = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(judge)
