@@ -1,5 +1,7 @@
 """The size of the frames that older files were tracked in: recorded, given, told, or unknown."""
 
+import re
+
 import h5py
 import numpy as np
 import pytest
@@ -70,6 +72,20 @@ def test_without_a_size_nothing_is_made_up(tmp_path):
     view = only_view(open_legacy(tmp_path, IMG))
     assert view.tracked_size() == (None, "unknown", "")
     assert view.meta.source_shape_assumed
+
+
+def test_a_given_size_that_files_contradict_is_refused_or_told(tmp_path, caplog):
+    for name, attrs in (("a", True), ("b", False)):
+        write_amplify(tmp_path / f"{name}.hdf5", {"v": (480, 854)}, older=True, attrs=attrs)
+    told = "a.hdf5, view v: height and width are recorded as 480 x 854 (H x W), but --tracked gives"
+    folder = open_legacy(tmp_path, IMG, tracked=(480, 640))
+    assert [e.views["v"].tracked_size().shape for e in folder] == [(480, 854), (480, 640)]
+    assert told in caplog.text
+    (tmp_path / "b.hdf5").unlink()
+    for given in ((480, 640), {"v": (480, 640)}):
+        with pytest.raises(ConfigError, match=re.escape(told)):
+            open_legacy(tmp_path, IMG, tracked=given)
+    assert only_view(open_legacy(tmp_path, IMG, tracked=(480, 854))).tracked_size().shape
 
 
 @pytest.mark.parametrize("place", ["tracks", "/root", "/"])

@@ -144,6 +144,7 @@ def test_cameras_of_one_name_keep_their_suffixes(tmp_path):
     [
         ("robomimic", {}, "none", None),
         ("robomimic", {"macros_image_convention": "opengl"}, "vflip", "is opengl"),
+        ("robomimic", {"macros_image_convention": " OpenGL"}, "vflip", "is  OpenGL"),
         ("robomimic", {"macros_image_convention": "opencv"}, "none", "is opencv"),
         ("libero", {"problem_info": "{}"}, "vflip", "attribute problem_info is LIBERO's"),
         ("libero", {"problem_info": "{}", "macros_image_convention": "opencv"}, "none", "opencv"),

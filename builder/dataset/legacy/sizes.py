@@ -6,6 +6,7 @@ the height on both axes.  Step 0 therefore tells the height of the frames, never
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -25,6 +26,8 @@ from schemas.legacy import QUERY_SLACK_PX, check_queries
 if TYPE_CHECKING:
     from builder.dataset.legacy.videos import Videos
 
+log = logging.getLogger("letterset.legacy")
+
 Shape = tuple[int, int]
 GivenSizes = Shape | Mapping[str, Shape]
 """One size (H, W) for all views, or one by view."""
@@ -43,7 +46,9 @@ def with_given_sizes(
 ) -> dict[str, LegacyRef]:
     """Return files with a given size in the views that record none.
 
-    Raises ConfigError for what is no size, and for a view that no file has.
+    What the attributes record goes before what is given, and a warning says where they differ.
+    Raises ConfigError for what is no size, for a view that no file has, and where every file
+    records another size than the given one.
     """
     if given is None:
         return dict(refs)
@@ -53,10 +58,11 @@ def with_given_sizes(
         if not any(name in ref.sizes for ref in refs.values()):
             raise ConfigError(f"a tracked size is given for the view {name}, which no file has")
     every = None if isinstance(given, Mapping) else checked_shape(given, "tracked")
+    _tell_recorded(refs, by_view, every)
 
     def size_of(name: str, size: TrackedSize) -> TrackedSize:
         shape = by_view.get(name, every)
-        if shape is None or (size.origin == "recorded" and not size.basis):
+        if shape is None or _stands(size):
             return size
         if size.origin == "relative":
             return TrackedSize(size.shape or shape, "relative")
@@ -66,6 +72,34 @@ def with_given_sizes(
         key: replace(ref, sizes={name: size_of(name, size) for name, size in ref.sizes.items()})
         for key, ref in refs.items()
     }
+
+
+def _stands(size: TrackedSize) -> bool:
+    """Whether the view's own attributes record its size."""
+    return size.origin == "recorded" and not size.basis
+
+
+def _tell_recorded(
+    refs: Mapping[str, LegacyRef], by_view: Mapping[str, Shape], every: Shape | None
+) -> None:
+    given = [
+        (ref, name, size, shape)
+        for ref in refs.values()
+        for name, size in ref.sizes.items()
+        if (shape := by_view.get(name, every)) is not None
+    ]
+    others = [
+        f"{ref.path}, view {name}: height and width are recorded as {_size(size.shape)}, but "
+        f"--tracked gives {_size(shape)}"
+        for ref, name, size, shape in given
+        if size.shape is not None and _stands(size) and size.shape != shape
+    ]
+    if not others:
+        return
+    if all(_stands(size) for _, _, size, _ in given):
+        raise ConfigError(f"{others[0]}; leave --tracked out, or correct the attributes")
+    more = f" (and so do {count(len(others) - 1, 'other view')})" if len(others) > 1 else ""
+    log.warning("%s%s; what is recorded counts", others[0], more)
 
 
 def settled(ref: LegacyRef, videos: Videos | None) -> LegacyRef:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -138,9 +138,9 @@ class Demos(BaseSource[DemosConfig]):
     def orientation(self, file: SafeHdf5) -> tuple[Orientation, str | None]:
         """Return how a file's pictures are turned upright, and what says so, if anything does."""
         said = file.attr("data", _CONVENTION)
-        known: dict[Any, Orientation] = {"opengl": "vflip", "opencv": "none"}
-        if isinstance(said, str) and said in known:
-            return known[said], f"the file's attribute {_CONVENTION} is {said}"
+        known: dict[str, Orientation] = {"opengl": "vflip", "opencv": "none"}
+        if isinstance(said, str) and (turn := known.get(said.strip().lower())):
+            return turn, f"the file's attribute {_CONVENTION} is {said}"
         return "none", None
 
     def task(self, relative: str) -> str:

@@ -29,7 +29,6 @@ from builder.dataset.splits import split_pair
 from builder.inputs.listing import natural_key
 from builder.transform.export.amplify_plan import Demo, instruction, plan_demos
 from builder.transform.export.common import (
-    LEFT_OUT,
     chosen_views,
     damage,
     damage_of,
@@ -38,6 +37,7 @@ from builder.transform.export.common import (
     plan_undamaged,
     refuse,
     refused_views,
+    refused_windows,
     tell,
 )
 from schemas.dataset import QuerySpec
@@ -147,13 +147,7 @@ def _checked_views(dataset: Dataset, views: Sequence[str] | None, target: Target
 
 
 def _refused_settings(dataset: Dataset, target: Target) -> list[str]:
-    meta, refused = dataset.meta, []
-    if not meta.has_tracks:
-        refused.append("a dataset without tracks (open a layer with tracks, or letterset track)")
-    if meta.mode == "reinit" and meta.start_every != 1:
-        refused.append(f"start_every {meta.start_every}: AMPLIFY looks up windows by frame number")
-    if dataset.skipped_windows:
-        refused.append(f"{LEFT_OUT}: AMPLIFY looks up windows by frame number")
+    meta, refused = dataset.meta, refused_windows(dataset, "AMPLIFY")
     if target == "upstream" and meta.mode == "episode":
         refused.append(
             "whole-episode tracks: AMPLIFY cuts shorter windows near the end, which no batch can "

@@ -164,6 +164,18 @@ def refused_canvas(dataset: Dataset, episode_id: str, view: ViewMeta) -> list[st
     ]
 
 
+def refused_windows(dataset: Dataset, reader: str) -> list[str]:
+    """Say what of its windows a ``reader`` cannot use that looks them up by frame number."""
+    meta, refused = dataset.meta, []
+    if not meta.has_tracks:
+        refused.append("a dataset without tracks (open a layer with tracks, or letterset track)")
+    if meta.mode == "reinit" and meta.start_every != 1:
+        refused.append(f"start_every {meta.start_every}: {reader} looks up windows by frame number")
+    if dataset.skipped_windows:
+        refused.append(f"{LEFT_OUT}: {reader} looks up windows by frame number")
+    return refused
+
+
 def refuse(layout: str, refused: Sequence[str]) -> None:
     """Raise ConfigError listing what a layout cannot hold, if there is anything."""
     if refused:

@@ -19,11 +19,11 @@ from builder.dataset.episodes import Dataset
 from builder.inputs.listing import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from builder.transform.export.amplify import write_size, write_tracks
 from builder.transform.export.common import (
-    LEFT_OUT,
     chosen_views,
     new_folder,
     plan_undamaged,
     refuse,
+    refused_windows,
     tell,
 )
 from builder.transform.export.common import view_of as view_named
@@ -53,7 +53,7 @@ def export_segments(
     Raises ConfigError, before any work, naming what the layout cannot hold, and OutputError when
     ``out`` cannot be written; then nothing is left there.
     """
-    refuse("the older route", _refused(dataset))
+    refuse("the older route", refused_windows(dataset, "its loader"))
 
     def plan(dataset: Dataset) -> tuple[list[str], dict[str, str]]:
         return chosen_views(dataset, views), _paths(dataset)
@@ -78,17 +78,6 @@ def export_segments(
         (folder / "config.yaml").write_text(text, encoding="utf-8")
     tell(_notes(dataset, rates), notes, log)
     return paths
-
-
-def _refused(dataset: Dataset) -> list[str]:
-    meta, refused = dataset.meta, []
-    if not meta.has_tracks:
-        refused.append("a dataset without tracks (open a layer with tracks, or letterset track)")
-    if meta.mode == "reinit" and meta.start_every != 1:
-        refused.append(f"start_every {meta.start_every}: its loader looks up windows by frame")
-    if dataset.skipped_windows:
-        refused.append(f"{LEFT_OUT}: its loader looks up windows by frame")
-    return refused
 
 
 def _paths(dataset: Dataset) -> dict[str, str]:
