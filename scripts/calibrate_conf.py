@@ -1,13 +1,13 @@
-"""Fit what makes a probability of what the head of ``dis`` says, on rendered scenes.
+"""Fit what makes a probability of what the second look of ``dis`` says, on rendered scenes.
 
     MUJOCO_GL=osmesa python scripts/robot_scenes.py SCENES --seeds 301 302 --frames 28
     python scripts/calibrate_conf.py SCENES
 
-Writes builder/trackers/still_conf.json: the share of points that are visible and within 4 of 256
-pixels of the truth, by the odds that the head gives them, as lines that never fall; one for points
+Writes builder/trackers/second_look_conf.json: the share of points that are visible and within 4 of
+256 pixels of the truth, by the odds that it gives them, as lines that never fall; one for points
 that stay at their query and one for those that go, each for pictures that stand and that move.  To
-be run again whenever still_head.json has changed.  How well ``conf`` tells the truth is measured by
-scripts/bench_robot_truth.py, on scenes of other seeds.
+be run again whenever second_look.json has changed.  How well ``conf`` tells the truth is measured
+by scripts/bench_robot_truth.py, on scenes of other seeds.
 """
 
 from __future__ import annotations
@@ -31,21 +31,18 @@ from scipy.optimize import isotonic_regression
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from robot_truth import NEAR_PX
-from robot_views import RECORDINGS, RobotView, folders
+from robot_views import RECORDINGS, RobotView, folders, followed
 
-from builder.trackers.anchored import Anchor
 from builder.trackers.kinds.dis import DisTracker
-from builder.trackers.still_head import CALIBRATION, STANDING, WEIGHTS, Verdict, still_head
-
-EVERY = 4
-"""Frames from one window of the truth to the next."""
+from builder.trackers.second_look import CALIBRATION, WEIGHTS, second_look
+from builder.trackers.still_head import STANDING
 
 STANDS = 0.45
 """Share of the picture's telling parts from which on the camera is taken to stand."""
 
 
 class Told(NamedTuple):
-    """Points at steps, (M,) each: what the head says of them, and what is true.
+    """Points at steps, (M,) each: what is said of them, and what is true.
 
     ``odds`` as a logarithm; ``stays``: at its query; ``standing``: the feature; ``right``: visible
     and within NEAR_PX.
@@ -72,7 +69,7 @@ def main() -> None:
     told = Told(*(np.concatenate(each) for each in zip(*parts, strict=True)))
     kept = {
         "fitted_by": "scripts/calibrate_conf.py",
-        "head_sha256": hashlib.sha256(WEIGHTS.read_bytes()).hexdigest(),
+        "second_look_sha256": hashlib.sha256(WEIGHTS.read_bytes()).hexdigest(),
         "scenes": sorted({path.name.rsplit("-", 1)[0] for path in scenes}),
         "recordings": list(RECORDINGS.values()),
         "points": len(told.right),
@@ -88,29 +85,17 @@ def main() -> None:
 def follow(view: RobotView, cache: Path) -> Told:
     """Track one recording by the default; keep what the head says where there is a truth."""
     cv2.setNumThreads(1)
-    truth, starts, queries_xy = view.truth, view.starts, view.queries_xy
-    found: list[Told] = []
-
-    class Watched(DisTracker):
-        def judge(self, anchor: Anchor, step: int, features: np.ndarray, xy: np.ndarray) -> Verdict:
-            stays, shows, _ = verdict = still_head()(features)
-            if anchor.window.start in starts:
-                at = starts.index(anchor.window.start)
-                placed_xy = np.where(stays[:, None], queries_xy, xy)
-                away = np.linalg.norm(placed_xy - truth.tracks_xy[at, step], axis=1)
-                right = truth.visible[at, step] & (away < NEAR_PX)
-                inside = ((xy >= 0) & (xy <= truth.shape[::-1])).all(axis=1)
-                odds = np.log(shows) - np.log1p(-np.minimum(shows, 1 - 1e-7))
-                chosen = truth.known[at] & (stays | inside)
-                row = Told(odds, stays, features[:, STANDING], right)
-                found.append(Told(*(each[chosen] for each in row)))
-            return verdict
-
-    frames = view.frames(cache)
-    horizon = truth.tracks_xy.shape[1]
-    session = Watched().open(frames.shape[1:3], queries_xy, horizon, EVERY)
-    for frame in frames:
-        session.push(frame)
+    truth, found = view.truth, []
+    for at, anchor in followed(view, DisTracker(), cache):
+        kept, moved_xy = anchor.kept[1:], anchor.moved_xy[1:]
+        stays, odds = second_look()(kept)
+        placed_xy = np.where(stays[..., None], view.queries_xy, moved_xy)
+        away = np.linalg.norm(placed_xy - truth.tracks_xy[at, 1:], axis=-1)
+        right = truth.visible[at, 1:] & (away < NEAR_PX)
+        inside = ((moved_xy >= 0) & (moved_xy <= truth.shape[::-1])).all(axis=-1)
+        chosen = truth.known[at] & (stays | inside)
+        told = Told(odds, stays, kept[..., STANDING].astype(np.float32), right)
+        found.append(Told(*(each[chosen] for each in told)))
     return Told(*(np.concatenate(each) for each in zip(*found, strict=True)))
 
 

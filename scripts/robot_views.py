@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,9 @@ import numpy as np
 from robot_truth import Truth
 
 from builder.canvas.letterbox import Letterboxer
+from builder.trackers.anchored import Anchor, AnchoredSession
+from builder.trackers.base import Window
+from builder.trackers.kinds.dis import DisTracker
 from schemas.affine import AxisAffine
 from schemas.geometry import Letterbox
 
@@ -21,6 +25,9 @@ RECORDINGS: dict[str, tuple[float, int | None]] = {
     "noise 1.5, H.264": (1.5, 23),
 }
 """Standard deviation of the noise, in grey levels of the source, and H.264's quality."""
+
+EVERY = 4
+"""Frames from one window of the truth to the next."""
 
 
 @dataclass
@@ -121,3 +128,24 @@ class RobotView:
 def folders(scenes: Path) -> list[Path]:
     """Return the folders of the cameras of all scenes in a folder."""
     return sorted(path.parent for path in scenes.glob("*/truth.npz"))
+
+
+def followed(view: RobotView, tracker: DisTracker, cache: Path) -> Iterator[tuple[int, Anchor]]:
+    """Track a recording; yield the windows that there is a truth of, and their numbers there."""
+    whole: list[Anchor] = []
+    frames, starts, horizon = view.frames(cache), view.starts, view.truth.tracks_xy.shape[1]
+    session = tracker.open(frames.shape[1:3], view.queries_xy, horizon, EVERY)
+    assert isinstance(session, AnchoredSession)
+    give = session._whole
+
+    def keep(anchor: Anchor, last: int) -> Window:
+        whole.append(anchor)
+        return give(anchor, last)
+
+    setattr(session, "_whole", keep)  # noqa: B010 - a method of one session alone
+    for frame in frames:
+        session.push(frame)
+        for anchor in whole:
+            if anchor.window.start in starts:
+                yield starts.index(anchor.window.start), anchor
+        whole.clear()

@@ -17,7 +17,7 @@ import argparse
 import json
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -28,13 +28,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from robot_views import RobotView, folders
+from robot_views import RobotView, folders, followed
 
-from builder.trackers.anchored import Anchor
+from builder.trackers.anchored import Anchor, Judge
 from builder.trackers.kinds.dis import DisConfig, DisTracker
-from builder.trackers.still_head import FEATURES, WEIGHTS, StillHead, Verdict
-
-Judge = Callable[[np.ndarray], Verdict]
+from builder.trackers.second_look import SecondLook
+from builder.trackers.still_head import FEATURES, WEIGHTS, Network
 
 RECORDINGS: tuple[tuple[float, int | None], ...] = ((1.5, None), (0.5, None), (2.0, 23))
 """Noise in grey levels and H.264's quality; every scene has the first, and some of the others."""
@@ -43,10 +42,15 @@ STILL_PX = 0.05
 NEAR_PX = 4.0
 MARGIN = 0.3  # px: below it, neither staying nor going is the better answer
 WIDTH, ROUNDS, EPOCHS, BATCH = 48, 2, 3, 4096
+SURE = 9.0  # logarithm of the odds of what the rule by hand says
+HIDDEN = 4.0  # weight of a hidden point: not to tell of it is better than to tell wrongly
 KEPT, KEPT_STILL = 0.3, 0.075  # shares of the points; of those that stand and get covered, all
 COVERED = 3.0  # how much more than others those count while they are covered
 SHARES = {(False, False): 1.0, (False, True): 1.3, (True, False): 1.2, (True, True): 0.8}
 """Weight of points by whether the camera moves and whether they stand still."""
+
+Fitted = tuple[np.ndarray, np.ndarray, list[list[np.ndarray]]]
+"""Means, scales and layers, as ``Network`` takes them."""
 
 
 class Rows(NamedTuple):
@@ -95,9 +99,9 @@ def main() -> None:
                     print(f"  {done} of {len(tasks)} followed", flush=True)
         every = Rows(*(np.concatenate(each) for each in zip(*rows, strict=True)))
         print(f"round {number}: {len(every.features)} rows of {len(views)} recordings", flush=True)
-        fitted = fit(every)
-        judge = StillHead(*fitted)
-        write(fitted, arguments.scenes, len(every.features), arguments.out)
+        fitted = fit(every, EPOCHS, (HIDDEN, HIDDEN))
+        judge = Network(*fitted)
+        write(fitted, FEATURES, arguments.scenes, len(every.features), arguments.out)
 
 
 def recorded(scenes: list[Path]) -> Iterator[RobotView]:
@@ -108,7 +112,7 @@ def recorded(scenes: list[Path]) -> Iterator[RobotView]:
                 yield RobotView(folder, noise, crf)
 
 
-def rule(features: np.ndarray) -> Verdict:
+def rule(features: np.ndarray) -> np.ndarray:
     """Judge by hand: stay unless the chain's patch explains much better what is seen."""
     column = dict(zip(FEATURES, features.T, strict=True))
     here, along = (
@@ -118,47 +122,66 @@ def rule(features: np.ndarray) -> Verdict:
     goes = (column["found"] > 0) & (along < here / 2) & (along < 30) & (here >= 4)
     goes = (goes & (column["distance from the query"] > 0.4)) | (column["went before"] > 0)
     goes &= ~(same & (column["distance from the query"] < 0.9))
-    shows = np.where(goes, (column["found"] > 0) & (along < 60), same)
-    return Verdict(~goes, shows.astype(np.float32))
+    each = ~goes, same, (column["found"] > 0) & (along < 60)
+    return np.where(np.stack(each, axis=1), SURE, -SURE).astype(np.float32)
 
 
 def follow(view: RobotView, judge: Judge, preset: str, cache: Path, seed: tuple[int, int]) -> Rows:
     """Track one recording and keep some points of its windows."""
     cv2.setNumThreads(1)
     rng = np.random.default_rng(seed)
-    truth, starts, queries_xy = view.truth, view.starts, view.queries_xy
-    still = (np.linalg.norm(truth.tracks_xy - queries_xy, axis=-1) < STILL_PX).all(axis=1)
-    covered = still & (~truth.visible).any(axis=1)
-    share = np.where(covered, 1.0, np.where(still, KEPT_STILL, KEPT))
-    found: list[Rows] = []
 
-    class Watched(DisTracker):
-        def judge(self, anchor: Anchor, step: int, features: np.ndarray, xy: np.ndarray) -> Verdict:
-            start = anchor.window.start
-            if start in starts:
-                at = starts.index(start)
-                true_xy, visible = truth.tracks_xy[at, step], truth.visible[at, step]
-                query_px, chain_px = (
-                    np.linalg.norm(true_xy - each, axis=1) for each in (queries_xy, xy)
-                )
-                chosen = truth.known[at] & (visible | still[at] | (query_px < 40))
-                chosen &= rng.random(len(chosen)) < share[at]
-                moves = np.full(len(chosen), not truth.fixed)
-                stands_for = KEPT / share[at]
-                row = Rows(features, query_px, chain_px, visible, still[at], moves, stands_for)
-                found.append(Rows(*(each[chosen] for each in row)))
-            return judge(features)
+    class Judged(DisTracker):
+        def judges(self) -> tuple[Judge, SecondLook | None]:
+            return judge, None
 
-    frames = view.frames(cache)
-    tracker = Watched(DisConfig.model_validate({"preset": preset}))
-    session = tracker.open(frames.shape[1:3], queries_xy, truth.tracks_xy.shape[1], 4)
-    for frame in frames:
-        session.push(frame)
+    found = []
+    for at, anchor in followed(view, Judged(DisConfig.model_validate({"preset": preset})), cache):
+        still, covered = stands(view, at)
+        share = np.where(covered, 1.0, np.where(still, KEPT_STILL, KEPT))
+        features = anchor.kept[1:, :, : len(FEATURES)].astype(np.float32)
+        found.append(rows_of(view, at, anchor, features, share, KEPT, rng))
     return Rows(*(np.concatenate(each) for each in zip(*found, strict=True)))
 
 
-def fit(rows: Rows) -> tuple[np.ndarray, np.ndarray, list[list[np.ndarray]]]:
-    """Fit the network; returns what ``StillHead`` takes."""
+def stands(view: RobotView, at: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return which points of a window stand still (N,), and which of them get hidden."""
+    truth = view.truth
+    away = np.linalg.norm(truth.tracks_xy[at] - view.queries_xy, axis=-1)
+    still = (away < STILL_PX).all(axis=0)
+    return still, still & (~truth.visible[at]).any(axis=0)
+
+
+def rows_of(
+    view: RobotView,
+    at: int,
+    anchor: Anchor,
+    features: np.ndarray,
+    share: np.ndarray,
+    usual: float,
+    rng: np.random.Generator,
+) -> Rows:
+    """Keep a ``share`` (N,) of the points of a window, given ``features`` (T, N, F) from step 1.
+
+    A row stands for one of them where the share is the ``usual`` one.
+    """
+    steps = slice(1, len(features) + 1)
+    true_xy, visible = view.truth.tracks_xy[at, steps], view.truth.visible[at, steps]
+    still = np.broadcast_to(stands(view, at)[0], visible.shape)
+    query_px, chain_px = (
+        np.linalg.norm(true_xy - each, axis=-1)
+        for each in (view.queries_xy, anchor.moved_xy[steps])
+    )
+    chosen = view.truth.known[at] & (visible | still | (query_px < 40))
+    chosen &= rng.random(chosen.shape) < share
+    moves = np.full(chosen.shape, not view.truth.fixed)
+    stands_for = np.broadcast_to(usual / share, chosen.shape)
+    every = Rows(features, query_px, chain_px, visible, still, moves, stands_for)
+    return Rows(*(each[chosen] for each in every))
+
+
+def fit(rows: Rows, epochs: int, hidden: tuple[float, float]) -> Fitted:
+    """Fit a network; ``hidden``: weight of hidden points where the camera stands, and moves."""
     still, moves = rows.still, rows.moving_camera
     mean, scale = rows.features.mean(axis=0), rows.features.std(axis=0) + 1e-3
     better = np.minimum(rows.chain_px, 8) - np.minimum(rows.query_px, 8)
@@ -167,7 +190,7 @@ def fit(rows: Rows) -> tuple[np.ndarray, np.ndarray, list[list[np.ndarray]]]:
     better = np.where(rows.visible | still, better, 0.3 * better)
     per_row = rows.stands_for * np.where(still & ~rows.visible, COVERED, 1)
     stay_weight = np.minimum(np.abs(better) * per_row, 10)
-    show_weight = per_row * np.where(rows.visible, 1, 4)
+    show_weight = per_row * np.where(rows.visible, 1, np.where(moves, hidden[1], hidden[0]))
     for (camera, stands), share in SHARES.items():
         group = (moves == camera) & (still == stands)
         if group.any():
@@ -185,11 +208,11 @@ def fit(rows: Rows) -> tuple[np.ndarray, np.ndarray, list[list[np.ndarray]]]:
         )
     )
     network = torch.nn.Sequential(
-        torch.nn.Linear(len(FEATURES), WIDTH), torch.nn.ReLU(),
+        torch.nn.Linear(len(mean), WIDTH), torch.nn.ReLU(),
         torch.nn.Linear(WIDTH, WIDTH), torch.nn.ReLU(), torch.nn.Linear(WIDTH, 3),
     )  # fmt: skip
     optimizer = torch.optim.AdamW(network.parameters(), 3e-3, weight_decay=1e-3)
-    steps = EPOCHS * len(inputs) // BATCH
+    steps = epochs * len(inputs) // BATCH
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps + 1)
     loss_of = torch.nn.functional.binary_cross_entropy_with_logits
     for step in range(steps):
@@ -209,12 +232,7 @@ def fit(rows: Rows) -> tuple[np.ndarray, np.ndarray, list[list[np.ndarray]]]:
     return mean, scale, [[numbers[at], numbers[at + 1]] for at in range(0, len(numbers), 2)]
 
 
-def write(
-    fitted: tuple[np.ndarray, np.ndarray, list[list[np.ndarray]]],
-    scenes: Path,
-    rows: int,
-    out: Path,
-) -> None:
+def write(fitted: Fitted, features: Sequence[str], scenes: Path, rows: int, out: Path) -> None:
     """Write the numbers, and what they were fitted on."""
     mean, scale, layers = fitted
 
@@ -222,11 +240,11 @@ def write(
         return [float(f"{each:.5g}") if np.ndim(each) == 0 else short(each) for each in array]
 
     kept = {
-        "fitted_by": "scripts/train_still_head.py",
+        "fitted_by": f"scripts/{Path(sys.argv[0]).name}",
         "scenes": sorted({path.name.rsplit("-", 1)[0] for path in folders(scenes)}),
         "recordings": RECORDINGS,
         "rows": rows,
-        "features": FEATURES,
+        "features": features,
         "mean": short(mean),
         "scale": short(scale),
         "layers": [[short(each) for each in layer] for layer in layers],

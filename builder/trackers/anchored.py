@@ -3,7 +3,8 @@
 Flow between two frames cannot tell noise from motion where there is little texture, and a chain
 adds its errors up.  So every point is also compared with its own patch of the window's first
 frame, at the query and where the chain has led: what stands still stays exactly where it is, what
-is covered is hidden until the patch is seen again, and what moves goes along its chain.
+is covered is hidden until the patch is seen again, and what moves goes along its chain.  When a
+window is whole, all its steps are looked at once more.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from builder.trackers.camera import RASTER, led
 from builder.trackers.chained import DARK, LINK_COST, Link, Observation, Observe
 from builder.trackers.evidence import Evidence, Relief, quiet_variance
 from builder.trackers.patches import difference, mismatch, patches, structure
+from builder.trackers.second_look import QUANTITIES, SecondLook, keep
 from builder.trackers.still_head import FEATURES, Verdict
 from builder.trackers.surround import surround
 
@@ -31,8 +33,8 @@ _FAR = 64.0  # px: beyond it, the camera's motion is no guide
 _CHANNELS = 3
 _LIT = 64  # points that tell how the light has changed
 
-Judge = Callable[["Anchor", int, np.ndarray, np.ndarray], Verdict]
-"""Given a window, a step, features (N, F) and the chain's points (N, 2): see ``StillHead``."""
+Judge = Callable[[np.ndarray], np.ndarray]
+"""Given features (N, F), the odds (N, 3) of which ``Verdict.of`` decides."""
 
 
 class Look(NamedTuple):
@@ -55,7 +57,8 @@ class Anchor:
     """An open window: its tracks so far, the chain behind them, and the patches it began with.
 
     ``chain_xy``, ``found`` and ``cost`` (horizon, N) are the chain's, as ``ChainedSession`` has
-    them; a chain goes on from the query while its point stays there.
+    them; a chain goes on from the query while its point stays there.  ``moved_xy`` is where each
+    step of it led, and ``kept`` (horizon, N, K) what a second look needs; see ``second_look``.
     """
 
     window: Window
@@ -74,6 +77,8 @@ class Anchor:
     least: np.ndarray
     last: np.ndarray
     camera: np.ndarray
+    moved_xy: np.ndarray
+    kept: np.ndarray
 
 
 @dataclass(eq=False)
@@ -86,6 +91,7 @@ class AnchoredSession(BaseSession):
 
     observe: Observe
     judge: Judge
+    look_again: SecondLook | None
     max_error: float
     max_colour: float | None = None
     gives_conf: bool = False
@@ -106,19 +112,50 @@ class AnchoredSession(BaseSession):
         if newest % self.start_every == 0:
             self._open.append(self._begin(newest, look, colours_at))
         if self._open and self._pushed - self._open[0].window.start == self.horizon:
-            return [self._open.popleft().window]
+            return [self._whole(self._open.popleft(), self.horizon - 1)]
         return []
 
     def finish(self) -> list[Window]:
         """Return the windows still open, their tail padded by repeating the last frame."""
-        windows = [anchor.window for anchor in self._open]
-        self._open.clear()
-        for window in windows:
-            last = self._pushed - window.start - 1
+        windows = []
+        for anchor in self._open:
+            last = self._pushed - anchor.window.start - 1
+            window = self._whole(anchor, last)
+            windows.append(window)
             for array in (window.tracks_xy, window.vis, window.conf):
                 if array is not None:
                     array[last + 1 :] = array[last]
+        self._open.clear()
         return windows
+
+    def _whole(self, anchor: Anchor, last: int) -> Window:
+        """Return a window that was followed up to a step, looked at once more.
+
+        What never seemed to go, nor to be hidden, needs no second look.
+        """
+        window, rows = anchor.window, slice(1, last + 1)
+        kept = anchor.kept[rows]
+        if self.look_again is None or not len(kept):
+            return window
+        stood = ((kept[..., -1] == 1) & (window.vis[rows] == 1)).all(axis=0)
+        points = np.flatnonzero(~stood | self.gives_conf)
+        if len(points):
+            kept, stood = kept.take(points, axis=1), stood[points]
+            moved_xy = anchor.moved_xy[rows].take(points, axis=1)
+            stays, odds = verdict = self.look_again(kept)
+            stays |= stood
+            inside = stays | self._inside(moved_xy)
+            placed_xy = np.where(stays[..., None], self.queries_xy[points], moved_xy)
+            window.tracks_xy[rows, points] = placed_xy
+            window.vis[rows, points] = ((odds > 0) & inside) | stood
+            if window.conf is not None:
+                conf = self.look_again.conf(kept, verdict)
+                window.conf[rows, points] = np.where(inside, conf, 0)
+        return window
+
+    def _inside(self, points_xy: np.ndarray) -> np.ndarray:
+        """Whether points (..., 2) are in the frame."""
+        return np.asarray(((points_xy >= 0) & (points_xy <= self.shape[::-1])).all(axis=-1))
 
     def _begin(
         self, start: int, look: Look, colours_at: Callable[[np.ndarray], np.ndarray] | None
@@ -148,6 +185,8 @@ class AnchoredSession(BaseSession):
             least=np.full(count, np.inf, np.float32),
             last=look.at_queries,
             camera=np.eye(3),
+            moved_xy=np.empty_like(tracks_xy),
+            kept=np.empty((self.horizon, count, len(QUANTITIES)), np.float16),
         )
 
     def _step(
@@ -195,7 +234,9 @@ class AnchoredSession(BaseSession):
                 anchor, step, moved[rows], found, error[rows], there[rows], look, before, noise,
                 detail_noise, colour, shared, around[rows],
             )  # fmt: skip
-            verdict = self.judge(anchor, step, features, moved[rows])
+            odds = self.judge(features)
+            verdict = Verdict.of(odds)
+            anchor.kept[step] = keep(features, odds, verdict.stays)
             self._settle(anchor, step, verdict, moved[rows], found, cost[rows], there[rows], look,
                          features[:, 0], gain)  # fmt: skip
 
@@ -213,8 +254,7 @@ class AnchoredSession(BaseSession):
         before = np.concatenate([anchor.cost[step] for anchor, step in origins])
         moved, error = link.follow(points)
         error = (error / self._raster).astype(np.float32)
-        inside = ((moved >= 0) & (moved <= self.shape[::-1])).all(axis=1)
-        found = usable & (error < self.max_error) & inside
+        found = usable & (error < self.max_error) & self._inside(moved)
         cost = np.where(found, before + error + np.float32(LINK_COST), np.inf)
         return moved, cost, np.minimum(error, _LOST)
 
@@ -306,13 +346,10 @@ class AnchoredSession(BaseSession):
     ) -> None:
         """Write a step of a window, and where its chains go on from."""
         window, stays = anchor.window, verdict.stays
-        shows = verdict.shows > 0.5
-        inside = ((chain_xy >= 0) & (chain_xy <= self.shape[::-1])).all(axis=1)
+        shows = verdict.odds > 0
+        anchor.moved_xy[step] = chain_xy
         window.tracks_xy[step] = np.where(stays[:, None], self.queries_xy, chain_xy)
-        window.vis[step] = shows & (stays | inside)
-        if window.conf is not None:
-            told = verdict.shows if verdict.conf is None else verdict.conf
-            window.conf[step] = np.where(stays | inside, told, 0)
+        window.vis[step] = shows & (stays | self._inside(chain_xy))
         again = stays & shows & (log_change < np.log1p(_SAME))
         anchor.went = ~stays
         anchor.gain = np.where(again, gain, anchor.gain)

@@ -1,16 +1,14 @@
 """Whether a point stays where its window began, and whether it shows: a small network decides.
 
-It weighs what the chain of motion says against what the pictures at both places show.  Its
-numbers, a few thousand, were fitted by ``scripts/train_still_head.py`` on rendered scenes, which
-are named beside them; they need numpy alone.  That fit weighs points by the harm that a wrong
-answer does, so what it says is no share of points: ``scripts/calibrate_conf.py`` fitted lines that
-make it one.
+It weighs what the chain of motion says against what the pictures at both places show, step by
+step; ``second_look`` decides again when a window is whole.  Its numbers, a few thousand, were
+fitted by ``scripts/train_still_head.py`` on rendered scenes, which are named beside them; they need
+numpy alone.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -65,81 +63,59 @@ MARGIN = 2.5
 stands, by far fewer points."""
 
 WEIGHTS = Path(__file__).with_name("still_head.json")
-CALIBRATION = Path(__file__).with_name("still_conf.json")
 
 STANDING = FEATURES.index("stands among both, everywhere")
 """Tells a camera that stands from one that moves: their points go wrong in other ways."""
 
 
 class Verdict(NamedTuple):
-    """``stays`` (N,) bool: at the query; ``shows`` (N,) float32, above 0.5 where it shows.
+    """``stays`` (...) bool: at the query; ``odds`` (...) float32: of showing, a logarithm.
 
-    To show means: visible, and within 4 pixels of a raster of 256.  ``conf`` (N,) float32 is the
-    probability of it; None where it was not asked for.
+    To show means: visible, and within 4 pixels of a raster of 256.
     """
 
     stays: np.ndarray
-    shows: np.ndarray
-    conf: np.ndarray | None = None
+    odds: np.ndarray
+
+    @classmethod
+    def of(cls, odds: np.ndarray, margin: float = MARGIN) -> Verdict:
+        """Decide by odds (..., 3): of staying, of showing at the query, and along the chain."""
+        stays = odds[..., 0] > margin
+        return cls(stays, np.where(stays, odds[..., 1], odds[..., 2]))
 
 
-class Lines:
-    """Shares of points by the odds that the head gives them: lines that never fall.
+class Network:
+    """A network of two hidden layers, from features to the logarithms of odds."""
 
-    One of them holds for points that stay and one for those that go, each where most of the
-    picture stands and where it does not.
-    """
+    def __init__(self, mean: np.ndarray, scale: np.ndarray, layers: list[list[np.ndarray]]) -> None:
+        """``mean`` and ``scale`` (F,) are those of the features, ``layers`` weights and biases."""
+        (weights, bias), *self._layers = layers
+        self._weights = weights / scale[:, None]
+        self._bias = bias - mean @ self._weights
 
-    def __init__(self, standing: float, lines: Mapping[tuple[bool, bool], np.ndarray]) -> None:
-        """``standing``: the share from which on the picture stands; lines (2, K) by both kinds."""
-        self._standing, self._lines = standing, lines
+    @classmethod
+    def read(cls, path: Path) -> Network:
+        """Read what ``scripts/train_still_head.py`` or ``train_second_look.py`` has written."""
+        kept = json.loads(path.read_text())
+        arrays = [[np.array(each, np.float32) for each in layer] for layer in kept["layers"]]
+        mean, scale = (np.array(kept[name], np.float32) for name in ("mean", "scale"))
+        return cls(mean, scale, arrays)
 
-    def __call__(self, odds: np.ndarray, stays: np.ndarray, standing: np.ndarray) -> np.ndarray:
-        """Return ``conf`` (N,) of logarithms of odds; ``standing`` (N,) is the feature."""
-        conf = np.empty(len(odds), np.float32)
-        for (stands, held), (at, share) in self._lines.items():
-            own = (stays == held) & ((standing >= self._standing) == stands)
-            conf[own] = np.interp(odds[own], at, share)
-        return conf
+    def __call__(self, *parts: np.ndarray) -> np.ndarray:
+        """Return the logarithms of odds (..., K) of points, whose features are in ``parts``.
 
-
-class StillHead:
-    """A network of two hidden layers."""
-
-    def __init__(
-        self,
-        mean: np.ndarray,
-        scale: np.ndarray,
-        layers: list[list[np.ndarray]],
-        lines: Lines | None = None,
-    ) -> None:
-        self._mean, self._scale, self._layers, self._lines = mean, scale, layers, lines
-
-    def __call__(self, features: np.ndarray, conf: bool = False) -> Verdict:
-        """Judge the points of one window, ``features`` (N, len(FEATURES)) float32."""
-        hidden = (features - self._mean) / self._scale
-        *inner, (weights, bias) = self._layers
-        for each, offset in inner:
-            hidden = np.maximum(hidden @ each + offset, 0)
-        stays, shows_there, shows_along = (hidden @ weights + bias).T
-        held = stays > MARGIN
-        odds = np.clip(np.where(held, shows_there, shows_along), -30, 30)
-        told = self._lines(odds, held, features[:, STANDING]) if conf and self._lines else None
-        return Verdict(held, 1 / (1 + np.exp(-odds)), told)
+        Each part is (..., F) float32, and they are broadcast together.
+        """
+        hidden, at = self._bias, 0
+        for part in parts:
+            hidden = hidden + part @ self._weights[at : at + part.shape[-1]]
+            at += part.shape[-1]
+        for weights, bias in self._layers:
+            hidden = np.maximum(hidden, 0) @ weights + bias
+        return hidden
 
 
 @cache
-def still_head() -> StillHead:
+def still_head() -> Network:
     """Return the head that letterset ships."""
-    kept = json.loads(WEIGHTS.read_text())
-    arrays = [[np.array(each, np.float32) for each in layer] for layer in kept["layers"]]
-    told = json.loads(CALIBRATION.read_text())
-    lines = {
-        (each["stands"], each["stays"]): (each["odds"], each["share"]) for each in told["lines"]
-    }
-    return StillHead(
-        np.array(kept["mean"], np.float32),
-        np.array(kept["scale"], np.float32),
-        arrays,
-        Lines(told["standing"], {key: np.array(line) for key, line in lines.items()}),
-    )
+    return Network.read(WEIGHTS)

@@ -1,6 +1,8 @@
 """The built-in tracker held to the picture each window began with: what stands, hides, breaks."""
 
 import json
+import sys
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -13,7 +15,8 @@ from builder.trackers.base import TRACKERS
 from builder.trackers.evidence import Evidence, Relief, quiet_variance
 from builder.trackers.kinds.dis import PRESETS, DisConfig, DisTracker
 from builder.trackers.patches import difference, mismatch, patches, structure
-from builder.trackers.still_head import FEATURES, WEIGHTS, still_head
+from builder.trackers.second_look import QUANTITIES, inputs, second_look
+from builder.trackers.still_head import FEATURES, MARGIN, Verdict, still_head
 from schemas.config import TrackerPart
 
 SHAPE = (96, 144)
@@ -173,15 +176,121 @@ def test_the_record_tells_it_from_the_tracker_before():
     assert now.name != before.name
 
 
-def test_the_head_is_what_was_recorded():
-    kept = json.loads(WEIGHTS.read_text())
-    assert kept["features"] == list(FEATURES)
+@pytest.mark.parametrize(
+    ("weights", "features", "most"),
+    [(still_head, FEATURES, 64_000), (second_look, QUANTITIES, 160_000)],
+)
+def test_the_networks_are_what_was_recorded(weights, features, most):
+    path = sys.modules[weights.__module__].WEIGHTS
+    kept = json.loads(path.read_text())
+    assert kept["features"] == list(features)
     assert kept["scenes"]
-    assert WEIGHTS.stat().st_size < 64_000
-    features = np.zeros((3, len(FEATURES)), np.float32)
-    verdict = still_head()(features)
-    assert verdict.stays.shape == verdict.shows.shape == (3,)
-    assert ((verdict.shows >= 0) & (verdict.shows <= 1)).all()
+    assert path.stat().st_size < most
+
+
+def test_odds_decide():
+    odds = np.array([(MARGIN + 1, 2, -2), (MARGIN - 1, 2, -2)], np.float32)
+    stays, shows = Verdict.of(odds)
+    assert stays.tolist() == [True, False]
+    assert shows.tolist() == [2, -2]
+    assert still_head()(np.zeros((3, len(FEATURES)), np.float32)).shape == (3, 3)
+
+
+def test_the_record_names_the_numbers_that_decide():
+    found = DisTracker().info.weights_sha256
+    assert found != DisTracker(DisConfig(conf=True)).info.weights_sha256
+    assert found == DisTracker(DisConfig(preset="fast")).info.weights_sha256
+    assert DisTracker(DisConfig(anchored=False)).info.weights_sha256 is None
+
+
+def test_a_step_is_shown_with_what_came_before_and_after():
+    kept = np.array([1, 5, 3], np.float16)[:, None, None] * np.ones((3, 2, 1), np.float16)
+    shown = inputs(kept)
+    assert [part.shape for part in shown] == [(3, 2, 1)] * 3 + [(1, 2, 1)] * 2
+    now, later, earlier, most, least = (part[:, 0, 0].tolist() for part in shown)
+    assert (now, later, earlier, most, least) == ([1, 5, 3], [4, 3, 3], [1, 1, 3], [5], [1])
+    assert [part.tolist() for part in inputs(kept[:1])] == [[[[1]] * 2]] * 5
+
+
+def test_features_may_come_in_parts():
+    rng = np.random.default_rng(0)
+    features = rng.normal(0, 1, (4, 7, len(FEATURES))).astype(np.float32)
+    features[..., 30:] = features[:1, ..., 30:]
+    whole = still_head()(features)
+    np.testing.assert_allclose(still_head()(features[..., :30], features[:1, ..., 30:]), whole,
+                               rtol=1e-3, atol=1e-3)  # fmt: skip
+
+
+class Watching(NamedTuple):
+    """A second look that says the same of everything, and keeps what it was shown."""
+
+    odds: tuple[float, float, float]
+    shown: list
+
+    def __call__(self, steps):
+        self.shown.append(steps)
+        odds = np.array(self.odds, np.float32)
+        return Verdict.of(np.broadcast_to(odds, (*steps.shape[:2], 3)))
+
+    def conf(self, steps, verdict):
+        return np.full(verdict.odds.shape, 0.75, np.float32)
+
+
+class Looking(DisTracker):
+    """The tracker with another second look."""
+
+    def __init__(self, look, **settings):
+        super().__init__(DisConfig(**settings))
+        self.look = look
+
+    def judges(self):
+        return super().judges()[0], self.look
+
+
+def sliding(frames=20):
+    """Texture that goes right on the left half; the right half is another picture, and stands."""
+    texture, still = (random_texture(np.random.default_rng(seed), (96, 200)) for seed in (4, 5))
+    found = []
+    for at in range(frames):
+        picture = still[:, :144].copy()
+        picture[:, :72] = texture[:, 60 - 2 * at : 132 - 2 * at]
+        found.append(noisy(picture, 0.5, at))
+    return found
+
+
+def test_a_second_look_changes_whole_windows_of_what_seemed_to_go():
+    frames, queries = sliding(), grid()
+    first = follow(frames, queries, Looking(None), start_every=4)
+    assert [window.start for window in first] == [0, 4, 8, 12, 16]
+    watching = Watching((9, -9, 9), [])
+    again = follow(frames, queries, Looking(watching), start_every=4)
+    assert [len(steps) for steps in watching.shown] == [15, 15, 11, 7, 3]
+    right = queries[:, 0] > 80
+    for before, after in zip(first, again, strict=True):
+        np.testing.assert_array_equal(after.tracks_xy[:, right], before.tracks_xy[:, right])
+        np.testing.assert_array_equal(after.vis[:, right], before.vis[:, right])
+        gone = (before.tracks_xy != queries).any(axis=(0, 2))
+        assert gone.sum() > 10
+        assert (after.tracks_xy[:, gone] == queries[gone]).all()
+        assert not after.vis[1:, gone].any()
+        assert after.vis[0].all()
+    along = follow(frames, queries, Looking(Watching((-9, -9, 9), [])), start_every=4)
+    moved = along[0].tracks_xy[1] - queries
+    assert np.median(moved[queries[:, 0] < 60], axis=0) == pytest.approx((2, 0), abs=0.1)
+
+
+def test_confidence_changes_nothing_that_is_decided():
+    frames, queries = sliding(), grid()
+    for look in (second_look(), Watching((9, -9, 9), []), Watching((-9, 9, -9), [])):
+        plain, told = (
+            follow(frames, queries, Looking(look, conf=conf), start_every=4)
+            for conf in (False, True)
+        )
+        for one, other in zip(plain, told, strict=True):
+            np.testing.assert_array_equal(one.tracks_xy, other.tracks_xy)
+            np.testing.assert_array_equal(one.vis, other.vis)
+            assert one.conf is None
+            assert ((other.conf >= 0) & (other.conf <= 1)).all()
 
 
 def test_patches_are_cut_between_pixels():

@@ -1,4 +1,4 @@
-"""What the head says becomes a share of points: fitted on some, it holds for others."""
+"""What the second look says becomes a share of points: fitted on some, it holds for others."""
 
 import hashlib
 import json
@@ -11,7 +11,8 @@ pytest.importorskip("scipy", minversion="1.12")  # isotonic regression
 from calibrate_conf import STANDS, Told, lines
 from robot_truth import Bin, calibration_error
 
-from builder.trackers.still_head import CALIBRATION, FEATURES, STANDING, WEIGHTS, Lines, StillHead
+from builder.trackers.second_look import CALIBRATION, WEIGHTS, Lines
+from builder.trackers.still_head import Verdict
 
 KINDS = [(stands, stays) for stands in (True, False) for stays in (True, False)]
 SLOPES = dict(zip(KINDS, [(0.5, -1), (1.5, 1), (0.3, 0.5), (1, -2)], strict=True))
@@ -53,7 +54,7 @@ def lines_of(found):
 def test_lines_that_were_fitted_on_some_points_tell_the_truth_of_others():
     found, others = list(lines(told(0))), told(1)
     assert [(each["stands"], each["stays"]) for each in found] == KINDS
-    conf = lines_of(found)(others.odds, others.stays, others.standing)
+    conf = lines_of(found)(Verdict(others.stays, others.odds), others.standing)
     assert off(1 / (1 + np.exp(-others.odds)), others.right) > 0.1
     assert off(conf, others.right) < 0.02
     for kind in KINDS:
@@ -65,14 +66,14 @@ def test_lines_that_were_fitted_on_some_points_tell_the_truth_of_others():
 
 def test_few_points_make_a_line_too():
     few = Told(*(each[:40] for each in told(2)))
-    conf = lines_of(lines(few))(few.odds, few.stays, few.standing)
+    conf = lines_of(lines(few))(Verdict(few.stays, few.odds), few.standing)
     assert ((conf >= 0) & (conf <= 1)).all()
 
 
-def test_what_is_shipped_is_of_the_head_that_is_shipped():
+def test_what_is_shipped_is_of_the_second_look_that_is_shipped():
     kept = json.loads(CALIBRATION.read_text())
     now = hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()
-    assert kept["head_sha256"] == now, "the head has changed: run scripts/calibrate_conf.py"
+    assert kept["second_look_sha256"] == now, "it has changed: run scripts/calibrate_conf.py"
     assert not {*kept["scenes"]} & {*json.loads(WEIGHTS.read_text())["scenes"]}
     assert [(each["stands"], each["stays"]) for each in kept["lines"]] == KINDS
     for each in kept["lines"]:
@@ -80,21 +81,3 @@ def test_what_is_shipped_is_of_the_head_that_is_shipped():
         assert (np.diff(each["odds"]) > 0).all()
         assert (np.diff(each["share"]) >= 0).all()
         assert 0 <= each["share"][0] <= each["share"][-1] <= 1
-
-
-def test_confidence_changes_nothing_that_is_decided():
-    rng = np.random.default_rng(3)
-    size = len(FEATURES)
-    layers = [[rng.normal(0, 1, (size, 3)), np.zeros(3)]]
-    features = rng.normal(0, 1, (50, size)).astype(np.float32)
-    features[:, STANDING] = rng.random(50)
-    at, share = np.array([-40.0, 40.0]), np.array([0.25, 0.75])
-    line = {kind: np.array((at, share)) for kind in KINDS}
-    plain = StillHead(np.zeros(size), np.ones(size), layers)(features)
-    head = StillHead(np.zeros(size), np.ones(size), layers, Lines(0.5, line))
-    told = head(features, conf=True)
-    np.testing.assert_array_equal(told.stays, plain.stays)
-    np.testing.assert_array_equal(told.shows, plain.shows)
-    assert plain.conf is head(features).conf is None
-    odds = np.log(plain.shows / (1 - plain.shows))
-    np.testing.assert_allclose(told.conf, 0.5 + odds / 160, atol=1e-5)

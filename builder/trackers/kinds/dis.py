@@ -12,12 +12,13 @@ import cv2
 import numpy as np
 from pydantic import Field, model_validator
 
-from builder.trackers.anchored import Anchor, AnchoredSession
+from builder.trackers.anchored import AnchoredSession, Judge
 from builder.trackers.base import Session
 from builder.trackers.camera import CameraMotion, composed, flow_of
 from builder.trackers.chained import ChainedTracker, Link, Observation, Observe
 from builder.trackers.sampling import sample, sample_fast
-from builder.trackers.still_head import Verdict, still_head
+from builder.trackers.second_look import SecondLook, second_look, weights_sha256
+from builder.trackers.still_head import still_head
 from schemas.base import LATER, Record
 from schemas.dataset import TrackerInfo, VisibilityRule
 
@@ -143,6 +144,7 @@ class DisTracker(ChainedTracker):
                 unit="probability" if self.config.anchored else "pixels of the tracked frames",
                 sticky=reach == 1 and not self.config.anchored,
             ),
+            weights_sha256=weights_sha256(self.gives_conf) if self.config.anchored else None,
         )
 
     def observe(self) -> Observe:
@@ -151,9 +153,9 @@ class DisTracker(ChainedTracker):
             return _GuidedFlow(PRESETS[self.config.preset])
         return _Flow(PLAIN_PRESETS[self.config.preset], sample)
 
-    def judge(self, anchor: Anchor, step: int, features: np.ndarray, xy: np.ndarray) -> Verdict:
-        """Decide which points of a window stay and show; see ``AnchoredSession``."""
-        return still_head()(features, self.gives_conf)
+    def judges(self) -> tuple[Judge, SecondLook | None]:
+        """Return what decides which points stay and show, at each step and at a window's end."""
+        return still_head(), second_look()
 
     def open(
         self, shape: tuple[int, int], queries_xy: np.ndarray, horizon: int, start_every: int
@@ -167,7 +169,7 @@ class DisTracker(ChainedTracker):
             horizon,
             start_every,
             self.observe(),
-            self.judge,
+            *self.judges(),
             self.max_error,
             self.max_colour,
             self.gives_conf,
