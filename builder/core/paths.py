@@ -12,6 +12,12 @@ _MAX_FOLDERS = 800
 _RESERVED = re.compile(r"^(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
 # A Path makes one slash of two.  A password may have an @ in it, but no slash and no quote.
 _PASSWORD = re.compile(r"""([A-Za-z][A-Za-z0-9+.-]*:/{1,2}[^\s/:@"'<>]*:)[^\s/"'<>]*@""")
+# A signed link carries what signs it as values behind its "?".
+_SIGNATURE = re.compile(
+    r"""([?&;](?:sig|[\w.-]*(?:signature|token|secret|password|credential|accesskey|api_?key)[\w.-]*)=)
+    [^\s&#"'<>]+""",
+    re.IGNORECASE | re.VERBOSE,
+)
 _HASH_TAIL = re.compile(r"-[0-9a-f]{8}$")
 # One letter is a drive.
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
@@ -60,8 +66,11 @@ def printable_path(path: bytes | str | PurePath) -> str:
 
 
 def without_passwords(text: str) -> str:
-    """Return text with ``***`` for the password of every URL, as in ``s3://key:***@host``."""
-    return _PASSWORD.sub(r"\1***@", text)
+    """Return text with ``***`` for what lets one in at every URL.
+
+    These are the password of ``s3://key:***@host`` and the signature of ``https://host/a?sig=***``.
+    """
+    return _SIGNATURE.sub(r"\1***", _PASSWORD.sub(r"\1***@", text))
 
 
 def is_url(path: PurePath | str) -> bool:

@@ -97,6 +97,12 @@ def test_printable_paths_are_text_and_give_the_bytes_back(raw):
         ("https://host:8080/me@home", "https://host:8080/me@home"),
         ("ssh://git@host, a@b:c", "ssh://git@host, a@b:c"),
         ('{"url":"http://a","mail":"b@c"}', '{"url":"http://a","mail":"b@c"}'),
+        (
+            "cannot read https://a/b.mp4?X-Amz-Credential=A%2F1&X-Amz-Date=1&X-Amz-Signature=c0ffee:",
+            "cannot read https://a/b.mp4?X-Amz-Credential=***&X-Amz-Date=1&X-Amz-Signature=***",
+        ),
+        ("'https://a/b?sv=1&sig=se%3D'", "'https://a/b?sv=1&sig=***'"),
+        ("https://a/b?design=1&page=2#token=3", "https://a/b?design=1&page=2#token=3"),
     ],
 )
 def test_passwords_of_urls_are_not_shown(text, shown):
