@@ -52,6 +52,36 @@ class Look(NamedTuple):
         return cls(blurred, patches(blurred, queries_xy), Relief.of(grey))
 
 
+class Change(NamedTuple):
+    """The newest frame and the one before it, and how far they differ where nothing moves.
+
+    ``speeds``: log(1 + px) by which flow moves each query (N,), and their median (N,).
+    """
+
+    now: Look
+    before: Look
+    noise: float
+    detail_noise: float
+    speeds: tuple[np.ndarray, np.ndarray]
+
+
+class Followed(NamedTuple):
+    """The chains of a window followed to the newest frame, and what is seen there.
+
+    ``xy`` (N, 2); ``found`` and ``cost`` (N,) as of ``Anchor``; ``error`` (N,) forward and
+    backward, in px of the raster; ``there`` (N, K) patches; ``colour`` (N,) change of colour as a
+    share of what is allowed; ``around`` (N, 6), see ``surround``.
+    """
+
+    xy: np.ndarray
+    found: np.ndarray
+    cost: np.ndarray
+    error: np.ndarray
+    there: np.ndarray
+    colour: np.ndarray
+    around: np.ndarray
+
+
 @dataclass(eq=False)
 class Anchor:
     """An open window: its tracks so far, the chain behind them, and the patches it began with.
@@ -210,35 +240,36 @@ class AnchoredSession(BaseSession):
         there = patches(look.blurred, moved)
         around = self._around(newest, seen, look, moved)
         colours = None if colours_at is None else colours_at(moved)
-        change = look.blurred - before.blurred
-        square = cv2.transform(change * change, np.full((1, 3), 1 / 3, np.float32))
-        noise, detail_noise = quiet_variance(square), look.relief.noise(before.relief)
-        flow_xy, _ = links[0].follow(self.queries_xy)
-        speed: np.ndarray = np.linalg.norm(flow_xy - self.queries_xy, axis=1) / self._raster
-        shared: list[np.ndarray] = [
-            np.log1p(speed),
-            np.full(len(speed), np.log1p(np.median(speed)), np.float32),
-        ]
+        change = self._change(links[0], look, before)
         count = len(self.queries_xy)
         for number, anchor in enumerate(self._open):
             if seen.camera is not None:
                 anchor.camera = seen.camera @ anchor.camera
             rows = slice(number * count, (number + 1) * count)
-            step = newest - anchor.window.start
             found = np.isfinite(cost[rows])
             colour: np.ndarray = np.zeros(count, np.float32)
             if colours is not None and anchor.colours is not None and self.max_colour is not None:
                 colour = _colour_change(anchor.colours, colours[rows], found) / self.max_colour
                 found &= colour < 1
-            features, gain = self._features(
-                anchor, step, moved[rows], found, error[rows], there[rows], look, before, noise,
-                detail_noise, colour, shared, around[rows],
-            )  # fmt: skip
-            odds = self.judge(features)
-            verdict = Verdict.of(odds)
-            anchor.kept[step] = keep(features, odds, verdict.stays)
-            self._settle(anchor, step, verdict, moved[rows], found, cost[rows], there[rows], look,
-                         features[:, 0], gain)  # fmt: skip
+            chain = Followed(
+                moved[rows], found, cost[rows], error[rows], there[rows], colour, around[rows]
+            )
+            self._settle(anchor, newest - anchor.window.start, chain, change)
+
+    def _change(self, link: Link, now: Look, before: Look) -> Change:
+        """Compare the newest frame with the one before it, from which ``link`` goes."""
+        squares = (now.blurred - before.blurred) ** 2
+        square = cv2.transform(squares, np.full((1, 3), 1 / 3, np.float32))
+        flow_xy, _ = link.follow(self.queries_xy)
+        speed: np.ndarray = np.linalg.norm(flow_xy - self.queries_xy, axis=1) / self._raster
+        median = np.full(len(speed), np.log1p(np.median(speed)), np.float32)
+        return Change(
+            now,
+            before,
+            quiet_variance(square),
+            now.relief.noise(before.relief),
+            (np.log1p(speed), median),
+        )
 
     def _along(self, newest: int, link: Link) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Follow one link; returns points (M, 2), their chains' costs (M,), inf if lost, errors."""
@@ -275,40 +306,28 @@ class AnchoredSession(BaseSession):
         )
 
     def _features(
-        self,
-        anchor: Anchor,
-        step: int,
-        chain_xy: np.ndarray,
-        found: np.ndarray,
-        error: np.ndarray,
-        there: np.ndarray,
-        look: Look,
-        before: Look,
-        noise: float,
-        detail_noise: float,
-        colour: np.ndarray,
-        shared: list[np.ndarray],
-        around: np.ndarray,
+        self, anchor: Anchor, step: int, chain: Followed, change: Change
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return what the head is shown (N, F), in the order of FEATURES, and the gain (N,)."""
         queries, gradient = self.queries_xy, anchor.gradient + np.float32(1e-3)
-        here, gain = mismatch(anchor.patch, look.at_queries, noise, anchor.gradient)
-        along, gain_along = mismatch(anchor.patch, there, noise, anchor.gradient)
-        last_along = difference(anchor.last, there, noise, anchor.gradient)
-        last_here = difference(before.at_queries, look.at_queries, noise, anchor.gradient)
+        now, before, noise = change.now.at_queries, change.before.at_queries, change.noise
+        here, gain = mismatch(anchor.patch, now, noise, anchor.gradient)
+        along, gain_along = mismatch(anchor.patch, chain.there, noise, anchor.gradient)
+        last_along = difference(anchor.last, chain.there, noise, anchor.gradient)
+        last_here = difference(before, now, noise, anchor.gradient)
         np.maximum(anchor.most, here, out=anchor.most)
         np.minimum(anchor.least, along, out=anchor.least)
         stands, changes, stands_wide, changes_wide, stands_all, changes_all = anchor.evidence.at(
-            look.relief, detail_noise, queries, self.shape
+            change.now.relief, change.detail_noise, queries, self.shape
         ).T
-        away = np.linalg.norm(chain_xy - queries, axis=1) / self._raster
-        length = np.linalg.norm(chain_xy - anchor.chain_xy[step - 1], axis=1) / self._raster
-        inner = np.clip(chain_xy, 4, np.maximum(np.array(self.shape[::-1]) - 4, 4))
-        beyond = np.minimum(np.linalg.norm(chain_xy - inner, axis=1), 8) / 8
+        away = np.linalg.norm(chain.xy - queries, axis=1) / self._raster
+        length = np.linalg.norm(chain.xy - anchor.chain_xy[step - 1], axis=1) / self._raster
+        inner = np.clip(chain.xy, 4, np.maximum(np.array(self.shape[::-1]) - 4, 4))
+        beyond = np.minimum(np.linalg.norm(chain.xy - inner, axis=1), 8) / 8
         led_xy = led(anchor.camera, queries)
         leads, off = (
             np.minimum(np.linalg.norm(each - led_xy, axis=1) / self._raster, _FAR)
-            for each in (queries, chain_xy)
+            for each in (queries, chain.xy)
         )
         by_gradient = 100 * (noise / gradient + 0.01)
         ones = np.ones(len(queries), np.float32)
@@ -317,46 +336,38 @@ class AnchoredSession(BaseSession):
             log(here), log(along), log(last_along), log(last_here),
             np.abs(gain), np.abs(gain - anchor.gain), np.abs(gain_along),
             log(anchor.weakest / noise), log(gradient / noise),
-            log(away), found, error,
+            log(away), chain.found, chain.error,
             stands, changes, stands / (stands + changes + 0.01),
             stands_wide, changes_wide, stands_wide / (stands_wide + changes_wide + 0.003),
             stands_all / (stands_all + changes_all + 0.001), changes_all,
             anchor.went, anchor.window.vis[step - 1], ones * min(step / 15, 1),
             log(anchor.most), log(length), log(here * by_gradient), log(along * by_gradient),
-            np.minimum(colour, 2), ones * np.log(noise), *shared,
-            log(here) - log(along), beyond, log(anchor.least), *around.T,
+            np.minimum(chain.colour, 2), ones * np.log(noise), *change.speeds,
+            log(here) - log(along), beyond, log(anchor.least), *chain.around.T,
             log(leads), log(off),
         ]  # fmt: skip
         features = np.stack(columns, axis=1).astype(np.float32)
         assert features.shape[1] == len(FEATURES)
         return features, gain
 
-    def _settle(
-        self,
-        anchor: Anchor,
-        step: int,
-        verdict: Verdict,
-        chain_xy: np.ndarray,
-        found: np.ndarray,
-        cost: np.ndarray,
-        there: np.ndarray,
-        look: Look,
-        log_change: np.ndarray,
-        gain: np.ndarray,
-    ) -> None:
+    def _settle(self, anchor: Anchor, step: int, chain: Followed, change: Change) -> None:
         """Write a step of a window, and where its chains go on from."""
-        window, stays = anchor.window, verdict.stays
-        shows = verdict.odds > 0
-        anchor.moved_xy[step] = chain_xy
-        window.tracks_xy[step] = np.where(stays[:, None], self.queries_xy, chain_xy)
-        window.vis[step] = shows & (stays | self._inside(chain_xy))
+        features, gain = self._features(anchor, step, chain, change)
+        odds = self.judge(features)
+        stays, _ = verdict = Verdict.of(odds)
+        shows, log_change = verdict.odds > 0, features[:, 0]
+        window, queries = anchor.window, self.queries_xy
+        anchor.kept[step] = keep(features, odds, stays)
+        anchor.moved_xy[step] = chain.xy
+        window.tracks_xy[step] = np.where(stays[:, None], queries, chain.xy)
+        window.vis[step] = shows & (stays | self._inside(chain.xy))
         again = stays & shows & (log_change < np.log1p(_SAME))
         anchor.went = ~stays
         anchor.gain = np.where(again, gain, anchor.gain)
-        anchor.chain_xy[step] = np.where(again[:, None], self.queries_xy, chain_xy)
-        anchor.found[step] = found | again
-        anchor.cost[step] = np.where(again, 0, cost)
-        anchor.last = np.where(again[:, None], look.at_queries, there)
+        anchor.chain_xy[step] = np.where(again[:, None], queries, chain.xy)
+        anchor.found[step] = chain.found | again
+        anchor.cost[step] = np.where(again, 0, chain.cost)
+        anchor.last = np.where(again[:, None], change.now.at_queries, chain.there)
 
 
 def _colour_change(start: np.ndarray, now: np.ndarray, found: np.ndarray) -> np.ndarray:
