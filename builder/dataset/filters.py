@@ -86,7 +86,7 @@ class Expression:
             raise self._error(f"compares what does not compare: {error}") from None
         return np.broadcast_to(found, (rows,))
 
-    def _check(self, node: ast.AST, depth: int = 0) -> None:
+    def _check(self, node: ast.AST, depth: int = 0, *, after_in: bool = False) -> None:
         if depth > _MAX_DEPTH:
             raise self._error(f"cannot be read: it is nested more than {_MAX_DEPTH} deep")
         if isinstance(node, ast.Name):
@@ -107,7 +107,11 @@ class Expression:
             for op, right in zip(node.ops, node.comparators, strict=True):
                 if isinstance(op, ast.In | ast.NotIn) != isinstance(right, ast.Tuple | ast.List):
                     raise self._error("'in' is followed by a list, such as task in ['a', 'b']")
+            if any(isinstance(right, ast.Tuple | ast.List) for right in node.comparators[:-1]):
+                raise self._error("a list is the last thing of a comparison")
         elif isinstance(node, ast.Tuple | ast.List):
+            if not after_in:
+                raise self._error("a list stands behind 'in' only, such as task in ['a', 'b']")
             if not all(isinstance(item, ast.Constant) for item in node.elts):
                 raise self._error("a list holds numbers and texts only")
         elif not isinstance(node, ast.BoolOp | ast.BinOp | ast.UnaryOp):
@@ -117,7 +121,8 @@ class Expression:
                 if type(child) not in _OPERATORS:
                     raise self._error(f"{type(child).__name__} is not allowed in a filter")
             elif not isinstance(child, ast.expr_context):
-                self._check(child, depth + 1)
+                listed = isinstance(node, ast.Compare) and child is node.comparators[-1]
+                self._check(child, depth + 1, after_in=listed)
 
     def _value(self, node: Any, columns: Mapping[str, np.ndarray]) -> Any:
         if isinstance(node, ast.Name):
