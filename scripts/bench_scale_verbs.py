@@ -115,8 +115,15 @@ def bench_verbs(count: int, folder: Path, rounds: int) -> Iterator[Row]:
     yield _verb("stats, unchanged", limit, "stats", *stats)
     shares = ["--shares", "train=0.9", "val=0.1"]
     yield _verb("split, by episode", limit, "split", str(dataset), *shares)
-    yield _verb("subset, of all", limit, "subset", str(dataset), str(folder / "sub"), "--id", "*")
-    shutil.rmtree(folder / "sub")
+    parts = {
+        ids: str(folder / f"part {at}") for at, ids in enumerate(("task_[0-4]*", "task_[5-9]*"))
+    }
+    for ids, part in parts.items():
+        yield _verb(f"subset, of `{ids}`", limit, "subset", str(dataset), part, "--id", ids)
+    both = str(folder / "both")
+    yield _verb("merge, of these two", limit, "merge", *parts.values(), both)
+    for each in (*parts.values(), both):
+        shutil.rmtree(each)
     page = ["--out", str(folder / "report.html")]
     yield _verb("report, of at most 5,000", limit, "report", str(dataset), *page)
     yield _verb("validate --sample 1%", limit, "validate", str(dataset), "--sample", "1%")
