@@ -25,11 +25,9 @@ import numpy as np
 import torch
 from robot_truth import Truth
 from robot_views import RobotView, folders, followed
-from train_still_head import Rows, fit, recorded, rows_of, stands, write
+from train_still_head import FirstLook, Rows, fit, recorded, rows_of, stands, write
 
-from builder.trackers.anchored import Judge
-from builder.trackers.kinds.dis import DisTracker
-from builder.trackers.second_look import QUANTITIES, WEIGHTS, SecondLook, inputs
+from builder.trackers.second_look import QUANTITIES, STAYED, WEIGHTS, inputs
 from builder.trackers.still_head import still_head
 
 EPOCHS = 5
@@ -99,14 +97,6 @@ def disturbed(scenes: list[Path]) -> Iterator[RobotView]:
             yield Disturbed(folder)
 
 
-class FirstLook(DisTracker):
-    """The tracker without a second look."""
-
-    def judges(self) -> tuple[Judge, SecondLook | None]:
-        """Return the head alone."""
-        return still_head(), None
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -137,9 +127,9 @@ def follow(view: RobotView, cache: Path, seed: int) -> Rows:
     """Track one recording and keep some points of its windows."""
     cv2.setNumThreads(1)
     rng, found = np.random.default_rng(seed), []
-    for at, anchor in followed(view, FirstLook(), cache):
+    for at, anchor in followed(view, FirstLook(still_head()), cache):
         still, covered = stands(view, at)
-        went = (anchor.kept[1:, :, -1] == 0).any(axis=0)
+        went = (anchor.kept[1:, :, STAYED] == 0).any(axis=0)
         share = np.where(still, np.where(covered | went, KEPT_DOUBTFUL, KEPT_STILL), KEPT)
         last = len(anchor.kept) - 1
         if rng.random() < SHORTER:

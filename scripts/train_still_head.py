@@ -126,17 +126,24 @@ def rule(features: np.ndarray) -> np.ndarray:
     return np.where(np.stack(each, axis=1), SURE, -SURE).astype(np.float32)
 
 
+class FirstLook(DisTracker):
+    """The tracker with a judge of one's own, and without a second look."""
+
+    def __init__(self, judge: Judge, config: DisConfig | None = None) -> None:
+        super().__init__(config)
+        self._judge = judge
+
+    def judges(self) -> tuple[Judge, SecondLook | None]:
+        """Return that judge alone."""
+        return self._judge, None
+
+
 def follow(view: RobotView, judge: Judge, preset: str, cache: Path, seed: tuple[int, int]) -> Rows:
     """Track one recording and keep some points of its windows."""
     cv2.setNumThreads(1)
     rng = np.random.default_rng(seed)
-
-    class Judged(DisTracker):
-        def judges(self) -> tuple[Judge, SecondLook | None]:
-            return judge, None
-
-    found = []
-    for at, anchor in followed(view, Judged(DisConfig.model_validate({"preset": preset})), cache):
+    tracker, found = FirstLook(judge, DisConfig.model_validate({"preset": preset})), []
+    for at, anchor in followed(view, tracker, cache):
         still, covered = stands(view, at)
         share = np.where(covered, 1.0, np.where(still, KEPT_STILL, KEPT))
         features = anchor.kept[1:, :, : len(FEATURES)].astype(np.float32)

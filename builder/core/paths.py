@@ -12,7 +12,7 @@ _MAX_FOLDERS = 800
 _RESERVED = re.compile(r"^(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
 # A Path makes one slash of two.  A password may have an @ in it, but no slash and no quote.
 _PASSWORD = re.compile(r"""([A-Za-z][A-Za-z0-9+.-]*:/{1,2}[^\s/:@"'<>]*:)[^\s/"'<>]*@""")
-# A signed link carries what signs it as values behind its "?".
+# A signed link carries what signs it as values behind its "?"; HTML writes "&" as "&amp;".
 _SIGNATURE = re.compile(
     r"""([?&;](?:sig|[\w.-]*(?:signature|token|secret|password|credential|accesskey|api_?key)[\w.-]*)=)
     [^\s&#"'<>]+""",

@@ -107,11 +107,12 @@ class Expression:
             for op, right in zip(node.ops, node.comparators, strict=True):
                 if isinstance(op, ast.In | ast.NotIn) != isinstance(right, ast.Tuple | ast.List):
                     raise self._error("'in' is followed by a list, such as task in ['a', 'b']")
-            if any(isinstance(right, ast.Tuple | ast.List) for right in node.comparators[:-1]):
-                raise self._error("a list is the last thing of a comparison")
         elif isinstance(node, ast.Tuple | ast.List):
             if not after_in:
-                raise self._error("a list stands behind 'in' only, such as task in ['a', 'b']")
+                raise self._error(
+                    "a list stands behind 'in' only, as the last thing of a comparison, "
+                    "such as task in ['a', 'b']"
+                )
             if not all(isinstance(item, ast.Constant) for item in node.elts):
                 raise self._error("a list holds numbers and texts only")
         elif not isinstance(node, ast.BoolOp | ast.BinOp | ast.UnaryOp):

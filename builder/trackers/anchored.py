@@ -22,7 +22,7 @@ from builder.trackers.camera import RASTER, led
 from builder.trackers.chained import DARK, LINK_COST, Link, Observation, Observe
 from builder.trackers.evidence import Evidence, Relief, quiet_variance
 from builder.trackers.patches import difference, mismatch, patches, structure
-from builder.trackers.second_look import QUANTITIES, SecondLook, keep
+from builder.trackers.second_look import QUANTITIES, STAYED, SecondLook, keep
 from builder.trackers.still_head import FEATURES, Verdict
 from builder.trackers.surround import surround
 
@@ -167,7 +167,7 @@ class AnchoredSession(BaseSession):
         kept = anchor.kept[rows]
         if self.look_again is None or not len(kept):
             return window
-        stood = ((kept[..., -1] == 1) & (window.vis[rows] == 1)).all(axis=0)
+        stood = ((kept[..., STAYED] == 1) & (window.vis[rows] == 1)).all(axis=0)
         points = np.flatnonzero(~stood | self.gives_conf)
         if len(points):
             kept, stood = kept.take(points, axis=1), stood[points]

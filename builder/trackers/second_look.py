@@ -31,6 +31,8 @@ QUANTITIES = (
 )
 """What is kept of a point at a step."""
 
+STAYED = QUANTITIES.index("stays")
+
 MARGIN = 3.5
 """As that of the head, but more is known."""
 
