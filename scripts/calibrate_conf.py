@@ -87,12 +87,13 @@ def follow(view: RobotView, cache: Path) -> Told:
     cv2.setNumThreads(1)
     truth, found = view.truth, []
     for at, anchor in followed(view, DisTracker(), cache):
-        kept, moved_xy = anchor.kept[1:], anchor.moved_xy[1:]
-        stays, odds = second_look()(kept)
-        placed_xy = np.where(stays[..., None], view.queries_xy, moved_xy)
+        kept = anchor.kept[1:]
+        stays, leads, odds = second_look()(kept)
+        gone_xy = np.where(leads[..., None], anchor.led_xy[1:], anchor.moved_xy[1:])
+        placed_xy = np.where(stays[..., None], view.queries_xy, gone_xy)
         away = np.linalg.norm(placed_xy - truth.tracks_xy[at, 1:], axis=-1)
         right = truth.visible[at, 1:] & (away < NEAR_PX)
-        inside = ((moved_xy >= 0) & (moved_xy <= truth.shape[::-1])).all(axis=-1)
+        inside = ((gone_xy >= 0) & (gone_xy <= truth.shape[::-1])).all(axis=-1)
         chosen = truth.known[at] & (stays | inside)
         told = Told(odds, stays, kept[..., STANDING].astype(np.float32), right)
         found.append(Told(*(each[chosen] for each in told)))

@@ -25,14 +25,12 @@ import numpy as np
 import torch
 from robot_truth import Truth
 from robot_views import RobotView, folders, followed
-from train_still_head import FirstLook, Rows, fit, recorded, rows_of, stands, write
+from train_still_head import FirstLook, How, Rows, fit, recorded, rows_of, stands, write
 
 from builder.trackers.second_look import QUANTITIES, STAYED, WEIGHTS, inputs
 from builder.trackers.still_head import still_head
 
-EPOCHS = 5
-HIDDEN = (4.0, 1.2)
-"""Weights of hidden points where the camera stands, and where it moves: there tracks often fail."""
+SECOND = How(width=64, epochs=7, hidden=(4.0, 0.5), covered=5.0, leads=True)
 
 KEPT, KEPT_STILL, KEPT_DOUBTFUL = 0.2, 0.02, 0.5
 """Shares of points that move, that stand, and that stand but get hidden or once seemed to go."""
@@ -119,7 +117,7 @@ def main() -> None:
                 print(f"  {done} of {len(views)} followed", flush=True)
     every = Rows(*(np.concatenate(each) for each in zip(*found, strict=True)))
     print(f"{len(every.features)} rows of {len(views)} recordings", flush=True)
-    fitted = fit(every, EPOCHS, HIDDEN)
+    fitted = fit(every, SECOND)
     write(fitted, QUANTITIES, arguments.scenes, len(every.features), arguments.out)
 
 

@@ -1,7 +1,7 @@
 r"""Fit the numbers by which ``dis`` tells what stands still, on rendered scenes with exact truth.
 
     MUJOCO_GL=osmesa python scripts/robot_scenes.py SCENES --seeds 9001 9002 9004 9005 \
-        9006 9007 9008
+        9006 9007 9008 9009 9010 9011
     python scripts/train_still_head.py SCENES
 
 Writes builder/trackers/still_head.json.  The first round follows the scenes as a rule by hand
@@ -33,7 +33,7 @@ from robot_views import RobotView, folders, followed
 from builder.trackers.anchored import Anchor, Judge
 from builder.trackers.kinds.dis import DisConfig, DisTracker
 from builder.trackers.second_look import SecondLook
-from builder.trackers.still_head import FEATURES, WEIGHTS, Network
+from builder.trackers.still_head import FEATURES, LEADS, WEIGHTS, Network
 
 RECORDINGS: tuple[tuple[float, int | None], ...] = ((1.5, None), (0.5, None), (2.0, 23))
 """Noise in grey levels and H.264's quality; every scene has the first, and some of the others."""
@@ -41,11 +41,9 @@ RECORDINGS: tuple[tuple[float, int | None], ...] = ((1.5, None), (0.5, None), (2
 STILL_PX = 0.05
 NEAR_PX = 4.0
 MARGIN = 0.3  # px: below it, neither staying nor going is the better answer
-WIDTH, ROUNDS, EPOCHS, BATCH = 48, 2, 3, 4096
+ROUNDS, BATCH = 2, 4096
 SURE = 9.0  # logarithm of the odds of what the rule by hand says
-HIDDEN = 4.0  # weight of a hidden point: not to tell of it is better than to tell wrongly
 KEPT, KEPT_STILL = 0.3, 0.075  # shares of the points; of those that stand and get covered, all
-COVERED = 3.0  # how much more than others those count while they are covered
 SHARES = {(False, False): 1.0, (False, True): 1.3, (True, False): 1.2, (True, True): 0.8}
 """Weight of points by whether the camera moves and whether they stand still."""
 
@@ -53,16 +51,36 @@ Fitted = tuple[np.ndarray, np.ndarray, list[list[np.ndarray]]]
 """Means, scales and layers, as ``Network`` takes them."""
 
 
+class How(NamedTuple):
+    """How to fit a network.
+
+    ``hidden``: weights of hidden points where the camera stands, and where it moves: not to tell
+    of one is better than to tell wrongly.  ``covered``: how much more than others points count
+    that stand, while they are covered.  ``leads``: whether it also tells where the camera's motion
+    leads nearer than the chain.
+    """
+
+    width: int
+    epochs: int
+    hidden: tuple[float, float]
+    covered: float
+    leads: bool = False
+
+
+FIRST = How(width=48, epochs=3, hidden=(4.0, 4.0), covered=3.0)
+
+
 class Rows(NamedTuple):
     """Points at steps: features (M, F), and of each what is true.
 
-    ``query_px`` and ``chain_px``: how far the query and the chain are from the truth;
-    ``stands_for``: how many points each row stands for.
+    ``query_px``, ``chain_px`` and ``led_px``: how far the query, the chain and where the camera's
+    motion leads are from the truth; ``stands_for``: how many points each row stands for.
     """
 
     features: np.ndarray
     query_px: np.ndarray
     chain_px: np.ndarray
+    led_px: np.ndarray
     visible: np.ndarray
     still: np.ndarray
     moving_camera: np.ndarray
@@ -99,7 +117,7 @@ def main() -> None:
                     print(f"  {done} of {len(tasks)} followed", flush=True)
         every = Rows(*(np.concatenate(each) for each in zip(*rows, strict=True)))
         print(f"round {number}: {len(every.features)} rows of {len(views)} recordings", flush=True)
-        fitted = fit(every, EPOCHS, (HIDDEN, HIDDEN))
+        fitted = fit(every, FIRST)
         judge = Network(*fitted)
         write(fitted, FEATURES, arguments.scenes, len(every.features), arguments.out)
 
@@ -175,51 +193,58 @@ def rows_of(
     steps = slice(1, len(features) + 1)
     true_xy, visible = view.truth.tracks_xy[at, steps], view.truth.visible[at, steps]
     still = np.broadcast_to(stands(view, at)[0], visible.shape)
-    query_px, chain_px = (
+    query_px, chain_px, led_px = (
         np.linalg.norm(true_xy - each, axis=-1)
-        for each in (view.queries_xy, anchor.moved_xy[steps])
+        for each in (view.queries_xy, anchor.moved_xy[steps], anchor.led_xy[steps])
     )
     chosen = view.truth.known[at] & (visible | still | (query_px < 40))
     chosen &= rng.random(chosen.shape) < share
     moves = np.full(chosen.shape, not view.truth.fixed)
     stands_for = np.broadcast_to(usual / share, chosen.shape)
-    every = Rows(features, query_px, chain_px, visible, still, moves, stands_for)
+    every = Rows(features, query_px, chain_px, led_px, visible, still, moves, stands_for)
     return Rows(*(each[chosen] for each in every))
 
 
-def fit(rows: Rows, epochs: int, hidden: tuple[float, float]) -> Fitted:
-    """Fit a network; ``hidden``: weight of hidden points where the camera stands, and moves."""
+def fit(rows: Rows, how: How) -> Fitted:
+    """Fit a network."""
     still, moves = rows.still, rows.moving_camera
     mean, scale = rows.features.mean(axis=0), rows.features.std(axis=0) + 1e-3
-    better = np.minimum(rows.chain_px, 8) - np.minimum(rows.query_px, 8)
-    better[(np.abs(better) < MARGIN) & ~still] = 0
+    better = nearer(rows.query_px, rows.chain_px)
     better = np.where(still, np.maximum(better, 0.7), better)
     better = np.where(rows.visible | still, better, 0.3 * better)
-    per_row = rows.stands_for * np.where(still & ~rows.visible, COVERED, 1)
+    led = rows.visible & (rows.led_px != rows.query_px)
+    led_better = np.where(led, nearer(rows.led_px, rows.chain_px), 0)
+    per_row = rows.stands_for * np.where(still & ~rows.visible, how.covered, 1)
     stay_weight = np.minimum(np.abs(better) * per_row, 10)
-    show_weight = per_row * np.where(rows.visible, 1, np.where(moves, hidden[1], hidden[0]))
+    lead_weight = np.minimum(np.abs(led_better) * per_row, 10)
+    show_weight = per_row * np.where(rows.visible, 1, np.where(moves, how.hidden[1], how.hidden[0]))
     for (camera, stands), share in SHARES.items():
         group = (moves == camera) & (still == stands)
         if group.any():
             stay_weight[group] *= share * len(group) / max(stay_weight[group].sum(), 1e-9)
             show_weight[group] *= len(group) / show_weight[group].sum()
-    inputs, stay, stay_by, show_by, there, along = (
+    lead_weight *= len(lead_weight) / max(lead_weight.sum(), 1e-9)
+    inputs, stay, lead, stay_by, lead_by, show_by, there, along, led_there = (
         torch.tensor(np.asarray(each, np.float32))
         for each in (
             (rows.features - mean) / scale,
             better > 0,
+            led_better > 0,
             stay_weight,
+            lead_weight,
             show_weight,
             rows.visible & (rows.query_px < NEAR_PX),
             rows.visible & (rows.chain_px < NEAR_PX),
+            rows.visible & (rows.led_px < NEAR_PX),
         )
     )
     network = torch.nn.Sequential(
-        torch.nn.Linear(len(mean), WIDTH), torch.nn.ReLU(),
-        torch.nn.Linear(WIDTH, WIDTH), torch.nn.ReLU(), torch.nn.Linear(WIDTH, 3),
+        torch.nn.Linear(len(mean), how.width), torch.nn.ReLU(),
+        torch.nn.Linear(how.width, how.width), torch.nn.ReLU(),
+        torch.nn.Linear(how.width, 5 if how.leads else 3),
     )  # fmt: skip
     optimizer = torch.optim.AdamW(network.parameters(), 3e-3, weight_decay=1e-3)
-    steps = epochs * len(inputs) // BATCH
+    steps = how.epochs * len(inputs) // BATCH
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps + 1)
     loss_of = torch.nn.functional.binary_cross_entropy_with_logits
     for step in range(steps):
@@ -229,6 +254,11 @@ def fit(rows: Rows, epochs: int, hidden: tuple[float, float]) -> Fitted:
         loss = loss_of(out[:, 0], stays, stay_by[chosen])
         loss = loss + 0.7 * loss_of(out[:, 1], there[chosen], weight * (0.1 + 0.9 * stays))
         loss = loss + 0.7 * loss_of(out[:, 2], along[chosen], weight * (1 - 0.9 * stays))
+        if how.leads:
+            by = lead_by[chosen] * (1 - 0.9 * stays)
+            loss = loss + loss_of(out[:, LEADS], lead[chosen], by)
+            by = weight * (1 - 0.9 * stays)
+            loss = loss + 0.7 * loss_of(out[:, LEADS + 1], led_there[chosen], by)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -237,6 +267,12 @@ def fit(rows: Rows, epochs: int, hidden: tuple[float, float]) -> Fitted:
             print(f"  {step} of {steps}: {loss.item():.3f}", flush=True)
     numbers = [each.detach().numpy().T for each in network.parameters()]
     return mean, scale, [[numbers[at], numbers[at + 1]] for at in range(0, len(numbers), 2)]
+
+
+def nearer(one_px: np.ndarray, other_px: np.ndarray) -> np.ndarray:
+    """Return by how much one place is nearer to the truth; 0 where it matters little."""
+    apart = np.minimum(other_px, 8) - np.minimum(one_px, 8)
+    return np.where(np.abs(apart) < MARGIN, 0, apart)
 
 
 def write(fitted: Fitted, features: Sequence[str], scenes: Path, rows: int, out: Path) -> None:

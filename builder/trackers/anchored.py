@@ -88,7 +88,8 @@ class Anchor:
 
     ``chain_xy``, ``found`` and ``cost`` (horizon, N) are the chain's, as ``ChainedSession`` has
     them; a chain goes on from the query while its point stays there.  ``moved_xy`` is where each
-    step of it led, and ``kept`` (horizon, N, K) what a second look needs; see ``second_look``.
+    step of it led, ``led_xy`` where the ``camera`` did, whose motion since the window began is a
+    homography (3, 3) or None, and ``kept`` (horizon, N, K) what a second look needs.
     """
 
     window: Window
@@ -106,8 +107,9 @@ class Anchor:
     most: np.ndarray
     least: np.ndarray
     last: np.ndarray
-    camera: np.ndarray
+    camera: np.ndarray | None
     moved_xy: np.ndarray
+    led_xy: np.ndarray
     kept: np.ndarray
 
 
@@ -171,11 +173,14 @@ class AnchoredSession(BaseSession):
         points = np.flatnonzero(~stood | self.gives_conf)
         if len(points):
             kept, stood = kept.take(points, axis=1), stood[points]
-            moved_xy = anchor.moved_xy[rows].take(points, axis=1)
-            stays, odds = verdict = self.look_again(kept)
+            moved_xy, led_xy = (
+                each[rows].take(points, axis=1) for each in (anchor.moved_xy, anchor.led_xy)
+            )
+            stays, leads, odds = verdict = self.look_again(kept)
             stays |= stood
-            inside = stays | self._inside(moved_xy)
-            placed_xy = np.where(stays[..., None], self.queries_xy[points], moved_xy)
+            gone_xy = np.where(leads[..., None], led_xy, moved_xy)
+            inside = stays | self._inside(gone_xy)
+            placed_xy = np.where(stays[..., None], self.queries_xy[points], gone_xy)
             window.tracks_xy[rows, points] = placed_xy
             window.vis[rows, points] = ((odds > 0) & inside) | stood
             if window.conf is not None:
@@ -214,8 +219,9 @@ class AnchoredSession(BaseSession):
             most=np.zeros(count, np.float32),
             least=np.full(count, np.inf, np.float32),
             last=look.at_queries,
-            camera=np.eye(3),
+            camera=None,
             moved_xy=np.empty_like(tracks_xy),
+            led_xy=np.empty_like(tracks_xy),
             kept=np.empty((self.horizon, count, len(QUANTITIES)), np.float16),
         )
 
@@ -244,7 +250,8 @@ class AnchoredSession(BaseSession):
         count = len(self.queries_xy)
         for number, anchor in enumerate(self._open):
             if seen.camera is not None:
-                anchor.camera = seen.camera @ anchor.camera
+                so_far = np.eye(3) if anchor.camera is None else anchor.camera
+                anchor.camera = seen.camera @ so_far
             rows = slice(number * count, (number + 1) * count)
             found = np.isfinite(cost[rows])
             colour: np.ndarray = np.zeros(count, np.float32)
@@ -324,7 +331,7 @@ class AnchoredSession(BaseSession):
         length = np.linalg.norm(chain.xy - anchor.chain_xy[step - 1], axis=1) / self._raster
         inner = np.clip(chain.xy, 4, np.maximum(np.array(self.shape[::-1]) - 4, 4))
         beyond = np.minimum(np.linalg.norm(chain.xy - inner, axis=1), 8) / 8
-        led_xy = led(anchor.camera, queries)
+        led_xy = anchor.led_xy[step]
         leads, off = (
             np.minimum(np.linalg.norm(each - led_xy, axis=1) / self._raster, _FAR)
             for each in (queries, chain.xy)
@@ -352,12 +359,18 @@ class AnchoredSession(BaseSession):
 
     def _settle(self, anchor: Anchor, step: int, chain: Followed, change: Change) -> None:
         """Write a step of a window, and where its chains go on from."""
+        window, queries = anchor.window, self.queries_xy
+        anchor.led_xy[step] = queries if anchor.camera is None else led(anchor.camera, queries)
         features, gain = self._features(anchor, step, chain, change)
         odds = self.judge(features)
-        stays, _ = verdict = Verdict.of(odds)
-        shows, log_change = verdict.odds > 0, features[:, 0]
-        window, queries = anchor.window, self.queries_xy
-        anchor.kept[step] = keep(features, odds, stays)
+        stays, _, odds_shown = Verdict.of(odds)
+        shows, log_change = odds_shown > 0, features[:, 0]
+        led_change = log_change
+        if anchor.camera is not None:
+            there = patches(change.now.blurred, anchor.led_xy[step])
+            led_change, _ = mismatch(anchor.patch, there, change.noise, anchor.gradient)
+            led_change = np.log1p(led_change)
+        anchor.kept[step] = keep(features, odds, stays, led_change)
         anchor.moved_xy[step] = chain.xy
         window.tracks_xy[step] = np.where(stays[:, None], queries, chain.xy)
         window.vis[step] = shows & (stays | self._inside(chain.xy))

@@ -10,6 +10,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from builder.trackers.alignment import NEAREST, Alignment
+
 RASTER = 256
 """Distances are felt as those of pictures of this size."""
 
@@ -17,23 +19,26 @@ _CORNERS, _QUALITY, _APART, _BLOCK = 200, 0.01, 5, 5
 _WINDOW, _LEVELS = (15, 15), 4
 _RETURNS = 0.7  # px: a corner that is followed there and back ends within it
 _MOVES = 0.3  # px
-_SHARE = 0.3  # of the corners that move: from it on, the camera does
+_SHARE = 0.1  # of the corners that move: from it on, the camera may
 _FEWEST, _FEWEST_OF_A_PLANE = 4, 10
-_AGREES = 2.0  # px
-_NEAREST = 0.1  # a plane that comes nearer than this leads out of all bounds
+_AGREES = 1.0  # px
+_SQUASHED = 1e-3  # a motion that makes areas this small is none
+_TRIED, _REFINED = 2, 6  # steps towards a better motion: of each that is told, and of the best
 
 
 class CameraMotion:
-    """The motion of a camera from frame to frame; keeps the corners of the last frame."""
+    """The motion of a camera from frame to frame; keeps the last one, and the last corners."""
 
     def __init__(self) -> None:
         self._corners: np.ndarray | None = None
+        self._motion: np.ndarray | None = None
 
     def __call__(self, before: np.ndarray | None, now: np.ndarray) -> np.ndarray | None:
         """Take the next frame (H, W) uint8; return what maps points of the one before to it.
 
-        A homography (3, 3) of points (x, y) whose pixel centres are at halves; None where the
-        camera stands, or nothing tells.
+        A homography (3, 3) of points (x, y) whose pixel centres are at halves; None where nothing
+        tells.  Where the camera stands it is the motion of what moves; ``Outlines`` tells them
+        apart.
         """
         corners = self._corners
         self._corners = cv2.goodFeaturesToTrack(now, _CORNERS, _QUALITY, _APART, blockSize=_BLOCK)
@@ -45,9 +50,12 @@ class CameraMotion:
         found &= found_again & (np.linalg.norm(again - corners, axis=-1)[:, 0] < _RETURNS * raster)
         first, second = corners[found, 0] + np.float32(0.5), there[found, 0] + np.float32(0.5)
         moves = np.linalg.norm(second - first, axis=1) > _MOVES * raster
-        if moves.sum() < max(_FEWEST, _SHARE * len(moves)):
-            return None
-        return _agreed(first[moves], second[moves], _AGREES * raster)
+        last, self._motion = self._motion, None
+        if moves.sum() >= max(_FEWEST, _SHARE * len(moves)):
+            told = _agreed(first[moves], second[moves], _AGREES * raster)
+            alignment = Alignment(before, now, raster)
+            self._motion = _best(alignment, [*told, *([] if last is None else [last])])
+        return self._motion
 
 
 def _follow(first: np.ndarray, second: np.ndarray, xy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -58,16 +66,27 @@ def _follow(first: np.ndarray, second: np.ndarray, xy: np.ndarray) -> tuple[np.n
     return moved, (status[:, 0] == 1) & np.isfinite(moved).all(axis=(1, 2))
 
 
-def _agreed(first: np.ndarray, second: np.ndarray, within: float) -> np.ndarray | None:
-    """Return the homography, or of few points the similarity, on which most agree."""
+def _agreed(first: np.ndarray, second: np.ndarray, within: float) -> list[np.ndarray]:
+    """Return the similarity, and of enough points the homography, on which most agree."""
+    part, _ = cv2.estimateAffinePartial2D(first, second, ransacReprojThreshold=within)
+    found = [] if part is None else [np.vstack([part, [0, 0, 1]])]
     if len(first) >= _FEWEST_OF_A_PLANE:
-        found, _ = cv2.findHomography(first, second, cv2.USAC_MAGSAC, within)
-    else:
-        part, _ = cv2.estimateAffinePartial2D(first, second, ransacReprojThreshold=within)
-        found = None if part is None else np.vstack([part, [0, 0, 1]])
-    if found is None or not np.isfinite(found).all() or abs(np.linalg.det(found)) < 1e-3:
+        plane, _ = cv2.findHomography(first, second, cv2.USAC_MAGSAC, within)
+        found += [] if plane is None else [plane]
+    return [
+        each for each in found if np.isfinite(each).all() and abs(np.linalg.det(each)) > _SQUASHED
+    ]
+
+
+def _best(alignment: Alignment, told: list[np.ndarray]) -> np.ndarray | None:
+    """Return the motion that explains the frames best, near to one of those that are told."""
+    tried = [alignment.refine(each, _TRIED) for each in told]
+    refined = [each for each in tried if each is not None]
+    if not refined:
         return None
-    return np.asarray(found, np.float64)
+    best = min(refined, key=alignment.cost)
+    found = alignment.refine(best, _REFINED)
+    return best if found is None else found
 
 
 def flow_of(homography: np.ndarray, shape: tuple[int, int]) -> np.ndarray | None:
@@ -76,7 +95,7 @@ def flow_of(homography: np.ndarray, shape: tuple[int, int]) -> np.ndarray | None
     x = np.arange(width, dtype=np.float32)[None] + np.float32(0.5)
     y = np.arange(height, dtype=np.float32)[:, None] + np.float32(0.5)
     right, down, scale = (a * x + (b * y + c) for a, b, c in homography.astype(np.float32))
-    if scale.min() < _NEAREST:
+    if scale.min() < NEAREST:
         return None
     flow = np.stack([right / scale - x, down / scale - y], axis=-1)
     return flow if np.abs(flow).max() < max(shape) else None
@@ -85,7 +104,7 @@ def flow_of(homography: np.ndarray, shape: tuple[int, int]) -> np.ndarray | None
 def led(homography: np.ndarray, points_xy: np.ndarray) -> np.ndarray:
     """Return where a homography leads points (N, 2), float32; not beyond the horizon."""
     right, down, scale = (a * points_xy[:, 0] + b * points_xy[:, 1] + c for a, b, c in homography)
-    return (np.stack([right, down], axis=1) / np.maximum(scale, _NEAREST)[:, None]).astype(
+    return (np.stack([right, down], axis=1) / np.maximum(scale, NEAREST)[:, None]).astype(
         np.float32
     )
 

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from builder.trackers import still_head
-from builder.trackers.still_head import FEATURES, STANDING, Network, Verdict
+from builder.trackers.still_head import FEATURES, LEADS, STANDING, Network, Verdict
 
 QUANTITIES = (
     *FEATURES,
@@ -28,13 +28,18 @@ QUANTITIES = (
     "odds of showing at the query",
     "odds of showing along the chain",
     "stays",
+    "change where the camera leads",
 )
 """What is kept of a point at a step."""
 
 STAYED = QUANTITIES.index("stays")
+LED = QUANTITIES.index("how far the camera's motion leads")
 
-MARGIN = 3.5
+MARGIN = 5.0
 """As that of the head, but more is known."""
+
+MARGIN_LED = 1.0
+"""Logarithm of the odds from which on a point is put where the camera's motion leads."""
 
 WEIGHTS = Path(__file__).with_name("second_look.json")
 CALIBRATION = Path(__file__).with_name("second_look_conf.json")
@@ -42,9 +47,11 @@ CALIBRATION = Path(__file__).with_name("second_look_conf.json")
 _SURE = 10.0  # odds beyond it are all the same
 
 
-def keep(features: np.ndarray, odds: np.ndarray, stays: np.ndarray) -> np.ndarray:
+def keep(
+    features: np.ndarray, odds: np.ndarray, stays: np.ndarray, led_change: np.ndarray
+) -> np.ndarray:
     """Return what is kept of a step (N, len(QUANTITIES)) float16."""
-    columns = [features, np.clip(odds, -_SURE, _SURE), stays[:, None]]
+    columns = [features, np.clip(odds, -_SURE, _SURE), stays[:, None], led_change[:, None]]
     return np.concatenate(columns, axis=1).astype(np.float16)
 
 
@@ -92,7 +99,9 @@ class SecondLook(NamedTuple):
 
     def __call__(self, steps: np.ndarray) -> Verdict:
         """Judge every step of a window, given what was kept (T, N, len(QUANTITIES))."""
-        return Verdict.of(self.network(*inputs(steps)), MARGIN)
+        odds = self.network(*inputs(steps))
+        odds[..., LEADS] = np.where(steps[..., LED] > 0, odds[..., LEADS] - MARGIN_LED, -np.inf)
+        return Verdict.of(odds, MARGIN)
 
     def conf(self, steps: np.ndarray, verdict: Verdict) -> np.ndarray:
         """Return how likely points show (T, N) float32."""

@@ -62,6 +62,9 @@ MARGIN = 2.5
 """Logarithm of the odds from which on a point stays: to hold what moves is worse than to move what
 stands, by far fewer points."""
 
+LEADS = 3
+"""The column of odds that tells whether the camera's motion leads nearer than the chain."""
+
 WEIGHTS = Path(__file__).with_name("still_head.json")
 
 STANDING = FEATURES.index("stands among both, everywhere")
@@ -69,19 +72,30 @@ STANDING = FEATURES.index("stands among both, everywhere")
 
 
 class Verdict(NamedTuple):
-    """``stays`` (...) bool: at the query; ``odds`` (...) float32: of showing, a logarithm.
+    """Where points are, and whether they show.
 
-    To show means: visible, and within 4 pixels of a raster of 256.
+    ``stays`` (...) bool: at the query; ``leads``: where the camera's motion leads from there, else
+    along the chain.  ``odds`` (...) float32: of showing, a logarithm; to show means visible, and
+    within 4 pixels of a raster of 256.
     """
 
     stays: np.ndarray
+    leads: np.ndarray
     odds: np.ndarray
 
     @classmethod
     def of(cls, odds: np.ndarray, margin: float = MARGIN) -> Verdict:
-        """Decide by odds (..., 3): of staying, of showing at the query, and along the chain."""
-        stays = odds[..., 0] > margin
-        return cls(stays, np.where(stays, odds[..., 1], odds[..., 2]))
+        """Decide by odds (..., 3): of staying, of showing at the query, and along the chain.
+
+        They may be (..., 5): then also of the camera's motion leading nearer than the chain, and
+        of showing there.
+        """
+        stays, along = odds[..., 0] > margin, odds[..., 2]
+        leads = np.zeros_like(stays)
+        if odds.shape[-1] > LEADS:
+            leads = ~stays & (odds[..., LEADS] > 0)
+            along = np.where(leads, odds[..., LEADS + 1], along)
+        return cls(stays, leads, np.where(stays, odds[..., 1], along))
 
 
 class Network:

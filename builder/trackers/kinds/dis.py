@@ -14,8 +14,9 @@ from pydantic import Field, model_validator
 
 from builder.trackers.anchored import AnchoredSession, Judge
 from builder.trackers.base import Session
-from builder.trackers.camera import CameraMotion, composed, flow_of
+from builder.trackers.camera import CameraMotion, composed
 from builder.trackers.chained import ChainedTracker, Link, Observation, Observe
+from builder.trackers.outlines import Outlines, Picture
 from builder.trackers.sampling import sample, sample_fast
 from builder.trackers.second_look import SecondLook, second_look, weights_sha256
 from builder.trackers.still_head import still_head
@@ -211,43 +212,45 @@ class _Flow:
 class _GuidedFlow(_Flow):
     """Flow that starts from how the camera moved, and over several frames from the steps between.
 
-    Keeps flow there and back of as many pairs of frames.
+    Plain surfaces do what their outlines tell; see ``Outlines``.  Keeps flow there and back of as
+    many pairs of frames.
     """
 
     def __init__(self, flows: dict[int, tuple[Flow, Flow]]) -> None:
         super().__init__(flows, sample_fast)
         self._camera = CameraMotion()
+        self._last: Picture | None = None
         self._steps: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=max(flows))
 
     def _flows(self, grey: np.ndarray) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+        last, self._last = self._last, Picture(grey)
         self._motion = self._camera(self._greys[-1] if self._greys else None, grey)
+        if last is None:
+            return {}
+        there = Outlines(last, self._last, self._motion)
+        if not there.camera_goes:
+            self._motion, there = None, Outlines(last, self._last, None)
+        inverse = None if self._motion is None else np.linalg.inv(self._motion)
+        back = Outlines(self._last, last, inverse)
         found = {}
         for gap, dis in self._dis.items():
-            if gap > len(self._greys):
-                continue
             if gap == 1:
-                start = _starts(self._motion, (grey.shape[0], grey.shape[1]))
-            else:
+                start = there.camera_flow, back.camera_flow
+                forward, backward = _both_ways(*dis, self._greys[-1], grey, start)
+                found[1] = there.settled(forward), back.settled(backward)
+                self._steps.append(found[1])
+            elif gap <= len(self._greys):
                 steps = list(self._steps)[-gap:]
                 start = (
-                    composed([there for there, _ in steps]),
-                    composed([back for _, back in reversed(steps)]),
+                    composed([forward for forward, _ in steps]),
+                    composed([backward for _, backward in reversed(steps)]),
                 )
-            found[gap] = _both_ways(*dis, self._greys[-gap], grey, start)
-            if gap == 1:
-                self._steps.append(found[gap])
+                found[gap] = _both_ways(*dis, self._greys[-gap], grey, start)
         return found
 
 
 Starts = tuple[np.ndarray | None, np.ndarray | None]
 """Flow (H, W, 2) there and back from which DIS goes on; None: from nothing."""
-
-
-def _starts(motion: np.ndarray | None, shape: tuple[int, int]) -> Starts:
-    if motion is None:
-        return None, None
-    both = [flow_of(each, shape) for each in (motion, np.linalg.inv(motion))]
-    return (None, None) if any(each is None for each in both) else (both[0], both[1])
 
 
 def _dis(flow: Flow) -> cv2.DISOpticalFlow:
@@ -267,8 +270,10 @@ def _both_ways(
     starts: Starts,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Compute flow (H, W, 2) there and back."""
-    forward = there.calc(first, second, starts[0])  # type: ignore[arg-type]
-    backward = back.calc(second, first, starts[1])  # type: ignore[arg-type]
+    # A flow to start from is what it is written into.
+    begin, end = (None if start is None else start.copy() for start in starts)
+    forward = there.calc(first, second, begin)  # type: ignore[arg-type]
+    backward = back.calc(second, first, end)  # type: ignore[arg-type]
     return np.asarray(forward), np.asarray(backward)
 
 
