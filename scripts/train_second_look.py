@@ -30,7 +30,7 @@ from train_still_head import FirstLook, How, Rows, fit, recorded, rows_of, stand
 from builder.trackers.second_look import QUANTITIES, STAYED, WEIGHTS, inputs
 from builder.trackers.still_head import still_head
 
-SECOND = How(width=64, epochs=7, hidden=(4.0, 0.5), covered=5.0, leads=True)
+SECOND = How(width=48, epochs=7, hidden=(4.0, 0.5), covered=5.0, leads=True)
 
 KEPT, KEPT_STILL, KEPT_DOUBTFUL = 0.2, 0.02, 0.5
 """Shares of points that move, that stand, and that stand but get hidden or once seemed to go."""

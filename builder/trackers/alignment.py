@@ -10,6 +10,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from builder.trackers.evidence import in_the_light_of
+
 _BLUR = 1.2  # px
 _PIXELS = 800  # of those that changed, as many are looked at
 _FEWEST = 30
@@ -29,12 +31,13 @@ class Alignment:
 
     def __init__(self, before: np.ndarray, now: np.ndarray, raster: float) -> None:
         """Frames (H, W) uint8; ``raster`` is a pixel of the raster in pixels."""
-        first, self._now = (
+        first, second = (
             cv2.GaussianBlur(each.astype(np.float32), (0, 0), _BLUR) for each in (before, now)
         )
+        second = in_the_light_of(first, second)
         self._shape, self._within = first.shape, _WITHIN * raster
-        apart = np.abs(self._now - first)
-        self._noise = max(_LEAST_NOISE, 1.5 * float(np.quantile(apart, _QUIETEST)))
+        apart = np.abs(second - first)
+        self._noise = max(_LEAST_NOISE, 1.5 * float(np.quantile(apart[::4, ::4], _QUIETEST)))
         right, down = _gradient(first)
         changed = cv2.dilate((apart > _CHANGED * self._noise).view(np.uint8), np.ones((5, 5)))
         tell = (right * right + down * down > (_STEEP * self._noise) ** 2) & (changed > 0)
@@ -43,7 +46,7 @@ class Alignment:
         rows, columns = np.divmod(at, first.shape[1])
         self._points = np.stack([columns + 0.5, rows + 0.5, np.ones(len(at))])
         self._values = first[rows, columns]
-        self._field = np.dstack([self._now, *_gradient(self._now)])
+        self._field = np.dstack([second, *_gradient(second)])
 
     def cost(self, homography: np.ndarray) -> float:
         """Return how badly a motion (3, 3) explains what has changed: 0 to 1."""
@@ -73,9 +76,9 @@ class Alignment:
                  outward * across, outward * down]
             )  # fmt: skip
             weighed = columns * weight
-            normal = weighed @ columns.T
+            normal = np.einsum("im,jm->ij", weighed, columns)  # the same bits on any cores
             normal += _stiff(float(np.trace(normal)) / len(normal))
-            change = -np.linalg.solve(normal, weighed @ apart) * 2 / width
+            change = -np.linalg.solve(normal, np.einsum("im,m->i", weighed, apart)) * 2 / width
             delta = np.eye(3)
             delta[:2, 2], delta[2, :2] = change[:2], -change[6:]
             delta[:2, :2] += change[2:6].reshape(2, 2)

@@ -20,18 +20,17 @@ _WINDOW, _LEVELS = (15, 15), 4
 _RETURNS = 0.7  # px: a corner that is followed there and back ends within it
 _MOVES = 0.3  # px
 _SHARE = 0.1  # of the corners that move: from it on, the camera may
-_FEWEST, _FEWEST_OF_A_PLANE = 4, 10
-_AGREES = 1.0  # px
+_FEWEST, _FEWEST_AFFINE, _FEWEST_OF_A_PLANE = 4, 6, 10
+_AGREES = 1.0, 3.0  # px
 _SQUASHED = 1e-3  # a motion that makes areas this small is none
 _TRIED, _REFINED = 2, 6  # steps towards a better motion: of each that is told, and of the best
 
 
 class CameraMotion:
-    """The motion of a camera from frame to frame; keeps the last one, and the last corners."""
+    """The motion of a camera from frame to frame; keeps the last corners."""
 
     def __init__(self) -> None:
         self._corners: np.ndarray | None = None
-        self._motion: np.ndarray | None = None
 
     def __call__(self, before: np.ndarray | None, now: np.ndarray) -> np.ndarray | None:
         """Take the next frame (H, W) uint8; return what maps points of the one before to it.
@@ -50,12 +49,10 @@ class CameraMotion:
         found &= found_again & (np.linalg.norm(again - corners, axis=-1)[:, 0] < _RETURNS * raster)
         first, second = corners[found, 0] + np.float32(0.5), there[found, 0] + np.float32(0.5)
         moves = np.linalg.norm(second - first, axis=1) > _MOVES * raster
-        last, self._motion = self._motion, None
-        if moves.sum() >= max(_FEWEST, _SHARE * len(moves)):
-            told = _agreed(first[moves], second[moves], _AGREES * raster)
-            alignment = Alignment(before, now, raster)
-            self._motion = _best(alignment, [*told, *([] if last is None else [last])])
-        return self._motion
+        if moves.sum() < max(_FEWEST, _SHARE * len(moves)):
+            return None
+        told = _agreed(first[moves], second[moves], raster)
+        return _best(Alignment(before, now, raster), told)
 
 
 def _follow(first: np.ndarray, second: np.ndarray, xy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -66,12 +63,18 @@ def _follow(first: np.ndarray, second: np.ndarray, xy: np.ndarray) -> tuple[np.n
     return moved, (status[:, 0] == 1) & np.isfinite(moved).all(axis=(1, 2))
 
 
-def _agreed(first: np.ndarray, second: np.ndarray, within: float) -> list[np.ndarray]:
-    """Return the similarity, and of enough points the homography, on which most agree."""
-    part, _ = cv2.estimateAffinePartial2D(first, second, ransacReprojThreshold=within)
-    found = [] if part is None else [np.vstack([part, [0, 0, 1]])]
+def _agreed(first: np.ndarray, second: np.ndarray, raster: float) -> list[np.ndarray]:
+    """Return motions on which most agree, of few points the simpler ones alone."""
+    parts = [
+        cv2.estimateAffinePartial2D(first, second, ransacReprojThreshold=within * raster)[0]
+        for within in _AGREES
+    ]
+    if len(first) >= _FEWEST_AFFINE:
+        within = _AGREES[0] * raster
+        parts.append(cv2.estimateAffine2D(first, second, ransacReprojThreshold=within)[0])
+    found = [np.vstack([part, [0, 0, 1]]) for part in parts if part is not None]
     if len(first) >= _FEWEST_OF_A_PLANE:
-        plane, _ = cv2.findHomography(first, second, cv2.USAC_MAGSAC, within)
+        plane, _ = cv2.findHomography(first, second, cv2.USAC_MAGSAC, _AGREES[0] * raster)
         found += [] if plane is None else [plane]
     return [
         each for each in found if np.isfinite(each).all() and abs(np.linalg.det(each)) > _SQUASHED

@@ -20,6 +20,8 @@ FLOOR = 0.12
 LOUDEST = 4.0
 """What is louder is no camera's noise: everything has changed."""
 
+_DARK = np.float32(8)  # grey levels added before brightnesses are compared as a ratio
+_SOME = 4  # every so many rows and columns tell the light
 _BLOCK, _QUIETEST = 8, 0.2  # noise is that of the fifth of the blocks that changes least
 _BIAS = 0.7  # such a block's mean square, by that of all blocks of white noise that was blurred
 _SURROUND, _SMOOTH, _CHANGED = 9, 5, 3  # sides of squares, in pixels of half the size
@@ -27,6 +29,13 @@ _SHIFT = 0.15  # px: less than this is no change
 _UNCHANGED = 4.0  # mean square up to which a place is unchanged, in units of noise alone
 _TELLING = 16.0  # gradient, in units of noise, from which half a pixel of motion shows
 _NEAR, _WIDE = 1.5, 5.0  # how far evidence reaches, in pixels of a quarter of the size
+
+
+def in_the_light_of(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return a second picture (H, W) float32 as bright as the first, as most places tell."""
+    some = slice(None, None, _SOME)
+    before, now = (each[some, some] + _DARK for each in (first, second))
+    return (second + _DARK) / np.float32(np.median(now / before)) - _DARK
 
 
 def quiet_variance(square: np.ndarray, floor: float = FLOOR) -> float:

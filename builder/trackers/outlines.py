@@ -12,11 +12,11 @@ import cv2
 import numpy as np
 
 from builder.trackers.camera import flow_of
-from builder.trackers.evidence import quiet_variance
+from builder.trackers.evidence import in_the_light_of, quiet_variance
 
 _BLUR = 1.0  # px
 _AROUND = (5, 5)  # pixels of half the size that are judged together
-_DETAIL = 8.0  # squared gradient, in units of noise, from which on a place has detail
+_DETAIL = 5.0  # squared gradient, in units of noise, from which on a place has detail
 _NOISE, _SHIFT = 5.0, 0.14  # what is explained differs by this noise, and by this shift in pixels
 _WORSE = 1.2  # how much worse than flow a motion may explain a place
 _OUTLINE = 3  # pixels from a place with detail to the surfaces that it outlines
@@ -46,18 +46,18 @@ class Outlines:
 
     def __init__(self, first: Picture, second: Picture, camera: np.ndarray | None) -> None:
         """``camera``: the homography (3, 3) from one to the other, None if the camera stands."""
-        self._first, self._second = first, second
-        apart = second.grey - first.grey
+        self._first, self._second = first.grey, in_the_light_of(first.grey, second.grey)
+        apart = self._second - self._first
         self._noise = quiet_variance(apart * apart)
-        self._limit = _NOISE * self._noise + _SHIFT**2 * first.gradient
+        limit = _NOISE * self._noise + _SHIFT**2 * first.gradient
         self._detail = first.gradient > _DETAIL * self._noise
         self._standing = cv2.blur(apart * apart, _AROUND)
-        self._stands = self._detail & (self._standing < self._limit)
+        self._stands = self._detail & (self._standing < limit)
         self._goes = self._detail & ~self._stands
         self.camera_flow = None if camera is None else flow_of(camera, first.shape)
         if self.camera_flow is not None:
             self._going = self._left(self.camera_flow)
-            goes = self._detail & (self._going < self._limit)
+            goes = self._detail & (self._going < limit)
             self._stands, self._goes = self._stands & ~goes, goes & ~self._stands
 
     @property
@@ -72,21 +72,17 @@ class Outlines:
         stand = surfaces_stand & (self._standing <= enough)
         if self.camera_flow is None:
             return _blended(flow, None, stand)
-        goes, stands = self._going <= enough, self._standing <= enough
-        go = (surfaces_go & goes) | (self._detail & goes & ~stands) | self._goes
-        stand |= self._detail & stands & ~goes
+        go = surfaces_go & (self._going <= enough)
         return _blended(_blended(flow, self.camera_flow, go), None, stand)
 
     def _left(self, flow: np.ndarray) -> np.ndarray:
         """Return what a flow (H, W, 2) leaves unexplained: mean squared differences (h, w)."""
-        height, width = self._first.grey.shape
+        height, width = self._first.shape
         small = _halved(flow) / 2
         x = np.arange(width, dtype=np.float32)[None] + small[..., 0]
         y = np.arange(height, dtype=np.float32)[:, None] + small[..., 1]
-        there = cv2.remap(
-            self._second.grey, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-        )
-        return cv2.blur((there - self._first.grey) ** 2, _AROUND)
+        there = cv2.remap(self._second, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        return cv2.blur((there - self._first) ** 2, _AROUND)
 
     def _surfaces(self) -> tuple[np.ndarray, np.ndarray]:
         """Return which places (h, w) are of plain surfaces that stand, and of such that go."""

@@ -35,8 +35,8 @@ QUANTITIES = (
 STAYED = QUANTITIES.index("stays")
 LED = QUANTITIES.index("how far the camera's motion leads")
 
-MARGIN = 5.0
-"""As that of the head, but more is known."""
+MARGIN, MARGIN_MOVING = 3.5, 4.0
+"""As that of the head, but more is known; and where the camera moves, more moves."""
 
 MARGIN_LED = 1.0
 """Logarithm of the odds from which on a point is put where the camera's motion leads."""
@@ -45,6 +45,7 @@ WEIGHTS = Path(__file__).with_name("second_look.json")
 CALIBRATION = Path(__file__).with_name("second_look_conf.json")
 
 _SURE = 10.0  # odds beyond it are all the same
+_STANDS = 0.5  # share of the picture that stands, from which on the camera does
 
 
 def keep(
@@ -101,7 +102,8 @@ class SecondLook(NamedTuple):
         """Judge every step of a window, given what was kept (T, N, len(QUANTITIES))."""
         odds = self.network(*inputs(steps))
         odds[..., LEADS] = np.where(steps[..., LED] > 0, odds[..., LEADS] - MARGIN_LED, -np.inf)
-        return Verdict.of(odds, MARGIN)
+        standing = steps[..., STANDING] >= _STANDS
+        return Verdict.of(odds, np.where(standing, MARGIN, MARGIN_MOVING))
 
     def conf(self, steps: np.ndarray, verdict: Verdict) -> np.ndarray:
         """Return how likely points show (T, N) float32."""

@@ -84,7 +84,7 @@ class Verdict(NamedTuple):
     odds: np.ndarray
 
     @classmethod
-    def of(cls, odds: np.ndarray, margin: float = MARGIN) -> Verdict:
+    def of(cls, odds: np.ndarray, margin: float | np.ndarray = MARGIN) -> Verdict:
         """Decide by odds (..., 3): of staying, of showing at the query, and along the chain.
 
         They may be (..., 5): then also of the camera's motion leading nearer than the chain, and

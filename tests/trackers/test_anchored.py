@@ -83,7 +83,7 @@ def test_a_point_that_is_covered_waits_in_its_place():
     inside = covered & np.roll(covered, 1, 0) & np.roll(covered, -1, 0)
     assert inside.sum() >= 4
     assert window.vis[inside].mean() < 0.3
-    assert window.vis[:, 2:].mean() > 0.8
+    assert window.vis[:, 2:].mean() > 0.75
     np.testing.assert_allclose(window.tracks_xy[-1], queries, atol=0.5)
     assert window.vis[-1].all()
 
@@ -178,7 +178,7 @@ def test_the_record_tells_it_from_the_tracker_before():
 
 @pytest.mark.parametrize(
     ("weights", "features", "most"),
-    [(still_head, FEATURES, 64_000), (second_look, QUANTITIES, 220_000)],
+    [(still_head, FEATURES, 64_000), (second_look, QUANTITIES, 170_000)],
 )
 def test_the_networks_are_what_was_recorded(weights, features, most):
     path = sys.modules[weights.__module__].WEIGHTS
@@ -190,9 +190,12 @@ def test_the_networks_are_what_was_recorded(weights, features, most):
 
 def test_odds_decide():
     odds = np.array([(MARGIN + 1, 2, -2), (MARGIN - 1, 2, -2)], np.float32)
-    stays, shows = Verdict.of(odds)
+    stays, leads, shows = Verdict.of(odds)
     assert stays.tolist() == [True, False]
+    assert not leads.any()
     assert shows.tolist() == [2, -2]
+    more = np.concatenate([odds, [(3, 5), (3, 5)]], axis=1).astype(np.float32)
+    assert [each.tolist() for each in Verdict.of(more)] == [[True, False], [False, True], [2, 5]]
     assert still_head()(np.zeros((3, len(FEATURES)), np.float32)).shape == (3, 3)
 
 

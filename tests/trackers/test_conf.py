@@ -54,7 +54,7 @@ def lines_of(found):
 def test_lines_that_were_fitted_on_some_points_tell_the_truth_of_others():
     found, others = list(lines(told(0))), told(1)
     assert [(each["stands"], each["stays"]) for each in found] == KINDS
-    conf = lines_of(found)(Verdict(others.stays, others.odds), others.standing)
+    conf = lines_of(found)(Verdict(others.stays, others.stays, others.odds), others.standing)
     assert off(1 / (1 + np.exp(-others.odds)), others.right) > 0.1
     assert off(conf, others.right) < 0.02
     for kind in KINDS:
@@ -66,7 +66,7 @@ def test_lines_that_were_fitted_on_some_points_tell_the_truth_of_others():
 
 def test_few_points_make_a_line_too():
     few = Told(*(each[:40] for each in told(2)))
-    conf = lines_of(lines(few))(Verdict(few.stays, few.odds), few.standing)
+    conf = lines_of(lines(few))(Verdict(few.stays, few.stays, few.odds), few.standing)
     assert ((conf >= 0) & (conf <= 1)).all()
 
 

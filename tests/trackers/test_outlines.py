@@ -55,8 +55,9 @@ def test_a_camera_over_a_plain_table_is_told_by_edges():
     assert np.mean([np.median(each) for each in errors]) < 0.15
 
 
-def test_plain_surfaces_do_what_their_outlines_tell():
-    first, second = Picture(table()), Picture(table(STEP, seed=1))
+@pytest.mark.parametrize("light", [1.0, 0.9])
+def test_plain_surfaces_do_what_their_outlines_tell(light):
+    first, second = Picture(table()), Picture((table(STEP, seed=1) * light).astype(np.uint8))
     found = Outlines(first, second, STEP)
     assert found.camera_goes
     wrong = np.random.default_rng(2).normal(0, 0.7, (*SHAPE, 2)).astype(np.float32)
@@ -65,6 +66,20 @@ def test_plain_surfaces_do_what_their_outlines_tell():
     truth = flow_of(STEP, SHAPE)
     plain = (slice(84, 120), slice(84, 164))
     np.testing.assert_allclose(settled[plain], truth[plain], atol=0.05)
+
+
+def test_light_and_the_frames_before_do_not_change_the_motion_of_a_camera():
+    frames = [table(np.linalg.matrix_power(STEP, step), seed=step) for step in range(3)]
+    motion, alone, darker = CameraMotion(), CameraMotion(), CameraMotion()
+    motion(None, frames[0])
+    motion(*frames[:2])
+    alone(None, frames[1])
+    darker(None, frames[1])
+    found = motion(*frames[1:])
+    np.testing.assert_array_equal(found, alone(*frames[1:]))
+    dimmed = darker(frames[1], (frames[2] * 0.9).astype(np.uint8))
+    apart = flow_of(dimmed, SHAPE) - flow_of(found, SHAPE)
+    assert np.median(np.linalg.norm(apart, axis=-1)) < 0.15
 
 
 def test_what_moves_before_a_camera_that_stands_is_no_camera():
