@@ -20,7 +20,8 @@ _DETAIL = 5.0  # squared gradient, in units of noise, from which on a place has 
 _NOISE, _SHIFT = 5.0, 0.14  # what is explained differs by this noise, and by this shift in pixels
 _WORSE = 1.2  # how much worse than flow a motion may explain a place
 _OUTLINE = 3  # pixels from a place with detail to the surfaces that it outlines
-_GOES = 0.2  # share of the outline that goes
+_GOES, _MOVES = 0.2, 0.7  # share of the outline that goes with the camera; or moves, if it stands
+_WIDE = 0.35  # share of the picture over which what stands is spread: from it on, the camera stands
 _WIDEST = 0.8  # share of places by which spread is measured
 _FEWEST = 10
 _SOFT = 1.0  # px
@@ -88,7 +89,8 @@ class Outlines:
         """Return which places (h, w) are of plain surfaces that stand, and of such that go."""
         count, labels = cv2.connectedComponents((~self._detail).view(np.uint8), connectivity=4)
         standing, going = (_outlined(each, labels, count) for each in (self._stands, self._goes))
-        goes = going > _GOES * np.maximum(standing + going, 1)
+        sure = self.camera_flow is None and _spread(self._stands) > _WIDE
+        goes = going > (_MOVES if sure else _GOES) * np.maximum(standing + going, 1)
         stands = (standing > 0) & ~goes
         goes[0] = stands[0] = False  # 0 is all that has detail
         return stands[labels], goes[labels]
