@@ -12,6 +12,12 @@ import numpy as np
 
 from builder.trackers.evidence import in_the_light_of
 
+NEAREST = 0.1
+"""A plane that comes nearer than this leads out of all bounds."""
+
+SQUASHED = 1e-3
+"""A motion that makes areas this small is none."""
+
 _BLUR = 1.2  # px
 _PIXELS = 800  # of those that changed, as many are looked at
 _FEWEST = 30
@@ -22,8 +28,6 @@ _WITHIN = 0.5  # px: what is further off counts ever less, for it moves by itsel
 _BEYOND = 0.6  # what a pixel costs that is led out of the picture
 _STIFFNESS = 0.05  # how much a camera is held to turning, zooming and shifting alone
 _SETTLED = 0.02  # px
-NEAREST = 0.1
-"""A plane that comes nearer than this leads out of all bounds."""
 
 
 class Alignment:
@@ -86,6 +90,8 @@ class Alignment:
             if not np.isfinite(homography).all() or homography[2, 2] < NEAREST:
                 return None
             homography = homography / homography[2, 2]
+            if abs(np.linalg.det(homography)) < SQUASHED:
+                return None
             if np.abs(change).max() * width / 2 < _SETTLED:
                 break
         return homography

@@ -10,7 +10,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from builder.trackers.alignment import NEAREST, Alignment
+from builder.trackers.alignment import NEAREST, SQUASHED, Alignment
 
 RASTER = 256
 """Distances are felt as those of pictures of this size."""
@@ -22,7 +22,6 @@ _MOVES = 0.3  # px
 _SHARE = 0.1  # of the corners that move: from it on, the camera may
 _FEWEST, _FEWEST_AFFINE, _FEWEST_OF_A_PLANE = 4, 6, 10
 _AGREES = 1.0, 3.0  # px
-_SQUASHED = 1e-3  # a motion that makes areas this small is none
 _TRIED, _REFINED = 2, 6  # steps towards a better motion: of each that is told, and of the best
 
 
@@ -77,7 +76,7 @@ def _agreed(first: np.ndarray, second: np.ndarray, raster: float) -> list[np.nda
         plane, _ = cv2.findHomography(first, second, cv2.USAC_MAGSAC, _AGREES[0] * raster)
         found += [] if plane is None else [plane]
     return [
-        each for each in found if np.isfinite(each).all() and abs(np.linalg.det(each)) > _SQUASHED
+        each for each in found if np.isfinite(each).all() and abs(np.linalg.det(each)) > SQUASHED
     ]
 
 

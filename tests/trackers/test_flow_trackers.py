@@ -12,7 +12,7 @@ from builder.testing import check_tracker
 from builder.testing import trackers as suite
 from builder.trackers.base import TRACKERS as KINDS
 from builder.trackers.base import Tracker, Window
-from builder.trackers.kinds.dis import NOTICE, DisConfig, DisTracker
+from builder.trackers.kinds.dis import NOTICE, PRESETS, DisConfig, DisTracker, _Dis
 from builder.trackers.kinds.lk import LkTracker
 from builder.trackers.kinds.none import NoTracker
 from builder.trackers.sampling import sample, sample_fast
@@ -152,6 +152,20 @@ def test_sharing_work_between_windows_changes_nothing(scene, name):
         alone, *_ = track(TRACKERS[name](), frames[window.start :], queries, horizon=6)
         np.testing.assert_array_equal(window.tracks_xy, alone.tracks_xy)
         np.testing.assert_array_equal(window.vis, alone.vis)
+
+
+def test_flow_of_two_frames_does_not_depend_on_those_before():
+    """Of small pictures, OpenCV's DIS remembers that it was given a flow to start from."""
+    rng = np.random.default_rng(0)
+    pictures = [
+        cv2.GaussianBlur(rng.integers(0, 256, (24, 40)).astype(np.uint8), (0, 0), 2)
+        for _ in range(4)
+    ]
+    start = np.full((24, 40, 2), 3, np.float32)
+    used, fresh = (_Dis(PRESETS["best"][1][0]) for _ in range(2))
+    used(*pictures[2:], start)
+    np.testing.assert_array_equal(used(*pictures[:2], None), fresh(*pictures[:2], None))
+    np.testing.assert_array_equal(used(*pictures[:2], start), fresh(*pictures[:2], start))
 
 
 def test_a_change_of_light_is_no_occlusion(scene):

@@ -182,7 +182,7 @@ class _Flow:
 
     def __init__(self, flows: dict[int, tuple[Flow, Flow]], look_up: LookUp) -> None:
         self._look_up = look_up
-        self._dis = {gap: (_dis(there), _dis(back)) for gap, (there, back) in flows.items()}
+        self._dis = {gap: (_Dis(there), _Dis(back)) for gap, (there, back) in flows.items()}
         self._greys: deque[np.ndarray] = deque(maxlen=max(flows))
         self._motion: np.ndarray | None = None
 
@@ -253,6 +253,25 @@ Starts = tuple[np.ndarray | None, np.ndarray | None]
 """Flow (H, W, 2) there and back from which DIS goes on; None: from nothing."""
 
 
+class _Dis:
+    """DIS flow from one picture to another.
+
+    What OpenCV's gives without a start depends on whether it was given one before, so there are
+    two.
+    """
+
+    def __init__(self, flow: Flow) -> None:
+        self._alone, self._started = _dis(flow), _dis(flow)
+
+    def __call__(
+        self, first: np.ndarray, second: np.ndarray, start: np.ndarray | None
+    ) -> np.ndarray:
+        """Compute flow (H, W, 2); ``start`` is what it goes on from, None: nothing."""
+        if start is None:
+            return np.asarray(self._alone.calc(first, second, None))  # type: ignore[call-overload]
+        return np.asarray(self._started.calc(first, second, start.copy()))
+
+
 def _dis(flow: Flow) -> cv2.DISOpticalFlow:
     dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     dis.setFinestScale(flow.finest)
@@ -263,18 +282,10 @@ def _dis(flow: Flow) -> cv2.DISOpticalFlow:
 
 
 def _both_ways(
-    there: cv2.DISOpticalFlow,
-    back: cv2.DISOpticalFlow,
-    first: np.ndarray,
-    second: np.ndarray,
-    starts: Starts,
+    there: _Dis, back: _Dis, first: np.ndarray, second: np.ndarray, starts: Starts
 ) -> tuple[np.ndarray, np.ndarray]:
     """Compute flow (H, W, 2) there and back."""
-    # A flow to start from is what it is written into.
-    begin, end = (None if start is None else start.copy() for start in starts)
-    forward = there.calc(first, second, begin)  # type: ignore[arg-type]
-    backward = back.calc(second, first, end)  # type: ignore[arg-type]
-    return np.asarray(forward), np.asarray(backward)
+    return there(first, second, starts[0]), back(second, first, starts[1])
 
 
 def _there_and_back(
